@@ -18,15 +18,17 @@ Batch = Tensor | dict[str, Tensor]
 class CleanSet:
     """Labelled samples, resident in memory.
 
-    Two forms. *Pixels*: ``uint8`` images, normalised as ``(pixels / 255 - mean) / std`` on the way to the model, so that
-    triggers can be stamped and crops and flips drawn in pixel space. *As given*: floats (or named tensors) in the form that
-    the model takes; with ``mean`` and ``std`` the pixels can be recovered, so triggers work on these too.
+    Two forms. *Pixels*: ``uint8`` images, normalised as ``(pixels / 255 - mean) / std`` on the way to the model, so
+    that triggers can be stamped and crops and flips drawn in pixel space. *As given*: floats (or named tensors) in the
+    form that the model takes; with ``mean`` and ``std`` the pixels can be recovered, so triggers work on these too.
 
     Args:
-        inputs: ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, H, W, C)`` uint8 pixels, 1 or 3 channels; or ``(N, ...)`` floats; or a
-            mapping of names to ``(N, ...)`` tensors, which the model gets as keyword arguments. Tensors or NumPy arrays.
+        inputs: ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, H, W, C)`` uint8 pixels, 1 or 3 channels; or ``(N, ...)``
+            floats; or a mapping of names to ``(N, ...)`` tensors, which the model gets as keyword arguments. Tensors
+            or NumPy arrays.
         labels: ``(N,)`` integers in ``[0, num_classes)``.
-        mean, std: per channel (or one number for all), in units of the ``[0, 1]`` pixel scale. Default for uint8: 0 and 1.
+        mean, std: per channel (or one number for all), in units of the ``[0, 1]`` pixel scale. Default for uint8: 0
+            and 1.
         num_classes: at least ``max(labels) + 1``; ``None`` leaves it to the model's logits.
         class_names: one name a class, for tables and plots.
 
@@ -56,7 +58,9 @@ class CleanSet:
         for name, value in _named(self.inputs):
             if value.ndim == 0 or len(value) != n:
                 got = tuple(value.shape)
-                raise ShapeError(f"{name} has shape {got} and labels ({n},); expected the same number of samples in both")
+                raise ShapeError(
+                    f"{name} has shape {got} and labels ({n},); expected the same number of samples in both"
+                )
             if value.is_floating_point() and not torch.isfinite(value).all():
                 row = int((~torch.isfinite(value.reshape(n, -1)).all(1)).nonzero()[0])
                 raise InputError(f"{name} holds NaN or Inf, first in sample {row}; expected finite numbers")
@@ -64,7 +68,9 @@ class CleanSet:
             raise InputError(f"labels hold {int(self.labels.min())}; expected integers from 0")
         largest = int(self.labels.max()) if n else -1
         if num_classes is not None and largest >= num_classes:
-            raise InputError(f"labels hold {largest}; expected integers in [0, {num_classes}) for num_classes={num_classes}")
+            raise InputError(
+                f"labels hold {largest}; expected integers in [0, {num_classes}) for num_classes={num_classes}"
+            )
         if class_names is not None and num_classes is not None and len(class_names) != num_classes:
             raise InputError(f"class_names has {len(class_names)} names; expected num_classes={num_classes}")
         self.num_classes = num_classes
@@ -75,13 +81,15 @@ class CleanSet:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        what = ", ".join(f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in _named(self.inputs))
+        what = ", ".join(
+            f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in _named(self.inputs)
+        )
         return f"CleanSet({what}, {self.n_labelled_classes} classes present)"
 
     @property
     def n_labelled_classes(self) -> int:
         """How many different labels occur."""
-        return int(self.labels.unique().numel())
+        return int(torch.unique(self.labels).numel())
 
     @property
     def is_pixels(self) -> bool:
@@ -127,7 +135,8 @@ class CleanSet:
 
     def normalize(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(pixels / 255 - mean) / std``: uint8 images to what the model takes. ``mean`` and ``std`` must be known."""
-        assert self.mean is not None and self.std is not None
+        assert self.mean is not None, "normalization unknown"
+        assert self.std is not None
         mean, std = (_per_channel(v, pixels.device) for v in (self.mean, self.std))
         return ((pixels.float() / 255 - mean) / std).to(dtype)
 
@@ -174,7 +183,8 @@ def _as_nchw(images: Tensor) -> Tensor:
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images.permute(0, 3, 1, 2).contiguous()
     raise ShapeError(
-        f"uint8 images have shape {tuple(images.shape)}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
+        f"uint8 images have shape {tuple(images.shape)}; expected (N, C, H, W), (N, H, W, C) or "
+        "(N, H, W) with 1 or 3 channels"
     )
 
 

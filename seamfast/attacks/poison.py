@@ -1,0 +1,93 @@
+"""Poisoning training data."""
+
+from __future__ import annotations
+
+import torch
+
+from seamfast.data import CleanSet, PoisonedSet
+from seamfast.errors import InputError
+from seamfast.triggers import AllToOne, SourceSpecific, Trigger
+
+__all__ = ["PoisonedSet", "poison"]
+
+
+def poison(
+    dataset: CleanSet,
+    trigger: Trigger,
+    rate: float,
+    *,
+    clean_label: bool = False,
+    cover_rate: float = 0.0,
+    seed: int = 0,
+) -> PoisonedSet:
+    """``dataset`` with the trigger stamped on ``round(rate * N)`` samples, which get the label that the attacker wants.
+
+    Args:
+        dataset: uint8 images, with ``num_classes`` given.
+        trigger: its label map says which samples can be poisoned (the eligible ones) and what they become.
+        rate: share of the *whole* set that is poisoned, in [0, 1].
+        clean_label: stamp samples that already are of the target class and keep their labels (needs an ``AllToOne``
+            map): no label is wrong, so that looking through the data finds nothing.
+        cover_rate: share of the whole set that is stamped and keeps its label, in [0, 1]: teaches a source-specific
+            backdoor (TaCT) to fire for its sources only; needs a ``SourceSpecific`` map.
+        seed: for the choice of samples, and for triggers at random positions.
+
+    Returns:
+        PoisonedSet of new pixels; ``.poisoned`` marks the stamped samples (cover samples too).
+
+    Raises:
+        InputError: e.g. ``rate is 1.5; expected a number in [0, 1]``, or
+            ``rate 0.5 asks for 50 poisoned samples; only 10 of 100 can be``.
+
+    Source: dirty label, Gu et al., "BadNets", arXiv:1708.06733; clean label, Barni et al., arXiv:1902.11237; cover
+    samples, Tang et al., "Demon in the Variant", arXiv:1908.00686.
+
+    Example:
+        >>> import torch
+        >>> from seamfast.triggers import Patch
+        >>> data = CleanSet(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10) % 2, num_classes=2)
+        >>> poisoned = poison(data, Patch.square(size=2, target=0), rate=0.2)
+        >>> int(poisoned.poisoned.sum()), int((poisoned.labels == 0).sum())
+        (2, 7)
+    """
+    for name, value in (("rate", rate), ("cover_rate", cover_rate)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise InputError(f"{name} is {value!r}; expected a number in [0, 1]")
+    if not dataset.is_pixels:
+        raise InputError(f"dataset is {dataset!r}; expected uint8 images: triggers are stamped in pixel space")
+    if dataset.num_classes is None:
+        raise InputError("dataset.num_classes is None; expected a number: which classes there are decides the targets")
+    if clean_label and not isinstance(trigger.target, AllToOne):
+        raise InputError(f"clean_label needs a trigger with an AllToOne map; {trigger.name!r} has {trigger.target}")
+    if cover_rate and not isinstance(trigger.target, SourceSpecific):
+        raise InputError(f"cover_rate needs a trigger with a SourceSpecific map; {trigger.name!r} has {trigger.target}")
+    labels = dataset.labels
+    eligible = trigger.target.eligible(labels, dataset.num_classes)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = _choose(~eligible if clean_label else eligible, rate, "rate", "poisoned", generator)
+    cover = _choose(~eligible, cover_rate, "cover_rate", "cover", generator)
+
+    stamped = torch.cat([chosen, cover])
+    images = dataset.pixels(torch.arange(len(dataset))).clone()
+    images[stamped] = trigger.stamp(images[stamped], sample_ids=stamped, seed=seed)
+    new_labels = labels.clone()
+    new_labels[chosen] = trigger.target.targets(labels[chosen], dataset.num_classes)
+    poisoned = torch.zeros(len(dataset), dtype=torch.bool)
+    poisoned[stamped] = True
+    return PoisonedSet(
+        images,
+        new_labels,
+        poisoned=poisoned,
+        mean=dataset.mean,
+        std=dataset.std,
+        num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
+    )
+
+
+def _choose(allowed: torch.Tensor, rate: float, name: str, what: str, generator: torch.Generator) -> torch.Tensor:
+    candidates = allowed.nonzero().flatten()
+    n = round(rate * len(allowed))
+    if n > len(candidates):
+        raise InputError(f"{name} {rate} asks for {n} {what} samples; only {len(candidates)} of {len(allowed)} can be")
+    return candidates[torch.randperm(len(candidates), generator=generator)[:n]]

@@ -1,0 +1,111 @@
+"""Training from scratch: what plants a backdoor in poisoned data, and the baseline that a cure is timed against."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from seamfast.data import CleanSet
+from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.engine.model import logits_of, resolve_device
+from seamfast.errors import ConfigError, ModelError
+from seamfast.methods.schedules import cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of training: SGD with Nesterov momentum, one cycle of warm-up and cosine.
+
+    Attributes:
+        epochs: passes over the data, at least 1.
+        batch_size: samples a step, at least 1.
+        rate: peak learning rate, above 0.
+        momentum: in [0, 1).
+        weight_decay: at least 0.
+        crop_pad, flip: augmentation, see ``seamfast.ops.gather_augment``.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    crop_pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        for name, ok, wanted in (
+            ("epochs", self.epochs >= 1, "an integer of at least 1"),
+            ("batch_size", self.batch_size >= 1, "an integer of at least 1"),
+            ("rate", self.rate > 0, "a number above 0"),
+            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("crop_pad", self.crop_pad >= 0, "an integer of at least 0"),
+        ):
+            if not ok:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {wanted}")
+
+
+def train(
+    model: nn.Module,
+    data: CleanSet,
+    config: TrainConfig | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool | None = None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> nn.Module:
+    """``model`` trained in place on all of ``data`` with cross-entropy, and returned in eval mode on ``device``.
+
+    The weights start as they are: seed torch before building the model.
+
+    Args:
+        model: returns logits.
+        data: clean or poisoned.
+        config: ``None`` for the defaults.
+        seed: order of the samples, and augmentation.
+        device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one.
+        progress: show a progress bar on stderr; ``None``: where that is a terminal.
+        on_epoch: called with the number of epochs done and their last loss.
+
+    Raises:
+        ModelError: ``the loss became nan at step 12; try a lower rate than 0.5``.
+    """
+    config = config or TrainConfig()
+    target = resolve_device(device, model)
+    model.to(target).train()
+    resident = Resident(data, target)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+    )
+    steps_an_epoch = max(len(data) // config.batch_size, 1)
+    n_steps = config.epochs * steps_an_epoch
+    batches = wrap_around_batches(torch.arange(len(data)), config.batch_size, seed)
+    shown = sys.stderr.isatty() if progress is None else progress
+    loss = torch.zeros(())
+    for step in tqdm(range(n_steps), desc="train", unit="step", disable=not shown, leave=False):
+        epoch = step // steps_an_epoch
+        indices = next(batches).to(target)
+        inputs = resident.inputs(indices, pad=config.crop_pad, flip=config.flip, seed=seed, epoch=epoch)
+        loss = F.cross_entropy(logits_of(model, inputs), resident.labels[indices])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate * cosine(step / n_steps, warmup=0.2)
+        optimizer.step()
+        if (step + 1) % steps_an_epoch == 0:
+            if not torch.isfinite(loss):
+                raise ModelError(f"the loss became {loss.item()} at step {step}; try a lower rate than {config.rate}")
+            on_epoch(epoch + 1, loss.item())
+    return model.eval()

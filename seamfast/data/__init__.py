@@ -1,0 +1,8 @@
+"""Clean data: from files, loaders and arrays to batches on the device."""
+
+from seamfast.data.adapters import as_clean_set
+from seamfast.data.clean_set import Batch, CleanSet
+from seamfast.data.poisoned_set import PoisonedSet
+from seamfast.data.split import Split, split_by_class
+
+__all__ = ["Batch", "CleanSet", "PoisonedSet", "Split", "as_clean_set", "split_by_class"]

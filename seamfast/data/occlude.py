@@ -1,0 +1,62 @@
+"""Random occlusion: rectangles pasted over images, so that no local pattern decides alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def occlude(
+    images: Tensor,
+    lowest: Tensor,
+    highest: Tensor,
+    generator: torch.Generator,
+    *,
+    n_rectangles: int = 3,
+    largest: float = 0.4,
+) -> Tensor:
+    """``torch.where(rectangle, filling, images)``, ``n_rectangles`` times over, with new draws for every image.
+
+    A rectangle's sides follow ``1 + floor(largest * side * u ** 1.5)``, ``u`` uniform in [0, 1): small ones more
+    often. It may hang over the border, so that corners are covered as often as the middle. Its filling is, with equal
+    odds: one colour from the range of the data, one colour of extremes, noise of extremes, or what another image of
+        the batch shows there.
+
+    Args:
+        images: ``(N, C, H, W)`` floats in any normalisation. Not modified.
+        lowest, highest: ``(1, C, 1, 1)``, the range of the data for each channel.
+        generator: on the device of ``images``.
+        n_rectangles: from 0.
+        largest: greatest side as a share of the image's, in [0, 1].
+
+    Returns:
+        A new tensor like ``images``.
+
+    Source: after random erasing (Zhong et al., arXiv:1708.04896) and CutMix (Yun et al., arXiv:1905.04899), with
+    labels kept.
+    """
+    n, channels, height, width = images.shape
+    device = images.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(n, *shape, generator=generator, device=device)
+
+    def span(side: int) -> Tensor:
+        """Which of ``side`` positions a rectangle covers: ``(N, side)`` bool."""
+        length = 1 + (largest * side * uniform(1) ** 1.5).floor()
+        start = (uniform(1) * (side + length) - length).floor()
+        at = torch.arange(side, device=device)
+        return (at >= start) & (at < start + length)
+
+    occluded = images
+    reach = highest - lowest
+    for _ in range(n_rectangles):
+        inside = (span(height)[:, :, None] & span(width)[:, None, :])[:, None]
+        color = lowest + reach * uniform(channels, 1, 1)
+        extreme = lowest + reach * uniform(channels, 1, 1).round()
+        noise = lowest + reach * uniform(channels, height, width).round()
+        other = images[torch.randperm(n, generator=generator, device=device)]
+        kind = (uniform(1, 1, 1) * 4).floor()
+        filling = torch.where(kind == 0, color, torch.where(kind == 1, extreme, torch.where(kind == 2, noise, other)))
+        occluded = torch.where(inside, filling, occluded)
+    return occluded

@@ -1,0 +1,430 @@
+"""JPEG and PNG images in one folder a class, on disk or inside a zip. Decoded by Pillow, in threads."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from seamfast.data.clean_set import CleanSet
+from seamfast.data.readers._files import (
+    MAX_BYTES,
+    MAX_CLASSES,
+    Bytes,
+    PathLike,
+    allocate,
+    check_budget,
+    existing_folder,
+    file_size,
+    fill,
+    listed,
+    open_regular,
+    shown,
+)
+from seamfast.data.readers._zip import open_member, open_zip
+from seamfast.errors import DataFileError, InputError
+
+EXTENSIONS = (".jpeg", ".jpg", ".png")
+
+MAX_PIXELS = 1 << 25
+"""Default limit on the pixels of one image, before any resizing: 33.5 million, some 5,800 x 5,800."""
+
+_MAX_FILE = 64 << 20  # bytes of one encoded image
+_MAX_DIRECTORY = 32 << 20  # bytes of a zip's directory: some 300,000 images
+_JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
+_CHUNK = 32  # images that a thread takes at a time
+
+
+def read_image_folder(
+    root: PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> CleanSet:
+    """``CleanSet`` of ``root/<class>/<image>``: class ``i`` is the ``i``-th folder name in code-point order.
+
+    Looked at: ``.png``, ``.jpg``, ``.jpeg`` in any case, directly inside a class folder. Ignored: hidden files and
+    folders, ``Thumbs.db``, ``desktop.ini``, ``__MACOSX``, and files with other extensions, nested archives among them.
+    Refused: a class folder with files but no image, a folder inside it, any symbolic link, an image outside all class
+    folders. An empty class folder keeps its number and has no images. EXIF rotation is not applied; transparency is
+    dropped.
+
+    Args:
+        root: the folder of class folders.
+        size: ``(H, W)`` to which every image is resized, bilinear, without keeping its aspect. ``None``: all must be of
+            one size.
+        channels: 1 converts all to grey (ITU-R 601-2 luma), 3 to RGB. ``None`` takes what the first image has, and then
+            all must have it.
+        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
+        max_bytes: what the decoded images may take in memory, in bytes. Checked before the first is decoded.
+        max_pixels: what one image may have before resizing.
+        threads: how many decode; default one a core, at most 8.
+        progress: a progress bar on stderr; ``None`` shows one if stderr is a terminal.
+
+    Returns:
+        Images ``(N, C, H, W)`` uint8 in order of class, then file name; labels ``(N,)`` int64; ``class_names`` the
+        folder names, ``num_classes`` their number.
+
+    Raises:
+        DataFileError: e.g. ``data/cat/1.png: is 9 x 8 (height x width), the first image 8 x 8; pass size=(H, W) to
+            resize``, ``data/cat/1.png: is not a JPEG or PNG image``, ``data/cat/1.png: cannot be decoded (image file is
+            truncated (0 bytes not processed))``, ``data: would take 12,582,912 bytes; the limit is
+            max_bytes=1,000,000``, ``data/cat: is a symbolic link; links below the root are not followed``.
+        InputError: ``reading images needs Pillow: pip install seamfast[images]``; an argument out of range.
+
+    Source: ITU-T T.81 (JPEG); W3C, "Portable Network Graphics", third edition.
+    """
+    how = _Decoding(_shape(size), _channels(channels), max_bytes, max_pixels, _threads(threads), progress)
+    base = existing_folder(root, "a folder of class folders")
+    found = _scan_folder(base)
+
+    def fetch(row: int) -> bytes:
+        path = base / found.names[row]
+        with open_regular(path, "an image", follow=False) as stream:
+            n = file_size(stream)
+            _check_file_size(n, shown(path))
+            return _read_all(stream, n, shown(path))
+
+    return _decode_all(found, lambda row: shown(base / found.names[row]), fetch, shown(base), how, mean, std)
+
+
+def read_image_zip(
+    path: PathLike,
+    *,
+    folder: str = "",
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> CleanSet:
+    """``read_image_folder`` of the same layout inside a zip, which is never unpacked to disk.
+
+    Args:
+        path: archive whose members are stored or deflated. Refused: members that are encrypted, links, doubled,
+            overlapping, that declare impossible sizes, or whose names are absolute, hold ``..``, a backslash or a
+            control character.
+        folder: where in the archive the class folders lie, e.g. ``"dataset/train"``; default its top. Others are not
+            looked at.
+        size, channels, mean, std, max_bytes, max_pixels, threads, progress: as ``read_image_folder``.
+
+    Returns:
+        As ``read_image_folder``.
+
+    Raises:
+        DataFileError: as ``read_image_folder``; e.g. ``a.zip: member '../cat/1.png' leaves the archive; expected names
+            like class/image.png``.
+        InputError: as ``read_image_folder``.
+
+    Source: PKWARE, ".ZIP File Format Specification" (APPNOTE), 6.3.10; the images as in ``read_image_folder``.
+    """
+    how = _Decoding(_shape(size), _channels(channels), max_bytes, max_pixels, _threads(threads), progress)
+    where = shown(path)
+    with open_zip(path, "a zip of class folders with images", max_directory=_MAX_DIRECTORY) as archive:
+        prefix = "/".join(part for part in folder.split("/") if part not in ("", "."))
+        found = _scan_zip(archive, prefix, where)
+        lock = threading.Lock()  # ZipFile shares one file position and one count of open members
+
+        def title(row: int) -> str:
+            return f"{where}: {shown(found.names[row])}"
+
+        def fetch(row: int) -> bytes:
+            info = archive.getinfo(found.names[row])
+            _check_file_size(info.file_size, title(row))
+            with lock, open_member(archive, info, title(row)) as stream:
+                return _read_all(stream, info.file_size, title(row))
+
+        return _decode_all(found, title, fetch, where, how, mean, std)
+
+
+@dataclass
+class _Found:
+    """What a scan found: images by name, their labels, the classes."""
+
+    class_names: list[str]
+    names: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    size: tuple[int, int] | None
+    channels: int | None
+    max_bytes: int
+    max_pixels: int
+    threads: int
+    progress: bool | None
+
+
+def _scan_folder(base: Path) -> _Found:
+    classes: list[str] = []
+    loose: list[str] = []
+    for entry in _visible(base):
+        if entry.is_dir(follow_symlinks=False):
+            classes.append(entry.name)
+        elif _is_image(entry.name):
+            loose.append(entry.name)
+    _check_classes(classes, loose, shown(base))
+    found = _Found(sorted(classes))
+    for label, name in enumerate(found.class_names):
+        entries = list(_visible(base / name))
+        if inner := [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]:
+            raise DataFileError(f"{shown(base / name)}: holds a folder, {shown(inner[0])}; expected images only")
+        _add_class(found, label, [entry.name for entry in entries], f"{name}/", shown(base / name))
+    return _checked(found, shown(base))
+
+
+def _scan_zip(archive: zipfile.ZipFile, prefix: str, where: str) -> _Found:
+    files: dict[str, list[str]] = {}
+    loose: list[str] = []
+    top = f"{prefix}/" if prefix else ""
+    for info in archive.infolist():
+        _check_member_name(info.filename, where)
+        if not info.filename.startswith(top) or info.filename == top:
+            continue
+        parts = info.filename[len(top) :].rstrip("/").split("/")
+        if any(_is_junk(part) for part in parts):
+            continue
+        if info.is_dir():
+            if len(parts) == 1:
+                files.setdefault(parts[0], [])
+        elif len(parts) == 2:
+            files.setdefault(parts[0], []).append(parts[1])
+        elif _is_image(parts[-1]) and len(parts) > 2:
+            raise DataFileError(
+                f"{where}: {shown(info.filename)} lies too deep; expected class/image.png: pass folder= for where"
+            )
+        elif _is_image(parts[-1]):
+            loose.append(parts[0])
+    _check_classes(list(files), loose, where + (f" in {shown(prefix)}" if prefix else ""))
+    found = _Found(sorted(files))
+    for label, name in enumerate(found.class_names):
+        _add_class(found, label, files[name], f"{top}{name}/", f"{where}: {shown(name)}")
+    return _checked(found, where)
+
+
+def _visible(base: Path) -> Iterator[os.DirEntry[str]]:
+    """Entries that are neither hidden nor junk. Links end the reading: they may lead anywhere."""
+    try:
+        with os.scandir(base) as entries:
+            for entry in entries:
+                if _is_junk(entry.name):
+                    continue
+                if entry.is_symlink():
+                    raise DataFileError(
+                        f"{shown(entry.path)}: is a symbolic link; links below the root are not followed"
+                    )
+                yield entry
+    except OSError as error:
+        raise DataFileError(f"{shown(base)}: cannot be listed ({error.strerror})") from error
+
+
+def _check_member_name(name: str, where: str) -> None:
+    parts = name.removesuffix("/").split("/")
+    if name.startswith("/") or ".." in parts or name[1:2] == ":":
+        raise DataFileError(f"{where}: member {shown(name)!r} leaves the archive; expected names like class/image.png")
+    if not name.isprintable() or "\\" in name or "" in parts or "." in parts:
+        raise DataFileError(
+            f"{where}: member {shown(name)!r} has an unusable name; expected names like class/image.png"
+        )
+
+
+def _check_classes(classes: list[str], loose: list[str], where: str) -> None:
+    if loose:
+        raise DataFileError(f"{where}: {shown(min(loose))} lies outside any class folder; expected class/image.png")
+    if not classes:
+        raise DataFileError(f"{where}: no class folders; expected class/image.png, with {', '.join(EXTENSIONS)}")
+    if len(classes) > MAX_CLASSES:
+        raise DataFileError(f"{where}: {len(classes):,} class folders; the limit is {MAX_CLASSES:,}")
+    for name in classes:
+        if not name.isprintable():  # it goes to reports and terminals
+            raise DataFileError(f"{where}: class folder {shown(name)} has unprintable characters in its name")
+
+
+def _add_class(found: _Found, label: int, files: list[str], prefix: str, where: str) -> None:
+    images = sorted(name for name in files if _is_image(name))
+    if files and not images:
+        raise DataFileError(
+            f"{where}: holds {listed(sorted(files), 3)}, but no image; looked for {', '.join(EXTENSIONS)}"
+        )
+    found.names += [prefix + name for name in images]
+    found.labels += [label] * len(images)
+
+
+def _checked(found: _Found, where: str) -> _Found:
+    if not found.names:
+        raise DataFileError(
+            f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
+        )
+    return found
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def _check_file_size(n: int, where: str) -> None:
+    if n > _MAX_FILE:
+        raise DataFileError(f"{where}: {n:,} bytes; the limit for one encoded image is {_MAX_FILE:,}")
+
+
+def _read_all(stream: Any, n: int, where: str) -> bytes:
+    data = allocate((n,), where)
+    fill(stream, data, where)
+    return data.tobytes()
+
+
+def _decode_all(
+    found: _Found,
+    title: Callable[[int], str],
+    fetch: Callable[[int], bytes],
+    where: str,
+    how: _Decoding,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+) -> CleanSet:
+    pil = _pillow()
+    n = len(found.names)
+    with _open(pil, fetch(0), title(0), how.max_pixels) as first:
+        size = how.size or (first.height, first.width)
+        channels = how.channels or _natural_channels(first, title(0))
+    shape = (n, channels, *size)
+    check_budget(math.prod(shape), how.max_bytes, where)
+    pixels = allocate(shape, where)
+
+    def decode(start: int) -> int:
+        rows = range(start, min(start + _CHUNK, n))
+        for row in rows:
+            with _open(pil, fetch(row), title(row), how.max_pixels) as image:
+                pixels[row] = _decode(pil, image, title(row), size, channels, how)
+        return len(rows)
+
+    hidden = not sys.stderr.isatty() if how.progress is None else not how.progress
+    with ThreadPoolExecutor(how.threads, "seamfast-decode") as pool, tqdm(total=n, unit="image", disable=hidden) as bar:
+        for done in pool.map(decode, range(0, n, _CHUNK)):  # in order: of several bad images the first is named
+            bar.update(done)
+    return CleanSet(
+        pixels,
+        np.asarray(found.labels, dtype=np.int64),
+        mean=mean,
+        std=std,
+        num_classes=len(found.class_names),
+        class_names=found.class_names,
+    )
+
+
+def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
+    """The image, its header read and its size checked, nothing decoded; no decoder is tried but the two named."""
+    try:
+        image = pil.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except pil.UnidentifiedImageError:
+        raise DataFileError(f"{name}: is not a JPEG or PNG image") from None
+    except (pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
+        raise DataFileError(
+            f"{name}: declares too many pixels; the limit is max_pixels={max_pixels:,} ({error})"
+        ) from None
+    except Exception as error:  # hostile headers: Pillow's parsers raise nearly every built-in error
+        raise DataFileError(f"{name}: cannot be opened ({error})") from error
+    n = image.width * image.height
+    if n > max_pixels:
+        raise DataFileError(
+            f"{name}: declares {image.height:,} x {image.width:,} (height x width), {n:,} pixels; "
+            f"the limit is max_pixels={max_pixels:,}"
+        )
+    return image
+
+
+def _natural_channels(image: Any, name: str) -> int:
+    _check_depth(image, name)
+    return 1 if image.mode in ("1", "L", "LA") else 3
+
+
+def _check_depth(image: Any, name: str) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise DataFileError(f"{name}: has pixels of more than 8 bits (mode {image.mode}); expected 8 bits a channel")
+
+
+def _decode(
+    pil: ModuleType, image: Any, name: str, size: tuple[int, int], channels: int, how: _Decoding
+) -> npt.NDArray[np.uint8]:
+    """``(C, H, W)`` uint8."""
+    if how.size is None and (image.height, image.width) != size:
+        raise DataFileError(
+            f"{name}: is {image.height} x {image.width} (height x width), the first image {size[0]} x {size[1]}; "
+            "pass size=(H, W) to resize"
+        )
+    natural = _natural_channels(image, name)
+    if how.channels is None and natural != channels:
+        kind = {1: "grey", 3: "colour"}
+        raise DataFileError(
+            f"{name}: is {kind[natural]}, the first image {kind[channels]}; pass channels=1 or 3 to convert"
+        )
+    try:
+        if image.mode == "P":  # by way of RGBA, since Pillow warns where a palette's transparency is dropped
+            image = image.convert("RGBA")
+        image = image.convert("L" if channels == 1 else "RGB")
+        if how.size is not None:
+            image = image.resize((size[1], size[0]), pil.Resampling.BILINEAR)
+        array: Bytes = np.asarray(image, dtype=np.uint8)
+    except Exception as error:  # hostile data: Pillow's decoders raise nearly every built-in error
+        raise DataFileError(f"{name}: cannot be decoded ({error})") from error
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image, ImageFile
+    except ImportError as error:
+        raise InputError("reading images needs Pillow: pip install seamfast[images]") from error
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch of the whole process, so it is not for a reader to set back
+        raise InputError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, which hides truncated images; expected False")
+    return Image
+
+
+def _shape(size: object) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair):
+        raise InputError(f"size is {size!r}; expected (H, W), two integers of at least 1")
+    return pair[0], pair[1]
+
+
+def _channels(channels: int | None) -> int | None:
+    if channels not in (None, 1, 3):
+        raise InputError(f"channels is {channels!r}; expected 1, 3 or None")
+    return channels
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return min(8, os.cpu_count() or 1)
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is {threads!r}; expected an integer of at least 1")
+    return threads

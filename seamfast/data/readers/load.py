@@ -1,0 +1,92 @@
+"""``load``: a data set by name, or whatever lies at a path."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seamfast.data.clean_set import CleanSet
+from seamfast.data.readers._files import PathLike, check_split, shown
+from seamfast.data.readers.cifar import holds_cifar10, read_cifar10
+from seamfast.data.readers.digits import read_digits
+from seamfast.data.readers.idx import find_idx, holds_idx, read_fashion_mnist, read_idx, read_mnist
+from seamfast.data.readers.images import read_image_folder, read_image_zip
+from seamfast.data.readers.npz import read_npz
+from seamfast.errors import DataFileError, InputError
+
+_BY_NAME: dict[str, Callable[..., CleanSet]] = {
+    "cifar10": read_cifar10,
+    "digits": read_digits,
+    "fashion-mnist": read_fashion_mnist,
+    "mnist": read_mnist,
+}
+
+
+def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | None = None, **options: Any) -> CleanSet:
+    """The reader that fits, called: ``load("mnist", root=r, split="test") == read_mnist(r, "test")``.
+
+    Args:
+        name_or_path: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``; or the path of an ``.npz``, of a
+            ``.zip`` of class folders, or of a folder with IDX files, with CIFAR-10 or with class folders. A ``Path``
+            is never taken for a name.
+        root: the folder of a data set given by name, ``digits`` excepted.
+        split: ``"train"`` or ``"test"``. Default: ``"train"`` for data sets and IDX files, none for an ``.npz``, a
+            ``.zip`` and class folders; of the last two it names the folder that holds the class folders.
+        options: what the reader takes besides, e.g. ``mean``, ``std``, ``size``, ``max_bytes``.
+
+    Returns:
+        What the reader returns. IDX files found at a path get no class names: MNIST and its kin share file names.
+
+    Raises:
+        DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist) nor a file or
+            folder``; and what the reader raises.
+        InputError: ``load('mnist') needs root=, the folder that holds its files``; ``read_mnist takes no size=;
+            expected max_bytes, mean, std``.
+
+    Example:
+        >>> load("digits", split="test").image_shape
+        (1, 8, 8)
+    """
+    if split is not None:
+        check_split(split)
+    if isinstance(name_or_path, str) and name_or_path in _BY_NAME:
+        reader = _BY_NAME[name_or_path]
+        if reader is read_digits:
+            given: tuple[Any, ...] = ()
+        elif root is None:
+            raise InputError(f"load({name_or_path!r}) needs root=, the folder that holds its files")
+        else:
+            given = (root,)
+        return _call(reader, *given, split=split or "train", **options)
+    if root is not None:
+        raise InputError(
+            f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
+        )
+    path = Path(name_or_path)
+    if os.path.isfile(path):
+        if path.suffix.lower() == ".npz":
+            return _call(read_npz, path, split=split, **options)
+        if path.suffix.lower() == ".zip":
+            folder = "/".join(part for part in (options.pop("folder", ""), split) if part)
+            return _call(read_image_zip, path, folder=folder, **options)
+        raise DataFileError(f"{shown(path)}: unknown kind of file; expected .npz, .zip or a folder")
+    if not os.path.isdir(path):
+        names = ", ".join(_BY_NAME)
+        raise DataFileError(f"{shown(name_or_path)!r} is neither a known data set ({names}) nor a file or folder")
+    if holds_idx(path):
+        return _call(read_idx, *find_idx(path, split or "train"), **options)
+    if holds_cifar10(path):
+        return _call(read_cifar10, path, split=split or "train", **options)
+    return _call(read_image_folder, path / split if split else path, **options)
+
+
+def _call(reader: Callable[..., CleanSet], *args: Any, **options: Any) -> CleanSet:
+    known = [p.name for p in inspect.signature(reader).parameters.values() if p.default is not p.empty]
+    for name in options:
+        if name not in known:
+            others = ", ".join(sorted(set(known) - {"split"}))
+            raise InputError(f"{reader.__name__} takes no {name}=; expected {others}")
+    return reader(*args, **options)

@@ -1,0 +1,213 @@
+"""NumPy ``.npz`` archives, read without ``pickle`` and without trusting a header."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from seamfast.data.clean_set import CleanSet
+from seamfast.data.readers._files import (
+    MAX_BYTES,
+    PathLike,
+    allocate,
+    check_budget,
+    check_counts,
+    check_labels,
+    check_split,
+    fill,
+    listed,
+    shown,
+)
+from seamfast.data.readers._zip import open_member, open_zip
+from seamfast.errors import DataFileError, InputError
+
+_PAIRS = (("images", "labels"), ("x", "y"), ("data", "target"))
+_SPLIT_PAIRS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+
+_MAX_DIRECTORY = 1 << 20  # some ten thousand arrays
+_MAX_HEADER = 4096  # NumPy itself writes 128 bytes for a plain array
+_MAGIC = b"\x93NUMPY"
+_PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[ui][1248]|f[248])|\|?b1")
+
+
+def read_npz(
+    path: PathLike,
+    *,
+    split: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> CleanSet:
+    """``CleanSet(archive[images], archive[labels])`` of what ``numpy.load(path, allow_pickle=False)`` calls an archive.
+
+    Args:
+        path: archive of arrays, stored or deflated.
+        split: ``"train"`` takes ``x_train`` and ``y_train``, or ``train_images`` and ``train_labels``; ``"test"``
+            likewise. ``None`` takes ``images`` and ``labels``, ``x`` and ``y``, or ``data`` and ``target``, whichever
+            is there.
+        images, labels: names of the two arrays, where they are others. Images are uint8 ``(N, C, H, W)``, ``(N, H, W,
+            C)`` or ``(N, H, W)`` with 1 or 3 channels; labels are integers ``(N,)`` or ``(N, 1)``.
+        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
+        num_classes: labels at or above it are refused; ``None`` leaves the number to the model's logits.
+        class_names: one name a class.
+        max_bytes: what the two arrays may take in memory, in bytes; ``(N, H, W, C)`` takes twice that for a moment.
+
+    Returns:
+        Images ``(N, C, H, W)`` uint8, labels ``(N,)`` int64.
+
+    Raises:
+        DataFileError: e.g. ``a.npz: no arrays named images and labels, or x and y, or data and target; found x_test,
+            y_test; pass split=, or name them by images= and labels=``, ``a.npz: array 'x' holds Python objects, that
+            is pickle, which seamfast never reads; save it as plain numbers``, ``a.npz: array 'x' has shape (9, 8, 8)
+            of uint8, 576 bytes; its member holds 575``.
+        InputError: ``got images='x' and labels=None; expected both or neither``.
+
+    Source: NumPy Enhancement Proposal 1, "A Simple File Format for NumPy Arrays"; the zip layer as in ``_zip.py``.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> path = tempfile.mkdtemp() + "/tiny.npz"
+        >>> np.savez(path, x=np.zeros((4, 8, 8, 3), np.uint8), y=np.arange(4))
+        >>> read_npz(path).image_shape
+        (3, 8, 8)
+    """
+    if (images is None) != (labels is None):
+        raise InputError(f"got images={images!r} and labels={labels!r}; expected both or neither")
+    where = shown(path)
+    with open_zip(path, "an .npz archive", max_directory=_MAX_DIRECTORY) as archive:
+        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+        if images is None or labels is None:
+            images, labels = _pick(list(members), split, where)
+        elif missing := [key for key in (images, labels) if key not in members]:
+            raise DataFileError(f"{where}: no array named {listed(missing)}; found {listed(sorted(members)) or 'none'}")
+        pixel_member = _Member(archive, members[images], f"{where}: array {shown(images)!r}")
+        label_member = _Member(archive, members[labels], f"{where}: array {shown(labels)!r}")
+        pixel_header, label_header = pixel_member.header(), label_member.header()
+        _check_pixels(pixel_header, pixel_member.where)
+        _check_label_shape(label_header, label_member.where)
+        check_counts(pixel_header.shape[0], label_header.shape[0], pixel_member.where, label_member.where)
+        check_budget(pixel_header.n_bytes + label_header.n_bytes, max_bytes, where)
+        checked = check_labels(label_member.read(label_header).reshape(-1), label_member.where, num_classes)
+        pixels = pixel_member.read(pixel_header)
+    return CleanSet(pixels, checked, mean=mean, std=std, num_classes=num_classes, class_names=class_names)
+
+
+def _pick(keys: list[str], split: str | None, where: str) -> tuple[str, str]:
+    pairs = _PAIRS if split is None else [(x.format(check_split(split)), y.format(split)) for x, y in _SPLIT_PAIRS]
+    there = [pair for pair in pairs if pair[0] in keys and pair[1] in keys]
+    if len(there) == 1:
+        return there[0]
+    wanted = ", or ".join(f"{x} and {y}" for x, y in pairs)
+    advice = "pass split=, or name them by images= and labels=" if split is None else "name them by images= and labels="
+    problem = "more than one pair of" if there else "no"
+    raise DataFileError(f"{where}: {problem} arrays named {wanted}; found {listed(sorted(keys)) or 'none'}; {advice}")
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    length: int
+
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One array of an archive."""
+
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
+    where: str
+
+    def header(self) -> _Header:
+        """The parsed header, once it and the size of the member agree."""
+        with open_member(self.archive, self.info, self.where) as stream:
+            start = self._bytes(stream, 8)
+            if start[:6] != _MAGIC:
+                raise DataFileError(
+                    f"{self.where} does not start as .npy data does; expected the magic string {_MAGIC!r}"
+                )
+            version = (start[6], start[7])
+            if version not in ((1, 0), (2, 0), (3, 0)):
+                raise DataFileError(f"{self.where} has .npy version {version}; expected (1, 0), (2, 0) or (3, 0)")
+            width = 2 if version == (1, 0) else 4
+            length = int.from_bytes(self._bytes(stream, width), "little")
+            if length > _MAX_HEADER:
+                raise DataFileError(f"{self.where} has a header of {length:,} bytes; the limit is {_MAX_HEADER:,}")
+            header = _parse_header(self._bytes(stream, length), 8 + width + length, self.where)
+        held = self.info.file_size - header.length
+        if held != header.n_bytes:
+            what = f"shape {header.shape} of {header.dtype}, {header.n_bytes:,} bytes"
+            raise DataFileError(f"{self.where} has {what}; its member holds {held:,}")
+        return header
+
+    def read(self, header: _Header) -> npt.NDArray[Any]:
+        with open_member(self.archive, self.info, self.where) as stream:
+            self._bytes(stream, header.length)
+            data = allocate((header.n_bytes,), self.where)
+            fill(stream, data, self.where)
+        order: Literal["C", "F"] = "F" if header.fortran_order else "C"
+        return data.view(header.dtype).reshape(header.shape, order=order)
+
+    def _bytes(self, stream: Any, n: int) -> bytes:
+        data = allocate((n,), self.where)
+        fill(stream, data, self.where)
+        return data.tobytes()
+
+
+def _parse_header(text: bytes, length: int, where: str) -> _Header:
+    try:
+        fields = ast.literal_eval(text.decode("latin-1").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: deeply nested brackets
+        raise DataFileError(f"{where} has a header that is no Python literal") from None
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise DataFileError(f"{where} has a header without exactly the keys descr, fortran_order and shape")
+    descr, fortran_order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
+    if isinstance(descr, str) and descr.lstrip("<>|=").startswith("O"):
+        raise DataFileError(
+            f"{where} holds Python objects, that is pickle, which seamfast never reads; save it as plain numbers"
+        )
+    if not isinstance(descr, str) or not _PLAIN_DTYPE.fullmatch(descr):
+        raise DataFileError(f"{where} has dtype {shown(descr, 60)}; expected plain numbers")
+    if not isinstance(fortran_order, bool):
+        raise DataFileError(f"{where} has fortran_order {shown(fortran_order, 60)}; expected True or False")
+    # type(), since bool is an int too
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 < n < 1 << 48 for n in shape):
+        raise DataFileError(f"{where} has shape {shown(shape, 60)}; expected at most 8 dimensions of at least 1")
+    return _Header(shape, np.dtype(descr), fortran_order, length)
+
+
+def _check_pixels(header: _Header, where: str) -> None:
+    if header.dtype != np.uint8:
+        raise DataFileError(
+            f"{where} has dtype {header.dtype}; expected uint8 pixels; other arrays go to seamfast.CleanSet"
+        )
+    shape = header.shape
+    if len(shape) == 3 or (len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))):
+        return
+    raise DataFileError(
+        f"{where} has shape {shape}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
+    )
+
+
+def _check_label_shape(header: _Header, where: str) -> None:
+    if header.dtype.kind not in "iu":
+        raise DataFileError(f"{where} has dtype {header.dtype}; expected integer labels")
+    if len(header.shape) != 1 and not (len(header.shape) == 2 and header.shape[1] == 1):
+        raise DataFileError(f"{where} has shape {header.shape}; expected (N,) or (N, 1)")

@@ -1,0 +1,1 @@
+"""How training and counting run: the model's copy, the steps, the counters, the events."""

@@ -1,0 +1,175 @@
+"""The model under treatment: how it is called, copied, checked and given back."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seamfast.data.clean_set import Batch
+from seamfast.errors import InputError, ModelError
+
+
+def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
+    """``"auto"``: where the model is if that is an accelerator, else CUDA if there is one, else the CPU."""
+    home = device_of(model)
+    if device == "auto":
+        return home if home.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(
+            f"device is {device!r}; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {str(device)!r}, but torch sees no CUDA device here; expected 'auto' or 'cpu'")
+    return chosen
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The one device that holds all parameters and buffers."""
+    devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
+    if not devices or next(model.parameters(), None) is None:
+        raise ModelError("the model has no parameters; expected a trained nn.Module")
+    if len(devices) > 1:
+        raise ModelError(
+            f"the model is spread over {', '.join(devices)}; expected all parameters and buffers on one device"
+        )
+    if devices[0] == "meta":
+        raise ModelError(
+            "the model is on the meta device and holds no weights; expected a trained model on a real device"
+        )
+    return torch.device(devices[0])
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ``ModelError`` naming the first parameter or buffer that is not finite."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            raise ModelError(f"{name} is not initialised yet; run one batch through the model first")
+        if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+            n_bad = int((~torch.isfinite(value)).sum())
+            raise ModelError(f"{name} holds {n_bad} NaN or Inf of {value.numel()} numbers; expected finite weights")
+
+
+def digest(model: nn.Module) -> str:
+    """``sha256`` over names, dtypes, shapes and bytes of the state dict, in order of name: ``"sha256:..."``."""
+    state = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):
+            continue
+        state.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{state.hexdigest()}"
+
+
+class WorkingCopy:
+    """A deep copy of a model, in float32 on the run's device, all parameters trainable; ``finish`` undoes that on the
+    copy.
+
+    The given model is read, never written: its weights, grads, mode, hooks and device stay as they are.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        check_weights(model)
+        self._home = device_of(model)
+        try:
+            self.model = copy.deepcopy(model)
+        except Exception as error:
+            raise ModelError(
+                f"the model cannot be copied ({type(error).__name__}: {error}); expected one that "
+                "copy.deepcopy accepts: fold weight norm or other re-parametrisations first"
+            ) from error
+        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
+        self._dtypes = {name: t.dtype for name, t in tensors}
+        self._trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
+        self._training = {name: m.training for name, m in self.model.named_modules()}
+        self.model.to(device=device, dtype=torch.float32)  # casts floats only: integer buffers keep their dtype
+        self.model.requires_grad_(True)
+        self.model.zero_grad(set_to_none=True)
+        self._received = {k: v.detach().clone() for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
+
+    def reset(self) -> None:
+        """Put the weights and buffers back as received."""
+        self.model.load_state_dict(self._received, strict=False)
+
+    def frozen_received(self) -> nn.Module:
+        """A second copy with the weights as received, in eval mode and without grads: the teacher of distillation."""
+        teacher = copy.deepcopy(self.model)
+        teacher.load_state_dict(self._received, strict=False)
+        return teacher.eval().requires_grad_(False)
+
+    def round_to_given_dtypes(self) -> None:
+        """Round the weights as ``finish`` will, but keep them in float32."""
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            tensor.data = tensor.data.to(self._dtypes[name]).to(tensor.dtype)
+
+    def finish(self) -> nn.Module:
+        """The copy in the dtypes, mode, trainability and device of the given model."""
+        self.model.zero_grad(set_to_none=True)
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            tensor.data = tensor.data.to(device=self._home, dtype=self._dtypes[name])
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._trainable[name])
+        for name, module in self.model.named_modules():
+            module.training = self._training[name]
+        return self.model
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """``model(batch)``, or ``model(**batch)`` for named tensors; ``.logits`` of what comes back if it has such."""
+    output = model(**batch) if isinstance(batch, dict) else model(batch)
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returned a {type(output).__name__}; "
+            "expected logits: a tensor, or an object or dict with 'logits'"
+        )
+    return logits
+
+
+def check_logits(logits: Tensor, n_samples: int) -> None:
+    """Raise ``ModelError`` unless ``logits`` is ``(n_samples, C >= 2)`` floats, all finite."""
+    if logits.ndim != 2 or len(logits) != n_samples or logits.shape[1] < 2:
+        raise ModelError(
+            f"the model returned logits of shape {tuple(logits.shape)}; expected ({n_samples}, number of classes >= 2)"
+        )
+    if not logits.is_floating_point():
+        raise ModelError(f"the model returned {logits.dtype}; expected floating-point logits")
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model returned NaN or Inf on clean data; expected finite logits")
+
+
+def fit_to_call(model: nn.Module, inputs: Batch) -> Batch:
+    """Named inputs as ``forward`` can take them: by keyword, or by position where one tensor has a foreign name."""
+    if not isinstance(inputs, dict):
+        return inputs
+    parameters: Mapping[str, Any] = inspect.signature(model.forward).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in inputs if name not in parameters]
+    if not unknown or open_ended:
+        return inputs
+    if len(inputs) == 1:
+        return next(iter(inputs.values()))
+    raise InputError(f"batches hold {sorted(inputs)}; the model's forward takes {sorted(parameters)}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without grads; every module's own mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

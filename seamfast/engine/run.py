@@ -1,0 +1,306 @@
+"""One treatment in progress: the working copy, its data, the clock, and the steps that methods are written in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seamfast.data.clean_set import Batch
+from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.data.split import Split
+from seamfast.engine.counting import Counts, count_outcomes
+from seamfast.engine.events import Announcer, HistoryPoint
+from seamfast.engine.model import WorkingCopy, evaluating, logits_of
+from seamfast.triggers import Trigger
+
+
+class RunStopped(Exception):
+    """The run cannot go on; the message says at which phase and step, and why."""
+
+
+class DivergedError(RunStopped):
+    """The training loss became NaN or Inf."""
+
+
+class Stepper(Protocol):
+    """What ``Run.update`` asks of an optimizer: ``RelativeAdam``, or a torch optimizer wrapped in ``TorchStepper``."""
+
+    def step(self, rate: float, decay: float = 0.0) -> None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step: which samples, and how far through the phase.
+
+    Attributes:
+        number: from 0, within the phase.
+        fraction: in [0, 1): steps or time used up of what the phase may take, whichever is more. Schedules follow it,
+            so a run with a time budget still ends with small rates.
+        indices, labels: ``(B,)`` int64 on the device.
+        inputs: the samples as the model takes them.
+        is_last: no further step fits into the phase.
+    """
+
+    number: int
+    fraction: float
+    indices: Tensor
+    labels: Tensor
+    inputs: Batch
+    is_last: bool
+
+
+class Clock:
+    """Seconds since the start, and until the deadline."""
+
+    def __init__(self, budget_s: float | None) -> None:
+        self.start = time.perf_counter()
+        self.budget_s = budget_s
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+
+class Run:
+    """What a method needs, and nothing that it must not see: no test data, no triggered data.
+
+    Attributes:
+        model: the working copy, trained in place.
+        num_classes, seed, split, device: as of the run.
+        clock: seconds since the call, and its time budget.
+        attempt: how often ``restart`` was called, less one.
+        phase_steps: steps taken, by phase, all attempts counted.
+        phase_seconds: likewise.
+        accuracy_received: held-out accuracy of the model as received, in [0, 1].
+        time_ran_out: whether the time budget cut a phase short.
+        returns_probabilities: whether the model as received seems to end in a softmax.
+    """
+
+    def __init__(
+        self,
+        copy: WorkingCopy,
+        data: Resident,
+        split: Split,
+        *,
+        num_classes: int,
+        seed: int,
+        clock: Clock,
+        announcer: Announcer,
+        accuracy_budget: float,
+        triggers: Sequence[Trigger] = (),
+    ) -> None:
+        self.model = copy.model
+        self.num_classes = num_classes
+        self.seed = seed
+        self.split = split
+        self.device = data.device
+        self.attempt = -1
+        self.phase_steps: dict[str, int] = {}
+        self.phase_seconds: dict[str, float] = {}
+        self.accuracy_received = math.nan
+        self.time_ran_out = False
+        self.returns_probabilities = False
+        self.announcer = announcer
+        self._copy = copy
+        self._data = data
+        self.clock = clock
+        self._deadline = math.inf
+        self._accuracy_budget = accuracy_budget
+        self._triggers = triggers
+        self._phase = ""
+        self._losses: list[Tensor] = []
+        self._teacher: nn.Module | None = None
+
+    def measure_received(self) -> Counts:
+        """Count the outcomes of the model as received, on the held-out part; what that took is kept free at the end."""
+        begin = self.clock.elapsed()
+        with evaluating(self.model):
+            outputs = self.logits(self._data.inputs(self.split.holdout[:64].to(self.device)))
+        self.returns_probabilities = bool(
+            (outputs >= 0).all() and torch.isclose(outputs.sum(1), outputs.new_ones(())).all()
+        )
+        counts = self.count(self._triggers)
+        self.accuracy_received = counts.n_correct / counts.n_samples
+        if self.clock.budget_s is not None:
+            self._deadline = self.clock.budget_s - 1.5 * (self.clock.elapsed() - begin)
+        return counts
+
+    # What a method calls, in the order in which it calls it.
+
+    def restart(self) -> None:
+        """Put the weights as received back and begin a new attempt."""
+        self.attempt += 1
+        self.announcer.state.attempt = self.attempt
+        self._copy.reset()
+
+    def steps(
+        self,
+        phase: str,
+        *,
+        of: Tensor,
+        batch_size: int,
+        max_steps: int,
+        pad: int = 0,
+        flip: bool = False,
+        time_share: float = 1.0,
+    ) -> Iterator[Step]:
+        """Up to ``max_steps`` batches of the samples ``of``, the model in train mode; ends early with the time budget.
+
+        Args:
+            phase: ``"forget"`` or ``"recover"``.
+            of: sample indices, int64, CPU.
+            batch_size: of every batch, or the number of samples where there are fewer.
+            pad, flip: augmentation, for pixel sets.
+            time_share: of the time that is left, the share that this phase may take, in (0, 1].
+        """
+        state, control = self.announcer.state, self.announcer.control
+        begin = self.clock.elapsed()
+        limit = begin + (self._deadline - begin) * time_share
+        if begin >= self._deadline:
+            raise RunStopped(f"the time budget of {self.clock.budget_s:g} s was used up before the {phase} phase began")
+        self._phase = state.phase = phase
+        self.announcer.plan(max_steps)
+        self.model.train()
+        batches = wrap_around_batches(of, batch_size, self._stream_seed(phase))
+        epoch_steps = max(math.ceil(len(of) / batch_size), 1)
+        taken, longest = 0, 0.0
+        try:
+            for number in range(max_steps):
+                before = self.clock.elapsed()
+                used = (before - begin) / (limit - begin) if limit < math.inf else 0.0
+                self.announcer.tell("on_step_begin")
+                indices = next(batches).to(self.device)
+                inputs = self._data.inputs(
+                    indices, pad=pad, flip=flip, seed=self.seed, epoch=number // epoch_steps + self.attempt * max_steps
+                )
+                # Whether one more step of the longest kind seen so far would overrun the budget.
+                out_of_time = before + 2 * longest > limit
+                yield Step(
+                    number=number,
+                    fraction=min(max(number / max_steps, used), 1.0),
+                    indices=indices,
+                    labels=self._data.labels[indices],
+                    inputs=inputs,
+                    is_last=out_of_time or number == max_steps - 1,
+                )
+                taken += 1
+                state.global_step += 1
+                state.seconds = self.clock.elapsed()
+                longest = max(longest, state.seconds - before)
+                self.announcer.tell("on_step_end")
+                if control.should_training_stop:
+                    raise RunStopped(f"stopped by a callback in the {phase} phase at step {number}")
+                if out_of_time:
+                    self.time_ran_out = True
+                    return
+        finally:
+            self.announcer.skip(max_steps - taken)
+            self.phase_steps[phase] = self.phase_steps.get(phase, 0) + taken
+            self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + self.clock.elapsed() - begin
+
+    def logits(self, inputs: Batch) -> Tensor:
+        """Float32 logits of the working copy."""
+        return logits_of(self.model, inputs).float()
+
+    def received_logits(self, inputs: Batch) -> Tensor:
+        """Float32 logits of the model as received, in eval mode, without grads: what distillation aims at."""
+        if self._teacher is None:
+            self._teacher = self._copy.frozen_received()
+        with torch.no_grad():
+            return logits_of(self._teacher, inputs).float()
+
+    def input_range(self) -> tuple[Tensor, Tensor] | None:
+        """``(lowest, highest)`` of the inputs for each channel; ``None`` where the inputs are not images."""
+        lowest, highest = self._data.lowest, self._data.highest
+        return None if lowest is None or highest is None else (lowest, highest)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A seeded generator on the device, of its own for each purpose and attempt."""
+        return torch.Generator(device=self.device).manual_seed(self._stream_seed(purpose))
+
+    def update(self, optimizer: Stepper, loss: Tensor, rate: float, decay: float = 0.0) -> None:
+        """Backward and one optimizer step. Raises ``DivergedError`` where the loss is NaN or Inf."""
+        state = self.announcer.state
+        if not math.isfinite(loss.item()):
+            number = state.global_step
+            raise DivergedError(f"the loss became {loss.item()} in the {state.phase} phase at step {number}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(rate, decay)
+        self._losses.append(loss.detach())
+
+    def evaluate_holdout(self) -> float:
+        """Held-out accuracy in [0, 1], written to the history with the mean loss since the last time."""
+        counts = self.count(self._triggers)
+        accuracy = counts.n_correct / counts.n_samples
+        state = self.announcer.state
+        rates = {t.name: t.n_hit / t.n_eligible for t in counts.triggers if t.n_eligible}
+        loss = float(torch.stack(self._losses).mean()) if self._losses else 0.0
+        self._losses.clear()
+        point = HistoryPoint(
+            self._phase, self.attempt, state.global_step + 1, self.clock.elapsed(), loss, accuracy, rates
+        )
+        state.log_history.append(point)
+        self.announcer.tell("on_evaluate")
+        return accuracy
+
+    @property
+    def halfway_to_guessing(self) -> float:
+        """The middle between the received accuracy and that of guessing, in [0, 1]."""
+        return (self.accuracy_received + 1 / self.num_classes) / 2
+
+    def accuracy_is_back(self) -> bool:
+        """Whether the last held-out accuracy lies within the accuracy budget below the one as received."""
+        history = self.announcer.state.log_history
+        n = len(self.split.holdout)
+        n_lost = round((self.accuracy_received - history[-1].holdout_accuracy) * n) if history else n
+        return n_lost <= n_lost_allowed(n, self._accuracy_budget)
+
+    def time_for_another_attempt(self) -> bool:
+        """Whether the time budget leaves at least what the attempts so far took on average."""
+        elapsed = self.clock.elapsed()
+        return elapsed + sum(self.phase_seconds.values()) / (self.attempt + 1) <= self._deadline
+
+    def count(self, triggers: Sequence[Trigger] = ()) -> Counts:
+        """Outcome counters of the working copy on the held-out part."""
+        return count_outcomes(
+            self.model, self._data, self.split.holdout, num_classes=self.num_classes, triggers=triggers, seed=self.seed
+        )
+
+    def _stream_seed(self, purpose: str) -> int:
+        """A 63-bit seed of its own for each purpose and attempt."""
+        tag = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
+        return (self.seed * 0x9E3779B97F4A7C15 + tag * 0xC2B2AE3D27D4EB4F + self.attempt + 1) % 2**63
+
+
+def n_lost_allowed(n_holdout: int, accuracy_budget: float) -> int:
+    """How many fewer held-out samples may be right: ``floor(budget * n)``, but one where that is none."""
+    return max(math.floor(accuracy_budget * n_holdout + 1e-9), 1 if accuracy_budget > 0 else 0)
+
+
+def distillation_loss(logits: Tensor, received: Tensor, temperature: float) -> Tensor:
+    """``T**2 * KL(softmax(received / T) || softmax(logits / T))``, mean over the batch, in nats.
+
+    Source: Hinton et al., "Distilling the knowledge in a neural network", arXiv:1503.02531.
+    """
+    wanted = F.log_softmax(received / temperature, 1)
+    got = F.log_softmax(logits / temperature, 1)
+    return temperature**2 * F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+
+
+class TorchStepper:
+    """A torch optimizer under ``Run.update``: the rate is set at each step, the decay is the optimizer's own."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def step(self, rate: float, decay: float = 0.0) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,75 @@
+"""The report of a run: a strict JSON document, versioned by ``schema/report-v1.json``. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class Report(dict[str, Any]):
+    """The report as plain dicts, lists, strings, numbers, booleans and ``None``; never NaN or Inf.
+
+    The keys and their meaning are in ``seamfast/schema/report-v1.json``.
+    """
+
+    def to_json(self) -> str:
+        """Strict JSON, indented, with a newline at the end. Raises ``ValueError`` on NaN or Inf."""
+        return json.dumps(self, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_json()`` to ``path``, whole or not at all."""
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read strict JSON. Raises ``ValueError`` on NaN or Inf, doubled keys or another schema version."""
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubled)
+        if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+            found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+            raise ValueError(f"the report has schema_version {found!r}; expected {SCHEMA_VERSION}")
+        return cls(value)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Report:
+        """``from_json`` of a file."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def schema() -> Mapping[str, Any]:
+    """The JSON Schema (draft 2020-12) that every report follows."""
+    path = Path(__file__).parent / "schema" / f"report-v{SCHEMA_VERSION}.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary file in the same folder, flush it to disk, then rename it over ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"the report holds {name}; expected strict JSON")
+
+
+def _refuse_doubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("the report holds a key twice; expected strict JSON")
+    return result

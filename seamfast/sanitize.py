@@ -1,0 +1,194 @@
+"""``sanitize``: the one file that knows the order forget, recover, evaluate, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
+from seamfast.data.resident import Resident
+from seamfast.engine.events import Announcer, HistoryPoint
+from seamfast.engine.model import WorkingCopy, digest, resolve_device
+from seamfast.engine.run import Clock, Run, RunStopped
+from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
+from seamfast.evaluate import as_called, check_triggers, probe_logits
+from seamfast.methods import MethodConfig, config_class, run_method
+from seamfast.record import RunRecord
+from seamfast.report import Report
+from seamfast.triggers import Trigger
+
+
+@dataclass(frozen=True)
+class SanitizeResult:
+    """What ``sanitize`` returns.
+
+    Attributes:
+        model: the sanitised copy, in the dtype, device, mode and trainability of the given model. Where the run broke
+            off (NaN, a callback, the time budget), a copy of the model as received.
+        report: see ``seamfast.report``.
+        history: held-out accuracy and loss over the steps.
+        accepted: whether the run was completed and held-out accuracy is back within its budget. Act on this first.
+    """
+
+    model: nn.Module
+    report: Report
+    history: tuple[HistoryPoint, ...]
+    accepted: bool
+
+    @property
+    def reason(self) -> str:
+        """Why the result was accepted, or not, in one sentence."""
+        return str(self.report["verdict"]["reason"])
+
+
+def sanitize(
+    model: nn.Module,
+    clean_loader: Any,
+    *,
+    method: str = "seam",
+    config: MethodConfig | None = None,
+    triggers: Sequence[Trigger] = (),
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    time_budget_s: float | None = None,
+    progress: bool | None = None,
+    callbacks: Iterable[Any] = (),
+) -> SanitizeResult:
+    """``copy.deepcopy(model)``, made to forget any backdoor and then trained back to its task on clean data. Blind.
+
+    The clean data is split, class by class, into a part to train on and a held-out part; when to stop, how hard to
+    push and whether to accept are decided on the held-out part alone. Known ``triggers`` are measured for the report,
+    and change nothing.
+
+    Args:
+        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, or an object or dict with ``logits``. Read
+            only: its weights, grads, mode, hooks and device stay as they are.
+        clean_loader: a ``DataLoader``, a ``Dataset``, an ``(inputs, labels)`` pair of tensors or arrays, or a
+            ``seamfast.CleanSet``. Inputs in the form the model takes (floats already normalised are fine), or uint8
+            images with their normalisation in a ``CleanSet``. Labels: integers in ``[0, C)``.
+        method: ``"seam"``, ``"fine_tune"`` or ``"super_fine_tune"``.
+        config: of the method; ``None`` for its defaults.
+        triggers: known triggers to measure on the held-out part before, during and after.
+        seed: an integer in ``[0, 2**63)``; same seed, same data, same machine: same weights on a CPU.
+        device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one; or a torch device.
+        time_budget_s: seconds for the whole call; schedules are shortened to fit. ``None``: no limit.
+        progress: show a progress bar on stderr; ``None``: where that is a terminal.
+        callbacks: objects with some of the methods of ``seamfast.Callback``.
+
+    Returns:
+        SanitizeResult: check ``.accepted`` before ``.model`` is used.
+
+    Raises:
+        InputError, ConfigError, ModelError: the model or the data cannot be used; the message names the value got and
+            the value wanted. Nothing has been changed.
+        SanitizeInterrupted: on Ctrl-C; a ``KeyboardInterrupt`` whose ``.report`` holds the partial report.
+
+    Example:
+        >>> import torch, seamfast
+        >>> inputs = torch.randn(64, 4)
+        >>> labels = (inputs.sum(1) > 0).long()
+        >>> result = seamfast.sanitize(torch.nn.Linear(4, 2), (inputs, labels))
+        >>> result.report["data"]["n_holdout"]
+        12
+    """
+    clock = Clock(time_budget_s)
+    settings = _check_arguments(model, method, config, seed, time_budget_s)
+    samples = _check_samples(as_clean_set(clean_loader))
+    samples = as_called(model, samples)
+    target = resolve_device(device, model)
+    copied = WorkingCopy(model, target)
+    data = Resident(samples, target)
+    num_classes = probe_logits(copied.model, data)
+    if len(samples) < num_classes:
+        raise InputError(
+            f"clean_loader holds {len(samples)} samples; expected at least one for each of {num_classes} classes"
+        )
+    check_triggers(triggers, samples, num_classes)
+    if not samples.is_pixels and (settings.crop_pad or settings.flip):
+        raise ConfigError(
+            f"crop_pad is {settings.crop_pad} and flip {settings.flip}, which need uint8 pixels; the inputs are not: "
+            "pass a seamfast.CleanSet of uint8 images, or set crop_pad=0 and flip=False"
+        )
+    if settings.crop_pad and settings.crop_pad >= min(samples.image_shape[1:]):
+        raise ConfigError(
+            f"crop_pad is {settings.crop_pad}; expected less than the image side {min(samples.image_shape[1:])}"
+        )
+    split = split_by_class(
+        samples.labels,
+        holdout_fraction=settings.holdout_fraction,
+        forget_fraction=getattr(settings, "forget_fraction", 1.0),
+        seed=seed,
+    )
+    if not len(split.holdout):
+        raise InputError(
+            f"clean_loader holds {len(samples)} samples, one a class; expected at least two of one class to hold out"
+        )
+
+    announcer = Announcer(callbacks, settings, copied.model, progress)
+    run = Run(
+        copied,
+        data,
+        split,
+        num_classes=num_classes,
+        seed=seed,
+        clock=clock,
+        announcer=announcer,
+        accuracy_budget=settings.accuracy_budget,
+        triggers=triggers,
+    )
+    record = RunRecord(model, method, settings, samples, split, run, time_budget_s)
+    try:
+        record.before = run.measure_received()
+        announcer.tell("on_train_begin")
+        run_method(method, run, settings)
+        # In the dtypes in which the model is handed back: what is measured is what is returned.
+        copied.round_to_given_dtypes()
+        record.after = run.count(triggers)
+        if record.after.n_nan:
+            raise RunStopped("the sanitised model returned NaN on held-out data")
+    except RunStopped as stop:
+        record.stopped = str(stop)
+        copied.reset()
+        record.after = record.before
+    except KeyboardInterrupt as interrupt:
+        state = announcer.state
+        record.stopped = f"interrupted in the {state.phase or 'first'} phase at step {state.global_step}"
+        raise SanitizeInterrupted(record.stopped, record.report() if record.before else None) from interrupt
+    finally:
+        announcer.tell("on_train_end")
+    returned = copied.finish()
+    record.digest_after = digest(returned)
+    report = record.report()
+    return SanitizeResult(returned, report, tuple(announcer.state.log_history), bool(report["verdict"]["accepted"]))
+
+
+def _check_arguments(
+    model: Any, method: str, config: MethodConfig | None, seed: Any, time_budget_s: Any
+) -> MethodConfig:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    wanted = config_class(method)
+    if config is not None and not isinstance(config, wanted):
+        raise ConfigError(f"config is a {type(config).__name__}; expected {wanted.__name__} for method {method!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
+    if time_budget_s is not None and not 0 < time_budget_s < float("inf"):
+        raise InputError(f"time_budget_s is {time_budget_s!r}; expected a number of seconds above 0, or None")
+    return config if config is not None else wanted()
+
+
+def _check_samples(samples: CleanSet) -> CleanSet:
+    if isinstance(samples, PoisonedSet):
+        raise InputError(
+            "clean_loader is a PoisonedSet; expected clean data: recovery on poisoned data teaches the backdoor"
+        )
+    if not len(samples):
+        raise InputError("clean_loader holds no samples; expected at least one of each class")
+    present = torch.unique(samples.labels).tolist()
+    if len(present) < 2:
+        raise InputError(f"clean_loader holds one class only ({present[0]}); expected at least two")
+    return samples

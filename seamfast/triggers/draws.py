@@ -1,0 +1,60 @@
+"""What triggers draw: Philox4x32-10 words, keyed so that a draw depends on nothing but seed, sample and place.
+
+Key = seed; counter = (sample id low, sample id high, block, stream), as everywhere in seamfast. A block is four words.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seamfast.ops.philox import below, philox4x32
+from seamfast.triggers.checks import as_seed
+
+# Streams of the triggers' own: no draw here is one that labels or augmentation use.
+STREAM_PLACE = 16  # where a random patch goes: block 0, word 0 for the row, word 1 for the column
+STREAM_NOISE = 17  # WaNet's noise mode: word i is element i of the sample's (H, W, 2) noise
+STREAM_PATTERN = 18  # patterns that a factory makes: word i is element i; there is no sample, so its id is 0
+
+WORD = 0xFFFFFFFF
+
+
+def draw_below(bounds: tuple[int, int], sample_ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Two integers a sample, uniform in ``[0, bound)``: ``(N,)`` int64 each."""
+    words = _words(sample_ids, 1, STREAM_PLACE, seed)
+    return below(words[:, 0], bounds[0]), below(words[:, 1], bounds[1])
+
+
+def draw_signed_per_sample(shape: tuple[int, ...], sample_ids: Tensor, seed: int) -> Tensor:
+    """``(N, *shape)`` float64, uniform in (-1, 1), on the device of ``sample_ids``."""
+    size = math.prod(shape)
+    words = _words(sample_ids, -(-size // 4), STREAM_NOISE, seed)[:, :size]
+    return words.double().add_(0.5).div_(2**31).sub_(1).reshape(len(sample_ids), *shape)
+
+
+def draw_words(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
+    """``shape`` 32-bit words, as int64."""
+    size = math.prod(shape)
+    words = _words(torch.zeros(1, dtype=torch.int64, device="cpu"), -(-size // 4), STREAM_PATTERN, as_seed(seed))
+    return words[0, :size].numpy().reshape(shape)
+
+
+def draw_signed(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
+    """``shape`` float64 numbers, uniform in (-1, 1), never 0."""
+    return (draw_words(shape, seed) + 0.5) / 2**31 - 1
+
+
+def _words(sample_ids: Tensor, blocks: int, stream: int, seed: int) -> Tensor:
+    """``(N, 4 * blocks)`` int64 in ``[0, 2**32)``."""
+    ids = sample_ids.view(-1, 1)
+    block = torch.arange(blocks, device=ids.device)
+    low, high, when, tag = (
+        word.expand(len(ids), blocks)
+        for word in (ids & WORD, (ids >> 32) & WORD, block, torch.full_like(block, stream))
+    )
+    words = philox4x32((low, high, when, tag), (seed & WORD, seed >> 32))
+    return torch.stack(words, dim=-1).flatten(1)

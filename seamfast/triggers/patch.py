@@ -1,0 +1,184 @@
+"""``Patch``: a small pattern pasted at a fixed place, or at one drawn per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seamfast.errors import InputError, ShapeError
+from seamfast.triggers.base import Trigger, mix
+from seamfast.triggers.checks import Array, ImageShape, as_array, as_integer, short
+from seamfast.triggers.draws import draw_below
+from seamfast.triggers.label_maps import LabelMap, as_label_map
+
+__all__ = ["Patch"]
+
+Corner = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
+CORNERS: tuple[Corner, ...] = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Patch(Trigger):
+    """``x[:, r:r+h, c:c+w] = (1 - mask) * x[:, r:r+h, c:c+w] + mask * pattern``: BadNets and its kin.
+
+    Rounding: truncation, as in NumPy code that casts to uint8; arithmetic in float64. A mask of zeros and ones only
+    copies bytes.
+
+    Args:
+        name, target: as :class:`Trigger`.
+        pattern: ``(C, h, w)`` uint8 pixels; ``C`` is that of the images, or 1 for all channels alike.
+        mask: ``(h, w)`` bools or floats in [0, 1]: 0 keeps the pixel, 1 replaces it. Kept as float64.
+        position: ``(row, column)`` of the upper left pixel, negative from the bottom or right edge as Python counts; or
+            ``"random"``: for each sample uniformly among the places where the patch lies wholly inside, drawn by
+            ``(seed, sample id)``.
+
+    Raises:
+        ShapeError, DTypeError, InputError: e.g. ``trigger 'x' mask is 2x2; the pattern is 3x3``.
+
+    Source: Gu et al. 2017, BadNets, arXiv 1708.06733.
+
+    Example:
+        >>> Patch.square(size=3, corner="top-right")
+        Patch('patch', 3x3 at (1, -4), AllToOne(target=0))
+    """
+
+    kind: ClassVar[str] = "patch"
+    pattern: npt.NDArray[np.uint8] = field(metadata={"dtype": np.uint8, "ndim": 3, "low": 0, "high": 255})
+    mask: npt.NDArray[np.float64] = field(metadata={"dtype": np.float64, "ndim": 2, "low": 0, "high": 1})
+    position: tuple[int, int] | Literal["random"]
+
+    @classmethod
+    def square(
+        cls,
+        size: int = 3,
+        value: int | Sequence[int] = 255,
+        target: int | LabelMap = 0,
+        *,
+        corner: Corner | Literal["random"] = "bottom-right",
+        margin: int = 1,
+        name: str = "patch",
+    ) -> Patch:
+        """A square of one colour, ``margin`` pixels from two edges, or at a random place.
+
+        Args:
+            size: edge in pixels, from 1.
+            value: one number in [0, 255] for all channels, or one a channel.
+            target: a class (as ``AllToOne``) or a label map.
+            corner: ``top-left``, ``top-right``, ``bottom-left``, ``bottom-right``, or ``random``.
+            margin: pixels between patch and edges, from 0; not used by ``random``.
+
+        Raises:
+            InputError: e.g. ``size is 0; expected an integer from 1``.
+        """
+        n = _at_least(size, 1, "size")
+        colour = np.atleast_1d(as_array(value, f"trigger {name!r} value"))
+        pattern = np.broadcast_to(colour.reshape(-1, 1, 1), (colour.size, n, n))
+        return cls._full(pattern, corner, margin, name, target)
+
+    @classmethod
+    def checkerboard(
+        cls,
+        size: int = 3,
+        target: int | LabelMap = 0,
+        *,
+        corner: Corner | Literal["random"] = "bottom-right",
+        margin: int = 1,
+        name: str = "checkerboard",
+    ) -> Patch:
+        """A square of white (255) and black (0) pixels in turn, white in its corners if ``size`` is odd.
+
+        Args, Raises: as :meth:`square`.
+        """
+        n = _at_least(size, 1, "size")
+        rows, columns = np.indices((n, n))
+        return cls._full(np.where((rows + columns) % 2, 0, 255)[None], corner, margin, name, target)
+
+    @classmethod
+    def _full(cls, pattern: Array, corner: str, margin: int, name: str, target: int | LabelMap) -> Patch:
+        _, h, w = pattern.shape
+        return cls(
+            name=name,
+            target=as_label_map(target),
+            pattern=pattern,
+            mask=np.ones((h, w)),
+            position=_corner(corner, h, w, _at_least(margin, 0, "margin")),
+        )
+
+    def _validate(self) -> None:
+        if self.mask.shape != self.pattern.shape[1:]:
+            (mh, mw), (_, h, w) = self.mask.shape, self.pattern.shape
+            raise ShapeError(f"{self._who} mask is {mh}x{mw}; the pattern is {h}x{w}")
+        self._set("position", self._as_position(self.position))
+
+    def _as_position(self, position: Any) -> tuple[int, int] | str:
+        if isinstance(position, str):
+            if position == "random":
+                return position
+        elif isinstance(position, Sequence) and len(position) == 2:
+            row, column = (as_integer(v) for v in position)
+            if row is not None and column is not None and max(abs(row), abs(column)) < 2**31:
+                return row, column
+        raise InputError(f"{self._who} position is {short(position)}; expected (row, column) or 'random'")
+
+    def _check_fits(self, shape: ImageShape) -> None:
+        c, h, w = self.pattern.shape
+        _, height, width = shape
+        if h > height or w > width:
+            raise ShapeError(f"{self._who} patch is {h}x{w}; images are {height}x{width}")
+        self._fits_channels("patch", c, shape)
+        if self.position != "random":
+            top, left = self._corner_in(height, width)
+            if not (0 <= top <= height - h and 0 <= left <= width - w):
+                where = f"{h}x{w} at {self.position}"
+                raise ShapeError(f"{self._who} patch is {where}, not wholly inside images of {height}x{width}")
+
+    def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
+        _, h, w = self.pattern.shape
+        _, _, height, width = images.shape
+        out = images.clone()
+        keep = self._on(images.device, "keep", lambda: 1 - self.mask)
+        added = self._on(images.device, "added", lambda: self.mask * self.pattern)
+        if self.position != "random":
+            top, left = self._corner_in(height, width)
+            region = out[:, :, top : top + h, left : left + w]
+            region.copy_(mix(region, keep, added))
+            return out
+        tops, lefts = draw_below((height - h + 1, width - w + 1), sample_ids, seed)
+        rows = tops.view(-1, 1, 1) + torch.arange(h, device=images.device).view(1, h, 1)
+        columns = lefts.view(-1, 1, 1) + torch.arange(w, device=images.device).view(1, 1, w)
+        samples = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+        places = out.permute(0, 2, 3, 1)  # a view, channels last: three indices in a row then pick (N, h, w, C)
+        region = places[samples, rows, columns]
+        places[samples, rows, columns] = mix(region, keep[..., None], added.permute(1, 2, 0))
+        return out
+
+    def _corner_in(self, height: int, width: int) -> tuple[int, int]:
+        assert not isinstance(self.position, str)
+        row, column = self.position
+        return row + height * (row < 0), column + width * (column < 0)
+
+    def _describe(self) -> str:
+        _, h, w = self.pattern.shape
+        return f"{h}x{w} at {self.position}"
+
+
+def _corner(corner: str, h: int, w: int, margin: int) -> tuple[int, int] | Literal["random"]:
+    if corner == "random":
+        return "random"
+    if corner not in CORNERS:
+        raise InputError(f"corner is {short(corner)}; expected one of {', '.join(CORNERS)} or random")
+    vertical, horizontal = corner.split("-")
+    return (margin if vertical == "top" else -margin - h, margin if horizontal == "left" else -margin - w)
+
+
+def _at_least(value: Any, low: int, what: str) -> int:
+    number = as_integer(value)
+    if number is None or number < low:
+        raise InputError(f"{what} is {short(value)}; expected an integer from {low}")
+    return number

@@ -1,0 +1,154 @@
+"""``Warp``: every image bent by one smooth flow field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seamfast.errors import InputError, ShapeError
+from seamfast.triggers.base import Trigger, round_to_pixels
+from seamfast.triggers.checks import ImageShape, as_image_shape, as_integer, as_number, short
+from seamfast.triggers.draws import draw_signed, draw_signed_per_sample
+from seamfast.triggers.label_maps import LabelMap, as_label_map
+
+__all__ = ["Warp"]
+
+MAX_EDGE = 65536
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Warp(Trigger):
+    """``out[:, i, j]`` = the image at ``(i, j) + flow[i, j]``, bilinear: WaNet.
+
+    Equal to ``F.grid_sample(x, grid, mode="bilinear", align_corners=True)`` for the grid of the same places in
+    [-1, 1]. Places beyond the image are moved to its edge, as WaNet's clamp does. Rounding: half to even, arithmetic
+    in float64; the authors' code keeps floats, and the nearest uint8 is nearest to them.
+
+    Args:
+        name, target: as :class:`Trigger`.
+        flow: ``(H, W, 2)`` displacement in pixels, rows (down) first, then columns (right). Kept as float32; zeros
+            change nothing.
+
+    Raises:
+        ShapeError, DTypeError, InputError: e.g. ``trigger 'x' flow is 32x32; images are 28x28``.
+
+    Source: Nguyen and Tran 2021, WaNet, arXiv 2102.10369.
+
+    Example:
+        >>> Warp.elastic((3, 32, 32), strength=0.5)
+        Warp('warp', 32x32, up to 0.6 px, AllToOne(target=0))
+    """
+
+    kind: ClassVar[str] = "warp"
+    flow: npt.NDArray[np.float32] = field(metadata={"dtype": np.float32, "ndim": 3, "low": -MAX_EDGE, "high": MAX_EDGE})
+
+    @classmethod
+    def elastic(
+        cls,
+        image_shape: Sequence[int],
+        k: int = 4,
+        strength: float = 0.5,
+        target: int | LabelMap = 0,
+        *,
+        grid_rescale: float = 1.0,
+        seed: int = 0,
+        name: str = "warp",
+    ) -> Warp:
+        """WaNet's field: ``k x k`` uniform control points of mean size 1, upsampled bicubically.
+
+        Args:
+            image_shape: ``(C, H, W)``; the channels play no part.
+            k: control points an axis, from 2. Published: 4.
+            strength: size of the field, from 0: a mean displacement near ``strength / 2`` pixels; 0 changes nothing.
+                Published: 0.5.
+            target: a class (as ``AllToOne``) or a label map.
+            grid_rescale: scales the whole grid about the centre of the image, above 0. Published: 1.
+            seed: an integer in ``[0, 2**64)``.
+
+        Raises:
+            InputError: e.g. ``k is 1; expected an integer from 2``.
+        """
+        _, h, w = as_image_shape(image_shape)
+        points, size, scale = as_integer(k), as_number(strength), as_number(grid_rescale)
+        if points is None or points < 2:
+            raise InputError(f"k is {short(k)}; expected an integer from 2")
+        if size is None or not 0 <= size <= MAX_EDGE:
+            raise InputError(f"strength is {short(strength)}; expected a number in [0, {MAX_EDGE}]")
+        if scale is None or not 0 < scale <= MAX_EDGE:
+            raise InputError(f"grid_rescale is {short(grid_rescale)}; expected a number in (0, {MAX_EDGE}]")
+        control = draw_signed((2, points, points), seed)
+        control /= np.abs(control).mean()
+        field = F.interpolate(torch.from_numpy(control)[None], size=(h, w), mode="bicubic", align_corners=True)[
+            0
+        ].numpy()
+        flow = np.empty((h, w, 2))
+        for axis, n in enumerate((h, w)):
+            # The paper's grid in pixels: [-1, 1] spans n - 1 pixels about the centre, and a displacement of 1 / n of
+            # the grid is (n - 1) / (2 n) pixels. Written about the centre, strength 0 gives exactly 0.
+            centre = (n - 1) / 2
+            at = np.arange(n, dtype=np.float64).reshape((-1, 1) if axis == 0 else (1, -1))
+            moved = centre + (at - centre + size * field[axis] * (n - 1) / (2 * n)) * scale
+            flow[..., axis] = np.clip(moved, 0, n - 1) - at
+        return cls(name=name, target=as_label_map(target), flow=flow.astype(np.float32))
+
+    def stamp_noise(self, images: Tensor, *, sample_ids: Tensor | Sequence[int] | None = None, seed: int = 0) -> Tensor:
+        """WaNet's noise mode: the flow plus noise of each pixel's and each sample's own. Such samples keep their label.
+
+        They teach the model that only the very flow counts. The noise is uniform in ``(-1, 1) / n`` of the grid, half
+        a pixel at most.
+
+        Args, Returns, Raises: as :meth:`stamp`; the noise is drawn by ``(seed, sample id, pixel)``.
+        """
+        return self._checked(self._stamp_noise, images, sample_ids, seed)
+
+    def _validate(self) -> None:
+        if self.flow.shape[2] != 2:
+            raise ShapeError(f"{self._who} flow has shape {self.flow.shape}; expected (H, W, 2)")
+
+    def _check_fits(self, shape: ImageShape) -> None:
+        h, w, _ = self.flow.shape
+        self._fits_size("flow", h, w, shape)
+
+    def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
+        return _sample(images, self._places(images.device))
+
+    def _stamp_noise(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
+        h, w, _ = self.flow.shape
+        noise = draw_signed_per_sample((h, w, 2), sample_ids, seed)
+        reach = torch.tensor([(h - 1) / (2 * h), (w - 1) / (2 * w)], dtype=torch.float64, device=images.device)
+        return _sample(images, self._places(images.device) + noise.mul_(reach))
+
+    def _places(self, device: torch.device) -> Tensor:
+        """``(H, W, 2)`` float64: where each pixel is taken from, not yet kept inside."""
+        h, w, _ = self.flow.shape
+        return self._on(device, "places", lambda: np.moveaxis(np.indices((h, w)), 0, 2) + self.flow.astype(np.float64))
+
+    def _describe(self) -> str:
+        h, w, _ = self.flow.shape
+        return f"{h}x{w}, up to {np.abs(self.flow).max():.2g} px"
+
+
+def _sample(images: Tensor, places: Tensor) -> Tensor:
+    """Bilinear samples of ``images`` at ``places``: ``(H, W, 2)`` for all samples alike, or ``(N, H, W, 2)``."""
+    n, c, h, w = images.shape
+    rows, columns = places[..., 0].clamp(0, h - 1), places[..., 1].clamp(0, w - 1)
+    top, left = rows.floor(), columns.floor()
+    down, right = (rows - top).unsqueeze(-3), (columns - left).unsqueeze(-3)
+    r0, c0 = top.long(), left.long()
+    r1, c1 = (r0 + 1).clamp_(max=h - 1), (c0 + 1).clamp_(max=w - 1)
+    flat = images.reshape(n, c, h * w)
+
+    def at(r: Tensor, column: Tensor) -> Tensor:
+        index = (r * w + column).view(-1, 1, h * w).expand(n, c, h * w)
+        return flat.gather(2, index).view(n, c, h, w).double()
+
+    upper = at(r0, c0).mul_(1 - right).add_(at(r0, c1).mul_(right))
+    lower = at(r1, c0).mul_(1 - right).add_(at(r1, c1).mul_(right))
+    return round_to_pixels(upper.mul_(1 - down).add_(lower.mul_(down)))

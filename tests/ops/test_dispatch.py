@@ -1,0 +1,104 @@
+"""Which backend runs, and what is said when one cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from seamfast.errors import BackendUnavailableError, InputError
+from seamfast.ops import backends, cpp, dispatch, gather_augment
+
+CPU = torch.device("cpu")
+IMAGES = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(1, 3, 4, 4)
+
+
+def gather(**arguments: Any) -> torch.Tensor:
+    return gather_augment(IMAGES, torch.tensor([0]), mean=0.0, std=1.0, **arguments)
+
+
+def test_auto_takes_cpp_on_the_cpu_and_the_reference_elsewhere(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEAMFAST_BACKEND", raising=False)
+    assert dispatch.resolve("gather_augment", "auto", CPU) == "cpp"
+    assert dispatch.resolve("gather_augment", "auto", torch.device("cuda:0")) == "reference"
+    assert dispatch.resolve("random_labels", "auto", CPU) == "reference"
+
+
+def test_auto_falls_back_and_says_so_once(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEAMFAST_BACKEND", raising=False)
+    with pytest.warns(RuntimeWarning) as caught:
+        gather()
+    assert [str(w.message) for w in caught] == [
+        "seamfast runs on its slower PyTorch reference: backend 'cpp' cannot run: the compiled extension "
+        "seamfast._native did not import (import of seamfast._native halted; None in sys.modules); reinstall seamfast "
+        "where a C++17 compiler is found"
+    ]
+    assert caught[0].filename == __file__  # the line to look at is the caller's
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gather()
+
+
+def test_a_named_backend_that_cannot_run_raises(without_native: None) -> None:
+    with pytest.raises(BackendUnavailableError, match=r"^backend 'cpp' cannot run: the compiled extension .* did not"):
+        gather(backend="cpp")
+    gather(backend="reference")
+
+
+def test_a_build_of_another_interface_is_refused(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "seamfast._native", SimpleNamespace(INTERFACE=0))  # type: ignore[arg-type]
+    assert cpp.why_unavailable() == (
+        "seamfast._native is of another build (interface 0; expected 1); reinstall seamfast"
+    )
+
+
+def test_the_environment_names_the_backend_for_auto(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEAMFAST_BACKEND", "reference")
+    assert dispatch.resolve("gather_augment", "auto", CPU) == "reference"
+    assert dispatch.resolve("gather_augment", "cpp", CPU) == "cpp"  # an argument is closer than the environment
+    monkeypatch.setenv("SEAMFAST_BACKEND", "")
+    assert dispatch.resolve("gather_augment", "auto", CPU) == "cpp"
+    monkeypatch.setenv("SEAMFAST_BACKEND", "fast")
+    message = r"^environment variable SEAMFAST_BACKEND is 'fast'; expected one of auto, reference, cpp$"
+    with pytest.raises(InputError, match=message):
+        dispatch.resolve("gather_augment", "auto", CPU)
+    monkeypatch.setenv("SEAMFAST_BACKEND", "cpp")
+    with pytest.raises(BackendUnavailableError, match=r"^backend 'cpp' runs on cpu tensors; these are on cuda:1$"):
+        dispatch.resolve("gather_augment", "auto", torch.device("cuda:1"))
+    with pytest.raises(BackendUnavailableError, match=r"^random_labels has no backend 'cpp'; it has reference$"):
+        dispatch.resolve("random_labels", "auto", CPU)
+
+
+def test_backends_tells_what_runs(native: Any) -> None:
+    rows = {(row["op"], row["backend"]): row for row in backends()}
+    compiled = rows["gather_augment", "cpp"]
+    assert compiled["available"]
+    assert compiled["reason"] is None
+    assert compiled["isa"] == native.isas()[-1]
+    assert compiled["threads"] == native.cpu_count() >= 1
+    assert rows["gather_augment", "reference"] == {
+        "op": "gather_augment",
+        "backend": "reference",
+        "available": True,
+        "reason": None,
+        "isa": None,
+        "threads": None,
+    }
+
+
+def test_backends_tells_why_not(without_native: None) -> None:
+    (compiled,) = (row for row in backends() if row["backend"] == "cpp")
+    assert not compiled["available"]
+    assert "did not import" in str(compiled["reason"])
+    assert compiled["isa"] is None
+
+
+def test_importing_the_ops_loads_nothing_compiled() -> None:
+    code = "import sys, seamfast.ops; print('seamfast._native' in sys.modules, 'triton' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
