@@ -45,6 +45,7 @@ def occlude(
         """Which of ``side`` positions a rectangle covers: ``(N, side)`` bool."""
         length = 1 + (largest * side * uniform(1) ** 1.5).floor()
         start = (uniform(1) * (side + length) - length).floor()
+        start = torch.minimum(start.clamp(min=0), side - length)
         at = torch.arange(side, device=device)
         return (at >= start) & (at < start + length)
 
