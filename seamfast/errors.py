@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seamfast.report import Report
+
 __all__ = [
     "BackendUnavailableError",
     "ConfigError",
@@ -53,6 +58,6 @@ class SanitizeInterrupted(KeyboardInterrupt):
     ``except KeyboardInterrupt as stop: stop.report`` holds the partial report (``None`` if nothing had run yet).
     """
 
-    def __init__(self, message: str, report: object = None) -> None:
+    def __init__(self, message: str, report: Report | None = None) -> None:
         super().__init__(message)
         self.report = report

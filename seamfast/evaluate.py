@@ -117,8 +117,8 @@ def evaluate(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; expected an integer of at least 1")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size is {batch_size!r}; expected an integer of at least 1")
     samples = as_clean_set(data)
     if not len(samples):
         raise InputError("data holds no samples; expected at least one")
@@ -129,7 +129,7 @@ def evaluate(
     samples = as_called(model, samples)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     resident = Resident(samples, target, dtype)
-    num_classes = probe_logits(model, resident)
+    num_classes = probe_logits(model, resident, finite=False)
     check_triggers(triggers, samples, num_classes)
     shown = sys.stderr.isatty() if progress is None else progress
     with tqdm(total=len(samples), desc="evaluate", unit="sample", disable=not shown, leave=False) as bar:
@@ -154,12 +154,12 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     return CleanSet(inputs, samples.labels, num_classes=samples.num_classes, class_names=samples.class_names)
 
 
-def probe_logits(model: nn.Module, data: Resident) -> int:
+def probe_logits(model: nn.Module, data: Resident, *, finite: bool = True) -> int:
     """Number of classes, from one small forward pass; raises where logits or labels do not fit."""
     indices = torch.arange(min(len(data), 8), device=data.device)
     with evaluating(model):
         logits = logits_of(model, data.inputs(indices))
-    check_logits(logits, len(indices))
+    check_logits(logits, len(indices), finite=finite)
     num_classes = logits.shape[1]
     largest = int(data.samples.labels.max())
     if largest >= num_classes:

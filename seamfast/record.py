@@ -173,7 +173,7 @@ def machine() -> dict[str, Any]:
     """What ran this: versions, processor, threads, accelerator."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "platform": platform.platform(),
         "processor": _processor(),

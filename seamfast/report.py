@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,14 @@ class Report(dict[str, Any]):
     @classmethod
     def from_json(cls, text: str) -> Report:
         """Read strict JSON. Raises ``ValueError`` on NaN or Inf, doubled keys or another schema version."""
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_doubled)
-        if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
-            found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+        try:
+            value = json.loads(
+                text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_doubled
+            )
+        except RecursionError:
+            raise ValueError("the report is nested too deeply; expected a report") from None
+        found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+        if type(found) is not int or found != SCHEMA_VERSION:
             raise ValueError(f"the report has schema_version {found!r}; expected {SCHEMA_VERSION}")
         return cls(value)
 
@@ -51,17 +57,22 @@ def schema() -> Mapping[str, Any]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write to a temporary file in the same folder, flush it to disk, then rename it over ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less what the umask takes away
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_constant(digits)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -89,7 +89,7 @@ def sanitize(
 
     Example:
         >>> import torch, seamfast
-        >>> inputs = torch.randn(64, 4)
+        >>> inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
         >>> labels = (inputs.sum(1) > 0).long()
         >>> result = seamfast.sanitize(torch.nn.Linear(4, 2), (inputs, labels))
         >>> result.report["data"]["n_holdout"]

@@ -3,6 +3,6 @@
 from seamfast.data.adapters import as_clean_set
 from seamfast.data.clean_set import Batch, CleanSet
 from seamfast.data.poisoned_set import PoisonedSet
-from seamfast.data.split import Split, split_by_class
+from seamfast.data.split import Split, draw_by_class, split_by_class
 
-__all__ = ["Batch", "CleanSet", "PoisonedSet", "Split", "as_clean_set", "split_by_class"]
+__all__ = ["Batch", "CleanSet", "PoisonedSet", "Split", "as_clean_set", "draw_by_class", "split_by_class"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from seamfast.data.clean_set import CleanSet, as_labels
+from seamfast.data.clean_set import CleanSet, as_labels, from_array
 from seamfast.errors import InputError, ShapeError
 
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
@@ -76,9 +76,7 @@ def _from_batches(batches: Iterable[Any], *, sort: bool) -> CleanSet:
     for number, batch in enumerate(batches):
         named, batch_labels = _split_batch(batch, number)
         if columns and columns.keys() != named.keys():
-            raise InputError(
-                f"batch {number} holds {sorted(map(str, named))}; expected {sorted(map(str, columns))} as before"
-            )
+            raise InputError(f"batch {number} holds {_names(named)}; expected {_names(columns)} as in the first batch")
         for name, value in named.items():
             if name in columns and value.shape[1:] != columns[name][0].shape[1:]:
                 got, wanted = tuple(value.shape[1:]), tuple(columns[name][0].shape[1:])
@@ -132,12 +130,12 @@ def _split_batch(batch: Any, number: int) -> tuple[dict[str | None, Tensor], Ten
 def _to_tensor(value: Any, name: str | None, number: int) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
+    try:
+        return from_array(value, name or "inputs").clone()  # a loader may fill the same array again
+    except InputError as error:
         raise InputError(
             f"batch {number}: {name or 'inputs'} is {_describe(value)}; expected numbers in a tensor or array"
-        )
-    return torch.from_numpy(array.copy())
+        ) from error
 
 
 def _content_order(columns: Iterable[Tensor], labels: Tensor) -> Tensor:
@@ -149,6 +147,10 @@ def _content_order(columns: Iterable[Tensor], labels: Tensor) -> Tensor:
             digest.update(row.data)
     keys = [digest.digest() for digest in digests]
     return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
+
+
+def _names(columns: Iterable[str | None]) -> list[str]:
+    return sorted(name or "unnamed inputs" for name in columns)
 
 
 def _describe(value: Any) -> str:

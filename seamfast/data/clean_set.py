@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
+from seamfast.ops.normalization import normalization
 
 Batch = Tensor | dict[str, Tensor]
 """What one forward pass takes: a tensor (called by position) or named tensors (called by keyword)."""
@@ -73,6 +74,8 @@ class CleanSet:
             )
         if class_names is not None and num_classes is not None and len(class_names) != num_classes:
             raise InputError(f"class_names has {len(class_names)} names; expected num_classes={num_classes}")
+        if class_names is not None and largest >= len(class_names):
+            raise InputError(f"class_names has {len(class_names)} names; expected one for each label up to {largest}")
         self.num_classes = num_classes
         self.class_names = tuple(class_names) if class_names is not None else None
         self.mean, self.std = _normalization(self.inputs, mean, std)
@@ -106,7 +109,7 @@ class CleanSet:
 
     def subset(self, indices: Tensor | Sequence[int]) -> CleanSet:
         """The samples at ``indices``, in that order, with everything else kept."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        index = as_index(indices)
         inputs = {k: v[index] for k, v in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[index]
         return CleanSet(
             inputs,
@@ -134,21 +137,46 @@ class CleanSet:
         return ((chosen * std + mean) * 255).round_().clamp_(0, 255).to(torch.uint8)
 
     def normalize(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """``(pixels / 255 - mean) / std``: uint8 images to what the model takes. ``mean`` and ``std`` must be known."""
+        """``(pixels / 255 - mean) / std``: uint8 images to what the model takes, to the bit as ``gather_augment`` does.
+
+        ``mean`` and ``std`` must be known.
+        """
         assert self.mean is not None, "normalization unknown"
         assert self.std is not None
-        mean, std = (_per_channel(v, pixels.device) for v in (self.mean, self.std))
-        return ((pixels.float() / 255 - mean) / std).to(dtype)
+        channels = pixels.shape[1]
+        table = normalization(self.mean, self.std, channels).table(torch.float32, pixels.device)
+        return table[torch.arange(channels, device=pixels.device)[:, None, None], pixels.long()].to(dtype)
 
 
-def as_labels(labels: Any) -> Tensor:
+def as_labels(labels: Any, name: str = "labels") -> Tensor:
     """``labels`` as an int64 vector, or a ``ShapeError`` or ``DTypeError`` that names what it was."""
-    value = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels).detach()
+    value = labels.detach() if isinstance(labels, Tensor) else from_array(labels, name)
     if value.ndim != 1:
-        raise ShapeError(f"labels has shape {tuple(value.shape)}; expected (N,) = ({len(value) if value.ndim else 1},)")
+        raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected (N,) = ({len(value) if value.ndim else 1},)")
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise DTypeError(f"labels has dtype {str(value.dtype).removeprefix('torch.')}; expected an integer dtype")
+        raise DTypeError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}; expected an integer dtype")
     return value.to("cpu", torch.int64)
+
+
+def as_index(indices: Tensor | Sequence[int]) -> Tensor:
+    """``indices`` as an int64 vector. A mask of bools is refused: cast to int64, it would pick samples 0 and 1."""
+    return as_labels(indices if len(indices) else torch.empty(0, dtype=torch.int64), "indices")
+
+
+def from_array(value: Any, name: str) -> Tensor:
+    """``torch.from_numpy(np.asarray(value))`` that also takes read-only, strided and byte-swapped arrays: copied."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{name} has rows of different lengths; expected one array") from error
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"{name} has dtype {array.dtype}; expected numbers")
+    # Torch knows native byte order only, and nothing wider than float64.
+    wanted = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    if array.dtype != wanted or not (array.flags.writeable and array.flags.c_contiguous):
+        # Torch warns about read-only memory, and views of it could be written through.
+        array = array.astype(wanted, order="C")
+    return torch.from_numpy(array)
 
 
 def _as_inputs(inputs: Any) -> Batch:
@@ -161,15 +189,7 @@ def _as_inputs(inputs: Any) -> Batch:
 
 
 def _as_tensor(value: Any, name: str) -> Tensor:
-    if isinstance(value, Tensor):
-        tensor = value.detach()
-    else:
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
-            raise DTypeError(f"{name} has dtype {array.dtype}; expected numbers")
-        if not (array.flags.writeable and array.flags.c_contiguous):
-            array = array.copy()  # torch warns about read-only memory, and views of it could be written through
-        tensor = torch.from_numpy(array)
+    tensor = value.detach() if isinstance(value, Tensor) else from_array(value, name)
     if tensor.is_complex():
         raise DTypeError(f"{name} has dtype {tensor.dtype}; expected real numbers")
     return tensor.float() if tensor.dtype == torch.float64 else tensor
@@ -177,9 +197,9 @@ def _as_tensor(value: Any, name: str) -> Tensor:
 
 def _as_nchw(images: Tensor) -> Tensor:
     if images.ndim == 3:
-        return images.unsqueeze(1)
+        return images.unsqueeze(1).contiguous()
     if images.ndim == 4 and images.shape[1] in (1, 3):
-        return images
+        return images.contiguous()
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images.permute(0, 3, 1, 2).contiguous()
     raise ShapeError(

@@ -1,4 +1,4 @@
-"""Random occlusion: rectangles pasted over images, so that no local pattern decides alone."""
+"""Random occlusion: rectangles pasted over images, to be answered as if nothing were there."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ def occlude(
     *,
     n_rectangles: int = 3,
     largest: float = 0.4,
-) -> Tensor:
-    """``torch.where(rectangle, filling, images)``, ``n_rectangles`` times over, with new draws for every image.
+) -> tuple[Tensor, Tensor]:
+    """``torch.where(rectangle, filling, images)``, ``n_rectangles`` times over; and with the mean image for a filling.
+
+    The first is what a student sees, the second what its teacher sees: the same part of the image is hidden from both,
+        but
+    by a pattern from one and by next to nothing from the other. Who learns to answer alike learns that patterns say
+    nothing.
 
     A rectangle's sides follow ``1 + floor(largest * side * u ** 1.5)``, ``u`` uniform in [0, 1): small ones more
-    often. It may hang over the border, so that corners are covered as often as the middle. Its filling is, with equal
-    odds: one colour from the range of the data, one colour of extremes, noise of extremes, or what another image of
-        the batch shows there.
+    often. One that would hang over the border is pushed back inside, so borders and corners are covered the most: clean
+    data seldom defends them. Its filling is, with equal odds: one colour from the range of the data, one colour of
+    extremes, noise of extremes, or what another image of the batch shows there.
 
     Args:
         images: ``(N, C, H, W)`` floats in any normalisation. Not modified.
@@ -30,10 +35,9 @@ def occlude(
         largest: greatest side as a share of the image's, in [0, 1].
 
     Returns:
-        A new tensor like ``images``.
+        The images under patterns, and under the mean image of the batch; like ``images``.
 
-    Source: after random erasing (Zhong et al., arXiv:1708.04896) and CutMix (Yun et al., arXiv:1905.04899), with
-    labels kept.
+    Source: fillings after random erasing (Zhong et al., arXiv:1708.04896) and CutMix (Yun et al., arXiv:1905.04899).
     """
     n, channels, height, width = images.shape
     device = images.device
@@ -44,12 +48,14 @@ def occlude(
     def span(side: int) -> Tensor:
         """Which of ``side`` positions a rectangle covers: ``(N, side)`` bool."""
         length = 1 + (largest * side * uniform(1) ** 1.5).floor()
-        start = (uniform(1) * (side + length) - length).floor()
-        start = torch.minimum(start.clamp(min=0), side - length)
+        length = length.clamp(max=side)
+        start = (uniform(1) * (side + length) - length).floor().clamp(min=0)
+        start = torch.minimum(start, side - length)
         at = torch.arange(side, device=device)
         return (at >= start) & (at < start + length)
 
-    occluded = images
+    occluded, neutral = images, images
+    mean = images.mean(0, keepdim=True)
     reach = highest - lowest
     for _ in range(n_rectangles):
         inside = (span(height)[:, :, None] & span(width)[:, None, :])[:, None]
@@ -60,4 +66,5 @@ def occlude(
         kind = (uniform(1, 1, 1) * 4).floor()
         filling = torch.where(kind == 0, color, torch.where(kind == 1, extreme, torch.where(kind == 2, noise, other)))
         occluded = torch.where(inside, filling, occluded)
-    return occluded
+        neutral = torch.where(inside, mean, neutral)
+    return occluded, neutral

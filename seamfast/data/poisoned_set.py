@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from seamfast.data.clean_set import CleanSet
+from seamfast.data.clean_set import CleanSet, as_index
 
 
 class PoisonedSet(CleanSet):
@@ -20,3 +21,16 @@ class PoisonedSet(CleanSet):
     def __init__(self, inputs: Any, labels: Any, *, poisoned: Tensor, **others: Any) -> None:
         super().__init__(inputs, labels, **others)
         self.poisoned = poisoned
+
+    def subset(self, indices: Tensor | Sequence[int]) -> PoisonedSet:
+        """As ``CleanSet.subset``: a part of a poisoned set still counts as poisoned."""
+        part = super().subset(indices)
+        return PoisonedSet(
+            part.inputs,
+            part.labels,
+            poisoned=self.poisoned[as_index(indices)],
+            mean=part.mean,
+            std=part.std,
+            num_classes=part.num_classes,
+            class_names=part.class_names,
+        )

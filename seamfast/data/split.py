@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from seamfast.errors import ConfigError
+
+
+def draw_by_class(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
+    """``torch.randperm`` within each class, cut to ``round(fraction * size of the class)``, at least one sample.
+
+    Args:
+        labels: ``(N,)`` int64.
+        fraction: in (0, 1].
+        seed: the same seed draws the same samples of the same data.
+
+    Returns:
+        Sample indices, int64, ascending.
+
+    Raises:
+        ConfigError: e.g. ``fraction is 0; expected a number in (0, 1]``.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction is {fraction}; expected a number in (0, 1]")
+    drawn = [members[: max(round(fraction * len(members)), 1)] for members in _shuffled_classes(labels, seed)]
+    return torch.cat(drawn).sort().values
+
+
+def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero().flatten()
+        yield members[torch.randperm(len(members), generator=generator)]
 
 
 @dataclass(frozen=True)
@@ -42,11 +70,8 @@ def split_by_class(labels: Tensor, *, holdout_fraction: float, forget_fraction: 
         raise ConfigError(f"holdout_fraction is {holdout_fraction}; expected a number in (0, 1)")
     if not 0 < forget_fraction <= 1:
         raise ConfigError(f"forget_fraction is {forget_fraction}; expected a number in (0, 1]")
-    generator = torch.Generator().manual_seed(seed)
     forget, recovery, holdout = [], [], []
-    for label in torch.unique(labels).tolist():
-        members = (labels == label).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
+    for members in _shuffled_classes(labels, seed):
         n_holdout = min(max(round(holdout_fraction * len(members)), 1), len(members) - 1)
         holdout.append(members[:n_holdout])
         recovery.append(members[n_holdout:])

@@ -55,8 +55,8 @@ def count_outcomes(
     """Counts over the samples at ``indices`` (int64, CPU), in eval mode, without grads; the model's mode is put back.
 
     All counters stay on the device until the end: one synchronisation for the whole pass. Only samples that are
-        eligible
-    for a trigger are stamped with it."""
+    eligible for a trigger are stamped with it.
+    """
     device = data.device
     correct = torch.zeros(num_classes, dtype=torch.int64, device=device)
     n_nan = torch.zeros((), dtype=torch.int64, device=device)
@@ -68,7 +68,7 @@ def count_outcomes(
             labels = data.labels[on_device]
             predicted, nan = _predict(model, data, on_device, None)
             n_nan += nan
-            correct += torch.bincount(labels[predicted == labels], minlength=num_classes)
+            correct.scatter_add_(0, labels, (predicted == labels).long())
             for number, trigger in enumerate(triggers):
                 # Who is eligible follows from labels on the CPU: choosing them does not wait for the device.
                 true = data.samples.labels[part]

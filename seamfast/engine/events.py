@@ -24,8 +24,7 @@ class HistoryPoint:
         loss: mean training loss since the last point, in nats.
         holdout_accuracy: on the held-out part, in [0, 1].
         attack_success_rate: by name of trigger, on the held-out part, for the triggers that the caller knows. Never
-            read by
-            the method: only drawn and reported.
+            read by the method: only drawn and reported.
     """
 
     phase: str

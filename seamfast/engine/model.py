@@ -23,7 +23,7 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
         return home if home.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(
             f"device is {device!r}; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
         ) from error
@@ -34,6 +34,9 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
 
 def device_of(model: nn.Module) -> torch.device:
     """The one device that holds all parameters and buffers."""
+    for name, value in _tensors(model):
+        if nn.parameter.is_lazy(value):
+            raise ModelError(f"{name} is not initialised yet; run one batch through the model first")
     devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
     if not devices or next(model.parameters(), None) is None:
         raise ModelError("the model has no parameters; expected a trained nn.Module")
@@ -49,11 +52,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise ``ModelError`` naming the first parameter or buffer that is not finite."""
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(value):
-            raise ModelError(f"{name} is not initialised yet; run one batch through the model first")
-        if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+    """Raise ``ModelError`` naming the first parameter or buffer that is complex or not finite."""
+    for name, value in _tensors(model):
+        if value.is_complex():  # float32 would cut the imaginary part off
+            raise ModelError(f"{name} is {str(value.dtype).removeprefix('torch.')}; expected real weights")
+        if value.is_floating_point() and not torch.isfinite(value).all():
             n_bad = int((~torch.isfinite(value)).sum())
             raise ModelError(f"{name} holds {n_bad} NaN or Inf of {value.numel()} numbers; expected finite weights")
 
@@ -77,8 +80,10 @@ class WorkingCopy:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        check_weights(model)
         self._home = device_of(model)
+        check_weights(model)
+        self._given = model
+        self._device = device
         try:
             self.model = copy.deepcopy(model)
         except Exception as error:
@@ -86,40 +91,49 @@ class WorkingCopy:
                 f"the model cannot be copied ({type(error).__name__}: {error}); expected one that "
                 "copy.deepcopy accepts: fold weight norm or other re-parametrisations first"
             ) from error
-        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
-        self._dtypes = {name: t.dtype for name, t in tensors}
+        self._dtypes = {name: t.dtype for name, t in _tensors(self.model)}
         self._trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
         self._training = {name: m.training for name, m in self.model.named_modules()}
         self.model.to(device=device, dtype=torch.float32)  # casts floats only: integer buffers keep their dtype
         self.model.requires_grad_(True)
         self.model.zero_grad(set_to_none=True)
-        self._received = {k: v.detach().clone() for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
+        # Not the state dict: it leaves out the buffers that are not persistent.
+        self._received = {name: t.detach().clone() for name, t in _tensors(self.model)}
 
     def reset(self) -> None:
         """Put the weights and buffers back as received."""
-        self.model.load_state_dict(self._received, strict=False)
+        with torch.no_grad():
+            for name, tensor in _tensors(self.model):
+                if name in self._received:
+                    tensor.copy_(self._received[name])
 
     def frozen_received(self) -> nn.Module:
         """A second copy with the weights as received, in eval mode and without grads: the teacher of distillation."""
-        teacher = copy.deepcopy(self.model)
-        teacher.load_state_dict(self._received, strict=False)
+        # Of the given model: the one in work may hold activations of a training step, which cannot be copied.
+        teacher = copy.deepcopy(self._given).to(device=self._device, dtype=torch.float32)
         return teacher.eval().requires_grad_(False)
 
     def round_to_given_dtypes(self) -> None:
         """Round the weights as ``finish`` will, but keep them in float32."""
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            tensor.data = tensor.data.to(self._dtypes[name]).to(tensor.dtype)
+        for name, tensor in _tensors(self.model):
+            tensor.data = tensor.data.to(self._dtypes.get(name, tensor.dtype)).to(tensor.dtype)
 
     def finish(self) -> nn.Module:
         """The copy in the dtypes, mode, trainability and device of the given model."""
         self.model.zero_grad(set_to_none=True)
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            tensor.data = tensor.data.to(device=self._home, dtype=self._dtypes[name])
+        for name, tensor in _tensors(self.model):
+            # A buffer that the first forward pass made, a cache, was not there to be noted.
+            tensor.data = tensor.data.to(device=self._home, dtype=self._dtypes.get(name, tensor.dtype))
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._trainable[name])
         for name, module in self.model.named_modules():
             module.training = self._training[name]
         return self.model
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name; those that several modules share once."""
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -136,15 +150,15 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def check_logits(logits: Tensor, n_samples: int) -> None:
-    """Raise ``ModelError`` unless ``logits`` is ``(n_samples, C >= 2)`` floats, all finite."""
+def check_logits(logits: Tensor, n_samples: int, *, finite: bool = True) -> None:
+    """Raise ``ModelError`` unless ``logits`` is ``(n_samples, C >= 2)`` floats; all finite, if ``finite``."""
     if logits.ndim != 2 or len(logits) != n_samples or logits.shape[1] < 2:
         raise ModelError(
             f"the model returned logits of shape {tuple(logits.shape)}; expected ({n_samples}, number of classes >= 2)"
         )
     if not logits.is_floating_point():
         raise ModelError(f"the model returned {logits.dtype}; expected floating-point logits")
-    if not torch.isfinite(logits).all():
+    if finite and not torch.isfinite(logits).all():
         raise ModelError("the model returned NaN or Inf on clean data; expected finite logits")
 
 
@@ -168,7 +182,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference mode: what a model caches in its first forward pass could never be trained through after it.
+        with torch.no_grad():
             yield
     finally:
         for module, training in modes:

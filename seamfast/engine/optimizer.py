@@ -14,8 +14,7 @@ class RelativeAdam:
 
     A rate of 0.01 moves each weight by about 1 % of its tensor's typical size a step, whatever the architecture's
     scale: the absolute rates that cure one model and destroy another differ by more than ten times, the relative ones
-        do not. The
-    sizes are those of the weights as given, so a run cannot feed its own growth.
+    do not. The sizes are those of the weights as given, so a run cannot feed its own growth.
 
     Args:
         model: all its parameters are trained.

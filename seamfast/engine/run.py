@@ -25,10 +25,6 @@ class RunStopped(Exception):
     """The run cannot go on; the message says at which phase and step, and why."""
 
 
-class DivergedError(RunStopped):
-    """The training loss became NaN or Inf."""
-
-
 class Stepper(Protocol):
     """What ``Run.update`` asks of an optimizer: ``RelativeAdam``, or a torch optimizer wrapped in ``TorchStepper``."""
 
@@ -113,8 +109,8 @@ class Run:
         self._deadline = math.inf
         self._accuracy_budget = accuracy_budget
         self._triggers = triggers
-        self._phase = ""
-        self._losses: list[Tensor] = []
+        self._losses: list[float] = []
+        self._mark = 0.0
         self._teacher: nn.Module | None = None
 
     def measure_received(self) -> Counts:
@@ -159,28 +155,29 @@ class Run:
             pad, flip: augmentation, for pixel sets.
             time_share: of the time that is left, the share that this phase may take, in (0, 1].
         """
-        state, control = self.announcer.state, self.announcer.control
-        begin = self.clock.elapsed()
-        limit = begin + (self._deadline - begin) * time_share
+        state = self.announcer.state
+        begin = self._mark = self.clock.elapsed()
         if begin >= self._deadline:
             raise RunStopped(f"the time budget of {self.clock.budget_s:g} s was used up before the {phase} phase began")
-        self._phase = state.phase = phase
+        limit = begin + (self._deadline - begin) * time_share
+        state.phase = phase
+        first = state.global_step
         self.announcer.plan(max_steps)
         self.model.train()
         batches = wrap_around_batches(of, batch_size, self._stream_seed(phase))
         epoch_steps = max(math.ceil(len(of) / batch_size), 1)
-        taken, longest = 0, 0.0
+        longest = 0.0
         try:
             for number in range(max_steps):
                 before = self.clock.elapsed()
                 used = (before - begin) / (limit - begin) if limit < math.inf else 0.0
+                # One more step of the longest kind seen so far, evaluation included, would overrun the budget.
+                out_of_time = before + 2 * longest > limit
                 self.announcer.tell("on_step_begin")
                 indices = next(batches).to(self.device)
                 inputs = self._data.inputs(
                     indices, pad=pad, flip=flip, seed=self.seed, epoch=number // epoch_steps + self.attempt * max_steps
                 )
-                # Whether one more step of the longest kind seen so far would overrun the budget.
-                out_of_time = before + 2 * longest > limit
                 yield Step(
                     number=number,
                     fraction=min(max(number / max_steps, used), 1.0),
@@ -189,20 +186,12 @@ class Run:
                     inputs=inputs,
                     is_last=out_of_time or number == max_steps - 1,
                 )
-                taken += 1
-                state.global_step += 1
-                state.seconds = self.clock.elapsed()
-                longest = max(longest, state.seconds - before)
-                self.announcer.tell("on_step_end")
-                if control.should_training_stop:
-                    raise RunStopped(f"stopped by a callback in the {phase} phase at step {number}")
-                if out_of_time:
+                longest = max(longest, self.clock.elapsed() - before)
+                if out_of_time and number < max_steps - 1:
                     self.time_ran_out = True
                     return
         finally:
-            self.announcer.skip(max_steps - taken)
-            self.phase_steps[phase] = self.phase_steps.get(phase, 0) + taken
-            self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + self.clock.elapsed() - begin
+            self.announcer.skip(max_steps - (state.global_step - first))
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy."""
@@ -225,14 +214,24 @@ class Run:
         return torch.Generator(device=self.device).manual_seed(self._stream_seed(purpose))
 
     def update(self, optimizer: Stepper, loss: Tensor, rate: float, decay: float = 0.0) -> None:
-        """Backward and one optimizer step. Raises ``DivergedError`` where the loss is NaN or Inf."""
+        """Backward and one optimizer step: the end of a training step.
+
+        Raises:
+            RunStopped: the loss is NaN or Inf, or a callback asked to stop.
+        """
         state = self.announcer.state
-        if not math.isfinite(loss.item()):
-            number = state.global_step
-            raise DivergedError(f"the loss became {loss.item()} in the {state.phase} phase at step {number}")
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RunStopped(f"the loss became {value} in the {state.phase} phase at step {state.global_step}")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(rate, decay)
-        self._losses.append(loss.detach())
+        self._losses.append(value)
+        self.phase_steps[state.phase] = self.phase_steps.get(state.phase, 0) + 1
+        state.global_step += 1
+        self._pass_time()
+        self.announcer.tell("on_step_end")
+        if self.announcer.control.should_training_stop:
+            raise RunStopped(f"stopped by a callback in the {state.phase} phase after step {state.global_step}")
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1], written to the history with the mean loss since the last time."""
@@ -240,11 +239,10 @@ class Run:
         accuracy = counts.n_correct / counts.n_samples
         state = self.announcer.state
         rates = {t.name: t.n_hit / t.n_eligible for t in counts.triggers if t.n_eligible}
-        loss = float(torch.stack(self._losses).mean()) if self._losses else 0.0
+        loss = sum(self._losses) / len(self._losses) if self._losses else 0.0
         self._losses.clear()
-        point = HistoryPoint(
-            self._phase, self.attempt, state.global_step + 1, self.clock.elapsed(), loss, accuracy, rates
-        )
+        self._pass_time()
+        point = HistoryPoint(state.phase, self.attempt, state.global_step, state.seconds, loss, accuracy, rates)
         state.log_history.append(point)
         self.announcer.tell("on_evaluate")
         return accuracy
@@ -271,6 +269,13 @@ class Run:
         return count_outcomes(
             self.model, self._data, self.split.holdout, num_classes=self.num_classes, triggers=triggers, seed=self.seed
         )
+
+    def _pass_time(self) -> None:
+        """Add the seconds since the last call to the phase."""
+        state = self.announcer.state
+        state.seconds = self.clock.elapsed()
+        self.phase_seconds[state.phase] = self.phase_seconds.get(state.phase, 0.0) + state.seconds - self._mark
+        self._mark = state.seconds
 
     def _stream_seed(self, purpose: str) -> int:
         """A 63-bit seed of its own for each purpose and attempt."""

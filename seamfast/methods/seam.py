@@ -3,16 +3,13 @@
 The order of things, straight down:
 
 1. *Forget.* Train on labels drawn at random until held-out accuracy falls to chance. What the model knew is shaken
-loose, the
-   backdoor with it.
+   loose, the backdoor with it.
 2. *Recover.* Train on true labels. Three things keep the backdoor from coming back with the task: rates relative to
-the size of
-   each tensor, so that one setting pushes every architecture equally hard; mixed and occluded inputs, so that no local
-   pattern decides alone; and, on the same samples without occlusion, distillation from the model as received, which
-   holds the task in place but never sees anything like a trigger.
+   the size of each tensor, so that one setting pushes every architecture equally hard; patterns pasted over the images;
+   and distillation from the model as received, which holds the task in place, but is shown the mean image where the
+   patterns are, so that it never answers to anything like a trigger.
 3. *Do no harm.* If held-out accuracy does not come back within its budget, start again from the weights as received
-and push
-   half as hard, until a push is gentle enough or the strengths are used up.
+   and push half as hard, until a push is gentle enough or the strengths are used up.
 
 Nothing here sees test or triggered data: every decision is made on the held-out part of the clean data.
 
@@ -69,20 +66,20 @@ class SeamConfig(MethodConfig):
         distillation: weight of the received model's answers against the true labels, in [0, 1].
         temperature: of the distillation, above 0.
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
-        occlusions: rectangles pasted over each recovery image; 0 for none.
+        occlusions: patterns pasted over each image, in both steps; 0 for none.
     """
 
     optimizer: str = "relative_adam"
     strengths: tuple[float, ...] = (1.0, 0.5, 0.25)
     forget_fraction: float = 1.0
-    forget_rate: float = 0.05
+    forget_rate: float = 0.02
     forget_weight_decay: float = 0.0
     forget_max_steps: int = 40
     forget_until: float = 2.0
     forget_patience: int = 1
     forget_eval_every: int = 5
     exclude_true: bool = True
-    recover_rate: float = 0.05
+    recover_rate: float = 0.12
     recover_weight_decay: float = 0.0
     recover_decay: float = 0.0
     recover_betas: tuple[float, ...] = (0.9, 0.99)
@@ -91,9 +88,9 @@ class SeamConfig(MethodConfig):
     recover_until: float | None = None
     recover_patience: int = 10
     recover_eval_every: int = 50
-    distillation: float = 0.8
+    distillation: float = 0.95
     temperature: float = 2.0
-    mixing: float = 1.0
+    mixing: float = 0.5
     occlusions: int = 3
 
     def __post_init__(self) -> None:
@@ -231,8 +228,9 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
             step=step.number,
             exclude_true=config.exclude_true,
         )
-        # Occluded, so that what answers to local patterns is active and forgets too.
-        loss = F.cross_entropy(run.logits(_occluded(step.inputs, config, input_range, generator)), wrong)
+        # Under patterns, so that what answers to patterns is active, and forgets too.
+        seen, _ = _occluded(step.inputs, config, input_range, generator)
+        loss = F.cross_entropy(run.logits(seen), wrong)
         run.update(optimizer, loss, strength * config.forget_rate)
 
         if step.is_last or (step.number + 1) % config.forget_eval_every == 0:
@@ -259,13 +257,13 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
         inputs = step.inputs
         if config.mixing and isinstance(inputs, Tensor) and inputs.is_floating_point():
             inputs, targets = mix_up(inputs, targets, config.mixing, generator)
-        # The student sees occluded images, its teacher the same ones whole: the teacher never meets a pasted pattern.
-        logits = run.logits(_occluded(inputs, config, input_range, generator))
+        # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
+        seen, neutral = _occluded(inputs, config, input_range, generator)
+        logits = run.logits(seen)
         loss = F.cross_entropy(logits, targets)
         if config.distillation:
-            loss = torch.lerp(
-                loss, distillation_loss(logits, run.received_logits(inputs), config.temperature), config.distillation
-            )
+            received = run.received_logits(neutral)
+            loss = torch.lerp(loss, distillation_loss(logits, received, config.temperature), config.distillation)
         factor = cosine(step.fraction) if config.recover_schedule == "cosine" else 1.0
         run.update(optimizer, loss, strength * config.recover_rate * factor, strength * config.recover_decay * factor)
 
@@ -281,9 +279,9 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
 
 def _occluded(
     inputs: Batch, config: SeamConfig, input_range: tuple[Tensor, Tensor] | None, generator: torch.Generator
-) -> Batch:
+) -> tuple[Batch, Batch]:
     if not config.occlusions or input_range is None or isinstance(inputs, dict):
-        return inputs
+        return inputs, inputs
     return occlude(inputs, *input_range, generator, n_rectangles=config.occlusions)
 
 

@@ -1,0 +1,65 @@
+# `make` alone lists the targets. They work in .venv, which the first of them that needs it makes and fills.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What an install depends on. Folders count too: their times change when a file comes or goes.
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc)
+
+# In force for every pip, those that build in isolation included: a plain torch would bring gigabytes of CUDA.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(VENV)/.dev ## Make .venv with the package, editable, and all that its development needs.
+
+# One thread: models as small as these gain nothing from a second, and lose much where threads wait for each other.
+demo test: export OMP_NUM_THREADS ?= 1
+
+demo: $(VENV)/.demo ## Plant a backdoor in a small model, remove it, and show what happened. Takes DEMO_ARGS.
+	@$(BIN)/seamfast demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev ## Run the tests. Takes PYTEST_ARGS, e.g. PYTEST_ARGS='-k split -x'.
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## Check style, formatting and types. Changes nothing.
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
+
+bench: $(VENV)/.dev ## Run the benchmarks. They want a machine without other load.
+	@$(BIN)/python -m pytest -q --benchmark-only $(wildcard benches/bench_*.py) $(PYTEST_ARGS)
+
+clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
+	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast-demo
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find seamfast tests benches examples -name __pycache__ -prune -exec rm -rf {} +
+	@rm -f $(VENV)/.demo $(VENV)/.dev
+
+# torch comes first and by itself, so that the largest download is seen for what it is.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("seamfast needs Python 3.10 or later; " + \
+	  "$(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
+	@echo "Making $(VENV): torch ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
+	@echo "Installing seamfast with what the demo needs ..."
+	@$(BIN)/python -m pip install -qq -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(SOURCES)
+	@echo "Installing seamfast with what its development needs ..."
+	@$(BIN)/python -m pip install -qq -e '.[dev]'
+	@touch $(VENV)/.demo $@

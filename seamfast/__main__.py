@@ -1,0 +1,8 @@
+"""``python -m seamfast``: the command line."""
+
+import sys
+
+from seamfast.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

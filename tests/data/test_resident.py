@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from seamfast import CleanSet
+from seamfast.data.resident import Resident, wrap_around_batches
+
+CPU = torch.device("cpu")
+LABELS = torch.arange(12) % 3
+IMAGES = torch.randint(0, 256, (12, 3, 6, 5), generator=torch.Generator().manual_seed(6), dtype=torch.uint8)
+SOME = torch.tensor([7, 0, 7, 11])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_pixels_arrive_normalized_in_the_dtype_asked_for(dtype: torch.dtype) -> None:
+    """A clean batch holds the bits that ``CleanSet.normalize`` makes of stamped pixels."""
+    samples = CleanSet(IMAGES, LABELS, mean=(0.49, 0.48, 0.44), std=(0.24, 0.25, 0.26))
+    data = Resident(samples, CPU, dtype)
+    got = data.inputs(SOME)
+    assert isinstance(got, torch.Tensor)
+    assert got.dtype == dtype
+    assert torch.equal(got, samples.normalize(samples.pixels(SOME), dtype))
+
+
+def test_floats_arrive_as_given() -> None:
+    values = torch.randn(12, 7)
+    got = Resident(CleanSet(values, LABELS), CPU, torch.float64).inputs(SOME)
+    assert isinstance(got, torch.Tensor)
+    assert torch.equal(got, values[SOME].double())
+
+
+def test_named_inputs_arrive_by_name_and_integers_stay_integers() -> None:
+    samples = CleanSet({"ids": torch.arange(12), "x": torch.randn(12, 2)}, LABELS)
+    got = Resident(samples, CPU, torch.bfloat16).inputs(SOME)
+    assert isinstance(got, dict)
+    assert got["ids"].tolist() == SOME.tolist()
+    assert {k: v.dtype for k, v in got.items()} == {"ids": torch.int64, "x": torch.bfloat16}
+
+
+def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
+    data = Resident(CleanSet(IMAGES, LABELS), CPU)
+
+    def batch(indices: list[int], seed: int = 1, epoch: int = 2) -> torch.Tensor:
+        got = data.inputs(torch.tensor(indices), pad=2, flip=True, seed=seed, epoch=epoch)
+        assert isinstance(got, torch.Tensor)
+        return got
+
+    every = list(range(12))
+    assert torch.equal(batch(every)[[3, 9]], batch([3, 9]))
+    assert not torch.equal(batch(every), batch(every, epoch=3))
+    assert not torch.equal(batch(every), batch(every, seed=2))
+    assert not torch.equal(batch(every), data.inputs(torch.arange(12)))
+
+
+def test_range_of_pixels_is_that_of_all_pixels_and_of_floats_that_of_the_data() -> None:
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.2, 0.1])
+    data = Resident(CleanSet(IMAGES[:, :, :2], LABELS, mean=mean.tolist(), std=std.tolist()), CPU)
+    assert data.lowest is not None
+    assert data.highest is not None
+    assert data.lowest.shape == data.highest.shape == (1, 3, 1, 1)
+    assert torch.allclose(data.lowest.flatten(), -mean / std)
+    assert torch.allclose(data.highest.flatten(), (1 - mean) / std)
+    values = torch.randn(12, 3, 6, 5)
+    floats = Resident(CleanSet(values, LABELS), CPU)
+    assert floats.lowest is not None
+    assert floats.highest is not None
+    for channel in range(3):
+        assert floats.lowest[0, channel] == values[:, channel].min()
+        assert floats.highest[0, channel] == values[:, channel].max()
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(12, 7), {"x": torch.zeros(12, 3, 4, 4)}])
+def test_what_are_no_images_have_no_range(inputs: torch.Tensor | dict[str, torch.Tensor]) -> None:
+    data = Resident(CleanSet(inputs, LABELS), CPU)
+    assert data.lowest is None
+    assert data.highest is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 7, 10])
+def test_wrap_around_batches_draw_all_samples_once_before_any_twice(batch_size: int) -> None:
+    samples = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 23, 29])
+    batches = list(islice(wrap_around_batches(samples, batch_size, seed=3), 40))
+    assert {len(b) for b in batches} == {batch_size}
+    drawn = torch.cat(batches)
+    rounds = drawn[: len(drawn) // 10 * 10].view(-1, 10)
+    assert torch.equal(rounds.sort(1).values, samples.expand_as(rounds))
+    assert len({tuple(r.tolist()) for r in rounds}) == len(rounds)  # each in an order of its own
+
+
+def test_wrap_around_batches_of_few_samples_and_seeds() -> None:
+    few = torch.tensor([4, 5, 6])
+    assert [sorted(b.tolist()) for b in islice(wrap_around_batches(few, 128, seed=0), 3)] == [[4, 5, 6]] * 3
+
+    def first(seed: int) -> list[list[int]]:
+        return [b.tolist() for b in islice(wrap_around_batches(torch.arange(30), 8, seed), 6)]
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seamfast.data import draw_by_class, split_by_class
+from seamfast.errors import ConfigError
+
+ORDER = torch.randperm(81, generator=torch.Generator().manual_seed(4))
+LABELS = torch.tensor([0] * 50 + [1] * 20 + [3] * 10 + [7])[ORDER]
+
+
+@given(
+    labels=st.lists(st.integers(0, 6), min_size=1, max_size=80),
+    holdout_fraction=st.floats(0.01, 0.99),
+    forget_fraction=st.floats(0.001, 1.0),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_the_parts_of_any_labels(labels: list[int], holdout_fraction: float, forget_fraction: float, seed: int) -> None:
+    values = torch.tensor(labels)
+    split = split_by_class(values, holdout_fraction=holdout_fraction, forget_fraction=forget_fraction, seed=seed)
+    forget, recovery, holdout = (part.tolist() for part in (split.forget, split.recovery, split.holdout))
+    for part in (forget, recovery, holdout):
+        assert part == sorted(set(part))
+    assert sorted(recovery + holdout) == list(range(len(labels)))
+    assert set(forget) <= set(recovery)
+    for label in set(labels):
+        size = labels.count(label)
+        held, kept, shown = (sum(labels[i] == label for i in part) for part in (holdout, recovery, forget))
+        assert kept >= 1
+        assert shown >= 1
+        assert abs(shown - forget_fraction * kept) <= 1
+        if size == 1:
+            assert held == 0
+        else:
+            assert held >= 1
+            assert abs(held - holdout_fraction * size) <= 1
+
+
+def test_every_class_gives_its_share() -> None:
+    split = split_by_class(LABELS, holdout_fraction=0.2, forget_fraction=0.25, seed=0)
+    parts = (split.holdout, split.recovery, split.forget)
+    counts = [torch.bincount(LABELS[part], minlength=8).tolist() for part in parts]
+    assert counts == [[10, 4, 0, 2, 0, 0, 0, 0], [40, 16, 0, 8, 0, 0, 0, 1], [10, 4, 0, 2, 0, 0, 0, 1]]
+    assert {part.dtype for part in parts} == {torch.int64}
+
+
+def test_the_whole_recovery_part_may_be_shown() -> None:
+    split = split_by_class(LABELS, holdout_fraction=0.2, forget_fraction=1, seed=0)
+    assert torch.equal(split.forget, split.recovery)
+
+
+def test_seeds() -> None:
+    def parts(seed: int) -> list[list[int]]:
+        split = split_by_class(LABELS, holdout_fraction=0.3, forget_fraction=0.5, seed=seed)
+        return [split.forget.tolist(), split.recovery.tolist(), split.holdout.tolist()]
+
+    assert parts(5) == parts(5)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert parts(5) == parts(5)
+    assert torch.equal(torch.get_rng_state(), state)  # draws from a generator of its own
+    assert len({tuple(parts(seed)[2]) for seed in range(20)}) == 20
+
+
+def test_every_sample_is_held_out_by_some_seed() -> None:
+    """Not the first ones of each class: the draw reaches all but the single sample."""
+    held = {
+        i
+        for seed in range(60)
+        for i in split_by_class(LABELS, holdout_fraction=0.2, forget_fraction=1, seed=seed).holdout.tolist()
+    }
+    assert held == set(range(81)) - {int((LABELS == 7).nonzero())}
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, float("nan")])
+def test_holdout_fractions_out_of_range(value: float) -> None:
+    message = f"holdout_fraction is {value}; expected a number in (0, 1)"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        split_by_class(LABELS, holdout_fraction=value, forget_fraction=1, seed=0)
+
+
+@pytest.mark.parametrize("value", [0, -0.1, 1.5, float("nan")])
+def test_forget_fractions_out_of_range(value: float) -> None:
+    message = f"forget_fraction is {value}; expected a number in (0, 1]"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        split_by_class(LABELS, holdout_fraction=0.2, forget_fraction=value, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 1])
+def test_a_draw_takes_its_share_of_every_class(fraction: float) -> None:
+    drawn = draw_by_class(LABELS, fraction, seed=3)
+    assert drawn.tolist() == sorted(set(drawn.tolist()))
+    sizes, got = torch.bincount(LABELS, minlength=8).tolist(), torch.bincount(LABELS[drawn], minlength=8).tolist()
+    assert got == [max(round(fraction * n), 1) if n else 0 for n in sizes]
+    assert torch.equal(drawn, draw_by_class(LABELS, fraction, seed=3))
+    if fraction < 1:
+        assert len({tuple(draw_by_class(LABELS, fraction, seed=seed).tolist()) for seed in range(9)}) > 1
+
+
+@pytest.mark.parametrize("value", [0, -0.1, 1.5, float("nan")])
+def test_shares_to_draw_out_of_range(value: float) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'fraction is {value}; expected a number in (0, 1]')}$"):
+        draw_by_class(LABELS, value, seed=0)

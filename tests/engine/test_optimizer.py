@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from seamfast.engine.optimizer import RelativeAdam
+
+
+def rms(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().double().square().mean().sqrt())
+
+
+def with_grads(model: nn.Module, seed: int, factor: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = factor * torch.randn(parameter.shape, generator=generator)
+
+
+def values(model: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_it_is_adamw_with_a_rate_for_each_tensor(tiny_model: Callable[[], nn.Module], decay: float) -> None:
+    """Against one AdamW of PyTorch's a tensor, at rates that change from step to step."""
+    ours, theirs = tiny_model(), tiny_model()
+    sizes = [max(rms(p), 0.1 if p.ndim < 2 else 0.0) for p in theirs.parameters()]
+    optimizer = RelativeAdam(ours, (0.8, 0.95))
+    others = [torch.optim.AdamW([p], betas=(0.8, 0.95), weight_decay=0.0) for p in theirs.parameters()]
+    for step, rate in enumerate((0.05, 0.01, 0.03)):
+        with_grads(ours, step)
+        with_grads(theirs, step)
+        optimizer.step(rate, decay * rate)
+        for other, size, parameter in zip(others, sizes, theirs.parameters(), strict=True):
+            other.param_groups[0]["lr"] = rate * size
+            if parameter.ndim >= 2:
+                other.param_groups[0]["weight_decay"] = decay / size
+            other.step()
+    for got, wanted, start in zip(values(ours), values(theirs), values(tiny_model()), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(got, start)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_the_relative_update_does_not_know_the_scale(factor: float) -> None:
+    """Weights k times as large have gradients 1/k as large; what changes of them, as a share, is the same."""
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Linear(5, 3, bias=False))
+    scaled = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in scaled.parameters():
+            parameter.mul_(factor)
+    one, other = RelativeAdam(model), RelativeAdam(scaled)
+    for step in range(5):
+        with_grads(model, step)
+        with_grads(scaled, step, 1 / factor)
+        one.step(0.02, 0.001)
+        other.step(0.02, 0.001)
+    for a, b in zip(values(model), values(scaled), strict=True):
+        torch.testing.assert_close(b / factor, a, rtol=1e-4, atol=1e-6)
+
+
+def test_a_rate_is_the_share_that_one_step_moves() -> None:
+    """Adam's first step is the rate times the gradient's sign, up to its epsilon."""
+    model = nn.Linear(20, 30, bias=False)
+    before = model.weight.detach().clone()
+    with_grads(model, 0)
+    RelativeAdam(model).step(0.01)
+    moved = (model.weight.detach() - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * rms(before)), rtol=1e-3, atol=0)
+
+
+def test_sizes_are_those_of_the_weights_as_given() -> None:
+    """A run cannot feed its own growth: with constant gradients each step is as long as the first."""
+    model = nn.Linear(4, 4, bias=False)
+    size = rms(model.weight)
+    optimizer = RelativeAdam(model)
+    for _ in range(30):
+        model.weight.grad = torch.full_like(model.weight, -1.0)
+        before = model.weight.detach().clone()
+        optimizer.step(0.5)
+        torch.testing.assert_close(model.weight.detach() - before, torch.full((4, 4), 0.5 * size), rtol=1e-3, atol=1e-5)
+    assert rms(model.weight) > 10 * size
+
+
+def test_zero_biases_move_and_zero_matrices_hardly() -> None:
+    model = nn.Linear(3, 3)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    with_grads(model, 0)
+    RelativeAdam(model).step(0.1)
+    torch.testing.assert_close(model.bias.detach().abs(), torch.full((3,), 0.01), rtol=1e-3, atol=0)
+    assert 0 < rms(model.weight) < 1e-8
+
+
+def test_decay_takes_its_share_of_matrices_and_kernels_only(tiny_model: Callable[[], nn.Module]) -> None:
+    model = tiny_model()
+    before = values(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    RelativeAdam(model).step(0.05, decay=0.25)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        wanted = 0.75 * old if parameter.ndim >= 2 else old
+        torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-5, atol=1e-7)
+    assert {p.ndim for p in model.parameters()} == {1, 2, 4}
+
+
+def test_a_rate_of_zero_moves_nothing(tiny_model: Callable[[], nn.Module]) -> None:
+    model = tiny_model()
+    before = values(model)
+    with_grads(model, 0)
+    RelativeAdam(model).step(0.0, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(values(model), before, strict=True))
+
+
+def test_grads_are_forgotten_after_a_step(tiny_model: Callable[[], nn.Module]) -> None:
+    model = tiny_model()
+    with_grads(model, 0)
+    RelativeAdam(model).step(0.01)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_parameters_without_grads_or_numbers_are_passed_over() -> None:
+    model = nn.Linear(3, 3)
+    model.none = nn.Parameter(torch.zeros(0, 4))
+    model.weight.grad = torch.ones(3, 3)
+    bias = model.bias.detach().clone()
+    RelativeAdam(model).step(0.1)
+    assert torch.equal(model.bias.detach(), bias)
