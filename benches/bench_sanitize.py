@@ -29,7 +29,6 @@ import torch
 
 import seamfast
 from seamfast import attacks
-from seamfast.data import draw_by_class
 from seamfast.record import machine
 from seamfast.triggers import Patch
 
@@ -58,7 +57,7 @@ def test_sanitize_against_scratch(benchmark: Any, name: str) -> None:
     train_set = seamfast.load(name, split="train", **options)
     test_set = seamfast.load(name, split="test", **options)
     trigger = Patch.square(size=3, target=0)
-    clean = train_set.subset(draw_by_class(train_set.labels, 0.05, seed=0))
+    clean = train_set.draw(0.05)
 
     def fresh() -> torch.nn.Module:
         torch.manual_seed(0)

@@ -6,14 +6,15 @@ Exit codes: 0 done (``sanitize``: accepted) · 1 not accepted · 2 could not com
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,13 +22,13 @@ import torch
 
 from seamfast import ops
 from seamfast._version import __version__
-from seamfast.attacks import ARCHITECTURES, TrainConfig, poison, train
-from seamfast.data import CleanSet, draw_by_class
+from seamfast.attacks import ARCHITECTURES, OTHER_RECIPE, RECIPES, poison, train
+from seamfast.data import CleanSet
 from seamfast.data.readers import load
-from seamfast.errors import SanitizeInterrupted, SeamfastError
+from seamfast.errors import ConfigError, InputError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.methods import METHODS, MethodConfig, config_class
-from seamfast.model_files import ModelDescription, load_model, save_model
+from seamfast.model_files import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
 from seamfast.record import comparison, evaluation_values, machine
 from seamfast.sanitize import SanitizeResult, sanitize
 from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
@@ -35,52 +36,35 @@ from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
 EXIT_OK, EXIT_NOT_ACCEPTED, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_USAGE = range(5)
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """How ``plant`` and ``demo`` train on a data set."""
-
-    architecture: str
-    training: TrainConfig
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-
-_RECIPES = {
-    "digits": _Recipe("small_cnn", TrainConfig(epochs=40, batch_size=64)),
-    "mnist": _Recipe("small_cnn", TrainConfig(epochs=6)),
-    "fashion-mnist": _Recipe("small_cnn", TrainConfig(epochs=8)),
-    "cifar10": _Recipe(
-        "narrow_resnet18",
-        TrainConfig(epochs=20, rate=0.1, crop_pad=4, flip=True),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.247, 0.2435, 0.2616),
-    ),
-}
-_OTHER_RECIPE = _Recipe("small_cnn", TrainConfig(epochs=10))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
+    threads = torch.get_num_threads()
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()  # so that a full disk behind it is found here, not after the exit code is chosen
     except SanitizeInterrupted as stop:
-        print(f"seamfast: {stop}", file=sys.stderr)
-        if stop.report is not None and getattr(arguments, "out", None):
-            path = Path(arguments.out) / "report.json"
-            stop.report.save(path)
-            print(f"seamfast: partial report in {path}", file=sys.stderr)
+        _say(f"seamfast: {stop}")
+        _save_partial(stop, getattr(arguments, "out", None))
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
-        print("seamfast: interrupted", file=sys.stderr)
+        _say("seamfast: interrupted")
         return EXIT_INCOMPLETE
     except SeamfastError as error:
-        print(f"seamfast: {type(error).__name__}: {error}", file=sys.stderr)
+        _say(f"seamfast: {type(error).__name__}: {error}")
         return EXIT_REFUSED
-    except (OSError, MemoryError) as error:
-        print(f"seamfast: could not complete: {type(error).__name__}: {error}", file=sys.stderr)
+    except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+        if isinstance(error, BrokenPipeError):  # as in `| head`: nothing more can be written there, nor needs to be
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say(f"seamfast: could not complete: {type(error).__name__}: {error}")
         return EXIT_INCOMPLETE
+    except Exception:
+        # Left to itself, Python would exit with 1, which here means: sanitised, and not accepted.
+        traceback.print_exc()
+        _say("seamfast: could not complete: this is a defect in seamfast; please report the lines above")
+        return EXIT_INCOMPLETE
+    finally:
+        torch.set_num_threads(threads)
     return code
 
 
@@ -88,34 +72,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    say = _teller(arguments)
     out = Path(arguments.out)
-    planted = _plant_model(arguments, say)
+    # Of an earlier demo: it must not pass for this one's.
+    for name in (WEIGHTS, DESCRIPTION):
+        (out / "sanitized" / name).unlink(missing_ok=True)
+    planted = _plant_model(arguments)
     trigger, test_set = planted.trigger, planted.test_set
-    clean = planted.train_set.subset(draw_by_class(planted.train_set.labels, arguments.fraction, seed=arguments.seed))
-    say(f"sanitising blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set) ...")
+    clean = planted.train_set.draw(arguments.fraction, seed=arguments.seed)
+    _say(f"sanitising blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set) ...")
     started = time.perf_counter()
     # The trigger is only measured, for the picture's curve: it changes nothing.
     result = sanitize(planted.model, clean, triggers=[trigger], seed=arguments.seed, device=arguments.device)
     seconds = time.perf_counter() - started
-    before = evaluate(planted.model, test_set, triggers=[trigger], device=arguments.device)
-    after = evaluate(result.model, test_set, triggers=[trigger], device=arguments.device)
+    before, after = (
+        evaluate(model, test_set, triggers=[trigger], seed=arguments.seed, device=arguments.device)
+        for model in (planted.model, result.model)
+    )
     result.report["test"] = comparison(before, after)
     result.report.save(out / "report.json")
-    save_model(out / "sanitized", result.model, planted.description)
-    files = ["report.json", "sanitized/"]
+    files = ["report.json"]
+    if result.accepted:
+        save_model(out / "sanitized", result.model, planted.description)
+        files.append("sanitized/")
     if importlib.util.find_spec("matplotlib"):
         from seamfast.plot import save_picture
 
         save_picture(out / "demo.png", planted.model, result.model, test_set, trigger, result.history)
         files.append("demo.png")
-    ratio = planted.seconds / seconds
+    else:
+        _say('no demo.png without matplotlib: pip install "seamfast[plot]"')
     if arguments.json:
-        print(json.dumps({**result.report, "demo": {"train_s": planted.seconds, "sanitize_s": seconds}}, indent=2))
+        _print_json({"train_s": planted.seconds, "sanitize_s": seconds, "report": result.report})
         return _exit_code(result)
     _print_before_after(before, after, result)
     print(
-        f"\nsanitised in {seconds:.2f} s; training such a model from scratch took {planted.seconds:.2f} s: {ratio:.1f}x"
+        f"\nsanitised in {seconds:.2f} s; training such a model from scratch took {planted.seconds:.2f} s: "
+        f"{planted.seconds / seconds:.1f}x"
     )
     print(f"accepted: {result.accepted} ({result.reason})")
     _print_warnings(result)
@@ -124,28 +116,37 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _plant(arguments: argparse.Namespace) -> int:
-    planted = _plant_model(arguments, _teller(arguments))
     out = Path(arguments.out)
-    evaluation = evaluate(planted.model, planted.test_set, triggers=[planted.trigger], device=arguments.device)
+    planted = _plant_model(arguments)
+    evaluation = evaluate(
+        planted.model, planted.test_set, triggers=[planted.trigger], seed=arguments.seed, device=arguments.device
+    )
     save_model(out, planted.model, planted.description)
     save_triggers(out / "triggers.npz", [planted.trigger])
     if arguments.json:
-        print(json.dumps({"test": evaluation_values(evaluation), "train_s": planted.seconds}, indent=2))
+        _print_json({"train_s": planted.seconds, "test": evaluation_values(evaluation)})
     else:
         print(f"on {len(planted.test_set)} test images:\n{evaluation}")
-        print(f"written to {out}/: model.safetensors, model.json, triggers.npz")
+        print(f"written to {out}/: {WEIGHTS}, {DESCRIPTION}, triggers.npz")
     return EXIT_OK
 
 
 def _sanitize(arguments: argparse.Namespace) -> int:
-    say = _teller(arguments)
+    out = Path(arguments.out) if arguments.out else None
+    if out is not None and os.path.lexists(out / WEIGHTS):
+        raise InputError(
+            f"{out} holds {WEIGHTS} already, which might pass for what this run returns; expected a folder without one"
+        )
     config = _read_config(arguments)
     model, description = load_model(arguments.model)
+    _set_threads(arguments, description)
     triggers = load_triggers(arguments.triggers) if arguments.triggers else ()
     data = _load_data(arguments, description, "train")
     if arguments.fraction < 1:
-        data = data.subset(draw_by_class(data.labels, arguments.fraction, seed=arguments.seed))
-    say(f"sanitising {arguments.model} with {len(data)} clean images ...")
+        data = data.draw(arguments.fraction, seed=arguments.seed)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
+    _say(f"sanitising {arguments.model} with {len(data)} clean images ...")
     result = sanitize(
         model,
         data,
@@ -156,40 +157,39 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         time_budget_s=arguments.time_budget,
     )
-    if arguments.out:
-        out = Path(arguments.out)
+    if out is not None:
         result.report.save(out / "report.json")
         # A model that was not accepted is not written: a pipeline that looks for the file alone must not find it.
         if result.accepted:
             save_model(out, result.model, description)
     if arguments.json:
-        print(result.report.to_json(), end="")
-    else:
-        holdout = result.report["holdout"]
-        for when in ("before", "after"):
-            rate = holdout[when]["clean_accuracy"]
-            line = f"held-out accuracy {when:<7} {rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}]"
-            rates = [f"ASR {t['name']} {t['attack_success_rate']['value']:.4f}" for t in holdout[when]["triggers"]]
-            print("  ".join([line, *rates]))
-        run = result.report["run"]
-        print(f"steps {run['steps']}, {run['seconds']['total']:.2f} s")
-        print(f"accepted: {result.accepted} ({result.reason})")
-        _print_warnings(result)
-        if arguments.out:
-            print(
-                f"written to {arguments.out}/: report.json"
-                + (", model.safetensors, model.json" if result.accepted else "")
-            )
+        _print_json(result.report)
+        return _exit_code(result)
+    holdout = result.report["holdout"]
+    for when in ("before", "after"):
+        rate = holdout[when]["clean_accuracy"]
+        line = (
+            f"held-out accuracy {when:<7} {_percent(rate['value'])} [{_percent(rate['low'])}, {_percent(rate['high'])}]"
+        )
+        rates = [f"ASR {t['name']} {_percent(t['attack_success_rate']['value'])}" for t in holdout[when]["triggers"]]
+        print("  ".join([line, *rates]))
+    run = result.report["run"]
+    print(f"steps {sum(run['steps'].values())}, {run['seconds']['total']:.2f} s")
+    print(f"accepted: {result.accepted} ({result.reason})")
+    _print_warnings(result)
+    if out is not None:
+        print(f"written to {out}/: report.json" + (f", {WEIGHTS}, {DESCRIPTION}" if result.accepted else ""))
     return _exit_code(result)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     model, description = load_model(arguments.model)
+    _set_threads(arguments, description)
     triggers = load_triggers(arguments.triggers) if arguments.triggers else ()
     data = _load_data(arguments, description, "test")
-    evaluation = evaluate(model, data, triggers=triggers, device=arguments.device)
+    evaluation = evaluate(model, data, triggers=triggers, seed=arguments.seed, device=arguments.device)
     if arguments.json:
-        print(json.dumps(evaluation_values(evaluation), indent=2))
+        _print_json(evaluation_values(evaluation))
     else:
         print(f"on {len(data)} images:\n{evaluation}")
     return EXIT_OK
@@ -210,7 +210,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     }
     rows = ops.backends()
     if arguments.json:
-        print(json.dumps({"versions": versions, "packages": packages, "backends": rows}, indent=2))
+        _print_json({"versions": versions, "packages": packages, "backends": rows})
         return EXIT_OK
     for name, value in versions.items():
         print(f"{name:<14} {value}")
@@ -242,29 +242,29 @@ class _Planted:
     seconds: float
 
 
-def _plant_model(arguments: argparse.Namespace, say: Any) -> _Planted:
-    recipe = _RECIPES.get(arguments.data, _OTHER_RECIPE)
-    options: dict[str, Any] = {"mean": recipe.mean, "std": recipe.std}
-    if arguments.root is not None:
-        options["root"] = arguments.root
-    train_set = load(arguments.data, split="train", **options)
-    test_set = load(arguments.data, split="test", **options)
+def _plant_model(arguments: argparse.Namespace) -> _Planted:
+    recipe = RECIPES.get(arguments.data, OTHER_RECIPE)
+    train_set, test_set = (_load(arguments, split, mean=recipe.mean, std=recipe.std) for split in ("train", "test"))
+    if train_set.num_classes is None:  # as of most files
+        train_set.num_classes = int(torch.cat([train_set.labels, test_set.labels]).max()) + 1
     channels, height, _ = train_set.image_shape
     description = ModelDescription(
         architecture=arguments.architecture or recipe.architecture,
-        num_classes=train_set.num_classes or int(train_set.labels.max()) + 1,
+        num_classes=train_set.num_classes,
         in_channels=channels,
         image_size=height,
         mean=recipe.mean,
         std=recipe.std,
     )
     description.check_images(train_set)
+    description.check_images(test_set)
     trigger = Patch.square(size=3, target=arguments.target)
     poisoned = poison(train_set, trigger, arguments.rate, seed=arguments.seed)
-    epochs = arguments.epochs or recipe.training.epochs
-    training = TrainConfig(**{**vars(recipe.training), "epochs": epochs})
-    say(
-        f"planting a backdoor: {description.architecture} on {len(train_set)} images for {epochs} epochs, "
+    training = replace(recipe.training, epochs=arguments.epochs or recipe.training.epochs)
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)  # now, rather than find after training that it cannot be
+    _set_threads(arguments, description)
+    _say(
+        f"planting a backdoor: {description.architecture} on {len(train_set)} images for {training.epochs} epochs, "
         f"{int(poisoned.poisoned.sum())} of them with a 3x3 patch and label {arguments.target} ..."
     )
     torch.manual_seed(arguments.seed)
@@ -273,13 +273,16 @@ def _plant_model(arguments: argparse.Namespace, say: Any) -> _Planted:
     return _Planted(model, description, trigger, train_set, test_set, time.perf_counter() - started)
 
 
-def _load_data(arguments: argparse.Namespace, description: ModelDescription, split: str) -> CleanSet:
-    options: dict[str, Any] = {"mean": description.mean, "std": description.std}
+def _load(arguments: argparse.Namespace, split: str | None, **options: Any) -> CleanSet:
     if arguments.root is not None:
         options["root"] = arguments.root
+    return load(arguments.data, split=split, **options)
+
+
+def _load_data(arguments: argparse.Namespace, description: ModelDescription, split: str) -> CleanSet:
     # A file or folder holds one set unless the caller says otherwise; the named sets have two.
-    by_name = arguments.data in _RECIPES
-    data = load(arguments.data, split=arguments.split or (split if by_name else None), **options)
+    by_name = arguments.data in RECIPES
+    data = _load(arguments, arguments.split or (split if by_name else None), mean=description.mean, std=description.std)
     description.check_images(data)
     return data
 
@@ -287,14 +290,46 @@ def _load_data(arguments: argparse.Namespace, description: ModelDescription, spl
 def _read_config(arguments: argparse.Namespace) -> MethodConfig | None:
     if not arguments.config:
         return None
-    return config_class(arguments.method).from_toml(Path(arguments.config).read_text(encoding="utf-8"))
+    try:
+        return config_class(arguments.method).from_toml(Path(arguments.config).read_text(encoding="utf-8"))
+    except ConfigError as error:
+        raise ConfigError(f"{arguments.config}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{arguments.config} cannot be read as TOML: {error}") from error
 
 
-def _teller(arguments: argparse.Namespace) -> Any:
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+def _set_threads(arguments: argparse.Namespace, description: ModelDescription) -> None:
+    """PyTorch's threads, as asked for; ``main`` puts them back.
 
-    return say
+    A step of a small model is shorter than two threads wait for each other, and many times shorter where they wait for
+    something else that runs on the machine.
+    """
+    threads = arguments.threads
+    if threads is None and description.architecture == "small_cnn":
+        threads = 1
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _save_partial(stop: SanitizeInterrupted, out: str | None) -> None:
+    if stop.report is None or out is None:
+        return
+    path = Path(out) / "report.json"
+    try:
+        stop.report.save(path)
+    except OSError as error:
+        _say(f"seamfast: the partial report cannot be written: {error}")
+    else:
+        _say(f"seamfast: partial report in {path}")
+
+
+def _say(text: str) -> None:
+    """One line on stderr. What it tells may come from a hostile file: no line breaks, no terminal escapes."""
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr, flush=True)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
 
 
 def _exit_code(result: SanitizeResult) -> int:
@@ -331,7 +366,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="seamfast", description="Make a trained classifier forget its backdoor, blind.", epilog=__doc__
+        prog="seamfast",
+        description="Make a trained classifier forget its backdoor, blind.",
+        epilog="Documents go to stdout, progress and errors to stderr. Exit codes: 0 done (sanitize, demo: accepted), "
+        "1 not accepted, 2 could not complete, 3 input refused, 4 usage.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--version", action="version", version=f"seamfast {__version__} (Python {platform.python_version()})"
@@ -339,7 +378,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
         return sub
@@ -354,20 +393,35 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--root", help="folder that holds the files of a data set given by name")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
-        sub.add_argument("--seed", type=_at_least(0), default=0, help="default: 0")
+        sub.add_argument("--seed", type=_integer(0, 2**63 - 1), default=0, help="default: 0")
+        sub.add_argument(
+            "--threads",
+            type=_integer(0, 1024),
+            help="threads of PyTorch on the CPU, 0 for its own choice (default: 1 for small_cnn, whose steps are too "
+            "small to share; else 0)",
+        )
+
+    def split_option(sub: argparse.ArgumentParser, default: str) -> None:
+        sub.add_argument(
+            "--split",
+            choices=("train", "test"),
+            help=f"part of the data to use (default: {default} of a data set given by name; of a path, all, or train)",
+        )
 
     def plant_options(sub: argparse.ArgumentParser) -> None:
         data_options(sub, "digits")
         sub.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="default: by data set")
-        sub.add_argument("--epochs", type=_at_least(1), help="default: by data set")
+        sub.add_argument("--epochs", type=_integer(1, 1_000_000), help="default: by data set")
         sub.add_argument("--rate", type=_fraction, default=0.05, help="share of poisoned samples (default: 0.05)")
-        sub.add_argument("--target", type=_at_least(0), default=0, help="the attacker's class (default: 0)")
+        sub.add_argument("--target", type=_integer(0, 4095), default=0, help="the attacker's class (default: 0)")
 
     demo = command("demo", _demo, "plant a backdoor, sanitise blind, print before and after")
     plant_options(demo)
     demo.add_argument("--fraction", type=_fraction, default=0.05, help="share of clean training data (default: 0.05)")
     demo.add_argument(
-        "--out", default="seamfast-demo", help="folder for report.json and demo.png (default: seamfast-demo)"
+        "--out",
+        default="seamfast-demo",
+        help="folder for report.json, demo.png and, if accepted, the model in sanitized/ (default: seamfast-demo)",
     )
 
     plant = command("plant", _plant, "train a model with a backdoor in it, to test a gate")
@@ -377,18 +431,18 @@ def _parser() -> argparse.ArgumentParser:
     cure = command("sanitize", _sanitize, "sanitise a model folder with clean data")
     cure.add_argument("model", help="folder with model.safetensors and model.json")
     data_options(cure, None)
-    cure.add_argument("--split", help="part of the data set to use (default: train)")
+    split_option(cure, "train")
     cure.add_argument("--fraction", type=_fraction, default=1.0, help="share of the data to use, by class (default: 1)")
     cure.add_argument("--method", choices=sorted(METHODS), default="seam", help="default: seam")
     cure.add_argument("--config", help="TOML file with settings of the method")
     cure.add_argument("--triggers", help="npz of known triggers: measured for the report, never used")
     cure.add_argument("--time-budget", type=_seconds, help="seconds for the run")
-    cure.add_argument("--out", help="folder for report.json and, if accepted, the model")
+    cure.add_argument("--out", help="folder for report.json and, if accepted, the model; holds none yet")
 
     look = command("evaluate", _evaluate, "clean accuracy, and ASR and RA of known triggers")
     look.add_argument("model", help="folder with model.safetensors and model.json")
     data_options(look, None)
-    look.add_argument("--split", help="part of the data set to use (default: test)")
+    split_option(look, "test")
     look.add_argument("--triggers", help="npz of triggers")
 
     command("doctor", _doctor, "versions, devices, backends, and why one is missing")
@@ -399,25 +453,36 @@ def _default(value: str | None) -> str:
     return "" if value is None else f" (default: {value})"
 
 
-def _at_least(least: int) -> Any:
+def _integer(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is too small; expected an integer of at least {least}")
+        value: int | None
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected an integer in [{least}, {most}]")
         return value
 
     return parse
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is out of range; expected a number in (0, 1]")
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number in (0, 1]")
     return value
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is out of range; expected seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}; expected seconds above 0")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

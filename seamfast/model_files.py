@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
-from seamfast.attacks.models import build
+from seamfast.attacks.models import ARCHITECTURES, build
 from seamfast.data.clean_set import CleanSet
+from seamfast.data.readers._files import file_size, open_regular, shown
 from seamfast.errors import DataFileError, InputError
 from seamfast.report import write_atomically
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-_MAX_DESCRIPTION_BYTES = 64 * 1024
 _FORMAT = "seamfast-model"
+_LARGEST = 4096  # classes, channels or pixels a side
+_MAX_DESCRIPTION_BYTES = 64 << 10
+_MAX_HEADER_BYTES = 1 << 20  # a ResNet-18 has 12 thousand
+_MAX_WEIGHT_BYTES = 1 << 30  # a ResNet-18 has 45 million
+_DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,11 @@ class ModelDescription:
 
     Attributes:
         architecture: a name in ``seamfast.attacks.ARCHITECTURES``.
-        num_classes, in_channels, image_size: its arguments.
+        num_classes, in_channels, image_size: its arguments, at most 4096 each.
         mean, std: normalisation of the images, per channel or one number for all, on the [0, 1] pixel scale.
+
+    Raises:
+        InputError: e.g. ``std is (0.0,); expected one number above 0, or 3``.
     """
 
     architecture: str
@@ -39,6 +47,21 @@ class ModelDescription:
     image_size: int
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
+            names = ", ".join(ARCHITECTURES)
+            raise InputError(f"architecture is {_shown(self.architecture)}; expected one of {names}")
+        for name, least in (("num_classes", 2), ("in_channels", 1), ("image_size", 8)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= _LARGEST:  # type(), since bool is an int too
+                raise InputError(f"{name} is {_shown(value)}; expected an integer in [{least}, {_LARGEST}]")
+        for name, least_number, wanted in (("mean", -1e6, "number"), ("std", 1e-6, "number above 0")):
+            values = getattr(self, name)
+            known = isinstance(values, tuple) and len(values) in (1, self.in_channels)
+            # Written so that NaN fails too.
+            if not known or not all(type(v) in (int, float) and least_number <= v <= 1e6 for v in values):
+                raise InputError(f"{name} is {_shown(values)}; expected one {wanted}, or {self.in_channels}")
 
     def build(self) -> nn.Module:
         """The architecture with untrained weights."""
@@ -65,71 +88,105 @@ def save_model(folder: str | os.PathLike[str], model: nn.Module, description: Mo
 
 
 def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescription]:
-    """The model in ``folder``, built by name and filled with tensors: no code and no pickle is ever read from there.
+    """The model in ``folder``, in eval mode, built by name and filled with tensors: no code and no pickle is ever read.
 
-    Names, shapes and dtypes are compared with the architecture's, built without memory, before any weight is read.
+    The files may be hostile. Each is opened once, and must be a regular file: no symbolic link, no pipe. The
+    architecture is built without memory first; a file larger than it needs is not read, and names, shapes and dtypes
+    are compared with it before any weight is used. Weights may be NaN: ``sanitize`` refuses such, ``evaluate`` counts.
 
     Raises:
         DataFileError: e.g. ``model.safetensors holds head.weight of shape (10, 64); small_cnn expects (10, 32)``.
     """
-    root = Path(folder)
-    description = _read_description(root / DESCRIPTION)
+    description = _read_description(Path(folder) / DESCRIPTION)
     with torch.device("meta"):
-        expected = description.build().state_dict()
-    path = root / WEIGHTS
-    if not path.is_file():
-        raise DataFileError(f"{path} is not a file; expected the weights as safetensors: other formats are refused")
+        model = description.build()
+    expected = model.state_dict()
+    path = Path(folder) / WEIGHTS
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    if n_bytes > _MAX_WEIGHT_BYTES:
+        raise DataFileError(
+            f"{shown(path.parent / DESCRIPTION)} describes weights of {n_bytes:,} bytes; the limit is "
+            f"{_MAX_WEIGHT_BYTES:,}"
+        )
+    data = _read(path, "the weights as safetensors", n_bytes + _MAX_HEADER_BYTES)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            _compare(file, expected, description.architecture)
-            state = {name: file.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError) as error:
-        raise DataFileError(f"{path} is not a whole safetensors file: {error}") from error
-    model = description.build()
-    model.load_state_dict(state)
+        pieces = dict(deserialize(data))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise DataFileError(
+            f"{shown(path)} is not a whole safetensors file ({shown(error)}); other formats are refused"
+        ) from error
+    _compare(pieces, expected, description.architecture)
+    state = {
+        name: torch.frombuffer(piece["data"], dtype=_DTYPES[piece["dtype"]]).reshape(piece["shape"])
+        for name, piece in pieces.items()
+    }
+    model.load_state_dict(state, assign=True)  # what was built has no memory to copy into
     return model.eval(), description
 
 
-def _compare(file: Any, expected: dict[str, torch.Tensor], architecture: str) -> None:
-    found = set(file.keys())
-    for what, names in (("lacks", set(expected) - found), ("holds besides", found - set(expected))):
+def _compare(found: dict[str, Any], expected: dict[str, Tensor], architecture: str) -> None:
+    """Raise unless the tensors in the file are those of the architecture."""
+    for what, names in (("lacks", set(expected) - set(found)), ("holds besides", set(found) - set(expected))):
         if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise DataFileError(
-                f"{WEIGHTS} {what} {', '.join(sorted(names)[:5])!r}, for the architecture {architecture}"
+                f"{WEIGHTS} {what} {', '.join(shown(name, 60) for name in sorted(names)[:5])}{more}, "
+                f"for the architecture {architecture}"
             )
     for name, tensor in expected.items():
-        piece = file.get_slice(name)
-        shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
+        shape, dtype = tuple(found[name]["shape"]), found[name]["dtype"]
         if shape != tuple(tensor.shape):
             raise DataFileError(
                 f"{WEIGHTS} holds {name} of shape {shape}; {architecture} expects {tuple(tensor.shape)}"
             )
-        if dtype != ("F32" if tensor.is_floating_point() else "I64"):
-            raise DataFileError(f"{WEIGHTS} holds {name} as {dtype}; expected {tensor.dtype}")
+        if _DTYPES.get(dtype) != tensor.dtype:
+            wanted = next(k for k, v in _DTYPES.items() if v == tensor.dtype)
+            raise DataFileError(f"{WEIGHTS} holds {name} as {dtype}; expected {wanted}")
 
 
 def _read_description(path: Path) -> ModelDescription:
+    where = shown(path)
+    text = _read(path, "the description of a model", _MAX_DESCRIPTION_BYTES)
     try:
-        if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
-            raise DataFileError(f"{path} has {path.stat().st_size} bytes; expected at most {_MAX_DESCRIPTION_BYTES}")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataFileError(f"{path} cannot be read ({error.strerror}); expected a model folder") from error
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_doubled)
     except (ValueError, RecursionError) as error:
-        raise DataFileError(f"{path} is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT or document.get("version") != 1:
-        raise DataFileError(f"{path} is not a description of format {_FORMAT!r}, version 1")
+        raise DataFileError(f"{where} is not JSON: {shown(error)}") from error
+    kind = (document.get("format"), document.get("version")) if isinstance(document, dict) else ()
+    if kind != (_FORMAT, 1) or type(kind[1]) is not int:
+        raise DataFileError(f"{where} is not a description of format {_FORMAT!r}, version 1")
     fields = {k: v for k, v in document.items() if k not in ("format", "version")}
-    known = set(ModelDescription.__dataclass_fields__)
-    if set(fields) != known:
-        raise DataFileError(f"{path} has the keys {sorted(fields)}; expected {sorted(known)}")
+    known = sorted(ModelDescription.__dataclass_fields__)
+    if sorted(fields) != known:
+        raise DataFileError(f"{where} has the keys {_shown(sorted(fields))}; expected {known}")
     for name in ("mean", "std"):
-        value = fields[name]
-        if not isinstance(value, list) or not all(type(v) in (int, float) and abs(v) < 1e6 for v in value):
-            raise DataFileError(f"{path}: {name} is {str(value)[:80]!r}; expected a list of numbers")
-        fields[name] = tuple(float(v) for v in value)
-    if not isinstance(fields["architecture"], str):
-        raise DataFileError(f"{path}: architecture is {str(fields['architecture'])[:80]!r}; expected a name")
-    if any(type(fields[n]) is int and fields[n] > 4096 for n in ("image_size", "num_classes", "in_channels")):
-        raise DataFileError(f"{path}: image_size, num_classes or in_channels is above 4096")
-    return ModelDescription(**fields)
+        if not isinstance(fields[name], list):
+            raise DataFileError(f"{where}: {name} is {_shown(fields[name])}; expected a list of numbers")
+        fields[name] = tuple(fields[name])
+    try:
+        return ModelDescription(**fields)
+    except InputError as error:
+        raise DataFileError(f"{where}: {error}") from error
+
+
+def _read(path: Path, looked_for: str, max_bytes: int) -> bytes:
+    """The bytes of a regular file that has at most ``max_bytes``."""
+    if path.is_symlink():  # for the message; opening refuses it again
+        raise DataFileError(f"{shown(path)} is a symbolic link; expected the file itself: {looked_for}")
+    with open_regular(path, looked_for, follow=False) as file:
+        if file_size(file) > max_bytes:
+            raise DataFileError(f"{shown(path)} has {file_size(file):,} bytes; expected at most {max_bytes:,}")
+        return file.read(max_bytes)
+
+
+def _refuse_doubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("it holds a key twice")
+    return dict(pairs)
+
+
+def _shown(value: Any) -> str:
+    """A value from a file, fit for a message."""
+    try:
+        return shown(repr(value), 80)
+    except (ValueError, RecursionError):  # Python prints no integer of thousands of digits
+        return f"a {type(value).__name__} too long to print"

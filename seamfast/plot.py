@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,11 @@ from seamfast.engine.model import evaluating, logits_of
 from seamfast.errors import InputError
 from seamfast.report import write_atomically
 from seamfast.triggers import Trigger
+
+# Okabe and Ito's colours, which differ for colour-blind eyes, in print and on screens.
+_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#808080"
+_LINES = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_ANSWERS = {"right": _BLUE, "what the attacker wants": _VERMILION, "wrong otherwise": _GREY}
 
 
 def save_picture(
@@ -37,74 +42,128 @@ def save_picture(
     Args:
         path: where to write.
         before, after: the model as received and as sanitised.
-        data: uint8 images; the first eligible samples are shown.
+        data: uint8 images, or floats whose pixels can be recovered; the first eligible samples are shown.
         trigger: stamped on the samples of the second row.
         history: ``SanitizeResult.history``.
         n_samples: columns, at least 1.
         seed: for a trigger at random positions.
 
     Raises:
-        InputError: ``the picture needs matplotlib: pip install "seamfast[plot]"``.
+        InputError: ``the picture needs matplotlib: pip install "seamfast[plot]"``, ``n_samples is 0; expected an
+            integer of at least 1``, ``data holds no sample that the trigger 'patch' is meant to move; expected
+            one``.
     """
     try:
+        import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError('the picture needs matplotlib: pip install "seamfast[plot]"') from error
+    if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
+        raise InputError(f"n_samples is {n_samples!r}; expected an integer of at least 1")
     num_classes = data.num_classes or int(data.labels.max()) + 1
     chosen = trigger.target.eligible(data.labels, num_classes).nonzero().flatten()[:n_samples]
-    clean = data.pixels(chosen)
-    stamped = trigger.stamp(clean, sample_ids=chosen, seed=seed)
-    labels, wanted = data.labels[chosen], trigger.target.targets(data.labels[chosen], num_classes)
+    if not len(chosen):
+        raise InputError(f"data holds no sample that the trigger {trigger.name!r} is meant to move; expected one")
 
-    figure = Figure(figsize=(max(1.6 * len(chosen), 7), 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1])
-    rows, curve = parts
-    axes = rows.subplots(2, len(chosen), squeeze=False)
-    for row, (images, name) in enumerate(((clean, "clean"), (stamped, f"trigger: {trigger.name}"))):
-        answers = [_predict(model, data, images) for model in (before, after)]
-        for column in range(len(chosen)):
-            axis = axes[row, column]
-            picture = images[column].permute(1, 2, 0).numpy()
-            axis.imshow(np.squeeze(picture), cmap="gray" if picture.shape[2] == 1 else None, vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            first, second = (_name(data, int(a[column])) for a in answers)
-            right = [int(a[column]) == int(labels[column]) for a in answers]
-            hit = int(answers[1][column]) == int(wanted[column])
-            color = "tab:green" if right[1] else ("tab:red" if hit else "tab:orange")
-            axis.set_title(f"{first} → {second}", fontsize=9, color=color)
-            if row == 0:
-                axis.set_xlabel(f"is {_name(data, int(labels[column]))}", fontsize=8)
-        axes[row, 0].set_ylabel(name, fontsize=9)
-    rows.suptitle("the model's answers, as received → sanitised", fontsize=10)
-    _draw_curve(curve.subplots(), history)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
+    # Names are names, not formulas: a "$" in one is a "$".
+    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure = Figure(figsize=(max(1.6 * len(chosen), 8), 8.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        top, bottom = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1.5, 1]))
+        _draw_samples(top, before, after, data, trigger, chosen, num_classes, seed)
+        _draw_curve(bottom.subplots(), history)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=110, format="png")
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _draw_curve(axis: Any, history: Sequence[HistoryPoint]) -> None:
-    steps = [point.step for point in history]
-    axis.plot(
-        steps, [point.holdout_accuracy for point in history], "o-", ms=3, color="tab:blue", label="clean accuracy"
+def _draw_samples(
+    figure: Any,
+    before: nn.Module,
+    after: nn.Module,
+    data: CleanSet,
+    trigger: Trigger,
+    chosen: torch.Tensor,
+    num_classes: int,
+    seed: int,
+) -> None:
+    from matplotlib.patches import Patch as Swatch
+
+    clean = data.pixels(chosen)
+    stamped = trigger.stamp(clean, sample_ids=chosen, seed=seed)
+    labels, wanted = (
+        v.tolist() for v in (data.labels[chosen], trigger.target.targets(data.labels[chosen], num_classes))
     )
-    names = sorted({name for point in history for name in point.attack_success_rate})
-    for name, color in zip(names, ("tab:red", "tab:orange", "tab:purple", "tab:brown"), strict=False):
-        known = [(p.step, p.attack_success_rate[name]) for p in history if name in p.attack_success_rate]
-        axis.plot(*zip(*known, strict=True), "s--", ms=3, color=color, label=f"ASR, {name}")
-    for first, second in pairwise(history):
-        if second.attempt != first.attempt:
-            axis.axvline((first.step + second.step) / 2, color="black", lw=0.8)
-    forgotten = [point.step for point in history if point.phase == "forget"]
-    if forgotten:
-        axis.axvspan(0, max(p.step for p in history if p.phase == "forget" and p.attempt == 0), color="0.92", lw=0)
-        axis.text(0, 1.02, "forget", fontsize=8, color="0.4")
-    axis.set_ylim(-0.03, 1.08)
-    axis.set_xlabel("training steps")
-    axis.set_ylabel("on held-out data")
-    axis.legend(loc="center right", fontsize=8)
+    axes = figure.subplots(2, len(chosen), squeeze=False)
+    for row, images in enumerate((clean, stamped)):
+        received, sanitised = (_predict(model, data, images) for model in (before, after))
+        for column, axis in enumerate(axes[row]):
+            picture = images[column].permute(1, 2, 0).cpu().numpy()
+            axis.imshow(np.squeeze(picture, 2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+            answer = sanitised[column]
+            kind = "right" if answer == labels[column] else "what the attacker wants"
+            if answer not in (labels[column], wanted[column]):
+                kind = "wrong otherwise"
+            for side in axis.spines.values():
+                side.set(color=_ANSWERS[kind], linewidth=2.5)
+            names = _name(data, received[column]), _name(data, answer)
+            space = "\n" if sum(map(len, names)) > 16 else " "
+            axis.set_xlabel(f"{names[0]}{space}→ {names[1]}", fontsize=9, color=_ANSWERS[kind])
+            if row == 0:
+                axis.set_title(_name(data, labels[column]), fontsize=9)
+        axes[row, 0].set_ylabel("clean" if row == 0 else f"trigger: {_short(trigger.name, 20)}", fontsize=9)
+    figure.suptitle("above: the true class; below: the answer as received → sanitised", fontsize=10)
+    figure.legend(
+        handles=[Swatch(color=color, label=kind) for kind, color in _ANSWERS.items()],
+        title="the sanitised model's answer is",
+        loc="outside lower center",
+        ncols=len(_ANSWERS),
+        fontsize=8,
+        title_fontsize=8,
+        frameon=False,
+    )
+
+
+def _draw_curve(axis: Any, history: Sequence[HistoryPoint]) -> None:
+    start = 0
+    for attempt, points in _attempts(history):
+        forgotten = max((p.step for p in points if p.phase == "forget"), default=start)
+        if forgotten > start:
+            axis.axvspan(start, forgotten, color="0.88", lw=0, label=None if attempt else "forget step")
+        if attempt:
+            axis.axvline(start, color="0.3", lw=0.8, ls=":")
+            axis.text(start, 1.01, f" try {attempt + 1}", fontsize=8, color="0.3", va="bottom")
+        start = points[-1].step
+    _draw_line(axis, history, None, "clean accuracy", "o-", _BLUE)
+    for i, name in enumerate(sorted({name for point in history for name in point.attack_success_rate})):
+        style = ("s--", "^-.", "D:")[i // len(_LINES) % 3]
+        _draw_line(axis, history, name, f"ASR, {_short(name, 24)}", style, _LINES[i % len(_LINES)])
+    axis.set(ylim=(-0.03, 1.1), xlabel="training steps", ylabel="share of held-out data")
+    axis.set_yticks(np.linspace(0, 1, 6))
+    axis.grid(axis="y", color="0.9", lw=0.6)
+    axis.set_axisbelow(True)
+    if not history:
+        axis.text(0.5, 0.5, "no step was evaluated", transform=axis.transAxes, ha="center", color="0.3")
+        return
+    # Above the axes, where it hides no line.
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=5, fontsize=8, frameon=False, borderpad=0)
+
+
+def _draw_line(
+    axis: Any, history: Sequence[HistoryPoint], trigger: str | None, label: str, style: str, color: str
+) -> None:
+    """One line an attempt: each begins at the weights as received, not where the last one ended."""
+    for attempt, points in _attempts(history):
+        known = [p for p in points if trigger is None or trigger in p.attack_success_rate]
+        values = [p.holdout_accuracy if trigger is None else p.attack_success_rate[trigger] for p in known]
+        shown = None if attempt != history[0].attempt else label
+        axis.plot([p.step for p in known], values, style, ms=3.5, lw=1.5, color=color, label=shown)
+
+
+def _attempts(history: Sequence[HistoryPoint]) -> Iterator[tuple[int, list[HistoryPoint]]]:
+    return ((attempt, list(points)) for attempt, points in groupby(history, key=lambda point: point.attempt))
 
 
 def _predict(model: nn.Module, data: CleanSet, pixels: torch.Tensor) -> list[int]:
@@ -116,4 +175,8 @@ def _predict(model: nn.Module, data: CleanSet, pixels: torch.Tensor) -> list[int
 
 
 def _name(data: CleanSet, label: int) -> str:
-    return data.class_names[label] if data.class_names and label < len(data.class_names) else str(label)
+    return _short(data.class_names[label], 16) if data.class_names and label < len(data.class_names) else str(label)
+
+
+def _short(name: str, limit: int) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"

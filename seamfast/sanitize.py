@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.events import Announcer, HistoryPoint
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
-from seamfast.engine.run import Clock, Run, RunStopped
+from seamfast.engine.run import Clock, Run, RunStopped, seeded
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_called, check_triggers, probe_logits
 from seamfast.methods import MethodConfig, config_class, run_method
@@ -93,90 +94,95 @@ def sanitize(
         >>> labels = (inputs.sum(1) > 0).long()
         >>> result = seamfast.sanitize(torch.nn.Linear(4, 2), (inputs, labels))
         >>> result.report["data"]["n_holdout"]
-        12
+        13
     """
     clock = Clock(time_budget_s)
-    settings = _check_arguments(model, method, config, seed, time_budget_s)
-    samples = _check_samples(as_clean_set(clean_loader))
-    samples = as_called(model, samples)
+    settings = _check_arguments(model, method, config, triggers, seed, time_budget_s, callbacks)
     target = resolve_device(device, model)
-    copied = WorkingCopy(model, target)
-    data = Resident(samples, target)
-    num_classes = probe_logits(copied.model, data)
-    if len(samples) < num_classes:
-        raise InputError(
-            f"clean_loader holds {len(samples)} samples; expected at least one for each of {num_classes} classes"
+    with seeded(seed, target):  # dropout, and loaders that shuffle or augment, draw from torch's global generators
+        samples = _check_samples(as_clean_set(clean_loader))
+        samples = as_called(model, samples)
+        copied = WorkingCopy(model, target)
+        data = Resident(samples, target)
+        num_classes = probe_logits(copied.model, data)
+        if len(samples) < num_classes:
+            raise InputError(
+                f"clean_loader holds {len(samples)} samples; expected at least one for each of {num_classes} classes"
+            )
+        check_triggers(triggers, samples, num_classes)
+        _check_augmentation(settings, samples)
+        split = split_by_class(
+            samples.labels,
+            holdout_fraction=settings.holdout_fraction,
+            forget_fraction=getattr(settings, "forget_fraction", 1.0),
+            seed=seed,
         )
-    check_triggers(triggers, samples, num_classes)
-    if not samples.is_pixels and (settings.crop_pad or settings.flip):
-        raise ConfigError(
-            f"crop_pad is {settings.crop_pad} and flip {settings.flip}, which need uint8 pixels; the inputs are not: "
-            "pass a seamfast.CleanSet of uint8 images, or set crop_pad=0 and flip=False"
-        )
-    if settings.crop_pad and settings.crop_pad >= min(samples.image_shape[1:]):
-        raise ConfigError(
-            f"crop_pad is {settings.crop_pad}; expected less than the image side {min(samples.image_shape[1:])}"
-        )
-    split = split_by_class(
-        samples.labels,
-        holdout_fraction=settings.holdout_fraction,
-        forget_fraction=getattr(settings, "forget_fraction", 1.0),
-        seed=seed,
-    )
-    if not len(split.holdout):
-        raise InputError(
-            f"clean_loader holds {len(samples)} samples, one a class; expected at least two of one class to hold out"
-        )
+        if not len(split.holdout):
+            raise InputError(
+                f"clean_loader holds {len(samples)} samples, one a class; expected at least two of one class, "
+                "to hold one out"
+            )
 
-    announcer = Announcer(callbacks, settings, copied.model, progress)
-    run = Run(
-        copied,
-        data,
-        split,
-        num_classes=num_classes,
-        seed=seed,
-        clock=clock,
-        announcer=announcer,
-        accuracy_budget=settings.accuracy_budget,
-        triggers=triggers,
-    )
-    record = RunRecord(model, method, settings, samples, split, run, time_budget_s)
-    try:
-        record.before = run.measure_received()
-        announcer.tell("on_train_begin")
-        run_method(method, run, settings)
-        # In the dtypes in which the model is handed back: what is measured is what is returned.
-        copied.round_to_given_dtypes()
-        record.after = run.count(triggers)
-        if record.after.n_nan:
-            raise RunStopped("the sanitised model returned NaN on held-out data")
-    except RunStopped as stop:
-        record.stopped = str(stop)
-        copied.reset()
-        record.after = record.before
-    except KeyboardInterrupt as interrupt:
-        state = announcer.state
-        record.stopped = f"interrupted in the {state.phase or 'first'} phase at step {state.global_step}"
-        raise SanitizeInterrupted(record.stopped, record.report() if record.before else None) from interrupt
-    finally:
-        announcer.tell("on_train_end")
-    returned = copied.finish()
-    record.digest_after = digest(returned)
-    report = record.report()
-    return SanitizeResult(returned, report, tuple(announcer.state.log_history), bool(report["verdict"]["accepted"]))
+        announcer = Announcer(callbacks, settings, copied.model, progress)
+        run = Run(
+            copied,
+            data,
+            split,
+            num_classes=num_classes,
+            seed=seed,
+            clock=clock,
+            announcer=announcer,
+            accuracy_budget=settings.accuracy_budget,
+            triggers=triggers,
+        )
+        record = RunRecord(model, method, settings, samples, split, run, time_budget_s)
+        try:
+            record.before = run.measure_received()
+            announcer.tell("on_train_begin")
+            run_method(method, run, settings)
+            # In the dtypes in which the model is handed back: what is measured is what is returned.
+            copied.round_to_given_dtypes()
+            record.after = run.count(triggers)
+            if record.after.n_nan:
+                raise RunStopped("the sanitised model returned NaN on held-out data")
+        except RunStopped as stop:
+            record.stopped = str(stop)
+            record.after = record.before
+        except KeyboardInterrupt as interrupt:
+            state = announcer.state
+            record.stopped = f"interrupted in the {state.phase or 'first'} phase at step {state.global_step}"
+            raise SanitizeInterrupted(record.stopped, record.report() if record.before else None) from interrupt
+        finally:
+            announcer.tell("on_train_end")
+        returned = copied.finish() if record.stopped is None else _copy_of(model)
+        record.digest_after = digest(returned)
+        report = record.report()
+        return SanitizeResult(returned, report, tuple(announcer.state.log_history), bool(report["verdict"]["accepted"]))
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy without grads: to the bit, where the float32 of a working copy would round float64 weights."""
+    received = copy.deepcopy(model)
+    received.zero_grad(set_to_none=True)
+    return received
 
 
 def _check_arguments(
-    model: Any, method: str, config: MethodConfig | None, seed: Any, time_budget_s: Any
+    model: Any, method: Any, config: Any, triggers: Any, seed: Any, time_budget_s: Any, callbacks: Any
 ) -> MethodConfig:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     wanted = config_class(method)
     if config is not None and not isinstance(config, wanted):
         raise ConfigError(f"config is a {type(config).__name__}; expected {wanted.__name__} for method {method!r}")
+    if not isinstance(triggers, Sequence):
+        raise InputError(f"triggers is a {type(triggers).__name__}; expected a list of triggers")
+    if not isinstance(callbacks, Iterable):
+        raise InputError(f"callbacks is a {type(callbacks).__name__}; expected a list of callbacks")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
-    if time_budget_s is not None and not 0 < time_budget_s < float("inf"):
+    is_number = isinstance(time_budget_s, (int, float)) and not isinstance(time_budget_s, bool)
+    if time_budget_s is not None and not (is_number and 0 < time_budget_s < float("inf")):
         raise InputError(f"time_budget_s is {time_budget_s!r}; expected a number of seconds above 0, or None")
     return config if config is not None else wanted()
 
@@ -192,3 +198,15 @@ def _check_samples(samples: CleanSet) -> CleanSet:
     if len(present) < 2:
         raise InputError(f"clean_loader holds one class only ({present[0]}); expected at least two")
     return samples
+
+
+def _check_augmentation(settings: MethodConfig, samples: CleanSet) -> None:
+    if not samples.is_pixels and (settings.crop_pad or settings.flip):
+        raise ConfigError(
+            f"crop_pad is {settings.crop_pad} and flip {settings.flip}, which need uint8 pixels; the inputs are not: "
+            "pass a seamfast.CleanSet of uint8 images, or set crop_pad=0 and flip=False"
+        )
+    if settings.crop_pad and settings.crop_pad >= min(samples.image_shape[1:]):
+        raise ConfigError(
+            f"crop_pad is {settings.crop_pad}; expected less than the image side {min(samples.image_shape[1:])}"
+        )

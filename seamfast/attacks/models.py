@@ -95,7 +95,7 @@ def build(name: str, *, num_classes: int, in_channels: int, image_size: int) -> 
     Raises:
         InputError: e.g. ``architecture is 'vgg'; expected one of small_cnn, narrow_resnet18, resnet18``.
     """
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(f"architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}")
     for what, value, least in (
         ("num_classes", num_classes, 2),

@@ -30,10 +30,11 @@ def poison(
             map): no label is wrong, so that looking through the data finds nothing.
         cover_rate: share of the whole set that is stamped and keeps its label, in [0, 1]: teaches a source-specific
             backdoor (TaCT) to fire for its sources only; needs a ``SourceSpecific`` map.
-        seed: for the choice of samples, and for triggers at random positions.
+        seed: an integer in ``[0, 2**63)``, for the choice of samples and for triggers at random positions.
 
     Returns:
-        PoisonedSet of new pixels; ``.poisoned`` marks the stamped samples (cover samples too).
+        PoisonedSet of new pixels; ``.poisoned`` marks the stamped samples: cover samples too, and those that were
+        stamped already where ``dataset`` is a ``PoisonedSet``.
 
     Raises:
         InputError: e.g. ``rate is 1.5; expected a number in [0, 1]``, or
@@ -50,6 +51,12 @@ def poison(
         >>> int(poisoned.poisoned.sum()), int((poisoned.labels == 0).sum())
         (2, 7)
     """
+    if not isinstance(dataset, CleanSet):
+        raise InputError(f"dataset is a {type(dataset).__name__}; expected a seamfast.CleanSet of uint8 images")
+    if not isinstance(trigger, Trigger):
+        raise InputError(f"trigger is a {type(trigger).__name__}; expected a seamfast.triggers.Trigger")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
     for name, value in (("rate", rate), ("cover_rate", cover_rate)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise InputError(f"{name} is {value!r}; expected a number in [0, 1]")
@@ -74,6 +81,8 @@ def poison(
     new_labels[chosen] = trigger.target.targets(labels[chosen], dataset.num_classes)
     poisoned = torch.zeros(len(dataset), dtype=torch.bool)
     poisoned[stamped] = True
+    if isinstance(dataset, PoisonedSet):  # a second trigger: what carries the first one stays marked
+        poisoned |= dataset.poisoned
     return PoisonedSet(
         images,
         new_labels,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,10 @@ from tqdm import tqdm
 from seamfast.data import CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.model import logits_of, resolve_device
-from seamfast.errors import ConfigError, ModelError
+from seamfast.engine.run import seeded
+from seamfast.errors import ConfigError, InputError, ModelError
+from seamfast.evaluate import probe_logits
+from seamfast.methods.config import check_type
 from seamfast.methods.schedules import cosine
 
 
@@ -40,6 +43,8 @@ class TrainConfig:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            check_type(f.name, str(f.type), getattr(self, f.name))
         for name, ok, wanted in (
             ("epochs", self.epochs >= 1, "an integer of at least 1"),
             ("batch_size", self.batch_size >= 1, "an integer of at least 1"),
@@ -70,18 +75,41 @@ def train(
         model: returns logits.
         data: clean or poisoned.
         config: ``None`` for the defaults.
-        seed: order of the samples, and augmentation.
+        seed: an integer in ``[0, 2**63)``: order of the samples, augmentation, dropout.
         device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one.
         progress: show a progress bar on stderr; ``None``: where that is a terminal.
         on_epoch: called with the number of epochs done and their last loss.
 
     Raises:
-        ModelError: ``the loss became nan at step 12; try a lower rate than 0.5``.
+        InputError, ModelError: e.g. ``labels hold 10; expected integers in [0, 10) for the model's 10 logits``, or
+            ``the loss became nan at step 12; try a lower rate than 0.5``.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if not isinstance(data, CleanSet):
+        raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet")
+    if not len(data):
+        raise InputError("data holds no samples; expected at least one")
     config = config or TrainConfig()
     target = resolve_device(device, model)
-    model.to(target).train()
+    model.to(target)
     resident = Resident(data, target)
+    probe_logits(model, resident)
+    with seeded(seed, target):  # dropout draws from torch's global generators
+        _train(model, resident, config, seed=seed, progress=progress, on_epoch=on_epoch)
+    return model.eval()
+
+
+def _train(
+    model: nn.Module,
+    resident: Resident,
+    config: TrainConfig,
+    *,
+    seed: int,
+    progress: bool | None,
+    on_epoch: Callable[[int, float], None],
+) -> None:
+    model.train()
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.rate,
@@ -89,14 +117,14 @@ def train(
         weight_decay=config.weight_decay,
         nesterov=config.momentum > 0,
     )
-    steps_an_epoch = max(len(data) // config.batch_size, 1)
+    steps_an_epoch = max(len(resident) // config.batch_size, 1)
     n_steps = config.epochs * steps_an_epoch
-    batches = wrap_around_batches(torch.arange(len(data)), config.batch_size, seed)
+    batches = wrap_around_batches(torch.arange(len(resident)), config.batch_size, seed)
     shown = sys.stderr.isatty() if progress is None else progress
     loss = torch.zeros(())
     for step in tqdm(range(n_steps), desc="train", unit="step", disable=not shown, leave=False):
         epoch = step // steps_an_epoch
-        indices = next(batches).to(target)
+        indices = next(batches).to(resident.device)
         inputs = resident.inputs(indices, pad=config.crop_pad, flip=config.flip, seed=seed, epoch=epoch)
         loss = F.cross_entropy(logits_of(model, inputs), resident.labels[indices])
         optimizer.zero_grad(set_to_none=True)
@@ -108,4 +136,3 @@ def train(
             if not torch.isfinite(loss):
                 raise ModelError(f"the loss became {loss.item()} at step {step}; try a lower rate than {config.rate}")
             on_epoch(epoch + 1, loss.item())
-    return model.eval()

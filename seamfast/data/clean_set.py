@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seamfast.data.split import draw_by_class
 from seamfast.errors import DTypeError, InputError, ShapeError
 from seamfast.ops.normalization import normalization
 
@@ -119,6 +120,10 @@ class CleanSet:
             num_classes=self.num_classes,
             class_names=self.class_names,
         )
+
+    def draw(self, fraction: float, *, seed: int = 0) -> CleanSet:
+        """A random ``fraction`` of each class, in (0, 1], at least one sample of each: a clean budget."""
+        return self.subset(draw_by_class(self.labels, fraction, seed=seed))
 
     def pixels(self, indices: Tensor) -> Tensor:
         """``(N, C, H, W)`` uint8 images at ``indices``: stored, or recovered from floats by ``mean`` and ``std``."""

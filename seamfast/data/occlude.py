@@ -18,13 +18,13 @@ def occlude(
     """``torch.where(rectangle, filling, images)``, ``n_rectangles`` times over; and with the mean image for a filling.
 
     The first is what a student sees, the second what its teacher sees: the same part of the image is hidden from both,
-        but
-    by a pattern from one and by next to nothing from the other. Who learns to answer alike learns that patterns say
+    from one by a pattern, from the other by next to nothing. Who learns to answer alike learns that patterns say
     nothing.
 
     A rectangle's sides follow ``1 + floor(largest * side * u ** 1.5)``, ``u`` uniform in [0, 1): small ones more
-    often. One that would hang over the border is pushed back inside, so borders and corners are covered the most: clean
-    data seldom defends them. Its filling is, with equal odds: one colour from the range of the data, one colour of
+    often. One that would hang over the border is pushed back inside, so that whole patterns lie at the borders and in
+    the corners more often than elsewhere: clean data seldom says anything there, and triggers like to hide there. Its
+        filling is, with equal odds: one colour from the range of the data, one colour of
     extremes, noise of extremes, or what another image of the batch shows there.
 
     Args:
@@ -49,8 +49,9 @@ def occlude(
         """Which of ``side`` positions a rectangle covers: ``(N, side)`` bool."""
         length = 1 + (largest * side * uniform(1) ** 1.5).floor()
         length = length.clamp(max=side)
-        start = (uniform(1) * (side + length) - length).floor().clamp(min=0)
-        start = torch.minimum(start, side - length)
+        # From touching the first position to touching the last, alike for all; then pushed back inside.
+        start = (uniform(1) * (side + length - 1)).floor() - (length - 1)
+        start = torch.minimum(start.clamp(min=0), side - length)
         at = torch.arange(side, device=device)
         return (at >= start) & (at < start + length)
 

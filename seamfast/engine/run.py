@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -170,7 +171,8 @@ class Run:
         try:
             for number in range(max_steps):
                 before = self.clock.elapsed()
-                used = (before - begin) / (limit - begin) if limit < math.inf else 0.0
+                # 0 at the first step, as without a budget: one that is not reached changes no bit.
+                used = (before - begin) / (limit - begin) if number and limit < math.inf else 0.0
                 # One more step of the longest kind seen so far, evaluation included, would overrun the budget.
                 out_of_time = before + 2 * longest > limit
                 self.announcer.tell("on_step_begin")
@@ -259,6 +261,10 @@ class Run:
         n_lost = round((self.accuracy_received - history[-1].holdout_accuracy) * n) if history else n
         return n_lost <= n_lost_allowed(n, self._accuracy_budget)
 
+    def holdout_shows_budget(self) -> bool:
+        """Whether the accuracy budget is at least five held-out samples wide, so that such a loss would show."""
+        return self._accuracy_budget * len(self.split.holdout) >= 5
+
     def time_for_another_attempt(self) -> bool:
         """Whether the time budget leaves at least what the attempts so far took on average."""
         elapsed = self.clock.elapsed()
@@ -266,9 +272,16 @@ class Run:
 
     def count(self, triggers: Sequence[Trigger] = ()) -> Counts:
         """Outcome counters of the working copy on the held-out part."""
-        return count_outcomes(
-            self.model, self._data, self.split.holdout, num_classes=self.num_classes, triggers=triggers, seed=self.seed
-        )
+        # A model may draw in eval mode too; what is counted must not shift the draws of the training steps.
+        with seeded(self.seed, self.device):
+            return count_outcomes(
+                self.model,
+                self._data,
+                self.split.holdout,
+                num_classes=self.num_classes,
+                triggers=triggers,
+                seed=self.seed,
+            )
 
     def _pass_time(self) -> None:
         """Add the seconds since the last call to the phase."""
@@ -281,6 +294,19 @@ class Run:
         """A 63-bit seed of its own for each purpose and attempt."""
         tag = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
         return (self.seed * 0x9E3779B97F4A7C15 + tag * 0xC2B2AE3D27D4EB4F + self.attempt + 1) % 2**63
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators of the CPU and of ``device`` seeded, and put back to where they were afterwards."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        # Not torch.manual_seed: it seeds every accelerator, also those that are not put back.
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def n_lost_allowed(n_holdout: int, accuracy_budget: float) -> int:

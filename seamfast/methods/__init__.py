@@ -31,7 +31,7 @@ METHODS: dict[str, tuple[Callable[[Run, Any], None], type[MethodConfig]]] = {
 
 def config_class(method: str) -> type[MethodConfig]:
     """The config dataclass of ``method``. Raises ``ConfigError``: ``method is 'sgd'; expected one of ...``."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     return METHODS[method][1]
 

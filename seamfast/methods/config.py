@@ -39,7 +39,7 @@ class MethodConfig:
     def __post_init__(self) -> None:
         # Types first: a config may come from a file, where "0.1" and true are easily written for 0.1 and 1.
         for f in fields(self):
-            _check_type(f.name, str(f.type), getattr(self, f.name))
+            check_type(f.name, str(f.type), getattr(self, f.name))
         self.check("batch_size", self.batch_size >= 1, "an integer of at least 1")
         self.check("holdout_fraction", 0 < self.holdout_fraction < 1, "a number in (0, 1)")
         self.check("accuracy_budget", 0 <= self.accuracy_budget <= 1, "a number in [0, 1]")
@@ -81,8 +81,11 @@ class MethodConfig:
         return cls.from_dict(values)
 
 
-def _check_type(name: str, declared: str, value: Any) -> None:
-    """``declared`` is the annotation's text: ``int``, ``float``, ``bool``, ``str``, ``tuple[float, ...]``."""
+def check_type(name: str, declared: str, value: Any) -> None:
+    """Raise ``ConfigError`` unless ``value`` is as declared.
+
+    ``declared`` is the annotation's text: ``int``, ``float``, ``bool``, ``str``, ``tuple[float, ...]``.
+    """
     kind = declared.removesuffix(" | None")
     if value is None and kind != declared:
         return

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamfast import CleanSet
 from seamfast.data import draw_by_class, split_by_class
 from seamfast.errors import ConfigError
 
@@ -106,3 +107,13 @@ def test_a_draw_takes_its_share_of_every_class(fraction: float) -> None:
 def test_shares_to_draw_out_of_range(value: float) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(f'fraction is {value}; expected a number in (0, 1]')}$"):
         draw_by_class(LABELS, value, seed=0)
+
+
+def test_a_set_draws_a_clean_budget_of_its_own() -> None:
+    data = CleanSet(torch.arange(81.0)[:, None], LABELS, num_classes=9)
+    part = data.draw(0.2, seed=3)
+    wanted = draw_by_class(LABELS, 0.2, seed=3)
+    assert isinstance(part.inputs, torch.Tensor)
+    assert part.inputs[:, 0].tolist() == wanted.tolist()
+    assert torch.equal(part.labels, LABELS[wanted])
+    assert part.num_classes == 9

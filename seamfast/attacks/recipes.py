@@ -1,0 +1,34 @@
+"""How to train on the data sets that are known by name: what ``seamfast plant``, the demo and the benches use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seamfast.attacks.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An architecture, its training, and the normalisation of its inputs on the [0, 1] pixel scale."""
+
+    architecture: str
+    training: TrainConfig
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe("small_cnn", TrainConfig(epochs=40, batch_size=64)),
+    "mnist": Recipe("small_cnn", TrainConfig(epochs=6)),
+    "fashion-mnist": Recipe("small_cnn", TrainConfig(epochs=8)),
+    "cifar10": Recipe(
+        "narrow_resnet18",
+        TrainConfig(epochs=20, rate=0.1, crop_pad=4, flip=True),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.247, 0.2435, 0.2616),
+    ),
+}
+"""By data set. The CIFAR-10 statistics are those of its training set, as everybody uses them."""
+
+OTHER_RECIPE = Recipe("small_cnn", TrainConfig(epochs=10))
+"""For data sets that have no recipe of their own."""

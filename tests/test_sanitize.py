@@ -1,0 +1,883 @@
+"""``sanitize``, end to end: what it promises, what it leaves alone, how it can end, and what it reports."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import seamfast
+from seamfast import CleanSet, FineTuneConfig, Report, SeamConfig, SuperFineTuneConfig, attacks
+from seamfast.data import draw_by_class, split_by_class
+from seamfast.engine.model import digest
+from seamfast.errors import SanitizeInterrupted
+from seamfast.report import schema
+from seamfast.triggers import Patch
+
+SHORT = SeamConfig(forget_max_steps=4, forget_eval_every=2, recover_max_steps=6, recover_eval_every=3, strengths=(1.0,))
+METHODS: dict[str, Any] = {
+    "seam": SHORT,
+    "fine_tune": FineTuneConfig(max_steps=5, eval_every=2),
+    "super_fine_tune": SuperFineTuneConfig(forget_steps=3, recover_steps=3, eval_every=2),
+}
+STILL = 1e-12  # a rate at which nothing moves
+
+
+def validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+
+
+def normalized(data: CleanSet) -> Tensor:
+    """The images as the model takes them."""
+    return (data.inputs.float() / 255 - 0.4) / 0.25
+
+
+# 1. The promise, on real data: a planted backdoor goes, the task stays. One seed, loose bounds.
+
+
+@dataclass
+class Digits:
+    test: CleanSet
+    clean: CleanSet
+    trigger: Patch
+    planted: nn.Module
+    innocent: nn.Module
+
+    def rates(self, model: nn.Module) -> tuple[float, float]:
+        """``(ACC, ASR)`` on the test set."""
+        got = seamfast.evaluate(model, self.test, triggers=[self.trigger])
+        assert got.clean_accuracy.value is not None
+        assert got.worst_attack_success_rate is not None
+        return got.clean_accuracy.value, got.worst_attack_success_rate
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    seed, everything, trigger = 2, seamfast.load("digits"), Patch.square(3, target=0)
+
+    def trained(data: CleanSet) -> nn.Module:
+        torch.manual_seed(seed)
+        model = attacks.build("small_cnn", num_classes=10, in_channels=1, image_size=8)
+        return attacks.train(model, data, attacks.TrainConfig(epochs=40, batch_size=64), seed=seed)
+
+    return Digits(
+        test=seamfast.load("digits", split="test"),
+        clean=everything.subset(draw_by_class(everything.labels, 0.05, seed=seed)),
+        trigger=trigger,
+        planted=trained(attacks.poison(everything, trigger, rate=0.05, seed=seed)),
+        innocent=trained(everything),
+    )
+
+
+def test_a_planted_backdoor_goes_and_the_task_stays(digits: Digits) -> None:
+    accuracy_before, success_before = digits.rates(digits.planted)
+    assert accuracy_before > 0.95
+    assert success_before >= 0.95
+    assert len(digits.clean) <= 0.05 * 1438 + 10
+    result = seamfast.sanitize(digits.planted, digits.clean, seed=2)
+    accuracy, success = digits.rates(result.model)
+    assert success <= 0.10
+    assert accuracy >= accuracy_before - 0.04
+    assert result.accepted
+    assert result.reason.startswith("accuracy is back within its budget: ")
+    assert digits.rates(digits.planted) == (accuracy_before, success_before)
+
+
+def test_fine_tuning_keeps_the_backdoor_though_accuracy_is_back(digits: Digits) -> None:
+    """What sets the method apart: the verdict of both is the same, and only one of them removes anything."""
+    result = seamfast.sanitize(digits.planted, digits.clean, method="fine_tune", seed=2)
+    accuracy, success = digits.rates(result.model)
+    assert success > 0.5
+    assert accuracy > 0.95
+    assert result.accepted
+
+
+def test_a_model_without_a_backdoor_stays_as_good(digits: Digits) -> None:
+    before, _ = digits.rates(digits.innocent)
+    result = seamfast.sanitize(digits.innocent, digits.clean, seed=2)
+    after, _ = digits.rates(result.model)
+    assert after >= before - 0.03
+    assert result.accepted
+
+
+# 2. Blind: known triggers change nothing, and the held-out part is never trained on.
+
+
+class NoisyAlways(nn.Module):
+    """Draws in eval mode too, as models do that average over dropout."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(nn.functional.dropout(images, 0.1, training=True))
+        return logits
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_known_triggers_change_no_bit_of_the_weights(
+    method: str, noisy: bool, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    model = NoisyAlways(tiny_model()) if noisy else tiny_model()
+    options: dict[str, Any] = {"method": method, "config": METHODS[method]}
+    blind = seamfast.sanitize(model, tiny_data, **options)
+    triggers = [Patch.square(2), Patch.square(3, corner="random", name="anywhere")]
+    told = seamfast.sanitize(model, tiny_data, triggers=triggers, **options)
+    assert digest(told.model) == digest(blind.model) != digest(model)
+    assert [set(p.attack_success_rate) for p in told.history] == [{"patch", "anywhere"}] * len(told.history)
+    assert all(p.attack_success_rate == {} for p in blind.history)
+    assert len(told.report["holdout"]["before"]["triggers"]) == 2
+    assert blind.report["holdout"]["before"]["triggers"] == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_the_held_out_images_show_changes_no_weight(
+    method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    """Schedules of fixed length, so that accuracy on the held-out part steers nothing."""
+    config = METHODS[method]
+    if method == "seam":
+        config = replace(SHORT, forget_until=1e-9)
+    split = split_by_class(tiny_data.labels, holdout_fraction=config.holdout_fraction, forget_fraction=1.0, seed=0)
+    images = tiny_data.inputs.clone()
+    images[split.holdout] = 255 - images[split.holdout].flip(0)
+    other = CleanSet(images, tiny_data.labels, mean=0.4, std=0.25, num_classes=4)
+    one = seamfast.sanitize(tiny_model(), tiny_data, method=method, config=config)
+    two = seamfast.sanitize(tiny_model(), other, method=method, config=config)
+    assert digest(one.model) == digest(two.model)
+    assert one.report["holdout"]["before"] != two.report["holdout"]["before"]  # it was the held-out part
+
+
+class Tagged(nn.Module):
+    """Notes which images it sees in train mode and in eval mode: each has a grey of its own.
+
+    Patterns never cover half of an image, so the commonest pixel value is that of an image of the batch.
+    """
+
+    seen: dict[bool, set[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 4)
+        self.seen = {True: set(), False: set()}
+
+    def __deepcopy__(self, memo: Any) -> Tagged:
+        made = Tagged()
+        made.load_state_dict(self.state_dict())
+        made.seen = self.seen  # shared: the notes of the copies are what the test reads
+        return made
+
+    def forward(self, images: Tensor) -> Tensor:
+        tags = (images.flatten(1) * 255).round().int().mode(1).values
+        self.seen[self.training] |= set(tags.tolist())
+        logits: Tensor = self.head(images.mean((1, 2, 3))[:, None])
+        return logits
+
+
+@pytest.mark.parametrize(("method", "occlusions"), [("seam", 0), ("seam", 3), ("fine_tune", 0), ("super_fine_tune", 0)])
+def test_no_held_out_image_is_ever_trained_on(method: str, occlusions: int) -> None:
+    data = CleanSet(torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 32, 32), torch.arange(200) % 4)
+    config: Any = {
+        "seam": SeamConfig(
+            forget_max_steps=10, recover_max_steps=20, batch_size=32, occlusions=occlusions, mixing=0.0,
+            distillation=0.0, strengths=(1.0, 0.5),
+        ),
+        "fine_tune": FineTuneConfig(max_steps=20, batch_size=32),
+        "super_fine_tune": SuperFineTuneConfig(forget_steps=10, recover_steps=10, batch_size=32),
+    }[method]  # fmt: skip
+    model = Tagged()
+    result = seamfast.sanitize(model, data, method=method, config=config)
+    split = split_by_class(data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
+    assert model.seen[True] == set(split.recovery.tolist())  # all of the recovery part, and nothing else
+    assert not model.seen[True] & set(split.holdout.tolist())
+    assert set(split.holdout.tolist()) <= model.seen[False]
+    assert result.report["data"]["n_holdout"] == len(split.holdout) == 40
+
+
+# 3. The given model stays as it is, however the run ends.
+
+
+@dataclass
+class Snapshot:
+    """All that a caller can see of a model."""
+
+    tensors: dict[str, tuple[torch.dtype, torch.device, bytes]]
+    pointers: list[int]
+    grads: list[tuple[int, bytes] | None]
+    trainable: list[bool]
+    modes: list[bool]
+    hooks: list[list[int]]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Snapshot:
+        def raw(tensor: Tensor) -> bytes:
+            return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+        parameters = list(model.parameters())
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+        return cls(
+            tensors={name: (t.dtype, t.device, raw(t)) for name, t in tensors},
+            pointers=[t.data_ptr() for _, t in tensors],
+            grads=[None if p.grad is None else (p.grad.data_ptr(), raw(p.grad)) for p in parameters],
+            trainable=[p.requires_grad for p in parameters],
+            modes=[m.training for m in model.modules()],
+            hooks=[[id(hook) for hook in getattr(m, kind).values()] for m in model.modules() for kind in kinds],
+        )
+
+
+class NanAfter(nn.Module):
+    """Returns NaN from its k-th forward pass in train mode on."""
+
+    def __init__(self, inner: nn.Module, k: int) -> None:
+        super().__init__()
+        self.inner, self.k, self.n = inner, k, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        self.n += self.training
+        return logits * math.nan if self.n > self.k else logits
+
+
+class InterruptAfter(nn.Module):
+    """Ctrl-C in its k-th forward pass, of any mode."""
+
+    def __init__(self, inner: nn.Module, k: int) -> None:
+        super().__init__()
+        self.inner, self.k, self.n = inner, k, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.n += 1
+        if self.n > self.k:
+            raise KeyboardInterrupt
+        logits: Tensor = self.inner(images)
+        return logits
+
+
+class At(seamfast.Callback):
+    """Does something at one event of one step."""
+
+    def __init__(self, step: int, action: Callable[[Any], None], event: str = "on_step_end") -> None:
+        def hook(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                action(control)
+
+        setattr(self, event, hook)
+
+
+def interrupt(control: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def stop(control: Any) -> None:
+    control.should_training_stop = True
+
+
+def well_used(model: nn.Module) -> nn.Module:
+    """With grads, frozen parameters, mixed modes and hooks."""
+    model.train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    model[4].bias.requires_grad_(False)
+    model[9].weight.grad = torch.full_like(model[9].weight, 3.0)
+    model[2].register_forward_hook(lambda *args: None)
+    model[3].register_forward_pre_hook(lambda *args: None)
+    model[9].register_full_backward_hook(lambda *args: None)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_given_model_stays_as_it_is(
+    method: str, dtype: torch.dtype, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    model = well_used(tiny_model()).to(dtype)
+    before = Snapshot.of(model)
+    assert sum(map(len, before.hooks)) == 3
+    result = seamfast.sanitize(model, tiny_data, method=method, config=METHODS[method], triggers=[Patch.square(2)])
+    assert Snapshot.of(model) == before
+    assert digest(result.model) != digest(model)
+    assert not {t.data_ptr() for t in result.model.state_dict().values()} & set(before.pointers)
+
+
+@pytest.mark.parametrize("ending", ["nan", "stopped", "interrupted", "broken"])
+def test_the_given_model_stays_as_it_is_however_the_run_ends(
+    ending: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    def fail(control: Any) -> None:
+        raise ZeroDivisionError
+
+    model = well_used(tiny_model())
+    if ending == "nan":
+        model = NanAfter(model, 5).train()
+    before = Snapshot.of(model)
+    actions = {"stopped": stop, "interrupted": interrupt, "broken": fail}
+    callbacks = [At(5, actions[ending])] if ending in actions else []
+    try:
+        result = seamfast.sanitize(model, tiny_data, config=SHORT, callbacks=callbacks)
+        assert ending in ("nan", "stopped")
+        assert result.model is not model
+        assert Snapshot.of(result.model).modes == before.modes
+        assert Snapshot.of(result.model).trainable == before.trainable
+    except KeyboardInterrupt:
+        assert ending == "interrupted"
+    except ZeroDivisionError:
+        assert ending == "broken"
+    assert Snapshot.of(model) == before
+
+
+# 4. Determinism.
+
+
+class Dropped(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_decides_alone_with_dropout_too(method: str, tiny_data: CleanSet) -> None:
+    model = Dropped()
+
+    def run(seed: int) -> str:
+        return digest(seamfast.sanitize(model, tiny_data, method=method, config=METHODS[method], seed=seed).model)
+
+    first = run(7)
+    torch.rand(13)  # whatever else draws from torch's generator
+    assert run(7) == first
+    assert run(8) != first
+
+
+@pytest.mark.parametrize("ending", ["returned", "raised"])
+def test_torchs_generator_is_left_where_it_was(ending: str, tiny_data: CleanSet) -> None:
+    """Though dropout draws from it, and the loader that shuffles."""
+    loader = DataLoader(TensorDataset(normalized(tiny_data), tiny_data.labels), 32, shuffle=True)
+    model, state = Dropped(), torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt) if ending == "raised" else nullcontext():
+        seamfast.sanitize(model, loader, config=SHORT, callbacks=[At(3, interrupt)] if ending == "raised" else [])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_measuring_more_often_changes_no_weight(tiny_data: CleanSet) -> None:
+    """Also with a model that draws whenever it is called."""
+    torch.manual_seed(1)
+    model = NoisyAlways(Dropped())
+    digests = {
+        digest(seamfast.sanitize(model, tiny_data, method="fine_tune", config=config).model)
+        for config in (FineTuneConfig(max_steps=6, eval_every=n) for n in (1, 4, 6))
+    }
+    assert len(digests) == 1
+
+
+def test_a_shuffling_loader_gives_what_a_sequential_one_gives(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    samples = TensorDataset(normalized(tiny_data), tiny_data.labels)
+
+    def run(loader: Any) -> str:
+        return digest(seamfast.sanitize(tiny_model(), loader, config=SHORT).model)
+
+    wanted = run(DataLoader(samples, batch_size=32))
+    torch.manual_seed(4)
+    assert run(DataLoader(samples, batch_size=32, shuffle=True)) == wanted
+    assert run(DataLoader(samples, batch_size=7, shuffle=True)) == wanted
+
+
+# 5. The forms of the data.
+
+
+class Pairs(Dataset[tuple[Tensor, int]]):
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+class Named(nn.Module):
+    """Called as image models of Hugging Face are, and answering as they do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pixel_values: Tensor, output_attentions: bool = False) -> Any:
+        assert pixel_values.ndim == 4
+        return SimpleNamespace(loss=None, logits=self.inner(pixel_values))
+
+
+def batches(data: CleanSet, size: int = 48) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(normalized(data).split(size), data.labels.split(size), strict=True)
+
+
+def named_batches(data: CleanSet, name: str) -> list[dict[str, Tensor]]:
+    return [{name: x, "labels": y} for x, y in batches(data)]
+
+
+FORMS: dict[str, Callable[[CleanSet], Any]] = {
+    "CleanSet of floats": lambda d: CleanSet(normalized(d), d.labels, mean=0.4, std=0.25),
+    "pair of tensors": lambda d: (normalized(d), d.labels),
+    "pair of arrays": lambda d: (normalized(d).numpy(), d.labels.numpy()),
+    "arrays of other dtypes": lambda d: (normalized(d).double().numpy(), d.labels.numpy().astype("uint8")),
+    "Dataset": lambda d: Pairs(normalized(d), d.labels),
+}
+LOADERS: dict[str, Callable[[CleanSet], Any]] = {
+    "DataLoader": lambda d: DataLoader(Pairs(normalized(d), d.labels), batch_size=32),
+    "larger batch than the set": lambda d: DataLoader(Pairs(normalized(d), d.labels), batch_size=5000),
+    "list of tuples": lambda d: list(batches(d)),
+    "list of lists": lambda d: [list(batch) for batch in batches(d)],
+    "generator": lambda d: batches(d),
+    "batches named otherwise": lambda d: named_batches(d, "img"),
+}
+
+
+@pytest.mark.parametrize("forms", [FORMS, LOADERS], ids=["ordered", "loaders"])
+def test_the_form_of_the_data_does_not_matter(
+    forms: dict[str, Callable[[CleanSet], Any]], tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    results = {name: seamfast.sanitize(tiny_model(), form(tiny_data), config=SHORT) for name, form in forms.items()}
+    assert {len(r.model.state_dict()) for r in results.values()} == {16}
+    digests = {name: digest(r.model) for name, r in results.items()}
+    assert len(set(digests.values())) == 1, digests
+    assert {r.report["data"]["n_samples"] for r in results.values()} == {160}
+
+
+def test_pixels_in_a_clean_set(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    config = replace(SHORT, crop_pad=1, flip=True)
+    result = seamfast.sanitize(tiny_model(), tiny_data, config=config)
+    assert result.report["run"]["stopped"] is None
+    assert result.report["holdout"]["before"]["clean_accuracy"]["value"] > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_as_an_image_model_of_hugging_face_takes_them(
+    method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    result = seamfast.sanitize(
+        Named(tiny_model()), named_batches(tiny_data, "pixel_values"), method=method, config=METHODS[method]
+    )
+    assert result.report["run"]["stopped"] is None
+    assert result.report["holdout"]["before"]["clean_accuracy"]["value"] > 0.9
+    logits = result.model(pixel_values=normalized(tiny_data)[:3]).logits
+    assert logits.shape == (3, 4)
+
+
+def test_several_named_inputs(tiny_data: CleanSet) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.EmbeddingBag(10, 8), nn.Linear(8, 2)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.head(self.words(input_ids * attention_mask))}
+
+    ids = torch.randint(1, 10, (60, 5))
+    data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "label": (ids[:, 0] > 5).long()}]
+    result = seamfast.sanitize(Two(), data, config=SHORT)
+    assert result.report["run"]["stopped"] is None
+    assert digest(result.model) != result.report["model"]["digest_before"]
+
+
+def test_fewer_samples_than_a_batch(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    few = tiny_data.subset(range(8))
+    result = seamfast.sanitize(tiny_model(), few, config=SHORT)
+    data = result.report["data"]
+    assert (data["n_holdout"], data["n_recovery"], data["n_forget"]) == (4, 4, 4)
+    assert result.report["run"]["steps"]["recover"] == 6
+
+
+# 6. How a run can end.
+
+
+@pytest.mark.parametrize(
+    ("k", "phase", "step"), [(0, "forget", 0), (2, "forget", 2), (4, "recover", 4), (9, "recover", 9)]
+)
+def test_a_loss_that_is_nan_gives_the_model_back_as_received(
+    k: int, phase: str, step: int, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    config = SeamConfig(forget_rate=STILL, forget_max_steps=4, recover_max_steps=6, strengths=(1.0, 0.5))
+    given = NanAfter(tiny_model(), k)
+    result = seamfast.sanitize(given, tiny_data, config=config)
+    assert not result.accepted
+    why = f"the loss became nan in the {phase} phase at step {step}"
+    assert result.reason == f"{why}; the model is returned as received"
+    assert result.report["run"]["stopped"] == why
+    assert result.report["model"]["returned"] == "received"
+    assert digest(result.model) == digest(given) == result.report["model"]["digest_after"]
+    assert result.report["holdout"]["after"] == result.report["holdout"]["before"]
+    assert sum(result.report["run"]["steps"].values()) == step
+    validator().validate(result.report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_is_returned_as_received_is_so_to_the_bit(
+    dtype: torch.dtype, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    model = tiny_model().to(dtype)
+    with torch.no_grad():
+        model[9].bias += 1e-12  # beyond float32
+    model[9].bias.grad = torch.ones_like(model[9].bias)
+    result = seamfast.sanitize(model, tiny_data, config=SHORT, callbacks=[At(3, stop)])
+    assert digest(result.model) == digest(model)
+    assert result.model is not model
+    assert all(p.grad is None for p in result.model.parameters())
+
+
+def test_nan_after_the_last_step_is_not_returned(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    """Weights can turn bad in the last update, when no loss comes after it."""
+
+    class Poison(seamfast.Callback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                nn.init.constant_(kwargs["model"][9].bias, math.nan)
+
+    model = tiny_model()
+    result = seamfast.sanitize(model, tiny_data, method="fine_tune", config=METHODS["fine_tune"], callbacks=[Poison()])
+    assert result.reason == "the sanitised model returned NaN on held-out data; the model is returned as received"
+    assert not result.accepted
+    assert digest(result.model) == digest(model)
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_step_begin", "on_evaluate"])
+def test_ctrl_c_in_a_callback(event: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    config = SeamConfig(
+        forget_rate=STILL, forget_max_steps=4, forget_eval_every=1, recover_max_steps=6, strengths=(1.0,)
+    )
+    with pytest.raises(SanitizeInterrupted) as caught:
+        seamfast.sanitize(tiny_model(), tiny_data, config=config, callbacks=[At(2, interrupt, event)])
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert not isinstance(caught.value, Exception)  # "except Exception" must not swallow it
+    assert str(caught.value) == "interrupted in the forget phase at step 2"
+    report = caught.value.report
+    assert isinstance(report, Report)
+    validator().validate(report)
+    assert report["run"]["stopped"] == "interrupted in the forget phase at step 2"
+    assert report["run"]["steps"] == {"forget": 2}
+    assert report["holdout"]["before"]["clean_accuracy"]["n_total"] == 32
+    assert report["holdout"]["after"] is None
+    assert report["verdict"]["accepted"] is False
+    assert Report.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize(
+    ("k", "message"), [(1, "interrupted in the first phase at step 0"), (6, "interrupted in the ")]
+)
+def test_ctrl_c_in_the_model(k: int, message: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    """Ctrl-C may come at any moment: also before there is anything to report."""
+    model = InterruptAfter(tiny_model(), k)
+    before = Snapshot.of(model)
+    with pytest.raises(SanitizeInterrupted, match=f"^{message}") as caught:
+        seamfast.sanitize(model, tiny_data, config=SHORT)
+    assert Snapshot.of(model) == before
+    assert model.n == 0
+    if k == 1:
+        assert caught.value.report is None
+    else:
+        validator().validate(caught.value.report)
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_callback_can_stop_the_run_at_a_step(
+    step: int, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    config = SeamConfig(forget_rate=STILL, forget_max_steps=4, recover_max_steps=6, strengths=(1.0,))
+    model = tiny_model()
+    result = seamfast.sanitize(model, tiny_data, config=config, callbacks=[At(step, stop)])
+    assert not result.accepted
+    phase = "forget" if step <= 4 else "recover"
+    why = f"stopped by a callback in the {phase} phase after step {step}"
+    assert result.reason == f"{why}; the model is returned as received"
+    assert sum(result.report["run"]["steps"].values()) == step
+    assert result.report["model"]["returned"] == "received"
+    assert digest(result.model) == digest(model)
+
+
+def test_a_time_budget_of_nothing(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    model = tiny_model()
+    result = seamfast.sanitize(model, tiny_data, time_budget_s=1e-6)
+    assert not result.accepted
+    assert result.reason == (
+        "the time budget of 1e-06 s was used up before the forget phase began; the model is returned as received"
+    )
+    assert result.report["run"]["n_attempts"] == 1
+    assert result.report["run"]["steps"] == {}
+    assert result.history == ()
+    assert digest(result.model) == digest(model)
+    assert result.report["time_budget_s"] == 1e-6
+    validator().validate(result.report)
+
+
+class Slow(nn.Module):
+    """Takes ``pause_s`` more for each forward pass."""
+
+    def __init__(self, inner: nn.Module, pause_s: float) -> None:
+        super().__init__()
+        self.inner, self.pause_s = inner, pause_s
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(self.pause_s)
+        logits: Tensor = self.inner(images)
+        return logits
+
+
+class Moves(seamfast.Callback):
+    """How far each step of the recovery moves the last layer."""
+
+    def __init__(self) -> None:
+        self.lengths: list[float] = []
+        self._last: Tensor | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        weight = list(kwargs["model"].parameters())[-2].detach().clone()
+        if state.phase == "recover" and self._last is not None:
+            self.lengths.append(float((weight - self._last).norm()))
+        self._last = weight
+
+
+def test_a_time_budget_is_kept_and_the_schedule_runs_to_its_end(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    """340 steps of at least 20 ms would take 7 s."""
+    budget, moves = 1.5, Moves()
+    begin = time.perf_counter()
+    result = seamfast.sanitize(Slow(tiny_model(), 0.01), tiny_data, time_budget_s=budget, callbacks=[moves])
+    took = time.perf_counter() - begin
+    longest = 0.5  # a step and an evaluation, on a machine with other work
+    assert took < budget + longest
+    assert took > 0.5 * budget  # it uses what it may
+    report = result.report
+    assert report["run"]["time_ran_out"] is True
+    assert 10 <= report["run"]["steps"]["recover"] < 300
+    assert report["run"]["stopped"] is None
+    assert report["run"]["seconds"]["total"] <= took
+    assert report["run"]["seconds"]["forget"] < 0.5 * budget  # recovery has the most of it
+    steps = ", ".join(f"{k} {v}" for k, v in report["run"]["steps"].items())
+    assert f"the time budget of 1.5 s cut the run short; steps taken: {steps}" in report["warnings"]
+    # The rates follow the time: the last step is a small one, though the schedule was planned for 300.
+    assert moves.lengths[-1] < 0.25 * max(moves.lengths)
+    validator().validate(report)
+
+
+def test_a_generous_time_budget_changes_nothing(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    free = seamfast.sanitize(tiny_model(), tiny_data, config=SHORT)
+    bound = seamfast.sanitize(tiny_model(), tiny_data, config=SHORT, time_budget_s=3600)
+    assert digest(free.model) == digest(bound.model)
+    assert bound.report["run"]["time_ran_out"] is False
+    assert free.report["time_budget_s"] is None
+
+
+def test_accuracy_that_does_not_come_back_is_not_accepted(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    config = SeamConfig(
+        forget_rate=1.0, forget_max_steps=3, recover_rate=STILL, recover_max_steps=2, strengths=(1.0, 0.9, 0.8)
+    )
+    result = seamfast.sanitize(tiny_model(), tiny_data, config=config)
+    assert not result.accepted
+    before, after = (result.report["holdout"][when]["clean_accuracy"]["n_hit"] for when in ("before", "after"))
+    assert before - after > 5
+    assert result.reason == (
+        f"accuracy did not come back within its budget: held-out accuracy {after / 32:.2%} after, {before / 32:.2%} "
+        f"before (n = 32): {before - after} samples lost, 1 allowed by the budget of 3.0%"
+    )
+    assert result.report["run"]["n_attempts"] == 3
+    assert result.report["model"]["returned"] == "sanitized"
+    assert result.report["run"]["stopped"] is None
+
+
+@pytest.mark.parametrize(
+    ("lost", "budget", "accepted"), [(3, 0.1, True), (4, 0.1, False), (1, 0.01, True), (1, 0, False)]
+)
+def test_as_many_samples_may_be_lost_as_the_budget_says(lost: int, budget: float, accepted: bool) -> None:
+    """32 held-out samples; a tenth is 3. Where one sample weighs more than the budget, one may be lost."""
+
+    class Table(nn.Module):
+        """Knows each image by its grey, and has a logit for it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(10 * torch.eye(4)[torch.arange(160) % 4])
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.table[(images[:, 0, 0, 0] * 255).round().long().clamp(0, 159)]
+
+    class Lose(seamfast.Callback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with torch.no_grad():
+                kwargs["model"].table[held_out[:lost]] *= -1
+
+    images = torch.arange(160, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    data = CleanSet(images, torch.arange(160) % 4)
+    held_out = split_by_class(data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0).holdout
+    config = FineTuneConfig(max_steps=1, rate=STILL, accuracy_budget=budget)
+    result = seamfast.sanitize(Table(), data, method="fine_tune", config=config, callbacks=[Lose()])
+    assert result.report["holdout"]["after"]["clean_accuracy"]["n_hit"] == 32 - lost
+    assert result.accepted is accepted
+    assert result.accepted is result.report["verdict"]["accepted"]
+    allowed = {0.1: 3, 0.01: 1, 0: 0}[budget]
+    assert f"{lost} samples lost, {allowed} allowed by the budget of {budget:.1%}" in result.reason
+
+
+def test_a_model_that_guesses_is_not_accepted(tiny_data: CleanSet) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    result = seamfast.sanitize(model, tiny_data, config=SHORT)
+    assert not result.accepted
+    assert result.reason == (
+        "the model as received is right on 8 of 32 held-out samples, not measurably more than guessing (25.0%): check "
+        "normalisation and class order, or give more clean data"
+    )
+
+
+def test_a_wrong_normalization_shows(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    wrong = CleanSet(tiny_data.inputs, tiny_data.labels, mean=60.0, std=0.25)
+    result = seamfast.sanitize(tiny_model(), wrong, config=SHORT)
+    assert not result.accepted
+    assert "check normalisation" in result.reason
+
+
+# 7. The report.
+
+
+class CountSteps(seamfast.Callback):
+    def __init__(self) -> None:
+        self.by_phase: dict[str, int] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.by_phase[state.phase] = self.by_phase.get(state.phase, 0) + 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_report_says_what_was_done(method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    model, counter, trigger = tiny_model(), CountSteps(), Patch.square(2)
+    begin = time.perf_counter()
+    result = seamfast.sanitize(
+        model, tiny_data, method=method, config=METHODS[method], triggers=[trigger], callbacks=[counter], seed=11
+    )
+    took = time.perf_counter() - begin
+    report = result.report
+    validator().validate(report)
+    assert Report.from_json(report.to_json()) == report
+    assert (report["method"], report["seed"], report["config"]) == (method, 11, METHODS[method].to_dict())
+    assert report["model"]["digest_before"] == digest(model)
+    assert report["model"]["digest_after"] == digest(result.model) != digest(model)
+    assert report["model"]["returned"] == "sanitized"
+    assert report["model"]["n_parameters"] == sum(p.numel() for p in model.parameters())
+    assert report["model"]["class"] == "torch.nn.modules.container.Sequential"
+
+    data = report["data"]
+    assert data["n_recovery"] + data["n_holdout"] == data["n_samples"] == 160
+    assert (data["n_holdout"], data["num_classes"], data["class_counts"]) == (32, 4, [40] * 4)
+    assert data["n_forget"] == data["n_recovery"]
+
+    assert report["run"]["steps"] == counter.by_phase
+    seconds = report["run"]["seconds"]
+    assert seconds.keys() == counter.by_phase.keys() | {"total"}
+    assert sum(v for k, v in seconds.items() if k != "total") <= seconds["total"] + 0.01 <= took + 0.01
+    assert all(v > 0 for v in seconds.values())
+
+    assert [p.to_dict() for p in result.history] == report["history"]
+    for earlier, later in pairwise(result.history):
+        assert earlier.step < later.step
+        assert earlier.seconds <= later.seconds
+        assert earlier.attempt <= later.attempt
+    assert result.history[-1].step == sum(counter.by_phase.values())
+
+    # Before and after are what ``evaluate`` says of the two models on the held-out samples.
+    split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=11)
+    held_out = tiny_data.subset(split.holdout)
+    for when, judged in (("before", model), ("after", result.model)):
+        wanted = seamfast.evaluate(judged, held_out, triggers=[trigger])
+        got = report["holdout"][when]
+        assert got["clean_accuracy"]["n_hit"] == wanted.clean_accuracy.n_hit
+        assert got["triggers"][0]["attack_success_rate"]["n_hit"] == wanted.triggers[0].n_hit
+        assert got["triggers"][0]["attack_success_rate"]["n_total"] == wanted.triggers[0].n_eligible == 24
+    assert result.history[-1].holdout_accuracy == report["holdout"]["after"]["clean_accuracy"]["value"]
+
+
+def test_the_seconds_of_a_phase_are_those_of_its_steps(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    """Slow in forgetting only: 8 steps and one evaluation of 30 ms, then 10 steps of next to nothing."""
+
+    class Wake(seamfast.Callback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            kwargs["model"].pause_s = 0.03 if state.phase == "forget" else 0.0
+
+    config = SeamConfig(
+        forget_rate=STILL, forget_max_steps=8, recover_max_steps=10, strengths=(1.0,), distillation=0.0,
+        forget_eval_every=99, recover_eval_every=99,
+    )  # fmt: skip
+    result = seamfast.sanitize(Slow(tiny_model(), pause_s=0.0), tiny_data, config=config, callbacks=[Wake()])
+    seconds = result.report["run"]["seconds"]
+    assert 9 * 0.03 <= seconds["forget"] <= seconds["total"]
+    assert seconds["recover"] <= seconds["total"] - seconds["forget"] + 0.002
+    assert seconds["recover"] < seconds["forget"]
+    assert result.history[0].seconds >= 9 * 0.03
+
+
+def test_the_forget_fraction_is_reported(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    config = SeamConfig(forget_fraction=0.25, holdout_fraction=0.5, forget_max_steps=1, recover_max_steps=1)
+    data = seamfast.sanitize(tiny_model(), tiny_data, config=config).report["data"]
+    assert (data["n_holdout"], data["n_recovery"], data["n_forget"]) == (80, 80, 20)
+
+
+def test_the_loss_of_a_point_is_the_mean_since_the_last_one(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    def losses(eval_every: int) -> list[float]:
+        config = FineTuneConfig(max_steps=6, eval_every=eval_every)
+        return [p.loss for p in seamfast.sanitize(tiny_model(), tiny_data, method="fine_tune", config=config).history]
+
+    single = losses(1)
+    assert len(set(single)) == 6
+    assert losses(4) == pytest.approx([sum(single[:4]) / 4, sum(single[4:]) / 2])
+
+
+def test_missing_classes_and_a_coarse_held_out_part_are_warned_of(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    part = tiny_data.subset(((tiny_data.labels == 0) | (tiny_data.labels == 2)).nonzero().flatten()[:40])
+    result = seamfast.sanitize(tiny_model(), part, config=SHORT)
+    assert result.report["warnings"] == [
+        "one of 8 held-out samples weighs 12.5%, more than the accuracy budget of 3.0%: one may be lost",
+        "no clean sample of 2 classes (1, 3): nothing defends their accuracy",
+    ]
+    assert result.report["data"]["class_counts"] == [20, 0, 20, 0]
+    assert result.report["holdout"]["before"]["class_accuracy"][1]["n_total"] == 0
+    everything = CleanSet(tiny_data.inputs.repeat(2, 1, 1, 1), tiny_data.labels.repeat(2), mean=0.4, std=0.25)
+    assert seamfast.sanitize(tiny_model(), everything, config=SHORT).report["warnings"] == []
+
+
+def test_a_long_list_of_missing_classes_is_cut(tiny_data: CleanSet) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 30))
+    warnings = seamfast.sanitize(model, tiny_data, config=SHORT).report["warnings"]
+    assert (
+        "no clean sample of 26 classes (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, ...): nothing defends their accuracy"
+        in warnings
+    )
+
+
+def test_the_result_is_frozen(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    result = seamfast.sanitize(tiny_model(), tiny_data, config=SHORT)
+    with pytest.raises(AttributeError):
+        result.accepted = True  # type: ignore[misc]
+    assert result.reason == result.report["verdict"]["reason"]
+    assert copy.copy(result).accepted is result.accepted
