@@ -7,13 +7,12 @@ quotient. Recipes:
 
   scratch    ``seamfast.attacks.train``: SGD with Nesterov momentum 0.9, one-cycle rate 0.05, weight decay 5e-4, on all
              of the clean training set, resident, through the same engine and data path. digits: 40 epochs, batch 64;
-             MNIST and Fashion-MNIST: ten epochs, batch 128. It yields the clean model that a team would train anew.
+             MNIST: ten epochs, batch 128. It yields the clean model that a team would train anew.
   sanitize   ``seamfast.sanitize`` with its defaults on 5 % of the training set, of a model with a planted 3x3 patch
              (5 % poison, ACC and ASR as received in the row). It includes copying, splitting, all evaluations and the
              report.
 
-MNIST and Fashion-MNIST are read from the folder in ``SEAMFAST_DATA`` (subfolders ``mnist`` and ``fashion-mnist``), or
-``../shared/data``; without them these rows skip.
+MNIST is read from the folder ``mnist`` in ``SEAMFAST_DATA``, or in ``../shared/data``; without it its row skips.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ DATA = Path(os.environ.get("SEAMFAST_DATA", Path(__file__).parents[2] / "shared"
 RECIPES = {
     "digits": attacks.TrainConfig(epochs=40, batch_size=64),
     "mnist": attacks.TrainConfig(epochs=10),
-    "fashion-mnist": attacks.TrainConfig(epochs=10),
 }
 TURNS = 3
 

@@ -130,6 +130,8 @@ class RunRecord:
         if self.run.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in self.run.phase_steps.items())
             found.append(f"the time budget of {self.run.clock.budget_s:g} s cut the run short; steps taken: {steps}")
+        if getattr(self.settings, "occlusions", 0) and self.run.input_range() is None:
+            found.append("the inputs are not images in one tensor: no patterns were pasted over them, a weaker cure")
         if self.run.returns_probabilities:
             found.append(
                 "the model seems to return probabilities, not logits: take its last softmax off for a better cure"

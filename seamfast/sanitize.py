@@ -21,6 +21,7 @@ from seamfast.methods import MethodConfig, config_class, run_method
 from seamfast.record import RunRecord
 from seamfast.report import Report
 from seamfast.triggers import Trigger
+from seamfast.triggers.checks import as_integer
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,12 @@ def sanitize(
         13
     """
     clock = Clock(time_budget_s)
-    settings = _check_arguments(model, method, config, triggers, seed, time_budget_s, callbacks)
+    settings = _check_arguments(model, method, config, triggers, time_budget_s, callbacks)
+    seed = _check_seed(seed)
     target = resolve_device(device, model)
-    with seeded(seed, target):  # dropout, and loaders that shuffle or augment, draw from torch's global generators
+    # Seeded, as dropout, and loaders that shuffle or augment, draw from torch's global generators; and with grads,
+    # also where the caller has turned them off.
+    with seeded(seed, target), torch.inference_mode(False):
         samples = _check_samples(as_clean_set(clean_loader))
         samples = as_called(model, samples)
         copied = WorkingCopy(model, target)
@@ -168,7 +172,7 @@ def _copy_of(model: nn.Module) -> nn.Module:
 
 
 def _check_arguments(
-    model: Any, method: Any, config: Any, triggers: Any, seed: Any, time_budget_s: Any, callbacks: Any
+    model: Any, method: Any, config: Any, triggers: Any, time_budget_s: Any, callbacks: Any
 ) -> MethodConfig:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
@@ -179,12 +183,17 @@ def _check_arguments(
         raise InputError(f"triggers is a {type(triggers).__name__}; expected a list of triggers")
     if not isinstance(callbacks, Iterable):
         raise InputError(f"callbacks is a {type(callbacks).__name__}; expected a list of callbacks")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
     is_number = isinstance(time_budget_s, (int, float)) and not isinstance(time_budget_s, bool)
     if time_budget_s is not None and not (is_number and 0 < time_budget_s < float("inf")):
         raise InputError(f"time_budget_s is {time_budget_s!r}; expected a number of seconds above 0, or None")
     return config if config is not None else wanted()
+
+
+def _check_seed(seed: Any) -> int:
+    number = as_integer(seed)
+    if number is None or not 0 <= number < 2**63:
+        raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
+    return number
 
 
 def _check_samples(samples: CleanSet) -> CleanSet:

@@ -19,6 +19,7 @@ from seamfast.data.split import Split
 from seamfast.engine.counting import Counts, count_outcomes
 from seamfast.engine.events import Announcer, HistoryPoint
 from seamfast.engine.model import WorkingCopy, evaluating, logits_of
+from seamfast.errors import ModelError
 from seamfast.triggers import Trigger
 
 
@@ -220,11 +221,17 @@ class Run:
 
         Raises:
             RunStopped: the loss is NaN or Inf, or a callback asked to stop.
+            ModelError: the loss does not depend on the weights.
         """
         state = self.announcer.state
         value = loss.item()
         if not math.isfinite(value):
             raise RunStopped(f"the loss became {value} in the {state.phase} phase at step {state.global_step}")
+        if not loss.requires_grad:
+            raise ModelError(
+                "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach "
+                "in its forward"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(rate, decay)
         self._losses.append(value)

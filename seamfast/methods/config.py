@@ -16,6 +16,9 @@ else:  # pragma: no cover - CI runs 3.11
 
 C = TypeVar("C", bound="MethodConfig")
 
+_LARGEST = 1e9
+"""Of any fraction: products of several must stay within float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
@@ -98,3 +101,5 @@ def check_type(name: str, declared: str, value: Any) -> None:
         accepted: tuple[type, ...] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[inner]
         if wrong_bool or not isinstance(item, accepted) or (isinstance(item, float) and not abs(item) < float("inf")):
             raise ConfigError(f"{name} is {value!r}; expected {declared}")
+        if inner == "float" and isinstance(item, (int, float)) and abs(item) > _LARGEST:
+            raise ConfigError(f"{name} is {value!r}; expected at most {_LARGEST:g} in size")
