@@ -38,6 +38,8 @@ RECIPES = {
 }
 TURNS = 3
 
+pytestmark = pytest.mark.timeout(3600)  # the suite's limit is for tests
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

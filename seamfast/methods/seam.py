@@ -71,7 +71,7 @@ class SeamConfig(MethodConfig):
     """
 
     optimizer: str = "relative_adam"
-    strengths: tuple[float, ...] = (2.0, 1.0, 0.5, 0.25)
+    strengths: tuple[float, ...] = (1.5, 1.0, 0.5, 0.25)
     forget_fraction: float = 1.0
     forget_rate: float = 0.02
     forget_weight_decay: float = 0.0
@@ -80,7 +80,7 @@ class SeamConfig(MethodConfig):
     forget_patience: int = 1
     forget_eval_every: int = 5
     exclude_true: bool = True
-    recover_rate: float = 0.07
+    recover_rate: float = 0.1
     recover_weight_decay: float = 0.0
     recover_decay: float = 0.0
     recover_betas: tuple[float, ...] = (0.9, 0.99)
