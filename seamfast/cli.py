@@ -25,7 +25,7 @@ from seamfast._version import __version__
 from seamfast.attacks import ARCHITECTURES, OTHER_RECIPE, RECIPES, poison, train
 from seamfast.data import CleanSet
 from seamfast.data.readers import load
-from seamfast.errors import ConfigError, InputError, SanitizeInterrupted, SeamfastError
+from seamfast.errors import ConfigError, DataFileError, InputError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.model_files import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
@@ -140,7 +140,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     config = _read_config(arguments)
     model, description = load_model(arguments.model)
     _set_threads(arguments, description)
-    triggers = load_triggers(arguments.triggers) if arguments.triggers else ()
+    triggers = _read_triggers(arguments)
     data = _load_data(arguments, description, "train")
     if arguments.fraction < 1:
         data = data.draw(arguments.fraction, seed=arguments.seed)
@@ -185,7 +185,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     model, description = load_model(arguments.model)
     _set_threads(arguments, description)
-    triggers = load_triggers(arguments.triggers) if arguments.triggers else ()
+    triggers = _read_triggers(arguments)
     data = _load_data(arguments, description, "test")
     evaluation = evaluate(model, data, triggers=triggers, seed=arguments.seed, device=arguments.device)
     if arguments.json:
@@ -285,6 +285,15 @@ def _load_data(arguments: argparse.Namespace, description: ModelDescription, spl
     data = _load(arguments, arguments.split or (split if by_name else None), mean=description.mean, std=description.std)
     description.check_images(data)
     return data
+
+
+def _read_triggers(arguments: argparse.Namespace) -> tuple[Trigger, ...]:
+    if not arguments.triggers:
+        return ()
+    try:
+        return load_triggers(arguments.triggers)
+    except OSError as error:
+        raise DataFileError(f"{arguments.triggers} cannot be read: {error.strerror}; expected triggers") from error
 
 
 def _read_config(arguments: argparse.Namespace) -> MethodConfig | None:

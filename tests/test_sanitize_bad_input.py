@@ -107,8 +107,8 @@ def test_as_few_samples_as_can_be() -> None:
         (LABELS > 1, DTypeError, "labels has dtype bool; expected an integer dtype"),
         (LABELS[:, None], ShapeError, "labels has shape (40, 1); expected (N,) = (40,)"),
         (nn.functional.one_hot(LABELS), ShapeError, "labels has shape (40, 4); expected (N,) = (40,)"),
-        (LABELS[:39], ShapeError, "inputs has shape (40, 1, 8, 8) and labels (39,); expected the same number of samples "
-         "in both"),
+        (LABELS[:39], ShapeError, "inputs has shape (40, 1, 8, 8) and labels (39,); expected the same number of "
+         "samples in both"),
     ],
     ids=["too large", "negative", "floats", "bools", "columns", "one-hot", "too few"],
 )  # fmt: skip
@@ -188,11 +188,35 @@ def test_logits(answer: Callable[[Tensor], Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [lambda x: None, lambda x: (x, x), lambda x: {"scores": x}, lambda x: x.numpy(force=True)]
+    ("answer", "kind"),
+    [
+        (lambda x: None, "NoneType"),
+        (lambda x: (x, x), "tuple"),
+        (lambda x: {"scores": x}, "dict"),
+        (lambda x: {"logits": x.tolist()}, "dict"),
+        (lambda x: x.numpy(force=True), "ndarray"),
+    ],
 )
-def test_no_logits(answer: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(ModelError, match=r"^the model returned a .*; expected .*logits"):
-        seamfast.sanitize(Returns(answer), (IMAGES, LABELS))
+def test_no_logits(answer: Callable[[Tensor], Any], kind: str) -> None:
+    message = f"the model returned a {kind}; expected logits: a tensor, or an object or dict with 'logits'"
+    refuses(ModelError, message, Returns(answer), (IMAGES, LABELS))
+
+
+def test_logits_in_eval_mode_only() -> None:
+    """Some models add outputs in train mode: the first training step tells."""
+    model = Returns(lambda x: x)
+    model.answer = lambda x: (x, x) if torch.is_grad_enabled() else x
+    message = "the model returned a tuple; expected logits: a tensor, or an object or dict with 'logits'"
+    refuses(ModelError, message, model, (IMAGES, LABELS))
+
+
+@pytest.mark.parametrize("answer", [lambda x: x.detach(), lambda x: torch.zeros_like(x)])
+def test_logits_without_a_gradient(answer: Callable[[Tensor], Any]) -> None:
+    message = (
+        "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach in its "
+        "forward"
+    )
+    refuses(ModelError, message, Returns(answer), (IMAGES, LABELS))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -272,9 +296,12 @@ def test_seeds(seed: Any) -> None:
     refuses_data(InputError, f"seed is {seed!r}; expected an integer in [0, 2**63)", (IMAGES, LABELS), seed=seed)
 
 
-def test_the_largest_seed_works() -> None:
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, np.int64(5)])
+def test_seeds_that_work(seed: Any) -> None:
     config = SeamConfig(forget_max_steps=1, recover_max_steps=1)
-    assert seamfast.sanitize(linear(), (IMAGES, LABELS), config=config, seed=2**63 - 1).report["seed"] == 2**63 - 1
+    report = seamfast.sanitize(linear(), (IMAGES, LABELS), config=config, seed=seed).report
+    assert report["seed"] == seed
+    assert type(report["seed"]) is int  # JSON knows no other
 
 
 @pytest.mark.parametrize("budget", [0, -1.0, math.nan, math.inf, "10", True, [1]])

@@ -119,7 +119,7 @@ def _train(
     )
     steps_an_epoch = max(len(resident) // config.batch_size, 1)
     n_steps = config.epochs * steps_an_epoch
-    batches = wrap_around_batches(torch.arange(len(resident)), config.batch_size, seed)
+    batches = wrap_around_batches(torch.arange(len(resident)), min(config.batch_size, len(resident)), seed)
     shown = sys.stderr.isatty() if progress is None else progress
     loss = torch.zeros(())
     for step in tqdm(range(n_steps), desc="train", unit="step", disable=not shown, leave=False):

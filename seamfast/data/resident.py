@@ -60,18 +60,18 @@ class Resident:
 
 
 def wrap_around_batches(samples: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches of ``min(batch_size, len(samples))`` from one seeded ``randperm`` after another, laid end to end.
+    """Endless batches of ``batch_size`` from one seeded ``randperm`` after another, laid end to end.
 
-    Every sample is drawn once before any is drawn again, and every batch has the same size: no partial last batch.
+    Every sample is drawn once before any is drawn again, and every batch has the same size: no partial last batch, and
+    a set smaller than a batch comes more than once in it, each time under draws of its own.
     """
     generator = torch.Generator().manual_seed(seed)
-    size = min(batch_size, len(samples))
     order = samples[:0]
     while True:
-        while len(order) < size:
+        while len(order) < batch_size:
             order = torch.cat([order, samples[torch.randperm(len(samples), generator=generator)]])
-        yield order[:size]
-        order = order[size:]
+        yield order[:batch_size]
+        order = order[batch_size:]
 
 
 def _on(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

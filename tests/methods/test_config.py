@@ -212,6 +212,15 @@ def test_ranges(cls: type[MethodConfig], name: str, wrong: list[Any], right: lis
         assert getattr(cls(**{name: value}), name) == value
 
 
+@pytest.mark.parametrize("wrong", [1e10, -1e300, 10**400])
+def test_no_number_is_so_large_that_products_overflow(wrong: Any) -> None:
+    with raises(f"forget_rate is {wrong!r}; expected at most 1e+09 in size"):
+        SeamConfig(forget_rate=wrong)
+    with raises(f"strengths is {(1.0, wrong)!r}; expected at most 1e+09 in size"):
+        SeamConfig(strengths=(1.0, wrong))
+    assert SeamConfig(forget_rate=1e9, strengths=(1e9,)).forget_rate == 1e9
+
+
 def test_every_setting_with_a_range_is_in_the_list_above() -> None:
     for cls in CLASSES:
         listed = {name for c, name, *_ in RANGES if c is cls}

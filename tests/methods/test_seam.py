@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -222,13 +223,15 @@ def test_recovery_with_adam_against_a_loop_in_plain_pytorch(
     tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
 ) -> None:
     config = SeamConfig.authors_cifar10(
-        forget_max_steps=0, recover_max_steps=6, batch_size=1000, crop_pad=0, flip=False, recover_rate=2e-3,
+        forget_max_steps=0, recover_max_steps=6, batch_size=128, crop_pad=0, flip=False, recover_rate=2e-3,
         recover_weight_decay=1e-2,
     )  # fmt: skip
     got = seamfast.sanitize(tiny_model(), tiny_data, config=config).model
 
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
-    inputs = (tiny_data.inputs[split.recovery].float() / 255 - 0.4) / 0.25  # every batch is the whole recovery part
+    inputs = (
+        tiny_data.inputs[split.recovery].float() / 255 - 0.4
+    ) / 0.25  # every batch is the whole recovery part: 128 samples
     wanted = tiny_model().train()
     optimizer = torch.optim.Adam(wanted.parameters(), lr=2e-3, betas=(0.5, 0.9), weight_decay=1e-2)
     for _ in range(6):
@@ -320,7 +323,7 @@ def test_the_loss_of_recovery_by_hand(temperature: float, tiny_data: CleanSet) -
     watch = KeepModel()
     config = SeamConfig(
         forget_max_steps=0, recover_rate=1.0, recover_max_steps=2, recover_eval_every=1, distillation=0.7, mixing=0.0,
-        occlusions=0, temperature=temperature, strengths=(1.0,), batch_size=1000,
+        occlusions=0, temperature=temperature, strengths=(1.0,), batch_size=128,
     )  # fmt: skip
     result = seamfast.sanitize(linear(), tiny_data, config=config, callbacks=[watch])
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
@@ -450,6 +453,32 @@ def test_absolute_rates_are_those_of_adam(tiny_data: CleanSet) -> None:
     )
     seamfast.sanitize(model, tiny_data, config=config, callbacks=[watch])
     assert float(watch.first_move("forget", 0).abs().max()) == pytest.approx(3e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "relative_adam"])
+@pytest.mark.parametrize("betas", [(0, 0), (0, 0.9), (0.5, 0)])
+def test_integers_will_do_for_betas(betas: tuple[float, ...], optimizer: str, tiny_data: CleanSet) -> None:
+    config = SeamConfig(
+        recover_betas=betas, optimizer=optimizer, strengths=(1,), forget_max_steps=1, recover_max_steps=1
+    )
+    same = replace(config, recover_betas=tuple(float(b) for b in betas), strengths=(1.0,))
+    one, other = (seamfast.sanitize(linear(), tiny_data, config=c).model for c in (config, same))
+    assert torch.equal(one[1].weight, other[1].weight)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "relative_adam"])
+def test_the_largest_rates_end_in_words(optimizer: str, tiny_data: CleanSet) -> None:
+    """They ruin the model, as they must; the run ends all the same, and says so."""
+    config = SeamConfig(
+        forget_rate=1e9,
+        recover_rate=1e9,
+        strengths=(1e9,),
+        optimizer=optimizer,
+        forget_max_steps=3,
+        recover_max_steps=3,
+    )
+    result = seamfast.sanitize(linear(), tiny_data, config=config)
+    assert not result.accepted
 
 
 def test_decay_takes_its_share_of_the_matrices_at_each_step(tiny_data: CleanSet) -> None:
