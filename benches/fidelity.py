@@ -147,10 +147,9 @@ def main() -> int:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Means over the seeds, as Markdown."""
-    print(
-        "| data | method | n | ACC before | ACC after | lost | ASR before | ASR after (worst) | never backdoored | accepted | s |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    heads = ["data", "method", "n", "ACC before", "ACC after", "lost", "ASR before", "ASR after (worst)"]
+    heads += ["never backdoored: ACC / ASR", "accepted", "s"]
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["data"], row["method"]), []).append(row)

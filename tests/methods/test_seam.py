@@ -145,7 +145,7 @@ def test_no_steps_of_forgetting_skip_the_phase(tiny_model: Callable[[], nn.Modul
 def forget_losses(data: CleanSet, **changes: Any) -> list[float]:
     """The loss of each step on random labels, of a model that never moves, on the whole recovery part."""
     config = SeamConfig(
-        forget_rate=STILL, forget_max_steps=40, forget_eval_every=1, recover_max_steps=1, batch_size=1000,
+        forget_rate=STILL, forget_max_steps=40, forget_eval_every=1, recover_max_steps=1, batch_size=128,
         strengths=(1.0,), **(PLAIN | changes),
     )  # fmt: skip
     result = seamfast.sanitize(sure(), data, config=config)

@@ -17,7 +17,7 @@ from seamfast.data import split_by_class
 def test_against_a_loop_in_plain_pytorch(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     config = SuperFineTuneConfig(
         base_rate=1e-3, forget_rate=0.08, recover_rate=0.02, momentum=0.5, weight_decay=1e-2, forget_steps=8,
-        recover_steps=4, n_cycles=2, batch_size=1000,
+        recover_steps=4, n_cycles=2, batch_size=128,
     )  # fmt: skip
     got = seamfast.sanitize(tiny_model(), tiny_data, method="super_fine_tune", config=config).model
 
