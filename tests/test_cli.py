@@ -209,15 +209,17 @@ def test_seed_and_method_and_fraction_reach_the_run(place: Place) -> None:
 
 
 def test_time_budget_reaches_the_run(place: Place) -> None:
-    budget = seamfast_("sanitize", place.model, "--data", place.clean, "--time-budget", "0.3", "--json")
-    report = budget.document()
+    endless = place.config("recover_max_steps = 1000000")
+    options = ["--config", endless, "--time-budget", 0.3, "--json"]
+    ran = seamfast_("sanitize", place.model, "--data", place.clean, *options)
+    report = ran.document()
     assert report["time_budget_s"] == 0.3
     assert report["run"]["time_ran_out"] or report["run"]["stopped"]
-    assert budget.code == (0 if report["verdict"]["accepted"] else 1)
+    assert ran.code == (0 if report["verdict"]["accepted"] else 1)
 
 
 def test_rates_without_samples_are_printed(place: Place, tmp_path: Path) -> None:
-    # Of the one held-out image of each class, none is of the classes that this trigger moves.
+    # There is no image of the class that this trigger moves.
     trigger = Patch.square(2, target=seamfast.triggers.SourceSpecific(source=(3,), target=0))
     save_triggers(tmp_path / "triggers.npz", [trigger])
     images, labels = quadrants(40, seed=4)
@@ -571,16 +573,12 @@ def test_wrong_options_are_refused(command: str, options: list[str], message: st
     [
         (["--target", 4], r"InputError: .*4"),
         (["--rate", 1], r"InputError: rate 1\.0 asks for 640 poisoned samples; only 480 of 640 can be$"),
-        (["--split", "x"], None),
     ],
 )
-def test_wrong_planting_is_refused(options: list[object], message: str | None, place: Place, tmp_path: Path) -> None:
+def test_wrong_planting_is_refused(options: list[object], message: str, place: Place, tmp_path: Path) -> None:
     ran = seamfast_("plant", "--data", place.both, "--out", tmp_path / "out", *options)
-    if message is None:
-        assert ran.code == 4
-    else:
-        assert ran.code == 3
-        assert re.match(f"seamfast: {message}", ran.said_in_one_line()), ran.err
+    assert ran.code == 3
+    assert re.match(f"seamfast: {message}", ran.said_in_one_line()), ran.err
     assert names(tmp_path) == []
 
 

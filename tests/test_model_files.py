@@ -208,6 +208,14 @@ def overlapping(path: Path) -> None:
     write(path, header, data)
 
 
+def hostile_name(path: Path) -> None:
+    header, data = header_and_data(path)
+    first = min((k for k in header if k != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    start, end = header[first]["data_offsets"]
+    header["\x1b[2J\n"] = header.pop(first) | {"data_offsets": [start + 4, end]}
+    write(path, header, data)
+
+
 def bytes_at(start: int, replacement: bytes) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -235,6 +243,7 @@ NOT_WHOLE = r"^.*/model\.safetensors is not a whole safetensors file \(.+\); oth
         pytest.param(changed("0.bias", shape=[2**32, 2**32, 16]), NOT_WHOLE, id="a shape that overflows"),
         pytest.param(changed("0.bias", shape=[-16]), NOT_WHOLE, id="negative size"),
         pytest.param(changed("0.bias", data_offsets=[2**62, 2**62 + 64]), NOT_WHOLE, id="offsets past the end"),
+        pytest.param(hostile_name, NOT_WHOLE.replace(".+", r".*\\x1b\[2J.*"), id="terminal escapes in a name"),
         pytest.param(changed("0.bias", dtype="object"), NOT_WHOLE, id="unknown dtype"),
         pytest.param(
             extra,
@@ -494,6 +503,18 @@ def test_symbolic_links_are_refused(name: str, folder: Path, tmp_path: Path) -> 
     (folder / name).rename(elsewhere)
     (folder / name).symlink_to(elsewhere)
     with pytest.raises(DataFileError, match=rf"/{name} is a symbolic link; expected the file itself: the "):
+        load_model(folder)
+
+
+def test_link_that_appears_while_looking_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights(folder).rename(tmp_path / "elsewhere")
+    weights(folder).symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)  # it was none a moment ago
+    with pytest.raises(
+        DataFileError, match=r"model\.safetensors: cannot be opened \(Too many levels of symbolic links\)"
+    ):
         load_model(folder)
 
 

@@ -666,40 +666,43 @@ class Slow(nn.Module):
 
 
 class Moves(seamfast.Callback):
-    """How far each step of the recovery moves the last layer."""
+    """How far each step of the recovery moves the last layer, and the longest time from one step to the next."""
 
     def __init__(self) -> None:
         self.lengths: list[float] = []
-        self._last: Tensor | None = None
+        self.longest_s = 0.0
+        self._time = time.perf_counter()
+        self._weight: Tensor | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        weight = list(kwargs["model"].parameters())[-2].detach().clone()
-        if state.phase == "recover" and self._last is not None:
-            self.lengths.append(float((weight - self._last).norm()))
-        self._last = weight
+        weight, now = list(kwargs["model"].parameters())[-2].detach().clone(), time.perf_counter()
+        if state.phase == "recover" and self._weight is not None:
+            self.lengths.append(float((weight - self._weight).norm()))
+        self.longest_s = max(self.longest_s, now - self._time)
+        self._weight, self._time = weight, now
 
 
 def test_a_time_budget_is_kept_and_the_schedule_runs_to_its_end(
     tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
 ) -> None:
-    """340 steps of at least 20 ms would take 7 s."""
+    """Hundreds of steps of at least 20 ms would take many times as long."""
     budget, moves = 1.5, Moves()
     begin = time.perf_counter()
     result = seamfast.sanitize(Slow(tiny_model(), 0.01), tiny_data, time_budget_s=budget, callbacks=[moves])
     took = time.perf_counter() - begin
-    longest = 0.5  # a step and an evaluation, on a machine with other work
-    assert took < budget + longest
-    assert took > 0.5 * budget  # it uses what it may
+    reserve = 3 * moves.longest_s  # a step and an evaluation; a machine with other work may be slow at any of them
+    assert took < budget + reserve
+    assert took > 0.8 * budget - reserve  # it uses what it may
     report = result.report
     assert report["run"]["time_ran_out"] is True
-    assert 10 <= report["run"]["steps"]["recover"] < 300
+    assert report["run"]["steps"]["recover"] < SeamConfig().recover_max_steps / 2
     assert report["run"]["stopped"] is None
-    assert report["run"]["seconds"]["total"] <= took
-    assert report["run"]["seconds"]["forget"] < 0.5 * budget  # recovery has the most of it
+    assert report["run"]["seconds"]["total"] <= took + 0.001
+    assert report["run"]["seconds"]["forget"] < 0.5 * budget + reserve  # recovery has the most of it
     steps = ", ".join(f"{k} {v}" for k, v in report["run"]["steps"].items())
     assert f"the time budget of 1.5 s cut the run short; steps taken: {steps}" in report["warnings"]
-    # The rates follow the time: the last step is a small one, though the schedule was planned for 300.
-    assert moves.lengths[-1] < 0.25 * max(moves.lengths)
+    # The rates follow the time: the last step is a small one, though the schedule was planned for many more.
+    assert moves.lengths[-1] < (0.2 + reserve / budget) * max(moves.lengths)
     validator().validate(report)
 
 
@@ -819,7 +822,8 @@ def test_the_report_says_what_was_done(method: str, tiny_model: Callable[[], nn.
     assert report["run"]["steps"] == counter.by_phase
     seconds = report["run"]["seconds"]
     assert seconds.keys() == counter.by_phase.keys() | {"total"}
-    assert sum(v for k, v in seconds.items() if k != "total") <= seconds["total"] + 0.01 <= took + 0.02
+    assert sum(v for k, v in seconds.items() if k != "total") <= seconds["total"] + 0.002
+    assert seconds["total"] <= took + 0.001
     assert all(v > 0 for v in seconds.values())
 
     assert [p.to_dict() for p in result.history] == report["history"]
