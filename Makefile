@@ -15,10 +15,10 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench clean
+.PHONY: help env demo test lint bench sanitizers clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(VENV)/.dev ## Make .venv with the package, editable, and all that its development needs.
 
@@ -36,8 +36,14 @@ lint: $(VENV)/.dev ## Check style, formatting and types. Changes nothing.
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
 
-bench: $(VENV)/.dev ## Run the benchmarks. They want a machine without other load.
-	@$(BIN)/python -m pytest -q --benchmark-only $(wildcard benches/bench_*.py) $(PYTEST_ARGS)
+# bench_sanitize.py trains models from scratch, which takes half an hour: run it by itself.
+BENCHES := benches/bench_data_path.py benches/bench_cross_entropy.py benches/bench_evaluate.py
+
+bench: $(VENV)/.dev ## Race the ops against what they replace; some minutes. Wants a machine without other load.
+	@$(BIN)/python -m pytest -q --benchmark-only --benchmark-quiet $(BENCHES) $(PYTEST_ARGS)
+
+sanitizers: $(VENV)/.dev ## Drive the C++ core under the thread and the address sanitizer.
+	@$(BIN)/python -m pytest -q tests/ops/test_native.py -k sanitizer $(PYTEST_ARGS)
 
 clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
 	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast-demo

@@ -16,7 +16,7 @@
 namespace seamfast {
 
 // Last counter word: what a draw is for. The same numbers stand in seamfast/ops/philox.py.
-enum class Stream : std::uint32_t { kAugment = 1, kLabels = 2 };
+enum class Stream : std::uint32_t { kAugment = 1, kLabels = 2, kPlace = 16 };
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;

@@ -221,11 +221,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     print()
     for name, row in packages.items():
         print(f"{name:<14} {'present' if row['present'] else 'missing'}  ({row['for']})")
-    print(f"\n{'op':<16} {'backend':<10} available")
+    print(f"\n{'op':<16} {'backend':<10} {'devices':<12} available")
     for entry in rows:
         state = "yes" if entry["available"] else f"no: {entry['reason']}"
-        detail = f"  ({entry['isa']}, {entry['threads']} threads)" if entry["available"] and entry.get("isa") else ""
-        print(f"{entry['op']:<16} {entry['backend']:<10} {state}{detail}")
+        devices = " and ".join(entry["devices"] or ("all",))
+        detail = f"  ({entry['isa']}, {entry['threads']} threads)" if entry["available"] and entry["isa"] else ""
+        print(f"{entry['op']:<16} {entry['backend']:<10} {devices:<12} {state}{detail}")
     return EXIT_OK
 
 

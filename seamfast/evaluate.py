@@ -15,7 +15,7 @@ from tqdm import tqdm
 from seamfast.data import as_clean_set
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.resident import Resident
-from seamfast.engine.counting import Counts, count_outcomes
+from seamfast.engine.counting import Counts, measure
 from seamfast.engine.model import check_logits, device_of, evaluating, fit_to_call, logits_of, resolve_device
 from seamfast.errors import InputError
 from seamfast.metrics import Rate
@@ -133,7 +133,12 @@ def evaluate(
     check_triggers(triggers, samples, num_classes)
     shown = sys.stderr.isatty() if progress is None else progress
     with tqdm(total=len(samples), desc="evaluate", unit="sample", disable=not shown, leave=False) as bar:
-        counts = count_outcomes(
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done)
+
+        counts = measure(
             model,
             resident,
             torch.arange(len(samples)),
@@ -141,7 +146,7 @@ def evaluate(
             triggers=triggers,
             batch_size=batch_size,
             seed=seed,
-            on_batch=bar.update,
+            on_batch=advance,
         )
     return as_evaluation(counts)
 

@@ -54,8 +54,9 @@ OUTSIDE = {
     "tomli": {"methods.config"},
     "triton": {"ops.triton"},
     "seamfast._native": {"ops.cpp"},
+    "seamfast._cuda": {"ops.cuda"},
 }
-LAZY = {"matplotlib", "PIL", "sklearn", "seamfast._native"}  # imported when first needed
+LAZY = {"matplotlib", "PIL", "sklearn", "seamfast._native", "seamfast._cuda"}  # imported when first needed
 ONLY_CLI = {"argparse"}
 FORBIDDEN_MODULES = {
     # Code from files.

@@ -839,15 +839,25 @@ def test_doctor_tells_versions_and_backends(monkeypatch: pytest.MonkeyPatch) -> 
             "backend": "cpp",
             "available": False,
             "reason": "the compiled extension seamfast._native did not import (no such file)",
+            "devices": ("cpu",),
             "isa": None,
             "threads": None,
         },
-        {"op": "gather_augment", "backend": "other", "available": True, "reason": None, "isa": "avx9", "threads": 7},
+        {
+            "op": "gather_augment",
+            "backend": "other",
+            "available": True,
+            "reason": None,
+            "devices": ("cuda", "cpu"),
+            "isa": "avx9",
+            "threads": 7,
+        },
         {
             "op": "gather_augment",
             "backend": "reference",
             "available": True,
             "reason": None,
+            "devices": None,
             "isa": None,
             "threads": None,
         },
@@ -865,20 +875,22 @@ def test_doctor_tells_versions_and_backends(monkeypatch: pytest.MonkeyPatch) -> 
         r"devices +cpu.*",
         r"pillow +missing  \(image folders and zips: seamfast\[images\]\)",
         r"safetensors +present  \(model folders\)",
-        r"gather_augment +cpp +no: the compiled extension seamfast\._native did not import \(no such file\)",
-        r"gather_augment +other +yes  \(avx9, 7 threads\)",
-        r"gather_augment +reference +yes",
+        r"gather_augment +cpp +cpu +no: the compiled extension seamfast\._native did not import \(no such file\)",
+        r"gather_augment +other +cuda and cpu +yes  \(avx9, 7 threads\)",
+        r"gather_augment +reference +all +yes",
     ):
         assert re.search(f"^{line}$", ran.out, re.MULTILINE), line
     found = seamfast_("doctor", "--json").document()
-    assert found["backends"] == rows
+    assert found["backends"] == json.loads(json.dumps(rows))
     assert found["packages"]["pillow"]["present"] is False
 
 
 def test_doctor_shows_every_backend_that_there_is() -> None:
     ran = seamfast_("doctor")
     for row in seamfast.ops.backends():
-        assert re.search(rf"^{row['op']} +{row['backend']} +(yes|no: )", ran.out, re.MULTILINE)
+        assert re.search(
+            rf"^{row['op']} +{row['backend']} +(all|cpu|cuda|cuda and cpu) +(yes|no: )", ran.out, re.MULTILINE
+        )
 
 
 # As a program.

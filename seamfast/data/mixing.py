@@ -1,4 +1,4 @@
-"""Mixing samples and their labels."""
+"""Mixing samples."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 
 
-def mix_up(inputs: Tensor, targets: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``w * inputs + (1 - w) * inputs[permutation]``, and the same of ``targets``; ``w`` uniform in [0, 1) for each
-    sample.
+def mix_up(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """``w * inputs + (1 - w) * inputs[partner]``; ``w`` uniform in [0, 1) for each sample, ``partner`` a permutation.
 
     Args:
         inputs: ``(N, ...)`` floats. Not modified.
-        targets: ``(N, C)`` probabilities.
         share: of the samples that are mixed, in [0, 1]; the others stay whole.
         generator: on the device of ``inputs``.
 
     Returns:
-        Mixed inputs and targets, new tensors.
+        The mixed inputs, new; ``partner``, ``(N,)`` int64; and ``w``, ``(N,)`` float32: 1 where a sample stayed whole.
+        Targets are mixed with the same two.
 
     Source: Zhang et al., "mixup", arXiv:1710.09412, with Beta(1, 1).
     """
@@ -26,9 +25,5 @@ def mix_up(inputs: Tensor, targets: Tensor, share: float, generator: torch.Gener
     whole = torch.rand(n, generator=generator, device=device) >= share
     weight = torch.where(whole, 1.0, weight)
     partner = torch.randperm(n, generator=generator, device=device)
-
-    def mixed(values: Tensor) -> Tensor:
-        w = weight.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
-        return w * values + (1 - w) * values[partner]
-
-    return mixed(inputs), mixed(targets)
+    w = weight.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1))
+    return w * inputs + (1 - w) * inputs[partner], partner, weight

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seamfast.data.clean_set import Batch, CleanSet
-from seamfast.ops import gather_augment
+from seamfast.ops import TriggerTable, gather_augment, stamp_trigger
 
 
 class Resident:
@@ -47,6 +47,35 @@ class Resident:
         assert std is not None
         images = gather_augment(self._inputs, indices, mean=mean, std=std, pad=pad, flip=flip, seed=seed, epoch=epoch)
         return images.to(self.dtype)
+
+    def stamped(self, indices: Tensor, triggers: TriggerTable, trigger_ids: Tensor, *, seed: int = 0) -> Tensor:
+        """The samples at ``indices`` under triggers, as the model takes them; ``trigger_ids`` says which, -1 none.
+
+        Args:
+            indices: ``(B,)`` int64 on the device.
+            triggers: for the shape of the images.
+            trigger_ids: ``(B,)`` int64 on the device.
+            seed: of random places.
+        """
+        images, places = self._inputs, indices
+        if not self.samples.is_pixels:  # pixels are recovered from floats
+            images = self.samples.pixels(indices).to(self.device)
+            places = torch.arange(len(indices), device=self.device)
+        assert isinstance(images, Tensor)
+        mean, std = self.samples.mean, self.samples.std
+        assert mean is not None
+        assert std is not None
+        batch = stamp_trigger(
+            images,
+            places,
+            triggers.to(images.device),
+            trigger_ids,
+            mean=mean,
+            std=std,
+            sample_ids=indices,
+            seed=seed,
+        )
+        return batch.to(self.dtype)
 
     def _range(self) -> tuple[Tensor | None, Tensor | None]:
         value = self._inputs

@@ -1,4 +1,4 @@
-"""Counting outcomes: correct, hit, restored, for many triggers in one pass over the data."""
+"""Counting outcomes of a model over a data set: correct, hit, restored, for many triggers in one pass."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seamfast.data.clean_set import Batch
 from seamfast.data.resident import Resident
 from seamfast.engine.model import evaluating, logits_of
+from seamfast.ops import OUTCOMES, TriggerTable, count_outcomes
 from seamfast.triggers import Trigger
 
 
@@ -41,7 +43,7 @@ class Counts:
         return sum(self.class_total)
 
 
-def count_outcomes(
+def measure(
     model: nn.Module,
     data: Resident,
     indices: Tensor,
@@ -50,51 +52,55 @@ def count_outcomes(
     triggers: Sequence[Trigger] = (),
     batch_size: int = 512,
     seed: int = 0,
-    on_batch: Callable[[int], None] = lambda n: None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Counts:
     """Counts over the samples at ``indices`` (int64, CPU), in eval mode, without grads; the model's mode is put back.
 
-    All counters stay on the device until the end: one synchronisation for the whole pass. Only samples that are
-    eligible for a trigger are stamped with it.
+    The samples go through the model once as they are, and once for each trigger that they are eligible for; batches mix
+    triggers, so all but the last are full. Counters stay on the device until the end: one synchronisation for the whole
+    pass. ``on_batch`` is told how many forward samples a batch had, and how many there are in all.
     """
-    device = data.device
-    correct = torch.zeros(num_classes, dtype=torch.int64, device=device)
-    n_nan = torch.zeros((), dtype=torch.int64, device=device)
-    hits = torch.zeros(len(triggers), 2, dtype=torch.int64, device=device)
-    n_eligible = [0] * len(triggers)
+    device, labels = data.device, data.samples.labels
+    # What each trigger makes of each class; where it leaves the class, samples of it show nothing.
+    classes = torch.arange(num_classes)
+    targets = torch.empty(0, num_classes, dtype=torch.int64)
+    if triggers:
+        targets = torch.stack([trigger.target.targets(classes, num_classes) for trigger in triggers])
+    # Who is eligible follows from labels on the CPU: choosing them does not wait for the device.
+    chosen = [indices[row[labels[indices]] != labels[indices]] for row in targets]
+    n_total = len(indices) + sum(map(len, chosen))
+
+    counters = torch.zeros(len(triggers) + 1, len(OUTCOMES), dtype=torch.int64, device=device)
+    class_correct = torch.zeros(len(triggers) + 1, num_classes, dtype=torch.int64, device=device)
+    on_device = targets.to(device)
+
+    def count(inputs: Batch, samples: Tensor, trigger_ids: Tensor | int) -> None:
+        logits = logits_of(model, inputs)
+        if logits.dtype == torch.float64:
+            logits = logits.float()
+        count_outcomes(
+            logits, data.labels[samples], on_device, trigger_ids, counters=counters, class_correct=class_correct
+        )
+        on_batch(len(samples), n_total)
+
     with evaluating(model):
-        for part in torch.split(indices, batch_size):
-            on_device = part.to(device)
-            labels = data.labels[on_device]
-            predicted, nan = _predict(model, data, on_device, None)
-            n_nan += nan
-            correct.scatter_add_(0, labels, (predicted == labels).long())
-            for number, trigger in enumerate(triggers):
-                # Who is eligible follows from labels on the CPU: choosing them does not wait for the device.
-                true = data.samples.labels[part]
-                chosen = part[trigger.target.eligible(true, num_classes)]
-                if not len(chosen):
-                    continue
-                n_eligible[number] += len(chosen)
-                stamped = trigger.stamp(data.samples.pixels(chosen), sample_ids=chosen, seed=seed).to(device)
-                predicted, nan = _predict(model, data, chosen.to(device), stamped)
-                n_nan += nan
-                true = data.samples.labels[chosen]
-                wanted = trigger.target.targets(true, num_classes).to(device)
-                hits[number, 0] += (predicted == wanted).sum()
-                hits[number, 1] += (predicted == true.to(device)).sum()
-            on_batch(len(part))
-    totals = torch.bincount(data.samples.labels[indices], minlength=num_classes).tolist()
-    results = [
-        TriggerCounts(trigger.name, n, *counted)
-        for trigger, n, counted in zip(triggers, n_eligible, hits.tolist(), strict=True)
-    ]
-    return Counts(tuple(correct.tolist()), tuple(totals), int(n_nan), tuple(results))
+        for part in torch.split(indices.to(device), batch_size):
+            count(data.inputs(part), part, -1)
+        if any(map(len, chosen)):
+            table = TriggerTable.of(triggers, data.samples.image_shape)
+            stamped = torch.cat(chosen).to(device)
+            by = torch.cat([torch.full((len(part),), number) for number, part in enumerate(chosen)]).to(device)
+            for part, ids in zip(torch.split(stamped, batch_size), torch.split(by, batch_size), strict=True):
+                count(data.stamped(part, table, ids, seed=seed), part, ids)
 
-
-def _predict(model: nn.Module, data: Resident, indices: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Classes (ties to the first index; -1 for rows with NaN) and how many rows held NaN."""
-    batch = data.inputs(indices) if pixels is None else data.samples.normalize(pixels, data.dtype)
-    logits = logits_of(model, batch)
-    nan = logits.isnan().any(1)
-    return torch.where(nan, -1, logits.argmax(1)), nan.sum()
+    totals = torch.bincount(labels[indices], minlength=num_classes).tolist()
+    rows = [dict(zip(OUTCOMES, row, strict=True)) for row in counters.tolist()]
+    return Counts(
+        class_correct=tuple(class_correct[-1].tolist()),
+        class_total=tuple(totals),
+        n_nan=sum(row["n_nan"] for row in rows),
+        triggers=tuple(
+            TriggerCounts(trigger.name, row["n_eligible"], row["n_hit"], row["n_restored"])
+            for trigger, row in zip(triggers, rows, strict=False)
+        ),
+    )

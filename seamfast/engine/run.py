@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import Batch
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.data.split import Split
-from seamfast.engine.counting import Counts, count_outcomes
+from seamfast.engine.counting import Counts, measure
 from seamfast.engine.events import Announcer, HistoryPoint
 from seamfast.engine.model import WorkingCopy, evaluating, logits_of
 from seamfast.errors import ModelError
@@ -277,7 +277,7 @@ class Run:
         """Outcome counters of the working copy on the held-out part."""
         # A model may draw in eval mode too; what is counted must not shift the draws of the training steps.
         with seeded(self.seed, self.device):
-            return count_outcomes(
+            return measure(
                 self.model,
                 self._data,
                 self.split.holdout,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from seamfast.engine.run import Run, TorchStepper
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import cosine
+from seamfast.ops import true_label_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def fine_tune(run: Run, config: FineTuneConfig) -> None:
         pad=config.crop_pad,
         flip=config.flip,
     ):
-        loss = F.cross_entropy(run.logits(step.inputs), step.labels)
+        loss = true_label_cross_entropy(run.logits(step.inputs), step.labels)
         run.update(optimizer, loss, config.rate * cosine(step.fraction))
         if step.is_last or (step.number + 1) % config.eval_every == 0:
             run.evaluate_holdout()

@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seamfast.data.clean_set import Batch
@@ -34,7 +33,7 @@ from seamfast.engine.optimizer import RelativeAdam
 from seamfast.engine.run import Run, Stepper, TorchStepper, distillation_loss
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import cosine
-from seamfast.ops import random_labels
+from seamfast.ops import random_label_cross_entropy, true_label_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,17 +219,16 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
         flip=config.flip,
         time_share=0.2,
     ):
-        wrong = random_labels(
+        # Under patterns, so that what answers to patterns is active, and forgets too.
+        seen, _ = _occluded(step.inputs, config, input_range, generator)
+        loss = random_label_cross_entropy(
+            run.logits(seen),
             step.labels,
             step.indices,
-            num_classes=run.num_classes,
             seed=run.seed,
             step=step.number,
             exclude_true=config.exclude_true,
         )
-        # Under patterns, so that what answers to patterns is active, and forgets too.
-        seen, _ = _occluded(step.inputs, config, input_range, generator)
-        loss = F.cross_entropy(run.logits(seen), wrong)
         run.update(optimizer, loss, strength * config.forget_rate)
 
         if step.is_last or (step.number + 1) % config.forget_eval_every == 0:
@@ -253,14 +251,15 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
         pad=config.crop_pad,
         flip=config.flip,
     ):
-        targets = F.one_hot(step.labels, run.num_classes).float()
         inputs = step.inputs
+        others, share = None, None
         if config.mixing and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            inputs, targets = mix_up(inputs, targets, config.mixing, generator)
+            inputs, partner, share = mix_up(inputs, config.mixing, generator)
+            others = step.labels[partner]
         # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
         seen, neutral = _occluded(inputs, config, input_range, generator)
         logits = run.logits(seen)
-        loss = F.cross_entropy(logits, targets)
+        loss = true_label_cross_entropy(logits, step.labels, mixed_labels=others, mixed_weight=share)
         if config.distillation:
             received = run.received_logits(neutral)
             loss = torch.lerp(loss, distillation_loss(logits, received, config.temperature), config.distillation)

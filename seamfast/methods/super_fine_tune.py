@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from seamfast.engine.run import Run, TorchStepper
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import triangle
+from seamfast.ops import true_label_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,6 @@ def super_fine_tune(run: Run, config: SuperFineTuneConfig) -> None:
             time_share=time_share,
         ):
             rate = config.base_rate + (peak - config.base_rate) * triangle(step.fraction, config.n_cycles)
-            run.update(optimizer, F.cross_entropy(run.logits(step.inputs), step.labels), rate)
+            run.update(optimizer, true_label_cross_entropy(run.logits(step.inputs), step.labels), rate)
             if step.is_last or (step.number + 1) % config.eval_every == 0:
                 run.evaluate_holdout()

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
 
+MAX_THREADS = 1024
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
@@ -27,6 +29,8 @@ def check_vector(
     name: str, value: Tensor, dtype: torch.dtype, length: int | None = None, device: torch.device | None = None
 ) -> None:
     """Raises unless ``value`` is a vector of ``dtype`` and, where given, of ``length`` and on ``device``."""
+    if type(value) is Tensor and value.dtype == dtype and value.shape == (length,) and value.device == device:
+        return
     check_tensor(name, value, dtype)
     if value.ndim != 1 or (length is not None and len(value) != length):
         wanted = "(N,)" if length is None else f"(N,) = ({length},)"
@@ -37,6 +41,8 @@ def check_vector(
 
 def as_integer(name: str, value: object, low: int, high: int, condition: str = "") -> int:
     """``value`` as an ``int``, or an ``InputError`` unless it is an integer (of NumPy, too) in ``[low, high]``."""
+    if type(value) is int and low <= value <= high:
+        return value
     try:
         integer = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -46,19 +52,47 @@ def as_integer(name: str, value: object, low: int, high: int, condition: str = "
     return integer
 
 
+def as_fraction(name: str, value: object) -> float:
+    """``value`` as a ``float``, or an ``InputError`` unless it is a number in ``[0, 1)``."""
+    if type(value) is float and 0 <= value < 1:
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not 0 <= number < 1:
+        raise InputError(f"{name} is {value!r}; expected a number in [0, 1)")
+    return number
+
+
 def check_flag(name: str, value: object) -> None:
     """Raises ``InputError`` unless ``value`` is ``True`` or ``False``: many a wrong argument is truthy."""
     if not isinstance(value, bool):
         raise InputError(f"{name} is {value!r}; expected True or False")
 
 
-def check_in_range(name: str, values: Tensor, size: int) -> None:
-    """Raises ``InputError`` unless all of ``values`` are in ``[0, size)``. Waits for the device of ``values``."""
-    wrong = (values < 0) | (values >= size)
+def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, like: Tensor) -> None:
+    """Raises unless ``out`` can take a batch of ``shape``, ``dtype`` and that layout, on the device of ``like``."""
+    check_tensor("out", out, dtype)
+    if tuple(out.shape) != shape:
+        raise ShapeError(f"out has shape {tuple(out.shape)}; expected (B, C, H, W) = {shape}")
+    if out.device != like.device:
+        raise InputError(f"out is on {out.device}; expected {like.device}")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    if not out.is_contiguous(memory_format=layout):
+        raise InputError(f"out has strides {out.stride()}; expected those of {layout}")
+    if out.requires_grad:
+        raise InputError("out requires grad; expected a tensor that does not, as it is overwritten")
+
+
+def check_in_range(name: str, values: Tensor, size: int, low: int = 0) -> None:
+    """Raises ``InputError`` unless all of ``values`` are in ``[low, size)``. Waits for the device of ``values``."""
+    wrong = (values < low) | (values >= size)
     if wrong.any():
-        raise out_of_range(name, values, int(wrong.nonzero()[0]), size)
+        raise out_of_range(name, values, int(wrong.nonzero()[0]), size, low)
 
 
-def out_of_range(name: str, values: Tensor, position: int, size: int) -> InputError:
-    """The error to raise for ``values[position]``, which is outside ``[0, size)``."""
-    return InputError(f"{name} hold {int(values[position])} at position {position}; expected integers in [0, {size})")
+def out_of_range(name: str, values: Tensor, position: int, size: int, low: int = 0) -> InputError:
+    """The error to raise for ``values[position]``, which is outside ``[low, size)``."""
+    got = f"{name} hold {int(values[position])} at position {position}"
+    return InputError(f"{got}; expected integers in [{low}, {size})")

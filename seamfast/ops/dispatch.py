@@ -7,8 +7,10 @@ named runs, or raises ``BackendUnavailableError`` with the reason. ``SEAMFAST_BA
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+import sys
 import warnings
 from types import ModuleType
 from typing import TypedDict
@@ -17,14 +19,16 @@ import torch
 
 from seamfast.errors import BackendUnavailableError, InputError
 
-__all__ = ["BACKENDS", "BackendStatus", "backends", "resolve"]
+__all__ = ["BACKENDS", "BackendStatus", "backends", "package", "resolve"]
 
-BACKENDS = ("auto", "reference", "cpp")
+BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
 
-# Each op's backends, fastest first; the last runs everywhere. A backend is the module of its name in this package.
+# Each op's backends; the last runs everywhere. A backend is the package of its name in this one.
 _OPS: dict[str, tuple[str, ...]] = {
-    "gather_augment": ("cpp", "reference"),
-    "random_labels": ("reference",),
+    "cross_entropy": ("cpp", "triton", "cuda", "reference"),
+    "stamp_trigger": ("cpp", "triton", "cuda", "reference"),
+    "count_outcomes": ("cpp", "triton", "reference"),
+    "gather_augment": ("cpp", "triton", "reference"),
 }
 
 _warned = False
@@ -37,6 +41,7 @@ class BackendStatus(TypedDict):
     backend: str
     available: bool
     reason: str | None
+    devices: tuple[str, ...] | None
     isa: str | None
     threads: int | None
 
@@ -46,24 +51,26 @@ def backends() -> list[BackendStatus]:
 
     Returns:
         One dict for each op and backend: ``op``, ``backend``, ``available``; ``reason`` why it is not available, else
-        ``None``; ``isa``, the instruction set in use, and ``threads``, what ``threads=0`` means (both ``None`` where
-        PyTorch decides or the backend is not available).
+        ``None``; ``devices``, the types of device that it runs on, or ``None`` for all; ``isa``, the instruction set in
+        use, and ``threads``, what ``threads=0`` means (both ``None`` but for ``"cpp"`` where it is available).
 
     Example:
         >>> [row["backend"] for row in backends() if row["op"] == "gather_augment"]
-        ['cpp', 'reference']
+        ['cpp', 'triton', 'reference']
     """
     rows: list[BackendStatus] = []
     for op, names in _OPS.items():
         for name in names:
-            reason = None if name == "reference" else _module(name).why_unavailable()
-            native = _module(name) if name != "reference" and reason is None else None
+            module = None if name == "reference" else package(name)
+            reason = None if module is None else module.why_unavailable()
+            native = module if name == "cpp" and reason is None else None
             rows.append(
                 {
                     "op": op,
                     "backend": name,
                     "available": reason is None,
                     "reason": reason,
+                    "devices": None if module is None else tuple(module.DEVICE_TYPES),
                     "isa": native.isa() if native else None,
                     "threads": native.default_threads() if native else None,
                 }
@@ -75,29 +82,34 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
     """The backend that runs ``op`` on tensors of ``device``: a member of ``BACKENDS`` other than ``auto``.
 
     Raises:
-        InputError: ``backend is 'gpu'; expected one of auto, reference, cpp``.
+        InputError: ``backend is 'gpu'; expected one of auto, reference, cpp, triton, cuda``.
         BackendUnavailableError: ``gather_augment has no backend 'cpp' for tensors on cuda:0``, or why it cannot run.
     """
-    source = "backend"
     if backend == "auto":
-        backend = os.environ.get("SEAMFAST_BACKEND", "") or "auto"
-        source = "environment variable SEAMFAST_BACKEND"
+        return _automatic(op, os.environ.get("SEAMFAST_BACKEND") or "auto", device)
+    return _named(op, backend, device, "backend")
+
+
+def _automatic(op: str, wanted: str, device: torch.device) -> str:
+    if wanted != "auto":
+        return _named(op, wanted, device, "environment variable SEAMFAST_BACKEND")
+    # Not the interpreter that runs Triton kernels on the CPU, which is for tests; not ``cuda``, of which no measurement
+    # says that it pays.
+    fastest = "cpp" if device.type == "cpu" else "triton"
+    reason = _why_not(op, fastest, device)
+    if reason is None:
+        return fastest
+    _warn_once(reason)
+    return "reference"
+
+
+def _named(op: str, backend: str, device: torch.device, source: str) -> str:
     if backend not in BACKENDS:
         raise InputError(f"{source} is {backend!r}; expected one of {', '.join(BACKENDS)}")
-
-    if backend != "auto":
-        reason = _why_not(op, backend, device)
-        if reason is not None:
-            raise BackendUnavailableError(reason)
-        return backend
-
-    for name in _OPS[op]:
-        reason = _why_not(op, name, device)
-        if reason is None:
-            return name
-        if device.type == "cpu":
-            _warn_once(reason)
-    raise BackendUnavailableError(f"{op} runs on no backend for tensors on {device}")  # pragma: no cover
+    reason = _why_not(op, backend, device)
+    if reason is not None:
+        raise BackendUnavailableError(reason)
+    return backend
 
 
 def _why_not(op: str, backend: str, device: torch.device) -> str | None:
@@ -105,14 +117,16 @@ def _why_not(op: str, backend: str, device: torch.device) -> str | None:
         return None
     if backend not in _OPS[op]:
         return f"{op} has no backend {backend!r}; it has {', '.join(_OPS[op])}"
-    module = _module(backend)
+    module = package(backend)
     if device.type not in module.DEVICE_TYPES:
         return f"backend {backend!r} runs on {' and '.join(module.DEVICE_TYPES)} tensors; these are on {device}"
     reason = module.why_unavailable()
     return None if reason is None else f"backend {backend!r} cannot run: {reason}"
 
 
-def _module(backend: str) -> ModuleType:
+@functools.cache
+def package(backend: str) -> ModuleType:
+    """The package of a backend, imported when it is first asked for."""
     return importlib.import_module(f"seamfast.ops.{backend}")
 
 
@@ -120,5 +134,8 @@ def _warn_once(reason: str) -> None:
     global _warned
     if not _warned:
         _warned = True
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("seamfast.ops.", "torch.")):
+            level, frame = level + 1, frame.f_back
         message = f"seamfast runs on its slower PyTorch reference: {reason}"
-        warnings.warn(message, RuntimeWarning, stacklevel=4)  # the caller of the op
+        warnings.warn(message, RuntimeWarning, stacklevel=level)  # the caller of the op

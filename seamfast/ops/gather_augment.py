@@ -8,16 +8,12 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.ops import cpp, reference
-from seamfast.ops._check import as_integer, check_flag, check_tensor, check_vector
-from seamfast.ops.dispatch import resolve
-from seamfast.ops.normalization import DTYPES, normalization
+from seamfast.ops import library
+from seamfast.ops._check import MAX_THREADS, as_integer, check_flag, check_out, check_tensor, check_vector
+from seamfast.ops.normalization import DTYPES, MAX_CHANNELS, as_numbers
 from seamfast.ops.philox import as_seed, as_when
 
 __all__ = ["gather_augment"]
-
-_MAX_CHANNELS = 4
-_MAX_THREADS = 1024
 
 
 def gather_augment(
@@ -28,7 +24,7 @@ def gather_augment(
     std: float | Sequence[float],
     pad: int = 0,
     flip: bool = False,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     epoch: int | Tensor = 0,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
@@ -49,11 +45,11 @@ def gather_augment(
         pad: pixels of reflection on each side, in ``[0, min(H, W))``; the crop is as large as the image, at one of
             ``(2 * pad + 1) ** 2`` offsets, all alike probable. 0 does not crop.
         flip: mirror left and right with probability 1/2.
-        seed: in ``[0, 2**64)``.
+        seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         epoch: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New draws at each epoch.
         dtype: float32, bfloat16 or float16.
         channels_last: lay the result out as ``torch.channels_last``.
-        backend: ``"auto"``, ``"reference"`` or ``"cpp"``.
+        backend: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
         threads: for ``"cpp"``, at most so many; 0 is one for each CPU of the affinity mask.
         out: ``(B, C, H, W)`` of ``dtype`` and of that layout, to write to instead of a new tensor.
 
@@ -85,8 +81,8 @@ def gather_augment(
     if images.ndim != 4:
         raise ShapeError(f"images has shape {tuple(images.shape)}; expected (N, C, H, W)")
     _, channels, height, width = images.shape
-    if not 1 <= channels <= _MAX_CHANNELS or height < 1 or width < 1:
-        wanted = f"(N, C, H, W) with C in [1, {_MAX_CHANNELS}] and at least one pixel"
+    if not 1 <= channels <= MAX_CHANNELS or height < 1 or width < 1:
+        wanted = f"(N, C, H, W) with C in [1, {MAX_CHANNELS}] and at least one pixel"
         raise ShapeError(f"images has shape {tuple(images.shape)}; expected {wanted}")
     if not images.is_contiguous():
         raise InputError(f"images has strides {images.stride()}; expected a contiguous tensor")
@@ -95,41 +91,17 @@ def gather_augment(
     pad = as_integer("pad", pad, 0, min(height, width) - 1, below)
     check_flag("flip", flip)
     check_flag("channels_last", channels_last)
-    seed = as_seed(seed)
-    epoch = as_when("epoch", epoch, images.device)
-    threads = as_integer("threads", threads, 0, _MAX_THREADS)
+    seed, seed_tensor = as_seed(seed, images.device)
+    epoch, epoch_tensor = as_when("epoch", epoch, images.device)
+    threads = as_integer("threads", threads, 0, MAX_THREADS)
     if dtype not in DTYPES:
         raise DTypeError(f"dtype is {dtype}; expected one of {', '.join(map(str, DTYPES))}")
-    norm = normalization(mean, std, channels)
-    shape = (len(indices), channels, height, width)
-    if out is not None:
-        _check_out(out, shape, dtype, channels_last, images)
-
-    chosen = resolve("gather_augment", backend, images.device)
-    run = cpp.gather_augment if chosen == "cpp" else reference.gather_augment
-    return run(
-        images,
-        indices,
-        normalization=norm,
-        pad=pad,
-        flip=flip,
-        seed=seed,
-        epoch=epoch,
-        dtype=dtype,
-        channels_last=channels_last,
-        threads=threads,
-        out=out,
-    )
-
-
-def _check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, images: Tensor) -> None:
-    check_tensor("out", out, dtype)
-    if tuple(out.shape) != shape:
-        raise ShapeError(f"out has shape {tuple(out.shape)}; expected (B, C, H, W) = {shape}")
-    if out.device != images.device:
-        raise InputError(f"out is on {out.device}; expected {images.device}")
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    if not out.is_contiguous(memory_format=layout):
-        raise InputError(f"out has strides {out.stride()}; expected those of {layout}")
-    if out.requires_grad:
-        raise InputError("out requires grad; expected a tensor that does not, as it is overwritten")
+    means, stds = as_numbers(mean), as_numbers(std)
+    draws = (pad, flip, seed, seed_tensor, epoch, epoch_tensor)
+    arguments = (images, indices, means, stds, *draws, dtype, channels_last, backend, threads)
+    if out is None:
+        result: Tensor = library.call("gather_augment", *arguments)
+        return result
+    check_out(out, (len(indices), channels, height, width), dtype, channels_last, images)
+    library.call("gather_augment_out", *arguments, out)
+    return out

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from seamfast.errors import InputError
 
-__all__ = ["DTYPES", "Normalization", "normalization"]
+__all__ = ["DTYPES", "MAX_CHANNELS", "Normalization", "as_numbers", "normalization"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What pixels can be normalised to."""
+MAX_CHANNELS = 4
+"""How many channels an image may have."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ def normalization(mean: float | Sequence[float], std: float | Sequence[float], c
         InputError: ``mean has 2 numbers; expected 1 or one for each of 3 channels``,
             ``std is (0.0,); expected finite numbers above 0``.
     """
-    return _normalization(_numbers(mean), _numbers(std), channels)
+    return _normalization(as_numbers(mean), as_numbers(std), channels)
 
 
-def _numbers(value: float | Sequence[float]) -> tuple[float, ...]:
+def as_numbers(value: float | Sequence[float]) -> tuple[float, ...]:
+    """One number, or several, as a tuple of floats."""
     try:
         return tuple(float(v) for v in value)  # type: ignore[union-attr]
     except TypeError:

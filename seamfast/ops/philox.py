@@ -8,12 +8,14 @@ from torch import Tensor
 from seamfast.errors import DTypeError, InputError, ShapeError
 from seamfast.ops._check import as_integer, dtype_name
 
-__all__ = ["STREAM_AUGMENT", "STREAM_LABELS", "as_seed", "as_when", "below", "draw", "philox4x32"]
+__all__ = ["STREAM_AUGMENT", "STREAM_LABELS", "STREAM_PLACE", "as_seed", "as_when", "below", "draw", "philox4x32"]
 
 STREAM_AUGMENT = 1
 """Last counter word of the draws behind crops and flips."""
 STREAM_LABELS = 2
 """Last counter word of the draws behind random labels."""
+STREAM_PLACE = 16
+"""Last counter word of the draws behind patches at random places."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -22,12 +24,12 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
+def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     """Four 32-bit words for each counter: ten rounds of Philox4x32.
 
     Args:
         counter: four int64 tensors of one shape, each element in ``[0, 2**32)``.
-        key: two integers in ``[0, 2**32)``.
+        key: two integers in ``[0, 2**32)``, or int64 0-d tensors that hold such.
 
     Returns:
         Four int64 tensors of that shape, each element in ``[0, 2**32)``.
@@ -50,22 +52,22 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def draw(seed: int, sample_ids: Tensor, when: int | Tensor, stream: int) -> Words:
+def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int) -> Words:
     """Four random words for each sample: ``philox4x32((id low, id high, when, stream), key=seed)``.
 
     Args:
-        seed: in ``[0, 2**64)``.
+        seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device of ``sample_ids``, whose 64 bits are the seed.
         sample_ids: int64, any shape.
         when: the epoch or step, in ``[0, 2**32)``; or an int64 0-d tensor on the device of ``sample_ids``, taken modulo
             ``2**32``, so that a captured graph can count steps on the device.
-        stream: ``STREAM_AUGMENT`` or ``STREAM_LABELS``.
+        stream: one of the ``STREAM_*`` above.
 
     Returns:
         Four int64 tensors shaped as ``sample_ids``, each element in ``[0, 2**32)``.
     """
     step = (when & _MASK).expand_as(sample_ids) if isinstance(when, Tensor) else torch.full_like(sample_ids, when)
     counter = (sample_ids & _MASK, _high(sample_ids), step, torch.full_like(sample_ids, stream))
-    return philox4x32(counter, (seed & _MASK, seed >> 32))
+    return philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
 
 
 def below(words: Tensor, bound: int) -> Tensor:
@@ -78,22 +80,35 @@ def below(words: Tensor, bound: int) -> Tensor:
     return (words * bound) >> 32
 
 
-def as_seed(seed: int) -> int:
-    """``seed``, or an ``InputError`` unless it is an integer in ``[0, 2**64)``."""
-    return as_integer("seed", seed, 0, 2**64 - 1)
+def as_seed(seed: int | Tensor, device: torch.device) -> tuple[int, Tensor | None]:
+    """``(seed as a signed 64-bit integer, None)`` or ``(0, seed)`` for a tensor: what the registered ops take.
+
+    Raises unless ``seed`` is an integer in ``[0, 2**64)`` or an int64 0-d tensor on ``device``.
+    """
+    if isinstance(seed, Tensor):
+        return 0, _counter("seed", seed, device)
+    number = as_integer("seed", seed, 0, 2**64 - 1, " or an int64 0-d tensor")
+    return number - 2**64 * (number >> 63), None
 
 
-def as_when(name: str, when: int | Tensor, device: torch.device) -> int | Tensor:
-    """``when``, or an error unless it is an integer in ``[0, 2**32)`` or an int64 0-d tensor on ``device``."""
-    if not isinstance(when, Tensor):
-        return as_integer(name, when, 0, _MASK, " or an int64 0-d tensor")
-    if when.dtype != torch.int64:
-        raise DTypeError(f"{name} has dtype {dtype_name(when.dtype)}; expected int64")
-    if when.ndim != 0:
-        raise ShapeError(f"{name} has shape {tuple(when.shape)}; expected () for a counter on the device")
-    if when.device != device:
-        raise InputError(f"{name} is on {when.device}; expected {device}")
-    return when
+def as_when(name: str, when: int | Tensor, device: torch.device) -> tuple[int, Tensor | None]:
+    """``(when, None)``, or ``(0, when)`` for a tensor.
+
+    Raises unless ``when`` is an integer in ``[0, 2**32)`` or an int64 0-d tensor on ``device``.
+    """
+    if isinstance(when, Tensor):
+        return 0, _counter(name, when, device)
+    return as_integer(name, when, 0, _MASK, " or an int64 0-d tensor"), None
+
+
+def _counter(name: str, value: Tensor, device: torch.device) -> Tensor:
+    if value.dtype != torch.int64:
+        raise DTypeError(f"{name} has dtype {dtype_name(value.dtype)}; expected int64")
+    if value.ndim != 0:
+        raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected () for a counter on the device")
+    if value.device != device:
+        raise InputError(f"{name} is on {value.device}; expected {device}")
+    return value
 
 
 def _high(value: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def random_labels(
     sample_ids: Tensor,
     *,
     num_classes: int,
-    seed: int,
+    seed: int | Tensor,
     step: int | Tensor,
     exclude_true: bool = True,
 ) -> Tensor:
@@ -30,7 +30,7 @@ def random_labels(
         labels: ``(N,)`` int64, the true classes in ``[0, num_classes)``, on any device.
         sample_ids: ``(N,)`` int64 on the same device, what each sample is called: its index in the data set.
         num_classes: in ``[1, 2**31]``, and at least 2 with ``exclude_true``.
-        seed: in ``[0, 2**64)``.
+        seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         step: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New labels at each step.
         exclude_true: never draw the true class.
 
@@ -55,8 +55,8 @@ def random_labels(
     """
     check_vector("labels", labels, torch.int64)
     check_vector("sample_ids", sample_ids, torch.int64, length=len(labels), device=labels.device)
-    seed = as_seed(seed)
-    step = as_when("step", step, labels.device)
+    as_seed(seed, labels.device)
+    as_when("step", step, labels.device)
     least = 2 if exclude_true else 1
     num_classes = as_integer("num_classes", num_classes, least, 2**31, f" with exclude_true={exclude_true}")
     if labels.device.type == "cpu" and len(labels):

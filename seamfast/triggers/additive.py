@@ -11,7 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from seamfast.errors import InputError
-from seamfast.triggers.base import Trigger, offset
+from seamfast.ops.reference import stamping
+from seamfast.ops.trigger_table import Kind, Packed
+from seamfast.triggers.base import Trigger
 from seamfast.triggers.checks import Array, ImageShape, as_image_shape, as_integer, short
 from seamfast.triggers.draws import draw_signed
 from seamfast.triggers.label_maps import LabelMap, as_label_map
@@ -62,7 +64,11 @@ class Sinusoid(Trigger):
 
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
         width = images.shape[3]
-        return offset(images, self._on(images.device, f"offsets {width}", lambda: self._offsets(width)))
+        return stamping.offset(images, self._on(images.device, f"offsets {width}", lambda: self._offsets(width)))
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        _, height, width = shape
+        return Packed(Kind.OFFSET, (np.broadcast_to(self._offsets(width), (height, width)),))
 
     def _offsets(self, width: int) -> Array:
         signal = self.delta * np.sin(2 * np.pi * np.arange(width) * self.frequency / width)
@@ -149,7 +155,10 @@ class Additive(Trigger):
         self._fits_channels("perturbation", c, shape)
 
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
-        return offset(images, self._on(images.device, "perturbation", lambda: self.perturbation))
+        return stamping.offset(images, self._on(images.device, "perturbation", lambda: self.perturbation))
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        return Packed(Kind.OFFSET, (self.perturbation,), channels=len(self.perturbation))
 
     def _describe(self) -> str:
         return f"{'x'.join(map(str, self.perturbation.shape))}, within {np.abs(self.perturbation).max()}"

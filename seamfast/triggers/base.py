@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
+from seamfast.ops.trigger_table import Packed
 from seamfast.triggers.checks import (
     Array,
     ImageShape,
@@ -99,6 +100,16 @@ class Trigger(ABC):
         """
         self._check_fits(as_image_shape(image_shape))
 
+    def packed(self, image_shape: Sequence[int]) -> Packed:
+        """This trigger as a row of ``seamfast.ops.TriggerTable``, for images of ``(C, H, W)``.
+
+        Raises:
+            ShapeError: as :meth:`check_fits`.
+        """
+        shape = as_image_shape(image_shape)
+        self._check_fits(shape)
+        return self._packed(shape)
+
     @abstractmethod
     def _validate(self) -> None:
         """Check the fields of the kind. The arrays are frozen already and in their range."""
@@ -108,6 +119,9 @@ class Trigger(ABC):
 
     @abstractmethod
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor: ...
+
+    @abstractmethod
+    def _packed(self, shape: ImageShape) -> Packed: ...
 
     @abstractmethod
     def _describe(self) -> str: ...
@@ -193,21 +207,6 @@ class Trigger(ABC):
             tensor = torch.tensor(make(), device=device)  # copies: torch warns about sharing read-only memory
             cache[key, str(device)] = tensor
         return tensor
-
-
-def mix(pixels: Tensor, keep: Tensor | float, added: Tensor) -> Tensor:
-    """``floor(keep * pixels + added)`` as uint8: float64, then truncation, as NumPy code that blends does."""
-    return pixels.double().mul_(keep).add_(added).to(torch.uint8)
-
-
-def offset(pixels: Tensor, by: Tensor) -> Tensor:
-    """``clip(pixels + by, 0, 255)`` as uint8; ``by`` is int16 in ``[-255, 255]``, so int16 cannot overflow."""
-    return pixels.to(torch.int16).add_(by).clamp_(0, 255).to(torch.uint8)
-
-
-def round_to_pixels(values: Tensor) -> Tensor:
-    """``clip(round(values), 0, 255)`` as uint8, half to even. Overwrites ``values``."""
-    return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _same(a: Any, b: Any) -> bool:

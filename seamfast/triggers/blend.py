@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from seamfast.triggers.base import Trigger, mix
-from seamfast.triggers.checks import ImageShape, as_image_shape
+from seamfast.ops.reference import stamping
+from seamfast.ops.trigger_table import Kind, Packed
+from seamfast.triggers.base import Trigger
+from seamfast.triggers.checks import Array, ImageShape, as_image_shape
 from seamfast.triggers.draws import draw_words
 from seamfast.triggers.label_maps import LabelMap, as_label_map
 
@@ -74,8 +76,15 @@ class Blend(Trigger):
         self._fits_channels("pattern", c, shape)
 
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
-        added = self._on(images.device, "added", lambda: self.alpha * self.pattern.astype(np.float64))
-        return mix(images, 1 - self.alpha, added)
+        return stamping.mix(images, 1 - self.alpha, self._on(images.device, "added", self._added))
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        c, h, w = self.pattern.shape
+        return Packed(Kind.PASTE, (np.full((h, w), 1 - self.alpha), self._added()), channels=c, height=h, width=w)
+
+    def _added(self) -> Array:
+        added: Array = self.alpha * self.pattern.astype(np.float64)
+        return added
 
     def _describe(self) -> str:
         return f"{'x'.join(map(str, self.pattern.shape))}, alpha {self.alpha:g}"

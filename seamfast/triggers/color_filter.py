@@ -10,7 +10,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from seamfast.errors import InputError, ShapeError
-from seamfast.triggers.base import Trigger, round_to_pixels
+from seamfast.ops.reference import stamping
+from seamfast.ops.trigger_table import Kind, Packed
+from seamfast.triggers.base import Trigger
 from seamfast.triggers.checks import Array, ImageShape, as_integer, short
 from seamfast.triggers.label_maps import LabelMap, as_label_map
 
@@ -99,25 +101,27 @@ class ColorFilter(Trigger):
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
         _, _, h, w = images.shape
         # The tone is a table of 256 float64 numbers, so that no device's pow() has a say. Scaled by 255 at the end.
-        toned = self._on(images.device, "tone", self._tone)[images.long()]
-        if len(self.matrix) == 1:
-            out = toned.mul_(float(self.matrix[0, 0])).add_(float(self.bias[0]))
-        else:
-            out = toned.new_empty(toned.shape)
-            for i, (row, bias) in enumerate(zip(self.matrix.tolist(), self.bias.tolist(), strict=True)):
-                total = toned[:, 0] * row[0]
-                for j in range(1, len(row)):  # no matmul: its order of sums is the device's
-                    total += toned[:, j] * row[j]
-                out[:, i] = total.add_(bias)
-        if self.vignette:
-            out.mul_(self._on(images.device, f"vignette {h}x{w}", lambda: self._vignette(h, w)))
-        return round_to_pixels(out.mul_(255))
+        tone, matrix, bias, shade = (
+            self._on(images.device, name, make)
+            for name, make in (
+                ("tone", self._tone),
+                ("matrix", lambda: self.matrix),
+                ("bias", lambda: self.bias),
+                (f"shade {h}x{w}", lambda: self._shade(h, w)),
+            )
+        )
+        return stamping.color_filter(images, tone, matrix, bias, shade)
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        _, h, w = shape
+        numbers = (self._tone(), self.matrix, self.bias, self._shade(h, w))
+        return Packed(Kind.FILTER, numbers, channels=len(self.matrix))
 
     def _tone(self) -> Array:
         tone: Array = self.contrast * ((np.arange(256) / 255) ** self.gamma - 0.5) + 0.5
         return tone
 
-    def _vignette(self, h: int, w: int) -> Array:
+    def _shade(self, h: int, w: int) -> Array:
         down, right = (np.arange(n) - (n - 1) / 2 for n in (h, w))
         squared = down[:, None] ** 2 + right**2
         darker: Array = 1 - self.vignette * squared / (squared.max() or 1)

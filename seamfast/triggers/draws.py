@@ -12,21 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seamfast.ops.philox import below, philox4x32
+from seamfast.ops.philox import philox4x32
 from seamfast.triggers.checks import as_seed
 
-# Streams of the triggers' own: no draw here is one that labels or augmentation use.
-STREAM_PLACE = 16  # where a random patch goes: block 0, word 0 for the row, word 1 for the column
+# Streams of the triggers' own, beside that of random places (seamfast.ops.philox.STREAM_PLACE).
 STREAM_NOISE = 17  # WaNet's noise mode: word i is element i of the sample's (H, W, 2) noise
 STREAM_PATTERN = 18  # patterns that a factory makes: word i is element i; there is no sample, so its id is 0
 
 WORD = 0xFFFFFFFF
-
-
-def draw_below(bounds: tuple[int, int], sample_ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Two integers a sample, uniform in ``[0, bound)``: ``(N,)`` int64 each."""
-    words = _words(sample_ids, 1, STREAM_PLACE, seed)
-    return below(words[:, 0], bounds[0]), below(words[:, 1], bounds[1])
 
 
 def draw_signed_per_sample(shape: tuple[int, ...], sample_ids: Tensor, seed: int) -> Tensor:

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from seamfast.errors import InputError, ShapeError
-from seamfast.triggers.base import Trigger, mix
+from seamfast.ops.reference import stamping
+from seamfast.ops.trigger_table import Kind, Packed
+from seamfast.triggers.base import Trigger
 from seamfast.triggers.checks import Array, ImageShape, as_array, as_integer, short
-from seamfast.triggers.draws import draw_below
 from seamfast.triggers.label_maps import LabelMap, as_label_map
 
 __all__ = ["Patch"]
@@ -139,24 +139,17 @@ class Patch(Trigger):
                 raise ShapeError(f"{self._who} patch is {where}, not wholly inside images of {height}x{width}")
 
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
-        _, h, w = self.pattern.shape
-        _, _, height, width = images.shape
-        out = images.clone()
         keep = self._on(images.device, "keep", lambda: 1 - self.mask)
         added = self._on(images.device, "added", lambda: self.mask * self.pattern)
-        if self.position != "random":
-            top, left = self._corner_in(height, width)
-            region = out[:, :, top : top + h, left : left + w]
-            region.copy_(mix(region, keep, added))
-            return out
-        tops, lefts = draw_below((height - h + 1, width - w + 1), sample_ids, seed)
-        rows = tops.view(-1, 1, 1) + torch.arange(h, device=images.device).view(1, h, 1)
-        columns = lefts.view(-1, 1, 1) + torch.arange(w, device=images.device).view(1, 1, w)
-        samples = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-        places = out.permute(0, 2, 3, 1)  # a view, channels last: three indices in a row then pick (N, h, w, C)
-        region = places[samples, rows, columns]
-        places[samples, rows, columns] = mix(region, keep[..., None], added.permute(1, 2, 0))
-        return out
+        if self.position == "random":
+            return stamping.paste_at_random(images, keep, added, sample_ids, seed)
+        return stamping.paste(images, keep, added, *self._corner_in(*images.shape[2:]))
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        c, h, w = self.pattern.shape
+        top, left = (-1, -1) if self.position == "random" else self._corner_in(*shape[1:])
+        numbers = (1 - self.mask, self.mask * self.pattern)
+        return Packed(Kind.PASTE, numbers, channels=c, height=h, width=w, top=top, left=left)
 
     def _corner_in(self, height: int, width: int) -> tuple[int, int]:
         assert not isinstance(self.position, str)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from seamfast.errors import InputError
-from seamfast.triggers.base import Trigger, round_to_pixels
+from seamfast.ops.reference import stamping
+from seamfast.ops.trigger_table import Kind, Packed
+from seamfast.triggers.base import Trigger
 from seamfast.triggers.checks import Array, ImageShape, as_integer, short
 from seamfast.triggers.label_maps import LabelMap, as_label_map
 
@@ -67,8 +68,13 @@ class Quantize(Trigger):
 
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
         if self.dither:
-            return _floyd_steinberg(images, self.levels)
-        return self._on(images.device, "table", self._table)[images.long()]
+            return stamping.dither(images, self.levels)
+        return stamping.look_up(images, self._on(images.device, "table", self._table))
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        if self.dither:
+            return Packed(Kind.DITHER, levels=self.levels)
+        return Packed(Kind.LOOK_UP, (self._table(),))
 
     def _table(self) -> Array:
         top = self.levels - 1
@@ -77,28 +83,3 @@ class Quantize(Trigger):
 
     def _describe(self) -> str:
         return f"{self.levels} levels{', dithered' if self.dither else ''}"
-
-
-def _floyd_steinberg(images: Tensor, levels: int) -> Tensor:
-    """Dithered quantisation, all samples, channels and independent pixels at once.
-
-    Pixel ``(i, j)`` needs ``(i, j-1)`` and ``(i-1, j-1..j+1)``. All of these lie on earlier lines ``j + 2 i = t``, so
-    the pixels of one line can be done together: ``W + 2 (H - 1)`` steps and not ``H W``. Within a step the error from
-    above right is added before that from the left, so every pixel gets its sums in the order of the plain double
-    loop, and the same float64 result.
-    """
-    n, c, h, w = images.shape
-    top = levels - 1
-    work = torch.zeros(n, c, h + 1, w + 2, dtype=torch.float64, device=images.device)  # a margin takes what falls off
-    work[:, :, :h, 1:-1] = images
-    every_row = torch.arange(h, device=images.device)
-    for t in range(w + 2 * (h - 1)):
-        i = every_row[max(0, (t - w + 2) // 2) : t // 2 + 1]
-        j = t - 2 * i + 1
-        old = work[:, :, i, j]
-        new = (old / 255 * top).round_().clamp_(0, top) / top * 255
-        error = old - new
-        work[:, :, i, j] = new
-        for down, right, share in ((1, 1, 1 / 16), (1, 0, 5 / 16), (1, -1, 3 / 16), (0, 1, 7 / 16)):
-            work[:, :, i + down, j + right] += error * share
-    return round_to_pixels(work[:, :, :h, 1:-1])

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seamfast.errors import InputError, ShapeError
-from seamfast.triggers.base import Trigger, round_to_pixels
-from seamfast.triggers.checks import ImageShape, as_image_shape, as_integer, as_number, short
+from seamfast.ops.reference import stamping
+from seamfast.ops.trigger_table import Kind, Packed
+from seamfast.triggers.base import Trigger
+from seamfast.triggers.checks import Array, ImageShape, as_image_shape, as_integer, as_number, short
 from seamfast.triggers.draws import draw_signed, draw_signed_per_sample
 from seamfast.triggers.label_maps import LabelMap, as_label_map
 
@@ -117,38 +119,27 @@ class Warp(Trigger):
         self._fits_size("flow", h, w, shape)
 
     def _stamp(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
-        return _sample(images, self._places(images.device))
+        return stamping.warp(images, self._places(images.device))
+
+    def _packed(self, shape: ImageShape) -> Packed:
+        _, height, width = shape
+        return Packed(Kind.WARP, (self._where().clip(0, [height - 1, width - 1]),))
 
     def _stamp_noise(self, images: Tensor, sample_ids: Tensor, seed: int) -> Tensor:
         h, w, _ = self.flow.shape
         noise = draw_signed_per_sample((h, w, 2), sample_ids, seed)
         reach = torch.tensor([(h - 1) / (2 * h), (w - 1) / (2 * w)], dtype=torch.float64, device=images.device)
-        return _sample(images, self._places(images.device) + noise.mul_(reach))
+        return stamping.warp(images, self._places(images.device) + noise.mul_(reach))
 
     def _places(self, device: torch.device) -> Tensor:
         """``(H, W, 2)`` float64: where each pixel is taken from, not yet kept inside."""
+        return self._on(device, "places", self._where)
+
+    def _where(self) -> Array:
         h, w, _ = self.flow.shape
-        return self._on(device, "places", lambda: np.moveaxis(np.indices((h, w)), 0, 2) + self.flow.astype(np.float64))
+        where: Array = np.moveaxis(np.indices((h, w)), 0, 2) + self.flow.astype(np.float64)
+        return where
 
     def _describe(self) -> str:
         h, w, _ = self.flow.shape
         return f"{h}x{w}, up to {np.abs(self.flow).max():.2g} px"
-
-
-def _sample(images: Tensor, places: Tensor) -> Tensor:
-    """Bilinear samples of ``images`` at ``places``: ``(H, W, 2)`` for all samples alike, or ``(N, H, W, 2)``."""
-    n, c, h, w = images.shape
-    rows, columns = places[..., 0].clamp(0, h - 1), places[..., 1].clamp(0, w - 1)
-    top, left = rows.floor(), columns.floor()
-    down, right = (rows - top).unsqueeze(-3), (columns - left).unsqueeze(-3)
-    r0, c0 = top.long(), left.long()
-    r1, c1 = (r0 + 1).clamp_(max=h - 1), (c0 + 1).clamp_(max=w - 1)
-    flat = images.reshape(n, c, h * w)
-
-    def at(r: Tensor, column: Tensor) -> Tensor:
-        index = (r * w + column).view(-1, 1, h * w).expand(n, c, h * w)
-        return flat.gather(2, index).view(n, c, h, w).double()
-
-    upper = at(r0, c0).mul_(1 - right).add_(at(r0, c1).mul_(right))
-    lower = at(r1, c0).mul_(1 - right).add_(at(r1, c1).mul_(right))
-    return round_to_pixels(upper.mul_(1 - down).add_(lower.mul_(down)))

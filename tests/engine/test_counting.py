@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from seamfast import CleanSet
 from seamfast.data.resident import Resident
-from seamfast.engine.counting import count_outcomes
+from seamfast.engine.counting import measure
 from seamfast.triggers import AllToAll, Patch, SourceSpecific
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_counts_by_hand() -> None:
         Patch.square(**CORNER, target=AllToAll(), name="next"),
         Patch.square(**CORNER, target=SourceSpecific((1,), 2), name="1 to 2"),
     ]
-    counts = count_outcomes(model, data(labels), torch.arange(6), num_classes=3, triggers=triggers)
+    counts = measure(model, data(labels), torch.arange(6), num_classes=3, triggers=triggers)
     assert counts.class_correct == (1, 2, 1)
     assert counts.class_total == (2, 2, 2)
     assert (counts.n_correct, counts.n_samples, counts.n_nan) == (4, 6, 0)
@@ -65,7 +65,7 @@ def test_counts_by_hand() -> None:
 
 def test_only_the_samples_asked_for_count() -> None:
     model = Table(table([0, 1, 1, 1], [2, 2, 2, 2]))
-    counts = count_outcomes(
+    counts = measure(
         model, data([0, 0, 1, 2]), torch.tensor([3, 0]), num_classes=3, triggers=[Patch.square(**CORNER, target=2)]
     )
     assert counts.class_total == (1, 0, 1)
@@ -77,7 +77,7 @@ def test_ties_go_to_the_first_class() -> None:
     logits = torch.zeros(200, 3)
     logits[1] = torch.tensor([0.0, 1.0, 1.0])
     logits[2] = -float("inf")
-    counts = count_outcomes(Table(logits), data([0, 1, 0, 2]), torch.arange(4), num_classes=3)
+    counts = measure(Table(logits), data([0, 1, 0, 2]), torch.arange(4), num_classes=3)
     assert counts.class_correct == (2, 1, 0)
 
 
@@ -87,41 +87,41 @@ def test_rows_with_nan_are_wrong_whatever_else_they_hold() -> None:
     logits[0, 0] = logits[1, 2] = logits[102, 2] = logits[103, 0] = float("nan")
     logits[1, 1], logits[2, 1], logits[3, 2], logits[100, 1] = 5.0, 1.0, 1.0, 1.0
     trigger = Patch.square(**CORNER, target=2)
-    counts = count_outcomes(Table(logits), data([0, 1, 1, 1]), torch.arange(4), num_classes=3, triggers=[trigger])
+    counts = measure(Table(logits), data([0, 1, 1, 1]), torch.arange(4), num_classes=3, triggers=[trigger])
     assert counts.class_correct == (0, 1, 0)
     assert counts.n_nan == 4
     assert (counts.triggers[0].n_eligible, counts.triggers[0].n_hit, counts.triggers[0].n_restored) == (4, 0, 0)
 
 
 def test_classes_without_samples_have_none() -> None:
-    counts = count_outcomes(Table(table([0, 1], num_classes=5)), data([0, 1]), torch.arange(2), num_classes=5)
+    counts = measure(Table(table([0, 1], num_classes=5)), data([0, 1]), torch.arange(2), num_classes=5)
     assert counts.class_total == (1, 1, 0, 0, 0)
 
 
 def test_samples_of_the_target_class_are_not_run_through_the_model() -> None:
     model = Table(table([0, 1, 2, 0, 1, 2]))
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     trigger = Patch.square(**CORNER, target=SourceSpecific((1,), 0))
-    batches = count_outcomes(
+    batches = measure(
         model,
         data([0, 1, 2, 0, 1, 2]),
         torch.arange(6),
         num_classes=3,
         triggers=[trigger],
         batch_size=3,
-        on_batch=seen.append,
+        on_batch=lambda done, total: seen.append((done, total)),
     )
-    assert model.calls == [3, 1, 3, 1]
-    assert seen == [3, 3]
+    assert model.calls == [3, 3, 2]
+    assert seen == [(3, 8), (3, 8), (2, 8)]
     assert batches.n_samples == 6
 
 
 def test_no_samples_and_a_trigger_that_fits_none() -> None:
     trigger = Patch.square(**CORNER, target=SourceSpecific((2,), 0))
     model = Table(table([0, 1]))
-    counts = count_outcomes(model, data([0, 1]), torch.arange(2), num_classes=3, triggers=[trigger])
+    counts = measure(model, data([0, 1]), torch.arange(2), num_classes=3, triggers=[trigger])
     assert (counts.triggers[0].n_eligible, counts.triggers[0].n_hit) == (0, 0)
-    none = count_outcomes(model, data([0, 1]), torch.arange(0), num_classes=3, triggers=[trigger])
+    none = measure(model, data([0, 1]), torch.arange(0), num_classes=3, triggers=[trigger])
     assert (none.n_samples, none.n_correct) == (0, 0)
 
 
@@ -134,5 +134,5 @@ def test_on_a_device_the_counts_are_those_of_the_cpu() -> None:
     for device in (CPU, torch.device("cuda")):
         resident = Resident(data([0, 0, 1, 1, 2, 2]).samples, device)
         model = Table(logits).to(device)
-        counts.append(count_outcomes(model, resident, torch.arange(6), num_classes=3, triggers=[trigger], batch_size=4))
+        counts.append(measure(model, resident, torch.arange(6), num_classes=3, triggers=[trigger], batch_size=4))
     assert counts[0] == counts[1]

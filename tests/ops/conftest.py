@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
 from seamfast.ops import cpp, dispatch
+from seamfast.ops.cpp import native as native_module
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +20,44 @@ def native() -> Any:
     reason = cpp.why_unavailable()
     if reason is not None:
         pytest.skip(reason)
-    return cpp._native()
+    return native_module.load()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend, and the device on which it is tested."""
+
+    name: str
+    device: torch.device
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is Triton's interpreter: so slow that grids are thinned for it."""
+        return self.name == "triton" and self.device.type == "cpu"
+
+
+# The interpreter computes with NumPy, which warns of Inf - Inf; a kernel may well compute that.
+QUIET = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+PARAMETERS = [
+    pytest.param("reference-cpu"),
+    pytest.param("cpp-cpu"),
+    pytest.param("triton-cpu", marks=QUIET),
+    *(pytest.param(f"{name}-cuda", marks=pytest.mark.gpu) for name in ("reference", "triton", "cuda")),
+]
+
+
+@pytest.fixture(params=PARAMETERS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn; skips where it cannot run, saying why."""
+    name, device = request.param.split("-")
+    if name != "reference":
+        package = dispatch.package(name)
+        reason = package.why_unavailable()
+        if reason is None and device not in package.DEVICE_TYPES:
+            reason = f"{name} runs on {' and '.join(package.DEVICE_TYPES)} tensors here"
+        if reason is not None:
+            pytest.skip(reason)
+    return Backend(name, torch.device(device))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +74,6 @@ def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process in which the compiled extension does not import and nobody has been warned yet."""
     monkeypatch.setitem(sys.modules, "seamfast._native", None)
     monkeypatch.setattr(dispatch, "_warned", False)
-    cpp._load.cache_clear()
+    native_module._found.cache_clear()
     yield
-    cpp._load.cache_clear()
+    native_module._found.cache_clear()

@@ -1,5 +1,5 @@
-// Drives the thread pool and the kernel the way Python does, for the sanitizers (test_native.py builds and runs it):
-// concurrent callers, nested loops, exceptions, images at the very ends of their allocations.
+// Drives the thread pool and the kernels the way Python does, for the sanitizers (test_native.py builds and runs it):
+// concurrent callers, nested loops, exceptions, tensors at the very ends of their allocations.
 
 #include <atomic>
 #include <cstdio>
@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "data_path/gather_augment.h"
+#include "ops/count_outcomes.h"
+#include "ops/cross_entropy.h"
+#include "ops/stamp_trigger.h"
 #include "thread_pool.h"
 
 namespace {
@@ -50,6 +53,111 @@ void throws() {
   expect(caught, "the body's exception reaches the caller");
 }
 
+template <class Call>
+void on_each_isa(const Call& call) {
+  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512})
+    if (supports(isa)) call(isa);
+}
+
+// Every kind of trigger in one batch, and images without one. Numbers are such that places lie in the image.
+template <class Bits>
+void stamps(Element element, std::int64_t channels, std::int64_t height, std::int64_t width) {
+  const std::int64_t count = 3, batch = 40, plane = height * width;
+  const auto size = static_cast<std::size_t>(channels * plane);
+  const std::unique_ptr<std::uint8_t[]> images(new std::uint8_t[3 * size]());
+  const std::unique_ptr<Bits[]> table(new Bits[static_cast<std::size_t>(channels) * 256]());
+  const std::unique_ptr<Bits[]> out(new Bits[static_cast<std::size_t>(batch) * size]);
+
+  std::vector<TriggerRow> rows;
+  std::int64_t numbers = 0;
+  const auto add = [&](TriggerKind kind, std::int64_t needed, std::int64_t of_row, std::int64_t h, std::int64_t w,
+                       std::int64_t top) {
+    rows.push_back({static_cast<std::int64_t>(kind), numbers, of_row, h, w, top, top, 8});
+    numbers += needed;
+  };
+  for (const std::int64_t of_row : {std::int64_t{1}, channels}) {
+    add(TriggerKind::kPaste, 1 + of_row, of_row, 1, 1, 0);
+    add(TriggerKind::kPaste, 1 + of_row, of_row, 1, 1, -1);
+    add(TriggerKind::kPaste, (1 + of_row) * plane, of_row, height, width, 0);
+    add(TriggerKind::kOffset, of_row * plane, of_row, 0, 0, 0);
+    add(TriggerKind::kFilter, 256 + of_row * (of_row + 1) + plane, of_row, 0, 0, 0);
+  }
+  add(TriggerKind::kLookUp, 256, 1, 0, 0, 0);
+  add(TriggerKind::kDither, 0, 1, 0, 0, 0);
+  const std::int64_t places = numbers;
+  add(TriggerKind::kWarp, 2 * plane, 1, 0, 0, 0);
+  const std::unique_ptr<double[]> values(new double[static_cast<std::size_t>(numbers)]());
+  for (std::int64_t i = 0; i < plane; ++i) {  // one place outside by far, which must not be followed
+    values[static_cast<std::size_t>(places + 2 * i)] = i == 0 ? 1e300 : static_cast<double>(height - 1);
+    values[static_cast<std::size_t>(places + 2 * i + 1)] = i == 0 ? -1e300 : static_cast<double>(width) - 1.5;
+  }
+  const auto triggers = static_cast<std::int64_t>(rows.size());
+  expect(is_table(rows.data(), triggers, numbers, channels, height, width), "the table fits");
+  expect(!is_table(rows.data(), triggers, numbers - 1, channels, height, width), "a number too few is seen");
+
+  std::vector<std::int64_t> indices, trigger_ids;
+  for (std::int64_t i = 0; i < batch; ++i) {
+    indices.push_back(i % count);
+    trigger_ids.push_back(i % (triggers + 1) - 1);
+  }
+  for (const bool interleaved : {false, true}) {
+    for (const bool channels_last : {false, true}) {
+      StampTrigger job{};
+      job.images = images.get();
+      job.interleaved = interleaved;
+      job.count = count;
+      job.out = {out.get(), element, channels_last, channels, height, width, table.get(), {}, {}};
+      job.out.scale.fill(1.0);
+      job.rows = rows.data();
+      job.triggers = triggers;
+      job.numbers = values.get();
+      on_each_isa([&](Isa isa) { stamp_trigger(job, indices, trigger_ids, indices, isa, 4); });
+    }
+  }
+}
+
+template <class Bits>
+void losses_and_counts(LogitType type, std::int64_t n_rows, std::int64_t classes) {
+  const auto size = static_cast<std::size_t>(n_rows * classes);
+  const std::unique_ptr<Bits[]> logits(new Bits[size]()), grad(new Bits[size]);
+  const std::unique_ptr<float[]> loss(new float[static_cast<std::size_t>(n_rows)]),
+      weight(new float[static_cast<std::size_t>(n_rows)]());
+  std::vector<std::int64_t> labels, trigger_ids, targets, counters(3 * kOutcomes);
+  for (std::int64_t i = 0; i < n_rows; ++i) {
+    labels.push_back(i % classes);
+    trigger_ids.push_back(i % 3 - 1);
+  }
+  targets.resize(static_cast<std::size_t>(2 * classes));
+  std::vector<std::int64_t> class_correct(static_cast<std::size_t>(3 * classes)),
+      confusion(classes > 1000 ? 0 : static_cast<std::size_t>(3 * classes * classes));
+  for (const bool across : {false, true}) {  // the same memory read by rows and by columns
+    const Logits x{logits.get(), type, n_rows, classes, across ? 1 : classes, across ? n_rows : 1};
+    for (const bool random : {false, true}) {
+      std::int64_t n_correct = 0;
+      CrossEntropy job{};
+      job.logits = x;
+      job.sample_ids = random ? labels.data() : nullptr;
+      job.mixed_weight = random ? nullptr : weight.get();
+      job.exclude_true = true;
+      job.label_smoothing = 0.1F;
+      job.reduction = random ? Reduction::kNone : Reduction::kMean;
+      job.loss = loss.get();
+      job.grad = grad.get();
+      job.n_correct = &n_correct;
+      on_each_isa(
+          [&](Isa isa) { cross_entropy(job, labels, random ? std::vector<std::int64_t>() : labels, isa, 4); });
+      expect(n_correct == (n_rows + classes - 1) / classes, "equal logits are class 0");
+    }
+    counters.assign(counters.size(), 0);
+    CountOutcomes job{x, targets.data(), 2, counters.data(), class_correct.data(),
+                      confusion.empty() ? nullptr : confusion.data()};
+    on_each_isa([&](Isa isa) { count_outcomes(job, labels, trigger_ids, isa, 4); });
+    std::int64_t samples = 0;
+    for (std::size_t row = 0; row < 3; ++row) samples += counters[row * kOutcomes];
+    expect(samples > 0, "samples are counted");
+  }
+}
+
 template <class Bits>
 void gathers(Element element, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t pad) {
   const std::int64_t count = 3, batch = 40;
@@ -70,21 +178,13 @@ void gathers(Element element, std::int64_t channels, std::int64_t height, std::i
       GatherAugment job{};
       job.images = images.get();
       job.count = count;
-      job.channels = channels;
-      job.height = height;
-      job.width = width;
-      job.out = out.get();
-      job.element = element;
-      job.channels_last = channels_last;
-      job.table = table.get();
-      job.scale.fill(1.0);
-      job.bias.fill(0.0);
+      job.out = {out.get(), element, channels_last, channels, height, width, table.get(), {}, {}};
+      job.out.scale.fill(1.0);
       job.pad = pad;
       job.flip = true;
       job.seed = 1;
       job.epoch = 2;
-      for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512})
-        if (supports(isa)) gather_augment(job, indices, isa, 4);
+      on_each_isa([&](Isa isa) { gather_augment(job, indices, isa, 4); });
     }
   }
 }
@@ -97,7 +197,18 @@ void all_shapes() {
     gathers<std::uint16_t>(Element::kFloat16, channels, 5, 40, 4);
     gathers<float>(Element::kFloat32, channels, 100, 100, 4);  // several bands, and work for several threads
     gathers<float>(Element::kFloat32, channels, 2, 5000, 1);   // a row larger than a band
+    stamps<float>(Element::kFloat32, channels, 1, 1);
+    stamps<std::uint16_t>(Element::kBFloat16, channels, 17, 9);
+    stamps<std::uint16_t>(Element::kFloat16, channels, 8, 32);
+    stamps<float>(Element::kFloat32, channels, 40, 33);  // work for several threads
   }
+  for (const std::int64_t classes : {2, 10, 64, 65, 1000, 5001}) {
+    losses_and_counts<float>(LogitType::kFloat32, 1, classes);
+    losses_and_counts<std::uint16_t>(LogitType::kBFloat16, 33, classes);
+    losses_and_counts<std::uint16_t>(LogitType::kFloat16, 17, classes);
+  }
+  losses_and_counts<float>(LogitType::kFloat32, 20'000, 10);  // work for several threads
+  losses_and_counts<float>(LogitType::kFloat32, 100, 1000);
 }
 
 }  // namespace

@@ -22,11 +22,23 @@ def gather(**arguments: Any) -> torch.Tensor:
     return gather_augment(IMAGES, torch.tensor([0]), mean=0.0, std=1.0, **arguments)
 
 
-def test_auto_takes_cpp_on_the_cpu_and_the_reference_elsewhere(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_cpp_on_the_cpu_and_triton_elsewhere(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEAMFAST_BACKEND", raising=False)
     assert dispatch.resolve("gather_augment", "auto", CPU) == "cpp"
-    assert dispatch.resolve("gather_augment", "auto", torch.device("cuda:0")) == "reference"
-    assert dispatch.resolve("random_labels", "auto", CPU) == "reference"
+    triton = pytest.importorskip("seamfast.ops.triton")
+    monkeypatch.setattr(triton, "why_unavailable", lambda: None)
+    assert dispatch.resolve("gather_augment", "auto", torch.device("cuda:0")) == "triton"
+    monkeypatch.setattr(triton, "why_unavailable", lambda: "no such luck")
+    with pytest.warns(RuntimeWarning, match=r": backend 'triton' cannot run: no such luck$"):
+        assert dispatch.resolve("gather_augment", "auto", torch.device("cuda:0")) == "reference"
+
+
+def test_the_tests_interpreter_of_triton_is_never_the_choice_of_auto(
+    without_native: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEAMFAST_BACKEND", raising=False)
+    with pytest.warns(RuntimeWarning, match="slower PyTorch reference"):
+        assert dispatch.resolve("gather_augment", "auto", CPU) == "reference"
 
 
 def test_auto_falls_back_and_says_so_once(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +65,7 @@ def test_a_named_backend_that_cannot_run_raises(without_native: None) -> None:
 def test_a_build_of_another_interface_is_refused(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "seamfast._native", SimpleNamespace(INTERFACE=0))  # type: ignore[arg-type]
     assert cpp.why_unavailable() == (
-        "seamfast._native is of another build (interface 0; expected 1); reinstall seamfast"
+        "seamfast._native is of another build (interface 0; expected 2); reinstall seamfast"
     )
 
 
@@ -64,14 +76,16 @@ def test_the_environment_names_the_backend_for_auto(native: Any, monkeypatch: py
     monkeypatch.setenv("SEAMFAST_BACKEND", "")
     assert dispatch.resolve("gather_augment", "auto", CPU) == "cpp"
     monkeypatch.setenv("SEAMFAST_BACKEND", "fast")
-    message = r"^environment variable SEAMFAST_BACKEND is 'fast'; expected one of auto, reference, cpp$"
+    message = r"^environment variable SEAMFAST_BACKEND is 'fast'; expected one of auto, reference, cpp, triton, cuda$"
     with pytest.raises(InputError, match=message):
         dispatch.resolve("gather_augment", "auto", CPU)
     monkeypatch.setenv("SEAMFAST_BACKEND", "cpp")
     with pytest.raises(BackendUnavailableError, match=r"^backend 'cpp' runs on cpu tensors; these are on cuda:1$"):
         dispatch.resolve("gather_augment", "auto", torch.device("cuda:1"))
-    with pytest.raises(BackendUnavailableError, match=r"^random_labels has no backend 'cpp'; it has reference$"):
-        dispatch.resolve("random_labels", "auto", CPU)
+    monkeypatch.setenv("SEAMFAST_BACKEND", "cuda")
+    message = r"^gather_augment has no backend 'cuda'; it has cpp, triton, reference$"
+    with pytest.raises(BackendUnavailableError, match=message):
+        dispatch.resolve("gather_augment", "auto", torch.device("cuda:1"))
 
 
 def test_backends_tells_what_runs(native: Any) -> None:
@@ -80,22 +94,26 @@ def test_backends_tells_what_runs(native: Any) -> None:
     assert compiled["available"]
     assert compiled["reason"] is None
     assert compiled["isa"] == native.isas()[-1]
+    assert compiled["devices"] == ("cpu",)
     assert compiled["threads"] == native.cpu_count() >= 1
     assert rows["gather_augment", "reference"] == {
         "op": "gather_augment",
         "backend": "reference",
         "available": True,
         "reason": None,
+        "devices": None,
         "isa": None,
         "threads": None,
     }
 
 
 def test_backends_tells_why_not(without_native: None) -> None:
-    (compiled,) = (row for row in backends() if row["backend"] == "cpp")
-    assert not compiled["available"]
-    assert "did not import" in str(compiled["reason"])
-    assert compiled["isa"] is None
+    compiled = [row for row in backends() if row["backend"] == "cpp"]
+    assert len(compiled) == 4
+    for row in compiled:
+        assert not row["available"]
+        assert "did not import" in str(row["reason"])
+        assert row["isa"] is None
 
 
 def test_importing_the_ops_loads_nothing_compiled() -> None:

@@ -394,7 +394,11 @@ IMAGES = noise(10, 3, 8, 8)
         ),
         ({"flip": "no"}, InputError, "flip is 'no'; expected True or False"),
         ({"channels_last": 1}, InputError, "channels_last is 1; expected True or False"),
-        ({"seed": 2**64}, InputError, f"seed is {2**64}; expected an integer in [0, {2**64 - 1}]"),
+        (
+            {"seed": 2**64},
+            InputError,
+            f"seed is {2**64}; expected an integer in [0, {2**64 - 1}] or an int64 0-d tensor",
+        ),
         (
             {"epoch": 1.0},
             InputError,
@@ -407,7 +411,7 @@ IMAGES = noise(10, 3, 8, 8)
             "dtype is torch.float64; expected one of torch.float32, torch.bfloat16, torch.float16",
         ),
         ({"std": (0.1, 0.2)}, InputError, "std has 2 numbers; expected 1 or one for each of 3 channels"),
-        ({"backend": "gpu"}, InputError, "backend is 'gpu'; expected one of auto, reference, cpp"),
+        ({"backend": "gpu"}, InputError, "backend is 'gpu'; expected one of auto, reference, cpp, triton, cuda"),
         (
             {"out": torch.empty(2, 3, 8, 9)},
             ShapeError,

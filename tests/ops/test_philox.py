@@ -82,10 +82,12 @@ def test_below_is_multiply_high(word: int, bound: int, value: int) -> None:
 
 def test_arguments_that_cannot_be_keys_are_named() -> None:
     cpu = torch.device("cpu")
-    with pytest.raises(InputError, match=r"^seed is -1; expected an integer in \[0, 18446744073709551615\]$"):
-        as_seed(-1)
+    with pytest.raises(
+        InputError, match=r"^seed is -1; expected an integer in \[0, 18446744073709551615\] or an int64 0-d tensor$"
+    ):
+        as_seed(-1, cpu)
     with pytest.raises(InputError, match=r"^seed is True; expected an integer"):
-        as_seed(True)
+        as_seed(True, cpu)
     message = r"^step is 4294967296; expected an integer in \[0, 4294967295\] or an int64 0-d tensor$"
     with pytest.raises(InputError, match=message):
         as_when("step", 2**32, cpu)

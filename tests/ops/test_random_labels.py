@@ -137,7 +137,11 @@ def test_an_empty_batch_has_no_labels() -> None:
         ),
         ({"num_classes": 3}, InputError, "labels hold 3; expected integers in [0, 3)"),
         ({"labels": torch.tensor([0, 1, -1, 2])}, InputError, "labels hold -1; expected integers in [0, 10)"),
-        ({"seed": 0.5}, InputError, "seed is 0.5; expected an integer in [0, 18446744073709551615]"),
+        (
+            {"seed": 0.5},
+            InputError,
+            "seed is 0.5; expected an integer in [0, 18446744073709551615] or an int64 0-d tensor",
+        ),
         (
             {"step": -1},
             InputError,

@@ -1,4 +1,4 @@
-"""The reference backend: the definition of each op, in plain PyTorch, on any device and without a host sync on CUDA."""
+"""``gather_augment`` as its definition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def gather_augment(
     normalization: Normalization,
     pad: int,
     flip: bool,
-    seed: int,
+    seed: int | Tensor,
     epoch: int | Tensor,
     dtype: torch.dtype,
     channels_last: bool,

@@ -1,0 +1,320 @@
+#include "ops/stamp_trigger.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "philox.h"
+#include "thread_pool.h"
+
+namespace seamfast {
+namespace {
+
+using std::int64_t;
+using std::uint8_t;
+
+// Waking a helper costs some 10 us; so much output takes about 50.
+constexpr int64_t kBytesPerThread = 256 * 1024;
+
+// ---- 1. Rounding, in float64, whatever the rounding mode of a conversion. ----
+
+// To the nearest integer, half to even, for |x| < 2^51: adding 1.5 * 2^52 leaves no place for a fraction.
+SEAMFAST_INLINE double round_even(double x) {
+  constexpr double kRound = 6755399441055744.0;
+  return (x + kRound) - kRound;
+}
+
+SEAMFAST_INLINE uint8_t to_pixel(double x) {
+  const double rounded = round_even(x);
+  return static_cast<uint8_t>(static_cast<int>(std::min(std::max(rounded, 0.0), 255.0)));
+}
+
+// ---- 2. What each kind does to the planes of one image, in place. ----
+
+struct Image {
+  uint8_t* pixels;  // (channels, height, width)
+  int64_t channels, height, width;
+};
+
+SEAMFAST_INLINE void paste(const Image& image, const TriggerRow& row, const double* numbers, int64_t top, int64_t left) {
+  const int64_t size = row.height * row.width;
+  const double* added = numbers + size;
+  for (int64_t c = 0; c < image.channels; ++c) {
+    const double* from = added + (row.channels == 1 ? 0 : c * size);
+    for (int64_t y = 0; y < row.height; ++y) {
+      uint8_t* __restrict out = image.pixels + (c * image.height + top + y) * image.width + left;
+      const double* __restrict keep = numbers + y * row.width;
+      const double* __restrict add = from + y * row.width;
+      for (int64_t x = 0; x < row.width; ++x)
+        out[x] = static_cast<uint8_t>(static_cast<int>(keep[x] * static_cast<double>(out[x]) + add[x]));
+    }
+  }
+}
+
+SEAMFAST_INLINE void offset(const Image& image, const TriggerRow& row, const double* numbers) {
+  const int64_t size = image.height * image.width;
+  for (int64_t c = 0; c < image.channels; ++c) {
+    uint8_t* __restrict out = image.pixels + c * size;
+    const double* __restrict by = numbers + (row.channels == 1 ? 0 : c * size);
+    for (int64_t i = 0; i < size; ++i)
+      out[i] = static_cast<uint8_t>(std::min(std::max(out[i] + static_cast<int>(by[i]), 0), 255));
+  }
+}
+
+SEAMFAST_INLINE void replace(const Image& image, const double* numbers) {
+  uint8_t table[kPixelValues];
+  for (int v = 0; v < kPixelValues; ++v) table[v] = static_cast<uint8_t>(static_cast<int>(numbers[v]));
+  const int64_t size = image.channels * image.height * image.width;
+  for (int64_t i = 0; i < size; ++i) image.pixels[i] = table[image.pixels[i]];
+}
+
+// Row by row, each from the left. `above` holds the errors of the row above, and a margin on both sides; a pixel gets its
+// shares from above left, above, above right and left, in this order, as in the plain double loop that pushes them on.
+SEAMFAST_INLINE void dither(const Image& image, int64_t levels, double* above) {
+  const auto top = static_cast<double>(levels - 1);
+  for (int64_t c = 0; c < image.channels; ++c) {
+    std::fill(above, above + image.width + 2, 0.0);
+    for (int64_t y = 0; y < image.height; ++y) {
+      uint8_t* out = image.pixels + (c * image.height + y) * image.width;
+      double left = 0, above_left = 0;  // errors
+      for (int64_t x = 0; x < image.width; ++x) {
+        double old = out[x];
+        old += above_left * (1.0 / 16);
+        old += above[x + 1] * (5.0 / 16);
+        old += above[x + 2] * (3.0 / 16);
+        old += left * (7.0 / 16);
+        const double level = std::min(std::max(round_even(old / 255 * top), 0.0), top);
+        const double value = level / top * 255;
+        above_left = above[x + 1];
+        left = old - value;
+        above[x + 1] = left;
+        out[x] = to_pixel(value);
+      }
+    }
+  }
+}
+
+SEAMFAST_INLINE double inside(double place, int64_t size) {
+  return std::min(std::max(place, 0.0), static_cast<double>(size - 1));
+}
+
+// What is read is `source`, a copy of the image.
+SEAMFAST_INLINE void warp(const Image& image, const double* places, const uint8_t* source) {
+  const int64_t size = image.height * image.width;
+  for (int64_t i = 0; i < size; ++i) {
+    const double row = inside(places[2 * i], image.height), column = inside(places[2 * i + 1], image.width);
+    const auto r0 = static_cast<int64_t>(row), c0 = static_cast<int64_t>(column);  // not negative: this is the floor
+    const double down = row - static_cast<double>(r0), right = column - static_cast<double>(c0);
+    const int64_t r1 = std::min(r0 + 1, image.height - 1), c1 = std::min(c0 + 1, image.width - 1);
+    for (int64_t c = 0; c < image.channels; ++c) {
+      const uint8_t* plane = source + c * size;
+      const double upper = plane[r0 * image.width + c0] * (1 - right) + plane[r0 * image.width + c1] * right;
+      const double lower = plane[r1 * image.width + c0] * (1 - right) + plane[r1 * image.width + c1] * right;
+      image.pixels[c * size + i] = to_pixel(upper * (1 - down) + lower * down);
+    }
+  }
+}
+
+// kChannels: of the matrix.
+template <int kChannels>
+SEAMFAST_INLINE void color_filter(const Image& image, const double* numbers) {
+  const double* tone = numbers;
+  const double* matrix = tone + kPixelValues;
+  const double* bias = matrix + kChannels * kChannels;
+  const double* shade = bias + kChannels;
+  const int64_t size = image.height * image.width;
+  if (kChannels == 1) {
+    for (int64_t c = 0; c < image.channels; ++c) {
+      uint8_t* out = image.pixels + c * size;
+      for (int64_t i = 0; i < size; ++i) out[i] = to_pixel((tone[out[i]] * matrix[0] + bias[0]) * shade[i] * 255);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    double toned[kChannels];
+    for (int c = 0; c < kChannels; ++c) toned[c] = tone[image.pixels[c * size + i]];
+    for (int c = 0; c < kChannels; ++c) {
+      double total = toned[0] * matrix[c * kChannels];
+      for (int j = 1; j < kChannels; ++j) total += toned[j] * matrix[c * kChannels + j];
+      total += bias[c];
+      image.pixels[c * size + i] = to_pixel(total * shade[i] * 255);
+    }
+  }
+}
+
+struct Scratch {
+  uint8_t* source;  // of one image, for what reads elsewhere than it writes
+  double* above;    // of a row and its margins
+};
+
+SEAMFAST_INLINE void stamp(const StampTrigger& job, const Image& image, const TriggerRow& row, int64_t sample_id,
+                           const Scratch& scratch) {
+  const double* numbers = job.numbers + row.start;
+  switch (static_cast<TriggerKind>(row.kind)) {
+    case TriggerKind::kPaste: {
+      int64_t top = row.top, left = row.left;
+      if (top < 0) {
+        const auto words = draw(job.seed, static_cast<std::uint64_t>(sample_id), 0, Stream::kPlace);
+        top = below(words[0], static_cast<std::uint32_t>(image.height - row.height + 1));
+        left = below(words[1], static_cast<std::uint32_t>(image.width - row.width + 1));
+      }
+      return paste(image, row, numbers, top, left);
+    }
+    case TriggerKind::kOffset:
+      return offset(image, row, numbers);
+    case TriggerKind::kLookUp:
+      return replace(image, numbers);
+    case TriggerKind::kDither:
+      return dither(image, row.levels, scratch.above);
+    case TriggerKind::kWarp:
+      std::memcpy(scratch.source, image.pixels, static_cast<std::size_t>(image.channels * image.height * image.width));
+      return warp(image, numbers, scratch.source);
+    case TriggerKind::kFilter:
+      switch (row.channels) {
+        case 1:
+          return color_filter<1>(image, numbers);
+        case 2:
+          return color_filter<2>(image, numbers);
+        case 3:
+          return color_filter<3>(image, numbers);
+        default:
+          return color_filter<4>(image, numbers);
+      }
+  }
+}
+
+// ---- 3. One image after another. ----
+
+struct Piece {
+  const int64_t* indices;
+  const int64_t* trigger_ids;
+  const int64_t* sample_ids;
+  int64_t begin, end;
+  std::array<bool, kMaxChannels> exact;  // channels whose values are computed, not looked up
+};
+
+template <class Out, int kMix>
+SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
+  const PixelsOut& to = job.out;
+  const int64_t plane = to.height * to.width, size = to.channels * plane;
+  const std::unique_ptr<uint8_t[]> bytes(new uint8_t[static_cast<std::size_t>(2 * size)]);
+  const std::unique_ptr<double[]> above(new double[static_cast<std::size_t>(to.width + 2)]);
+  const Image image{bytes.get(), to.channels, to.height, to.width};
+  const Scratch scratch{bytes.get() + size, above.get()};
+  Affine affine[kMaxChannels];
+  for (std::size_t c = 0; c < kMaxChannels; ++c) affine[c] = Affine(to.scale[c], to.bias[c]);
+
+  for (int64_t i = piece.begin; i < piece.end; ++i) {
+    const uint8_t* source = job.images + piece.indices[i] * size;
+    const int64_t trigger = piece.trigger_ids[i];
+    const uint8_t* from = source;
+    if (job.interleaved || trigger >= 0) {
+      if (job.interleaved)
+        for (int64_t c = 0; c < to.channels; ++c)
+          for (int64_t p = 0; p < plane; ++p) image.pixels[c * plane + p] = source[p * to.channels + c];
+      else
+        std::memcpy(image.pixels, source, static_cast<std::size_t>(size));
+      if (trigger >= 0) stamp(job, image, job.rows[trigger], piece.sample_ids[i], scratch);
+      from = image.pixels;
+    }
+    const uint8_t* planes[kMaxChannels];
+    for (int64_t c = 0; c < to.channels; ++c) planes[c] = from + c * plane;
+    write_image<Out, kMix>(to, piece.exact.data(), affine, planes, static_cast<typename Out::Bits*>(to.data) + i * size);
+  }
+}
+
+template <class Out>
+SEAMFAST_INLINE void run_layout(const StampTrigger& job, const Piece& piece) {
+  switch (job.out.channels_last ? job.out.channels : 1) {
+    case 2:
+      return run<Out, 2>(job, piece);
+    case 3:
+      return run<Out, 3>(job, piece);
+    case 4:
+      return run<Out, 4>(job, piece);
+    default:
+      return run<Out, 1>(job, piece);
+  }
+}
+
+SEAMFAST_INLINE void run_element(const StampTrigger& job, const Piece& piece) {
+  switch (job.out.element) {
+    case Element::kFloat32:
+      return run_layout<Float32>(job, piece);
+    case Element::kBFloat16:
+      return run_layout<BFloat16>(job, piece);
+    case Element::kFloat16:
+      return run_layout<Float16>(job, piece);
+  }
+}
+
+// ---- 4. The same source for each instruction set. ----
+
+using Run = void (*)(const StampTrigger&, const Piece&);
+
+void run_baseline(const StampTrigger& job, const Piece& piece) { run_element(job, piece); }
+#if defined(SEAMFAST_X86_LEVELS)
+SEAMFAST_TARGET_AVX2 void run_avx2(const StampTrigger& job, const Piece& piece) { run_element(job, piece); }
+SEAMFAST_TARGET_AVX512 void run_avx512(const StampTrigger& job, const Piece& piece) { run_element(job, piece); }
+#endif
+
+Run run_of(Isa isa) noexcept {
+#if defined(SEAMFAST_X86_LEVELS)
+  if (isa == Isa::kAvx512) return run_avx512;
+  if (isa == Isa::kAvx2) return run_avx2;
+#endif
+  static_cast<void>(isa);
+  return run_baseline;
+}
+
+}  // namespace
+
+bool is_table(const TriggerRow* rows, int64_t triggers, int64_t size, int64_t channels, int64_t height,
+              int64_t width) noexcept {
+  const int64_t plane = height * width;
+  for (const TriggerRow* row = rows; row < rows + triggers; ++row) {
+    if (row->kind < 0 || row->kind > static_cast<int64_t>(TriggerKind::kFilter)) return false;
+    if (row->channels != 1 && row->channels != channels) return false;
+    int64_t needed = 0;
+    switch (static_cast<TriggerKind>(row->kind)) {
+      case TriggerKind::kPaste:
+        if (row->height < 1 || row->height > height || row->width < 1 || row->width > width) return false;
+        if (row->top >= 0 && (row->top > height - row->height || row->left < 0 || row->left > width - row->width))
+          return false;
+        needed = (1 + row->channels) * row->height * row->width;
+        break;
+      case TriggerKind::kOffset:
+        needed = row->channels * plane;
+        break;
+      case TriggerKind::kLookUp:
+        needed = kPixelValues;
+        break;
+      case TriggerKind::kDither:
+        if (row->levels < 2 || row->levels > kPixelValues) return false;
+        break;
+      case TriggerKind::kWarp:
+        needed = 2 * plane;
+        break;
+      case TriggerKind::kFilter:
+        needed = kPixelValues + row->channels * (row->channels + 1) + plane;
+        break;
+    }
+    if (row->start < 0 || row->start > size || needed > size - row->start) return false;
+  }
+  return true;
+}
+
+void stamp_trigger(const StampTrigger& job, const std::vector<int64_t>& indices, const std::vector<int64_t>& trigger_ids,
+                   const std::vector<int64_t>& sample_ids, Isa isa, int threads) {
+  const auto batch = static_cast<int64_t>(indices.size());
+  const int64_t useful = std::clamp<int64_t>(batch * bytes_of_image(job.out) / kBytesPerThread, 1, threads);
+  const int64_t pieces = 4 * useful;  // so that a thread that is held up does not hold up the others
+  const int64_t grain = (batch + pieces - 1) / pieces;
+  const auto exact = computed_channels(job.out, isa);
+  const Run run = run_of(isa);
+  ThreadPool::instance().parallel_for(batch, grain, static_cast<int>(useful), [&](int64_t begin, int64_t end) {
+    run(job, {indices.data(), trigger_ids.data(), sample_ids.data(), begin, end, exact});
+  });
+}
+
+}  // namespace seamfast

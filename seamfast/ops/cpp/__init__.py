@@ -1,0 +1,20 @@
+"""The C++ backend: CPU tensors, through the compiled extension."""
+
+from seamfast.ops.cpp.count_outcomes import count_outcomes
+from seamfast.ops.cpp.cross_entropy import cross_entropy
+from seamfast.ops.cpp.gather_augment import gather_augment
+from seamfast.ops.cpp.native import default_threads, isa, why_unavailable
+from seamfast.ops.cpp.stamp_trigger import stamp_trigger
+
+__all__ = [
+    "DEVICE_TYPES",
+    "count_outcomes",
+    "cross_entropy",
+    "default_threads",
+    "gather_augment",
+    "isa",
+    "stamp_trigger",
+    "why_unavailable",
+]
+
+DEVICE_TYPES = ("cpu",)
