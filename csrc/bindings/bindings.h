@@ -52,6 +52,9 @@ inline std::vector<std::int64_t> copied(std::uintptr_t address, std::int64_t n) 
 
 // The position of the first value outside [low, high), or -1.
 inline std::int64_t first_outside(const std::vector<std::int64_t>& values, std::int64_t low, std::int64_t high) {
+  bool any = false;  // without a branch for each, as there is hardly ever one
+  for (const std::int64_t v : values) any |= (v < low) | (v >= high);
+  if (!any) return -1;
   const auto bad = std::find_if(values.begin(), values.end(), [=](std::int64_t v) { return v < low || v >= high; });
   return bad == values.end() ? -1 : bad - values.begin();
 }

@@ -11,60 +11,63 @@ namespace {
 using std::int32_t;
 using std::int64_t;
 
-constexpr int64_t kNothing = -1;  // what a row with NaN predicts
+constexpr int32_t kNothing = -1;  // what a row with NaN predicts
 
-template <class Type>
+template <class Type, int W>
 SEAMFAST_INLINE void few_classes(const Logits& logits, int64_t begin, int64_t end, int64_t* predicted) {
   alignas(64) float x[kAcrossRows * kLanes];
   alignas(64) int32_t place[kLanes];
   for (int64_t row = begin; row < end; row += kLanes) {
     const int64_t lanes = std::min<int64_t>(kLanes, end - row);
-    load_columns<Type>(logits, row, lanes, x);
-    const ColumnMaximum largest = column_maximum(x, logits.classes);
-    store_lanes(place, largest.nan ? Ints{} + static_cast<int32_t>(kNothing) : largest.place);
+    load_columns<Type, W>(logits, row, lanes, x);
+    const ColumnMaximum<W> largest = column_maximum<W>(x, logits.classes);
+    store_lanes(place, select(largest.nan != 0, all_lanes<W>(kNothing), largest.place));
     for (int64_t l = 0; l < lanes; ++l) predicted[row + l] = place[l];
   }
 }
 
-template <class Type>
+template <class Type, int W>
 SEAMFAST_INLINE void many_classes(const Logits& logits, int64_t begin, int64_t end, int64_t* predicted) {
   const int64_t size = padded(logits.classes);
   const std::unique_ptr<float[]> x(new float[static_cast<std::size_t>(size)]);
   for (int64_t row = begin; row < end; ++row) {
-    load_row<Type>(logits, row, x.get());
-    const RowMaximum largest = row_maximum(x.get(), size);
-    predicted[row] = largest.nan ? kNothing : first_equal(x.get(), logits.classes, largest.value);
+    load_row<Type, W>(logits, row, x.get());
+    const RowMaximum largest = row_maximum<W>(x.get(), size);
+    predicted[row] = largest.nan ? kNothing : first_equal<W>(x.get(), logits.classes, largest.value);
   }
 }
 
-template <class Type>
+template <class Type, int W>
 SEAMFAST_INLINE void predict(const Logits& logits, int64_t begin, int64_t end, int64_t* predicted) {
   if (logits.classes <= kAcrossRows)
-    few_classes<Type>(logits, begin, end, predicted);
+    few_classes<Type, W>(logits, begin, end, predicted);
   else
-    many_classes<Type>(logits, begin, end, predicted);
+    many_classes<Type, W>(logits, begin, end, predicted);
 }
 
+template <int W>
 SEAMFAST_INLINE void predict_type(const Logits& logits, int64_t begin, int64_t end, int64_t* predicted) {
   switch (logits.type) {
     case LogitType::kFloat32:
-      return predict<LogitFloat32>(logits, begin, end, predicted);
+      return predict<LogitFloat32, W>(logits, begin, end, predicted);
     case LogitType::kBFloat16:
-      return predict<LogitBFloat16>(logits, begin, end, predicted);
+      return predict<LogitBFloat16, W>(logits, begin, end, predicted);
     case LogitType::kFloat16:
-      return predict<LogitFloat16>(logits, begin, end, predicted);
+      return predict<LogitFloat16, W>(logits, begin, end, predicted);
   }
 }
 
 using Predict = void (*)(const Logits&, int64_t, int64_t, int64_t*);
 
-void predict_baseline(const Logits& x, int64_t begin, int64_t end, int64_t* out) { predict_type(x, begin, end, out); }
+void predict_baseline(const Logits& x, int64_t begin, int64_t end, int64_t* out) {
+  predict_type<kBaselineWidth>(x, begin, end, out);
+}
 #if defined(SEAMFAST_X86_LEVELS)
 SEAMFAST_TARGET_AVX2 void predict_avx2(const Logits& x, int64_t begin, int64_t end, int64_t* out) {
-  predict_type(x, begin, end, out);
+  predict_type<kAvx2Width>(x, begin, end, out);
 }
 SEAMFAST_TARGET_AVX512 void predict_avx512(const Logits& x, int64_t begin, int64_t end, int64_t* out) {
-  predict_type(x, begin, end, out);
+  predict_type<kAvx512Width>(x, begin, end, out);
 }
 #endif
 

@@ -1,8 +1,10 @@
 #include "ops/cross_entropy.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <memory>
+#include <numeric>
 
 #include "philox_lanes.h"
 #include "thread_pool.h"
@@ -23,33 +25,35 @@ constexpr float kNan = __builtin_nanf("");
 // tried: below 2 ulp for exp, below 1 ulp for log.
 
 // exp(x) for x <= 0; 0 below -87.3 (where PyTorch's is subnormal), NaN for NaN.
-SEAMFAST_INLINE Floats exp_negative(const Floats& x) {
+template <int W>
+SEAMFAST_INLINE Floats<W> exp_negative(const Floats<W>& x) {
   constexpr float kLowest = -87.3F, kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
-  const Floats clamped = x < kLowest ? all_lanes(kLowest) : x;  // NaN stays
-  const Floats shifted = clamped * 1.44269504088896341F + kRound;
-  const Floats n = shifted - kRound;
-  Floats r = clamped - n * 0.693359375F;
+  const Floats<W> clamped = select(x < kLowest, all_lanes<W>(kLowest), x);  // NaN stays
+  const Floats<W> shifted = clamped * 1.44269504088896341F + kRound;
+  const Floats<W> n = shifted - kRound;
+  Floats<W> r = clamped - n * 0.693359375F;
   r = r - n * -2.12194440e-4F;
-  Floats p = all_lanes(1.9875691500e-4F);
+  Floats<W> p = all_lanes<W>(1.9875691500e-4F);
   p = p * r + 1.3981999507e-3F;
   p = p * r + 8.3334519073e-3F;
   p = p * r + 4.1665795894e-2F;
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
-  const Floats y = p * (r * r) + r + 1.0F;
+  const Floats<W> y = p * (r * r) + r + 1.0F;
   // 2^n by its exponent: the low bits of `shifted` hold n. Of NaN's they hold nothing, but y is NaN then, and stays it.
-  const Words power = (bit_cast<Words>(shifted) + 127) << 23;
-  return x < kLowest ? Floats{} : y * bit_cast<Floats>(power);
+  const Words<W> power = (bits_as<uint32_t>(shifted) + 127) << 23;
+  return select(x < kLowest, Floats<W>{}, y * bits_as<float>(power));
 }
 
 // log(x) for x >= 1, finite; NaN for NaN.
-SEAMFAST_INLINE Floats log_above_one(const Floats& x) {
+template <int W>
+SEAMFAST_INLINE Floats<W> log_above_one(const Floats<W>& x) {
   // x = 2^e * m with m in [sqrt(1/2), sqrt(2)).
-  const Words moved = bit_cast<Words>(x) - 0x3F3504F3;
-  const Floats e = __builtin_convertvector(bit_cast<Ints>(moved) >> 23, Floats);
-  const Floats m = bit_cast<Floats>((moved & 0x007FFFFF) + 0x3F3504F3) - 1.0F;
-  const Floats z = m * m;
-  Floats p = all_lanes(7.0376836292e-2F);
+  const Words<W> moved = bits_as<uint32_t>(x) - 0x3F3504F3;
+  const Floats<W> e = converted<float>(bits_as<int32_t>(moved) >> 23);
+  const Floats<W> m = bits_as<float>((moved & 0x007FFFFF) + 0x3F3504F3) - 1.0F;
+  const Floats<W> z = m * m;
+  Floats<W> p = all_lanes<W>(7.0376836292e-2F);
   p = p * m - 1.1514610310e-1F;
   p = p * m + 1.1676998740e-1F;
   p = p * m - 1.2420140846e-1F;
@@ -58,17 +62,18 @@ SEAMFAST_INLINE Floats log_above_one(const Floats& x) {
   p = p * m + 2.0000714765e-1F;
   p = p * m - 2.4999993993e-1F;
   p = p * m + 3.3333331174e-1F;
-  Floats y = m * z * p;
+  Floats<W> y = m * z * p;
   y = y + e * -2.12194440e-4F;
-  y = y - 0.5F * z;
-  return x != x ? x : m + y + e * 0.693359375F;
+  y = y - z * 0.5F;
+  return select(x != x, x, m + y + e * 0.693359375F);
 }
 
 // ---- 2. What sixteen rows aim at. ----
 
+template <int W>
 struct Aims {
-  int64_t first[kLanes], second[kLanes];  // classes
-  alignas(64) float first_weight[kLanes], second_weight[kLanes];
+  Ints<W> first, second;  // classes
+  Floats<W> first_weight, second_weight;
 };
 
 struct Piece {
@@ -79,104 +84,108 @@ struct Piece {
   unsigned char* correct;  // a row each
 };
 
-// Of rows [row, row + lanes); other lanes aim at class 0. Sixteen draws at a time: one by one they would take longer
-// than all else does with few classes.
-SEAMFAST_INLINE void set_aims(const CrossEntropy& job, const Piece& piece, int64_t row, int64_t lanes, Aims& aims) {
-  const float sharp = 1.0F - job.label_smoothing;
-  for (int l = 0; l < kLanes; ++l) {
-    aims.first[l] = aims.second[l] = l < lanes ? piece.labels[row + l] : 0;
-    aims.first_weight[l] = sharp;
-    aims.second_weight[l] = 0.0F;
-  }
-  if (job.mixed_weight != nullptr)
-    for (int64_t l = 0; l < lanes; ++l) {
-      aims.second[l] = piece.mixed[row + l];
-      aims.first_weight[l] = sharp * job.mixed_weight[row + l];
-      aims.second_weight[l] = sharp * (1.0F - job.mixed_weight[row + l]);
-    }
-  if (job.sample_ids == nullptr) return;
+// `n` integers as lanes of 32 bits, the others 0.
+template <int W>
+SEAMFAST_INLINE Ints<W> narrowed(const int64_t* from, int64_t n) {
+  alignas(64) int32_t lanes[kLanes] = {};
+  for (int64_t l = 0; l < n; ++l) lanes[l] = static_cast<int32_t>(from[l]);
+  return load_lanes<W>(lanes);
+}
 
-  alignas(64) uint32_t low[kLanes] = {}, high[kLanes] = {}, drawn[kLanes];
+// Of rows [row, row + lanes); other lanes aim at some class. Sixteen draws at a time: one by one they would take longer
+// than all else does with few classes.
+template <int W>
+SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int64_t row, int64_t lanes) {
+  const auto sharp = all_lanes<W>(1.0F - job.label_smoothing);
+  const Ints<W> labels = narrowed<W>(piece.labels + row, lanes);
+  if (job.mixed_weight != nullptr) {
+    alignas(64) float weight[kLanes] = {};
+    for (int64_t l = 0; l < lanes; ++l) weight[l] = job.mixed_weight[row + l];
+    const Floats<W> share = load_lanes<W>(weight);
+    return {labels, narrowed<W>(piece.mixed + row, lanes), sharp * share, sharp * (all_lanes<W>(1.0F) - share)};
+  }
+  if (job.sample_ids == nullptr) return {labels, labels, sharp, {}};
+
+  alignas(64) uint32_t low[kLanes] = {}, high[kLanes] = {};
   for (int64_t l = 0; l < lanes; ++l) {
     const auto id = static_cast<std::uint64_t>(job.sample_ids[row + l]);
     low[l] = static_cast<uint32_t>(id);
     high[l] = static_cast<uint32_t>(id >> 32);
   }
-  store_lanes(drawn, draw_lanes(job.seed, load_lanes<Words>(low), load_lanes<Words>(high), job.step, Stream::kLabels));
+  const Words<W> word = draw_lanes(job.seed, load_lanes<W>(low), load_lanes<W>(high), job.step, Stream::kLabels);
   const auto bound = static_cast<uint32_t>(job.logits.classes) - (job.exclude_true ? 1 : 0);
-  for (int64_t l = 0; l < lanes; ++l) {
-    const int64_t label = below(drawn[l], bound);
-    aims.first[l] = aims.second[l] = label + (job.exclude_true && label >= piece.labels[row + l]);
-  }
+  Ints<W> drawn = bits_as<int32_t>(below_lanes(word, bound));
+  if (job.exclude_true) drawn = select(drawn >= labels, drawn + 1, drawn);
+  return {drawn, drawn, sharp, {}};
 }
 
 // Of logits less the largest: at the two classes, their sum, and the log of the sum of their exponentials.
-SEAMFAST_INLINE Floats losses_of(const CrossEntropy& job, const Floats& first_weight, const Floats& second_weight,
-                                 const Floats& first, const Floats& second, const Floats& total,
-                                 const Floats& log_sum) {
+template <int W>
+SEAMFAST_INLINE Floats<W> losses_of(const CrossEntropy& job, const Aims<W>& aims, const Floats<W>& first,
+                                    const Floats<W>& second, const Floats<W>& total, const Floats<W>& log_sum) {
   // A class that is not aimed at adds nothing, even where its probability is 0.
-  const Floats at_first = first_weight == 0.0F ? Floats{} : first_weight * (first - log_sum);
-  const Floats at_second = second_weight == 0.0F ? Floats{} : second_weight * (second - log_sum);
-  Floats loss = -(at_first + at_second);
+  const Floats<W> at_first = select(aims.first_weight == 0.0F, Floats<W>{}, aims.first_weight * (first - log_sum));
+  const Floats<W> at_second = select(aims.second_weight == 0.0F, Floats<W>{}, aims.second_weight * (second - log_sum));
+  Floats<W> loss = all_lanes<W>(0.0F) - (at_first + at_second);
   if (job.label_smoothing != 0.0F) {
     const auto classes = static_cast<float>(job.logits.classes);
-    loss += (log_sum * classes - total) * (job.label_smoothing / classes);
+    loss = loss + (log_sum * classes - total) * (job.label_smoothing / classes);
   }
   return loss;
 }
 
 // ---- 3. Few classes: sixteen rows at a time, a lane each. ----
 
-template <class Type>
+template <class Type, int W>
 SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, float scale) {
   using Bits = typename Type::Bits;
   const int64_t classes = job.logits.classes;
   const float even = job.label_smoothing / static_cast<float>(classes);
-  alignas(64) float x[kAcrossRows * kLanes];
+  const bool mixes = job.mixed_weight != nullptr;
+  // Two of them: rows are transposed one by one, and a vector that was just written lane by lane is slow to read.
+  alignas(64) float columns[2][kAcrossRows * kLanes];
   alignas(64) Bits rounded[kAcrossRows * kLanes];
-  alignas(64) float first[kLanes], second[kLanes], losses[kLanes];
-  alignas(64) int32_t place[kLanes], nan[kLanes];
-  Aims aims;
+  alignas(64) float losses[kLanes];
+  alignas(64) int32_t place[kLanes];
 
-  for (int64_t row = piece.begin; row < piece.end; row += kLanes) {
-    const int64_t lanes = std::min<int64_t>(kLanes, piece.end - row);
-    load_columns<Type>(job.logits, row, lanes, x);
-    set_aims(job, piece, row, lanes, aims);
-    const ColumnMaximum largest = column_maximum(x, classes);
-    for (int l = 0; l < kLanes; ++l) {
-      first[l] = x[aims.first[l] * kLanes + l];
-      second[l] = x[aims.second[l] * kLanes + l];
-    }
+  const auto lanes_at = [&](int64_t row) { return std::min<int64_t>(kLanes, piece.end - row); };
+  if (piece.begin < piece.end) load_columns<Type, W>(job.logits, piece.begin, lanes_at(piece.begin), columns[0]);
+  int now = 0;
+  for (int64_t row = piece.begin; row < piece.end; row += kLanes, now = 1 - now) {
+    const int64_t lanes = lanes_at(row), next = row + kLanes;
+    float* const x = columns[now];
+    if (next < piece.end) load_columns<Type, W>(job.logits, next, lanes_at(next), columns[1 - now]);
+    const Aims<W> aims = aims_of<W>(job, piece, row, lanes);
+    const ColumnMaximum<W> largest = column_maximum<W>(x, classes);
 
-    Floats sum{}, total{};
-    for (int64_t c = 0; c < classes; ++c) {
-      const Floats below_largest = load_lanes<Floats>(x + c * kLanes) - largest.value;
-      const Floats e = exp_negative(below_largest);
+    Floats<W> sum{}, total{}, first{}, second{};
+    Ints<W> here{};
+    for (int64_t c = 0; c < classes; ++c, here = here + 1) {
+      const Floats<W> below_largest = load_lanes<W>(x + c * kLanes) - largest.value;
+      first = select(aims.first == here, below_largest, first);
+      if (mixes) second = select(aims.second == here, below_largest, second);
+      const Floats<W> e = exp_negative(below_largest);
       store_lanes(x + c * kLanes, e);
-      sum += e;
-      total += below_largest;
+      sum = sum + e;
+      total = total + below_largest;
     }
-    const Floats loss = losses_of(job, load_lanes<Floats>(aims.first_weight), load_lanes<Floats>(aims.second_weight),
-                                  load_lanes<Floats>(first) - largest.value, load_lanes<Floats>(second) - largest.value,
-                                  total, log_above_one(sum));
-    store_lanes(losses, largest.nan ? all_lanes(kNan) : loss);
-    store_lanes(place, largest.place);
-    store_lanes(nan, largest.nan);
+    const Floats<W> loss = losses_of(job, aims, first, second, total, log_above_one(sum));
+    store_lanes(losses, select(largest.nan != 0, all_lanes<W>(kNan), loss));
+    store_lanes(place, select(largest.nan != 0, all_lanes<W>(-1), largest.place));
     for (int64_t l = 0; l < lanes; ++l) {
       piece.losses[row + l] = losses[l];
-      piece.correct[row + l] = !nan[l] && place[l] == piece.labels[row + l];
+      piece.correct[row + l] = place[l] == piece.labels[row + l];
     }
     if (job.grad == nullptr) continue;
 
-    const Floats inverse = 1.0F / sum;
-    for (int64_t c = 0; c < classes; ++c)
-      store_lanes(x + c * kLanes, load_lanes<Floats>(x + c * kLanes) * inverse - even);
-    for (int l = 0; l < kLanes; ++l) {
-      x[aims.first[l] * kLanes + l] -= aims.first_weight[l];
-      x[aims.second[l] * kLanes + l] -= aims.second_weight[l];
+    const Floats<W> inverse = all_lanes<W>(1.0F) / sum;
+    here = {};
+    for (int64_t c = 0; c < classes; ++c, here = here + 1) {
+      Floats<W> g = load_lanes<W>(x + c * kLanes) * inverse - even;
+      g = select(aims.first == here, g - aims.first_weight, g);
+      if (mixes) g = select(aims.second == here, g - aims.second_weight, g);
+      store_lanes(rounded + c * kLanes, Type::round(g * scale));
     }
-    for (int64_t c = 0; c < classes; ++c)
-      store_lanes(rounded + c * kLanes, Type::round(load_lanes<Floats>(x + c * kLanes) * scale));
     Bits* out = static_cast<Bits*>(job.grad) + row * classes;
     for (int64_t l = 0; l < lanes; ++l)
       for (int64_t c = 0; c < classes; ++c) out[l * classes + c] = rounded[c * kLanes + l];
@@ -185,7 +194,7 @@ SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, fl
 
 // ---- 4. Many classes: row by row. ----
 
-template <class Type>
+template <class Type, int W>
 SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, float scale) {
   using Bits = typename Type::Bits;
   const int64_t classes = job.logits.classes, size = padded(classes);
@@ -193,40 +202,48 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
   const std::unique_ptr<float[]> scratch(new float[static_cast<std::size_t>(size)]);
   float* const x = scratch.get();
 
-  Aims aims;
+  alignas(64) int32_t first_of[kLanes], second_of[kLanes];
+  alignas(64) float first_weight_of[kLanes], second_weight_of[kLanes], losses[kLanes];
   for (int64_t row = piece.begin; row < piece.end; ++row) {
     const int64_t lane = (row - piece.begin) % kLanes;
-    if (lane == 0) set_aims(job, piece, row, std::min<int64_t>(kLanes, piece.end - row), aims);
-    const int64_t at_first = aims.first[lane], at_second = aims.second[lane];
-    const float first_weight = aims.first_weight[lane], second_weight = aims.second_weight[lane];
-    load_row<Type>(job.logits, row, x);
-    const RowMaximum largest = row_maximum(x, size);
+    if (lane == 0) {
+      const Aims<W> aims = aims_of<W>(job, piece, row, std::min<int64_t>(kLanes, piece.end - row));
+      store_lanes(first_of, aims.first);
+      store_lanes(second_of, aims.second);
+      store_lanes(first_weight_of, aims.first_weight);
+      store_lanes(second_weight_of, aims.second_weight);
+    }
+    const int64_t at_first = first_of[lane], at_second = second_of[lane];
+    const float first_weight = first_weight_of[lane], second_weight = second_weight_of[lane];
+    load_row<Type, W>(job.logits, row, x);
+    const RowMaximum largest = row_maximum<W>(x, size);
     const int64_t label = piece.labels[row];
-    piece.correct[row] = !largest.nan && x[label] == largest.value && first_equal(x, label, largest.value) == label;
+    piece.correct[row] = !largest.nan && x[label] == largest.value && first_equal<W>(x, label, largest.value) == label;
     const float first = x[at_first] - largest.value, second = x[at_second] - largest.value;
 
     // What pads the row is -Inf, so it adds 0; but not to `total`, which is summed where it is needed.
     float total = 0;
     if (job.label_smoothing != 0.0F) {
-      Floats totals{};
+      Floats<W> totals{};
       for (int64_t c = 0; c < size; c += kLanes) {
-        Floats below_largest = load_lanes<Floats>(x + c) - largest.value;
-        if (c + kLanes > classes)
-          for (int64_t l = classes - c; l < kLanes; ++l) below_largest[l] = 0.0F;
-        totals += below_largest;
+        alignas(64) float below_largest[kLanes];
+        store_lanes(below_largest, load_lanes<W>(x + c) - largest.value);
+        for (int64_t l = std::min<int64_t>(kLanes, classes - c); l < kLanes; ++l) below_largest[l] = 0.0F;
+        totals = totals + load_lanes<W>(below_largest);
       }
       total = sum_lanes(totals);
     }
-    Floats sums{};
+    Floats<W> sums{};
     for (int64_t c = 0; c < size; c += kLanes) {
-      const Floats e = exp_negative(load_lanes<Floats>(x + c) - largest.value);
+      const Floats<W> e = exp_negative(load_lanes<W>(x + c) - largest.value);
       store_lanes(x + c, e);
-      sums += e;
+      sums = sums + e;
     }
     const float sum = sum_lanes(sums);
-    const Floats loss = losses_of(job, all_lanes(first_weight), all_lanes(second_weight), all_lanes(first),
-                                  all_lanes(second), all_lanes(total), log_above_one(all_lanes(sum)));
-    piece.losses[row] = largest.nan ? kNan : loss[0];
+    const Aims<W> aims{{}, {}, all_lanes<W>(first_weight), all_lanes<W>(second_weight)};
+    store_lanes(losses, losses_of(job, aims, all_lanes<W>(first), all_lanes<W>(second), all_lanes<W>(total),
+                                  log_above_one(all_lanes<W>(sum))));
+    piece.losses[row] = largest.nan ? kNan : losses[0];
     if (job.grad == nullptr) continue;
 
     const float inverse = 1.0F / sum;
@@ -234,32 +251,36 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
     x[at_second] -= second_weight * sum;
     Bits* const out = static_cast<Bits*>(job.grad) + row * classes;
     for (int64_t c = 0; c < size; c += kLanes) {
-      const auto gradient = Type::round((load_lanes<Floats>(x + c) * inverse - even) * scale);
-      if (c + kLanes <= classes)
+      const auto gradient = Type::round((load_lanes<W>(x + c) * inverse - even) * scale);
+      if (c + kLanes <= classes) {
         store_lanes(out + c, gradient);
-      else
-        for (int64_t l = 0; c + l < classes; ++l) out[c + l] = gradient[l];
+      } else {
+        alignas(64) Bits last[kLanes];
+        store_lanes(last, gradient);
+        std::copy(last, last + (classes - c), out + c);
+      }
     }
   }
 }
 
-template <class Type>
+template <class Type, int W>
 SEAMFAST_INLINE void run(const CrossEntropy& job, const Piece& piece) {
   const float scale = job.reduction == Reduction::kMean ? 1.0F / static_cast<float>(job.logits.rows) : 1.0F;
   if (job.logits.classes <= kAcrossRows)
-    few_classes<Type>(job, piece, scale);
+    few_classes<Type, W>(job, piece, scale);
   else
-    many_classes<Type>(job, piece, scale);
+    many_classes<Type, W>(job, piece, scale);
 }
 
+template <int W>
 SEAMFAST_INLINE void run_type(const CrossEntropy& job, const Piece& piece) {
   switch (job.logits.type) {
     case LogitType::kFloat32:
-      return run<LogitFloat32>(job, piece);
+      return run<LogitFloat32, W>(job, piece);
     case LogitType::kBFloat16:
-      return run<LogitBFloat16>(job, piece);
+      return run<LogitBFloat16, W>(job, piece);
     case LogitType::kFloat16:
-      return run<LogitFloat16>(job, piece);
+      return run<LogitFloat16, W>(job, piece);
   }
 }
 
@@ -267,10 +288,10 @@ SEAMFAST_INLINE void run_type(const CrossEntropy& job, const Piece& piece) {
 
 using Run = void (*)(const CrossEntropy&, const Piece&);
 
-void run_baseline(const CrossEntropy& job, const Piece& piece) { run_type(job, piece); }
+void run_baseline(const CrossEntropy& job, const Piece& piece) { run_type<kBaselineWidth>(job, piece); }
 #if defined(SEAMFAST_X86_LEVELS)
-SEAMFAST_TARGET_AVX2 void run_avx2(const CrossEntropy& job, const Piece& piece) { run_type(job, piece); }
-SEAMFAST_TARGET_AVX512 void run_avx512(const CrossEntropy& job, const Piece& piece) { run_type(job, piece); }
+SEAMFAST_TARGET_AVX2 void run_avx2(const CrossEntropy& job, const Piece& piece) { run_type<kAvx2Width>(job, piece); }
+SEAMFAST_TARGET_AVX512 void run_avx512(const CrossEntropy& job, const Piece& piece) { run_type<kAvx512Width>(job, piece); }
 #endif
 
 Run run_of(Isa isa) noexcept {
@@ -304,8 +325,10 @@ void cross_entropy(const CrossEntropy& job, const std::vector<int64_t>& labels, 
   for (const unsigned char yes : correct) n_correct += yes;
   *job.n_correct = n_correct;
   if (job.reduction == Reduction::kNone) return;
-  double sum = 0;  // in order: the threads have no say
-  for (const float loss : losses) sum += static_cast<double>(loss);
+  // In a fixed order, so that the threads have no say; in several sums, so that none waits for another.
+  std::array<double, 8> sums{};
+  for (std::size_t i = 0; i < losses.size(); ++i) sums[i % sums.size()] += static_cast<double>(losses[i]);
+  double sum = std::accumulate(sums.begin(), sums.end(), 0.0);
   if (job.reduction == Reduction::kMean)
     sum = rows == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / static_cast<double>(rows);
   *job.loss = static_cast<float>(sum);

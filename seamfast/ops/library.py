@@ -62,8 +62,7 @@ def is_watched(*arguments: Any) -> bool:
     """Whether somebody wants to see the operator: a compiler, a dispatch mode, a tensor subclass as an argument."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
-    kinds = set(map(type, arguments)) - _PLAIN
-    return any(issubclass(kind, Tensor) for kind in kinds)
+    return any(type(value) not in _PLAIN and isinstance(value, Tensor) for value in arguments)
 
 
 # ---- Implementations: settle the backend, put the arguments together, run. ----

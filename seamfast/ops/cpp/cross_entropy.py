@@ -9,6 +9,9 @@ from seamfast.ops._check import out_of_range
 from seamfast.ops.cpp.native import LOGIT_TYPES, load
 from seamfast.ops.library import NONE
 
+# What results are made after, whatever the defaults of torch are.
+_LOSS, _N_CORRECT = (torch.empty((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.int64))
+
 
 def cross_entropy(
     logits: Tensor,
@@ -28,14 +31,16 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of checked arguments, as the reference's. ``isa`` forces an instruction set, for tests."""
     rows, classes = logits.shape
-    loss = torch.empty((rows,) if reduction == NONE else (), dtype=torch.float32)
-    grad = torch.empty((rows, classes) if want_grad else 0, dtype=logits.dtype)
-    n_correct = torch.empty((), dtype=torch.int64)
+    # empty_like takes half the time of empty, which shows beside a kernel of some microseconds.
+    loss = torch.empty(rows, dtype=torch.float32) if reduction == NONE else torch.empty_like(_LOSS)
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if want_grad else logits.new_empty(0)
+    n_correct = torch.empty_like(_N_CORRECT)
     # The extension reads vectors as they lie in memory. Their copies, if any, live as long as these names.
     labels = labels.contiguous()
-    sample_ids, mixed_labels, mixed_weight = (
-        None if value is None else value.contiguous() for value in (sample_ids, mixed_labels, mixed_weight)
-    )
+    if sample_ids is not None:
+        sample_ids = sample_ids.contiguous()
+    if mixed_labels is not None and mixed_weight is not None:
+        mixed_labels, mixed_weight = mixed_labels.contiguous(), mixed_weight.contiguous()
     which, bad = load().cross_entropy(
         logits.data_ptr(),
         LOGIT_TYPES[logits.dtype],
