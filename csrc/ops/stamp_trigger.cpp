@@ -95,22 +95,87 @@ SEAMFAST_INLINE void dither(const Image& image, int64_t levels, double* above) {
 }
 
 SEAMFAST_INLINE double inside(double place, int64_t size) {
-  return std::min(std::max(place, 0.0), static_cast<double>(size - 1));
+  return std::min(std::max(0.0, place), static_cast<double>(size - 1));  // 0 for NaN
 }
 
-// What is read is `source`, a copy of the image.
-SEAMFAST_INLINE void warp(const Image& image, const double* places, const uint8_t* source) {
+// Where a pixel of a warped image comes from, for all images alike: the upper left of four neighbours, and how far the
+// place is from it. At an edge the neighbour beyond has no weight.
+struct WarpPlan {
+  std::unique_ptr<int64_t[]> from;
+  std::unique_ptr<float[]> down, right;
+
+  WarpPlan() = default;
+  WarpPlan(const double* places, int64_t height, int64_t width)
+      : from(new int64_t[static_cast<std::size_t>(height * width)]),
+        down(new float[static_cast<std::size_t>(height * width)]),
+        right(new float[static_cast<std::size_t>(height * width)]) {
+    for (int64_t i = 0; i < height * width; ++i) {
+      const double row = inside(places[2 * i], height), column = inside(places[2 * i + 1], width);
+      const auto r0 = static_cast<int64_t>(row), c0 = static_cast<int64_t>(column);  // not negative: this is the floor
+      from[static_cast<std::size_t>(i)] = r0 * width + c0;
+      down[static_cast<std::size_t>(i)] = static_cast<float>(row - static_cast<double>(r0));
+      right[static_cast<std::size_t>(i)] = static_cast<float>(column - static_cast<double>(c0));
+    }
+  }
+};
+
+// The definition, for one pixel of one channel. `plane` is of a copy of the image: what is read must not be written.
+SEAMFAST_INLINE uint8_t warped_pixel(const Image& image, const double* place, const uint8_t* plane) {
+  const double row = inside(place[0], image.height), column = inside(place[1], image.width);
+  const auto r0 = static_cast<int64_t>(row), c0 = static_cast<int64_t>(column);
+  const double down = row - static_cast<double>(r0), right = column - static_cast<double>(c0);
+  const int64_t r1 = std::min(r0 + 1, image.height - 1), c1 = std::min(c0 + 1, image.width - 1);
+  const double upper = plane[r0 * image.width + c0] * (1 - right) + plane[r0 * image.width + c1] * right;
+  const double lower = plane[r1 * image.width + c0] * (1 - right) + plane[r1 * image.width + c1] * right;
+  return to_pixel(upper * (1 - down) + lower * down);
+}
+
+// In float32, which is off by less than 0.00006 and so rounds to the same pixel, but near ties: there the definition says.
+// `words` has room for all pixels, a row and one more; `source` for a copy of the image.
+SEAMFAST_INLINE void warp(const Image& image, const double* places, const WarpPlan& plan, uint8_t* source,
+                          std::uint32_t* words) {
+  constexpr int64_t kBlock = 256;
+  constexpr float kRound = 12582912.0F, kNearTie = 0.4999F;  // 1.5 * 2^23: adding it rounds to an integer
   const int64_t size = image.height * image.width;
-  for (int64_t i = 0; i < size; ++i) {
-    const double row = inside(places[2 * i], image.height), column = inside(places[2 * i + 1], image.width);
-    const auto r0 = static_cast<int64_t>(row), c0 = static_cast<int64_t>(column);  // not negative: this is the floor
-    const double down = row - static_cast<double>(r0), right = column - static_cast<double>(c0);
-    const int64_t r1 = std::min(r0 + 1, image.height - 1), c1 = std::min(c0 + 1, image.width - 1);
+  std::memcpy(source, image.pixels, static_cast<std::size_t>(image.channels * size));
+  // All channels of a pixel in one word: one load brings them.
+  for (int64_t i = 0; i < size; ++i) words[i] = source[i];
+  for (int64_t c = 1; c < image.channels; ++c)
+    for (int64_t i = 0; i < size; ++i) words[i] |= static_cast<std::uint32_t>(source[c * size + i]) << (8 * c);
+
+  std::uint32_t at[4][kBlock];
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t n = std::min(kBlock, size - begin);
+    for (int64_t i = 0; i < n; ++i) {
+      const std::uint32_t* upper = words + plan.from[static_cast<std::size_t>(begin + i)];
+      at[0][i] = upper[0];
+      at[1][i] = upper[1];
+      at[2][i] = upper[image.width];
+      at[3][i] = upper[image.width + 1];
+    }
+    const float* down = plan.down.get() + begin;
+    const float* right = plan.right.get() + begin;
     for (int64_t c = 0; c < image.channels; ++c) {
-      const uint8_t* plane = source + c * size;
-      const double upper = plane[r0 * image.width + c0] * (1 - right) + plane[r0 * image.width + c1] * right;
-      const double lower = plane[r1 * image.width + c0] * (1 - right) + plane[r1 * image.width + c1] * right;
-      image.pixels[c * size + i] = to_pixel(upper * (1 - down) + lower * down);
+      const auto corner = [&](int which, int64_t i) {
+        return static_cast<float>(static_cast<int>(at[which][i] >> (8 * c) & 255));
+      };
+      const auto between = [&](int64_t i) {
+        const float upper = corner(0, i) + (corner(1, i) - corner(0, i)) * right[i];
+        const float lower = corner(2, i) + (corner(3, i) - corner(2, i)) * right[i];
+        return upper + (lower - upper) * down[i];
+      };
+      const auto rounded = [](float value) { return (value + kRound) - kRound; };
+      const auto near_tie = [&](float value) { return std::abs(value - rounded(value)) > kNearTie; };
+      uint8_t* __restrict out = image.pixels + c * size + begin;
+      int ties = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const float value = between(i);
+        out[i] = static_cast<uint8_t>(static_cast<int>(rounded(value)));
+        ties |= near_tie(value) ? 1 : 0;
+      }
+      if (ties != 0)
+        for (int64_t i = 0; i < n; ++i)
+          if (near_tie(between(i))) out[i] = warped_pixel(image, places + 2 * (begin + i), source + c * size);
     }
   }
 }
@@ -143,12 +208,13 @@ SEAMFAST_INLINE void color_filter(const Image& image, const double* numbers) {
 }
 
 struct Scratch {
-  uint8_t* source;  // of one image, for what reads elsewhere than it writes
-  double* above;    // of a row and its margins
+  uint8_t* source;       // of one image, for what reads elsewhere than it writes
+  std::uint32_t* words;  // of its pixels, a row and one more
+  double* above;         // of a row and its margins
 };
 
 SEAMFAST_INLINE void stamp(const StampTrigger& job, const Image& image, const TriggerRow& row, int64_t sample_id,
-                           const Scratch& scratch) {
+                           const WarpPlan& plan, const Scratch& scratch) {
   const double* numbers = job.numbers + row.start;
   switch (static_cast<TriggerKind>(row.kind)) {
     case TriggerKind::kPaste: {
@@ -167,8 +233,7 @@ SEAMFAST_INLINE void stamp(const StampTrigger& job, const Image& image, const Tr
     case TriggerKind::kDither:
       return dither(image, row.levels, scratch.above);
     case TriggerKind::kWarp:
-      std::memcpy(scratch.source, image.pixels, static_cast<std::size_t>(image.channels * image.height * image.width));
-      return warp(image, numbers, scratch.source);
+      return warp(image, numbers, plan, scratch.source, scratch.words);
     case TriggerKind::kFilter:
       switch (row.channels) {
         case 1:
@@ -189,6 +254,7 @@ struct Piece {
   const int64_t* indices;
   const int64_t* trigger_ids;
   const int64_t* sample_ids;
+  const WarpPlan* plans;  // of the table's rows; empty of those that need none
   int64_t begin, end;
   std::array<bool, kMaxChannels> exact;  // channels whose values are computed, not looked up
 };
@@ -198,9 +264,11 @@ SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
   const PixelsOut& to = job.out;
   const int64_t plane = to.height * to.width, size = to.channels * plane;
   const std::unique_ptr<uint8_t[]> bytes(new uint8_t[static_cast<std::size_t>(2 * size)]);
+  const auto words_size = static_cast<std::size_t>(plane + to.width + 1);
+  const std::unique_ptr<std::uint32_t[]> words(new std::uint32_t[words_size]());
   const std::unique_ptr<double[]> above(new double[static_cast<std::size_t>(to.width + 2)]);
   const Image image{bytes.get(), to.channels, to.height, to.width};
-  const Scratch scratch{bytes.get() + size, above.get()};
+  const Scratch scratch{bytes.get() + size, words.get(), above.get()};
   Affine affine[kMaxChannels];
   for (std::size_t c = 0; c < kMaxChannels; ++c) affine[c] = Affine(to.scale[c], to.bias[c]);
 
@@ -214,7 +282,8 @@ SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
           for (int64_t p = 0; p < plane; ++p) image.pixels[c * plane + p] = source[p * to.channels + c];
       else
         std::memcpy(image.pixels, source, static_cast<std::size_t>(size));
-      if (trigger >= 0) stamp(job, image, job.rows[trigger], piece.sample_ids[i], scratch);
+      if (trigger >= 0)
+        stamp(job, image, job.rows[trigger], piece.sample_ids[i], piece.plans[trigger], scratch);
       from = image.pixels;
     }
     const uint8_t* planes[kMaxChannels];
@@ -311,9 +380,15 @@ void stamp_trigger(const StampTrigger& job, const std::vector<int64_t>& indices,
   const int64_t pieces = 4 * useful;  // so that a thread that is held up does not hold up the others
   const int64_t grain = (batch + pieces - 1) / pieces;
   const auto exact = computed_channels(job.out, isa);
+  std::vector<WarpPlan> plans(static_cast<std::size_t>(job.triggers));
+  for (const int64_t trigger : trigger_ids) {
+    if (trigger < 0 || static_cast<TriggerKind>(job.rows[trigger].kind) != TriggerKind::kWarp) continue;
+    WarpPlan& plan = plans[static_cast<std::size_t>(trigger)];
+    if (!plan.from) plan = WarpPlan(job.numbers + job.rows[trigger].start, job.out.height, job.out.width);
+  }
   const Run run = run_of(isa);
   ThreadPool::instance().parallel_for(batch, grain, static_cast<int>(useful), [&](int64_t begin, int64_t end) {
-    run(job, {indices.data(), trigger_ids.data(), sample_ids.data(), begin, end, exact});
+    run(job, {indices.data(), trigger_ids.data(), sample_ids.data(), plans.data(), begin, end, exact});
   });
 }
 
