@@ -85,12 +85,9 @@ class Stamped(Dataset[tuple[Tensor, int]]):
         return tensor.to(torch.float32).div(255).sub_(self.mean).div_(self.std), int(self.labels[index])
 
 
-def test_evaluate_16_triggers(race: Any) -> None:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (N, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, CLASSES, (N,), generator=generator)
+def tiny_cnn() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, stride=2, padding=1),
@@ -99,50 +96,72 @@ def test_evaluate_16_triggers(race: Any) -> None:
         nn.Flatten(),
         nn.Linear(16, CLASSES),
     ).eval()
+
+
+def made(n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return pixels, torch.randint(0, CLASSES, (n,), generator=generator)
+
+
+def by_seamfast(model: nn.Module, pixels: Tensor, labels: Tensor, device: str) -> list[tuple[int, ...]]:
+    """``(correct, samples)``, then ``(hits, correct, samples)`` for each trigger."""
     data = seamfast.CleanSet(pixels, labels, mean=MEAN, std=STD)
-    known = triggers()
+    known = [trigger for trigger, _ in triggers()]
+    found = seamfast.evaluate(model, data, triggers=known, device=device, progress=False)
+    triggered = [(t.n_hit, t.robust_accuracy.n_hit, t.n_eligible) for t in found.triggers]
+    return [(found.clean_accuracy.n_hit, len(labels)), *triggered]
+
+
+def by_loop(model: nn.Module, pixels: Tensor, labels: Tensor, device: str) -> list[tuple[int, ...]]:
+    """The same by the loop that the top of this file describes."""
+    array, true = pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy()
+    rows: list[tuple[int, ...]] = []
+    for stamp in (None, *(stamp for _, stamp in triggers())):
+        kept = slice(None) if stamp is None else true != TARGET
+        loader = DataLoader(
+            Stamped(array[kept], true[kept], stamp),
+            batch_size=BATCH,
+            num_workers=2,
+            pin_memory=device != "cpu",
+            worker_init_fn=lambda _: torch.set_num_threads(1),
+        )
+        n_hit = n_right = n = 0
+        with torch.no_grad():
+            for inputs, wanted in loader:
+                inputs, wanted = inputs.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
+                predicted = model(inputs).argmax(1)
+                n_hit += (predicted == TARGET).sum().item()
+                n_right += (predicted == wanted).sum().item()
+                n += len(wanted)
+        rows.append((n_right, n) if stamp is None else (n_hit, n_right, n))
+    return rows
+
+
+def close(got: list[tuple[int, ...]], want: list[tuple[int, ...]]) -> bool:
+    """Whether counts agree. Another batch size may move a logit by its last bit, and with it a near tie or two."""
+    pairs = ((a, b) for left, right in zip(got, want, strict=True) for a, b in zip(left, right, strict=True))
+    return all(abs(a - b) <= 2 for a, b in pairs)
+
+
+def test_evaluate_16_triggers(race: Any) -> None:
+    arguments: Any = (tiny_cnn(), *made(N), "cpu")
 
     def ours() -> list[tuple[int, ...]]:
-        found = seamfast.evaluate(model, data, triggers=[trigger for trigger, _ in known], device="cpu", progress=False)
-        triggered = [(t.n_hit, t.robust_accuracy.n_hit, t.n_eligible) for t in found.triggers]
-        return [(found.clean_accuracy.n_hit, N), *triggered]
-
-    array, true = pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy()
-    others = true != TARGET
+        return by_seamfast(*arguments)
 
     def loop() -> list[tuple[int, ...]]:
-        rows: list[tuple[int, ...]] = []
-        for stamp in (None, *(stamp for _, stamp in known)):
-            kept = slice(None) if stamp is None else others
-            loader = DataLoader(
-                Stamped(array[kept], true[kept], stamp),
-                batch_size=BATCH,
-                num_workers=2,
-                worker_init_fn=lambda _: torch.set_num_threads(1),
-            )
-            n_hit = n_right = n = 0
-            with torch.no_grad():
-                for inputs, wanted in loader:
-                    predicted = model(inputs).argmax(1)
-                    n_hit += (predicted == TARGET).sum().item()
-                    n_right += (predicted == wanted).sum().item()
-                    n += len(wanted)
-            rows.append((n_right, n) if stamp is None else (n_hit, n_right, n))
-        return rows
+        return by_loop(*arguments)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons warn of a fork beside threads
         got, want = ours(), loop()
-        # Another batch size may move a logit by its last bit, and with it a near tie: one in ten thousand.
-        close = all(
-            abs(a - b) <= 2 for left, right in zip(got, want, strict=True) for a, b in zip(left, right, strict=True)
-        )
         race(
             f"evaluate, 16 triggers x {N} images, tiny CNN",
             ours,
             "a DataLoader a trigger, .item() a batch",
             loop,
-            match=close,
+            match=close(got, want),
             target=4,
             turns=3,
             acc=got[0][0] / N,

@@ -1,18 +1,28 @@
 """Everything that wants a GPU, in one script: build, test, verify against float64, time, write JSON.
 
-    python benches/gpu_suite.py [--out FILE] [--quick] [--device cpu]
+    python benches/gpu_suite.py [--out FILE] [--quick] [--device cpu] [--only PART]
 
-It needs no network and no installed seamfast: it builds the extension in place and imports the package from this tree
-(torch, numpy, safetensors, tqdm, pytest must be there). ``--device cpu --quick`` runs the same path without a GPU, so
-that a mistake in the script shows anywhere; figures of such a run say nothing. Data are made here: ten classes of
-smooth random templates with noise, at CIFAR-10's sizes. The result goes to ``benches/results/`` with the machine and
-the commit, unless ``--out`` says otherwise; the exit code is 0 only if tests and verification passed.
+It needs no network and no installed seamfast: it builds the extensions in place, with nvcc the CUDA one too, and imports
+the package from this tree (torch, numpy, safetensors, tqdm, pillow and pytest must be there). Every kernel is verified
+before anything is timed. ``--device cpu --quick`` runs the same path without a GPU, so that a mistake in the script
+shows anywhere; figures of such a run say nothing.
+
+Times of kernels: the median of 15, each of ten calls replayed in a CUDA graph ("graph": no launches count), or of 100
+calls from Python ("host": what eager code pays). Inputs rotate, so that large ones do not sit in the cache. The
+roofline is a copy of 1 GiB, bytes read and written; a kernel's floor is each input read once, each output written once.
+Whole runs use made data: ten classes of smooth random templates with noise, at CIFAR-10's sizes. The result goes to
+``benches/results/`` with the machine and the commit, unless ``--out`` says otherwise; the exit code is 0 only if tests
+and verification passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,13 +34,22 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
 
 def build() -> dict[str, Any]:
-    """Compile the extension in place; the suite goes on without it, and says so."""
+    """Compile the extensions in place, the CUDA one too where nvcc is; the suite goes on without, and says so."""
+    wanted = {"SEAMFAST_CUDA": "1"} if shutil.which("nvcc") else {}
     done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=ROOT,
+        env={**os.environ, **wanted},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return {"ok": done.returncode == 0, "tail": (done.stdout + done.stderr)[-1500:] if done.returncode else ""}
+    tail = (done.stdout + done.stderr)[-1500:] if done.returncode else ""
+    return {"ok": done.returncode == 0, "cuda": bool(wanted), "tail": tail}
 
 
 def run_gpu_tests() -> dict[str, Any]:
@@ -41,33 +60,407 @@ def run_gpu_tests() -> dict[str, Any]:
     return {"ok": done.returncode in (0, 5), "last_line": (done.stdout.strip().splitlines() or [""])[-1]}
 
 
-def verify(device: Any) -> dict[str, Any]:
-    """The ops on ``device`` against float64, and their draws bit for bit against the CPU's."""
+# ---- Verification. ----
+
+
+def backends_on(op: str, device: Any) -> list[str]:
+    """The op's own kernels that run on ``device``."""
+    from seamfast.ops import backends
+
+    rows = (row for row in backends() if row["op"] == op and row["available"] and row["devices"])
+    return [row["backend"] for row in rows if device.type in (row["devices"] or ())]
+
+
+def verify(device: Any, quick: bool) -> dict[str, Any]:
+    """Every kernel on ``device``: losses and gradients against float64, all else bit for bit against the reference."""
+    found: dict[str, Any] = {}
+    for check in (verify_loss, verify_counts, verify_gather, verify_stamp):
+        for name, row in check(device, quick).items():
+            found[name] = row
+            print(f"{'ok  ' if row['ok'] else 'FAIL'} {name} {row.get('max_error', '')}", flush=True)
+    return found
+
+
+def verify_loss(device: Any, quick: bool) -> dict[str, Any]:
+    import torch
+    import torch.nn.functional as F
+
+    from seamfast.ops import random_label_loss_and_count, random_labels
+
+    found: dict[str, Any] = {}
+    sizes = (
+        [(7, 10), (33, 1000)] if quick else [(513, 2), (513, 10), (512, 43), (513, 1000), (64, 21843), (17, 100_000)]
+    )
+    for name in backends_on("cross_entropy", device):
+        for n, classes in sizes:
+            if name == "cuda" and classes > 1024:
+                continue  # a twin for few classes
+            for dtype, slack in ((torch.float32, 2e-6), (torch.bfloat16, 2**-7), (torch.float16, 2**-10)):
+                generator = torch.Generator().manual_seed(n + classes)
+                logits = (4 * torch.randn(n, classes, generator=generator)).to(dtype).to(device).requires_grad_()
+                labels = torch.randint(0, classes, (n,), generator=generator).to(device)
+                ids = torch.arange(n, device=device) * 7919
+                result = random_label_loss_and_count(logits, labels, ids, seed=2**63 + 5, step=11, backend=name)
+                result.loss.backward()
+                drawn = random_labels(labels, ids, num_classes=classes, seed=2**63 + 5, step=11)
+                exact = logits.detach().double().requires_grad_()
+                loss = F.cross_entropy(exact, drawn)
+                loss.backward()
+                off = float((logits.grad.double() - exact.grad).abs().max() / exact.grad.abs().max())
+                off_loss = float((result.loss.double() - loss).detach().abs() / loss.detach().abs())
+                count = int((logits.detach().argmax(1) == labels).sum())
+                found[f"loss {name} {n} x {classes} {str(dtype)[6:]}"] = {
+                    "max_error": off,
+                    "loss_error": off_loss,
+                    "ok": off <= slack and off_loss <= 3e-6 and int(result.n_correct) == count,  # NaN is not ok
+                }
+    return found
+
+
+def verify_counts(device: Any, quick: bool) -> dict[str, Any]:
     import torch
 
-    from seamfast.ops import gather_augment, random_labels
+    from seamfast.ops import count_outcomes
 
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (257, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    indices = torch.randint(0, 257, (513,), generator=generator)
-    mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
     found: dict[str, Any] = {}
-    exact = (images[indices].double() / 255 - torch.tensor(mean).double().view(1, 3, 1, 1)) / torch.tensor(
-        std
-    ).double().view(1, 3, 1, 1)
-    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)):
-        got = gather_augment(images.to(device), indices.to(device), mean=mean, std=std, dtype=dtype).double().cpu()
-        error = float((got - exact).abs().max())
-        found[f"gather_augment {dtype}"] = {"max_error": error, "ok": bool(error <= tolerance)}  # NaN is not ok
-    both = [
-        gather_augment(images.to(d), indices.to(d), mean=mean, std=std, pad=4, flip=True, seed=7, epoch=3).cpu()
-        for d in ("cpu", device)
-    ]
-    found["gather_augment crop and flip, bits"] = {"ok": bool(torch.equal(*both))}
-    labels, ids = torch.arange(1000) % 43, torch.arange(1000) * 7919
-    drawn = [random_labels(labels.to(d), ids.to(d), num_classes=43, seed=5, step=11).cpu() for d in ("cpu", device)]
-    found["random_labels, bits"] = {"ok": bool(torch.equal(*drawn))}
+    for name in backends_on("count_outcomes", device):
+        for n, classes in [(33, 10)] if quick else [(4099, 10), (1000, 1000), (65, 21843)]:
+            generator = torch.Generator().manual_seed(classes)
+            logits = torch.randint(-3, 4, (n, classes), generator=generator).float()  # many ties
+            logits[5, classes // 2] = float("nan")
+            labels = torch.randint(0, classes, (n,), generator=generator)
+            ids = torch.randint(-1, 3, (n,), generator=generator)
+            targets = torch.randint(0, classes, (3, classes), generator=generator)
+            arguments = [value.to(device) for value in (logits, labels, targets, ids)]
+            got = count_outcomes(*arguments, backend=name).cpu()
+            want = count_outcomes(logits, labels, targets, ids, backend="reference")
+            found[f"counts {name} {n} x {classes}"] = {"ok": bool(torch.equal(got, want))}
     return found
+
+
+def verify_gather(device: Any, quick: bool) -> dict[str, Any]:
+    import torch
+
+    from seamfast.ops import gather_augment
+
+    found: dict[str, Any] = {}
+    for name in backends_on("gather_augment", device):
+        for size in (32,) if quick else (32, 224):
+            images, indices = made_images(64, size), torch.arange(40) * 7 % 64
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                for last in (False, True):
+                    settings: Any = {"mean": MEAN, "std": STD, "pad": 4, "flip": True, "seed": 7, "epoch": 3}
+                    settings |= {"dtype": dtype, "channels_last": last}
+                    got = gather_augment(images.to(device), indices.to(device), **settings, backend=name).cpu()
+                    want = gather_augment(images, indices, **settings, backend="reference")
+                    row = {"ok": bool(torch.equal(got, want))}
+                    found[f"gather {name} {size} {str(dtype)[6:]}{' channels_last' * last}, bits"] = row
+    return found
+
+
+def verify_stamp(device: Any, quick: bool) -> dict[str, Any]:
+    import torch
+
+    from seamfast.ops import TriggerTable, stamp_trigger
+
+    found: dict[str, Any] = {}
+    for name in backends_on("stamp_trigger", device):
+        for size in (16,) if quick else (32, 224):
+            images, triggers = made_images(64, size), every_trigger((3, size, size))
+            indices, ids = torch.arange(40) * 7 % 64, torch.arange(40) % (len(triggers) + 1) - 1
+            table = TriggerTable.of(triggers, (3, size, size))
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                settings: Any = {"mean": MEAN, "std": STD, "seed": 5, "dtype": dtype}
+                settings["channels_last"] = dtype == torch.bfloat16
+                want = stamp_trigger(images, indices, table, ids, **settings, backend="reference")
+                arguments = [value.to(device) for value in (images, indices, table, ids)]
+                got = stamp_trigger(*arguments, **settings, backend=name).cpu()
+                found[f"stamp {name} {size} {str(dtype)[6:]}, bits"] = {"ok": bool(torch.equal(got, want))}
+    return found
+
+
+def made_images(count: int, size: int) -> Any:
+    import torch
+
+    generator = torch.Generator().manual_seed(size)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def every_trigger(shape: tuple[int, int, int]) -> list[Any]:
+    """One of each kind of the table."""
+    from seamfast.triggers import Additive, AllToOne, Blend, ColorFilter, Patch, Quantize, Sinusoid, Warp
+
+    return [
+        Patch.square(size=3),
+        Patch.square(size=3, corner="random", name="anywhere"),
+        Blend.noise(shape, 0.2),
+        Sinusoid.of(20, 6),
+        Additive.low_frequency(shape, 12),
+        Quantize(name="dither", target=AllToOne(0), levels=8, dither=True),
+        Warp.elastic(shape),
+        ColorFilter.nashville(3),
+    ]
+
+
+# ---- Times of kernels. ----
+
+
+def seconds_of(call: Callable[[], Any], device: Any, in_graph: bool) -> float:
+    """The median time of a call: of its kernels alone, replayed in a CUDA graph of ten calls; or from the host."""
+    import torch
+
+    if device.type != "cuda":
+        call()
+        return statistics.median(timed(call, device)[0] for _ in range(5))
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    calls = 10 if in_graph else 100
+    if in_graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                call()
+
+    def run() -> None:
+        if in_graph:
+            graph.replay()
+        else:
+            for _ in range(calls):
+                call()
+
+    run()
+    torch.cuda.synchronize()
+    found = []
+    for _ in range(15):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) / 1e3 / calls)
+    return statistics.median(found)
+
+
+def copy_bandwidth(device: Any, quick: bool) -> float:
+    """Bytes a second, read and written, of a large copy on the device: the roofline of all that follows."""
+    import torch
+
+    n = 2**20 if quick else 2**30
+    source, target = (torch.empty(n, dtype=torch.uint8, device=device).random_() for _ in range(2))
+    return 2 * n / seconds_of(lambda: target.copy_(source), device, True)
+
+
+def cycle(items: list[Any]) -> Callable[[], Any]:
+    """The next of ``items`` at each call: sets of inputs that together outgrow the cache."""
+    turn = itertools.cycle(items)
+    return lambda: next(turn)
+
+
+def raced(name: str, ours: Callable[[], Any], others: dict[str, Callable[[], Any]], device: Any) -> dict[str, Any]:
+    """Times in graphs and from the host, ours and others' by turns."""
+    row: dict[str, Any] = {"what": name}
+    for who, call in {"ours": ours, **others}.items():
+        for how, in_graph in (("graph", True), ("host", False)):
+            try:
+                row[f"{who}_{how}_us"] = seconds_of(call, device, in_graph) * 1e6
+            except Exception as error:  # a graph that cannot be captured must not end the lease
+                row[f"{who}_{how}_error"] = f"{type(error).__name__}: {error}"[:300]
+    for who in others:
+        for how in ("graph", "host"):
+            if f"{who}_{how}_us" in row and f"ours_{how}_us" in row:
+                row[f"ratio_to_{who}_{how}"] = row[f"{who}_{how}_us"] / row[f"ours_{how}_us"]
+    return row
+
+
+def of_roofline(row: dict[str, Any], n_bytes: int, bandwidth: float) -> dict[str, Any]:
+    """The row with the share of the copy's bandwidth at which the fewest possible bytes went."""
+    row["floor_bytes"] = n_bytes
+    if "ours_graph_us" in row:
+        row["share_of_roofline"] = n_bytes / bandwidth / (row["ours_graph_us"] / 1e6)
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+    return row
+
+
+def loss_of_seamfast(pick: Any, labels: Any, ids: Any, step: Any, backend: str) -> Callable[[], Any]:
+    """Loss, gradient and count by the op; the step is counted on the device, as in a captured run."""
+    import torch
+
+    from seamfast.ops import random_label_loss_and_count
+
+    def call() -> Any:
+        x = pick()
+        step.add_(1)
+        found = random_label_loss_and_count(x, labels, ids, seed=1, step=step, backend=backend)
+        return torch.autograd.grad(found.loss, x), found.n_correct
+
+    return call
+
+
+def loss_of_chain(pick: Any, labels: Any, wraps: Callable[[Any], Any]) -> Callable[[], Any]:
+    """The same by ``randint``, ``cross_entropy``, autograd, argmax, eq, sum; ``wraps`` may compile the chain."""
+    import torch
+    import torch.nn.functional as F
+
+    def forward(x: Any) -> Any:
+        wrong = torch.randint(0, x.shape[1], (len(x),), device=x.device)
+        return F.cross_entropy(x, wrong), (x.argmax(1) == labels).sum()
+
+    chain = wraps(forward)
+
+    def call() -> Any:
+        x = pick()
+        loss, n_correct = chain(x)
+        return torch.autograd.grad(loss, x), n_correct
+
+    return call
+
+
+def time_loss(device: Any, quick: bool, bandwidth: float) -> list[dict[str, Any]]:
+    """Loss, gradient and count of a forgetting step."""
+    import torch
+
+    rows = []
+    sizes = [(512, 10), (512, 100), (512, 1000), (4096, 1000), (4096, 32_768), (2048, 100_000)]
+    for n, classes in [(64, 10)] if quick else sizes:
+        for dtype in (torch.float32, torch.bfloat16):
+            n_bytes = 2 * n * classes * dtype.itemsize  # logits in, gradient out
+            sets = 1 if quick else max(1, min(8, 2**28 // n_bytes))
+            inputs = [torch.randn(n, classes, device=device).to(dtype).requires_grad_() for _ in range(sets)]
+            labels, ids = torch.randint(0, classes, (n,), device=device), torch.arange(n, device=device)
+            step = torch.zeros((), dtype=torch.int64, device=device)
+            others = {"eager": loss_of_chain(cycle(inputs), labels, lambda f: f)}
+            if device.type == "cuda":
+                others["compiled"] = loss_of_chain(cycle(inputs), labels, torch.compile)
+            for backend in backends_on("cross_entropy", device):
+                if backend != "cuda" or classes <= 1024:
+                    ours = loss_of_seamfast(cycle(inputs), labels, ids, step, backend)
+                    row = raced(f"loss {backend} {n} x {classes} {str(dtype)[6:]}", ours, others, device)
+                    rows.append(of_roofline(row, n_bytes, bandwidth))
+    return rows
+
+
+def normalised(images: Any, dtype: Any) -> Callable[[Any], Any]:
+    import torch
+
+    mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD))
+    return lambda batch: batch.float().div_(255).sub_(mean).div_(std).to(dtype)
+
+
+def gather_of_chain(images: Any, pick: Any, dtype: Any) -> Callable[[], Any]:
+    """Pad, draw, index, normalise: what a data path on the device does without the op."""
+    import torch
+
+    finish = normalised(images, dtype)
+
+    def call() -> Any:
+        x = torch.nn.functional.pad(images[pick()].float(), (4, 4, 4, 4), mode="reflect")
+        n, c, h, w = x.shape
+        down, right = torch.randint(0, 9, (2, n, 1), device=x.device)
+        flip = torch.rand(n, 1, device=x.device) < 0.5
+        columns = torch.arange(w - 8, device=x.device).expand(n, -1)
+        columns = torch.where(flip, w - 9 - columns, columns) + right
+        rows = torch.arange(h - 8, device=x.device).expand(n, -1) + down
+        each = torch.arange(n, device=x.device)[:, None, None, None]
+        channel = torch.arange(c, device=x.device)[:, None, None]
+        return finish(x[each, channel, rows[:, None, :, None], columns[:, None, None, :]])
+
+    return call
+
+
+def stamp_of_chain(images: Any, pick: Any, dtype: Any) -> Callable[[], Any]:
+    finish = normalised(images, dtype)
+
+    def call() -> Any:
+        x = images[pick()]
+        x[:, :, -4:-1, -4:-1] = 255
+        return finish(x)
+
+    return call
+
+
+def time_pixels(device: Any, quick: bool, bandwidth: float) -> list[dict[str, Any]]:
+    """Gathering and stamping against the chain of tensor ops that they replace."""
+    import torch
+
+    from seamfast.ops import TriggerTable, gather_augment, stamp_trigger
+    from seamfast.triggers import Patch
+
+    rows = []
+    for size, batch in [(32, 64)] if quick else [(32, 128), (32, 8192), (224, 512)]:
+        images = made_images(2 * batch, size).to(device)
+        pick = cycle([torch.randint(0, 2 * batch, (batch,), device=device) for _ in range(4)])
+        table = TriggerTable.of([Patch.square(size=3)], (3, size, size), device)
+        for dtype in (torch.float32, torch.bfloat16):
+            n_bytes = batch * 3 * size * size * (1 + dtype.itemsize)
+            settings: Any = {"mean": MEAN, "std": STD, "dtype": dtype}
+            gather = functools.partial(gather_augment, images, pad=4, flip=True, seed=1, **settings)
+            stamp = functools.partial(stamp_trigger, images, **settings)
+            eager_gather = {"eager": gather_of_chain(images, pick, dtype)}
+            eager_stamp = {"eager": stamp_of_chain(images, pick, dtype)}
+            what = f"{batch} x {size} {str(dtype)[6:]}"
+            for backend in backends_on("gather_augment", device):
+                ours = functools.partial(lambda op, pick, by: op(pick(), backend=by), gather, pick, backend)
+                row = raced(f"gather {backend} {what}", ours, eager_gather, device)
+                rows.append(of_roofline(row, n_bytes, bandwidth))
+            for backend in backends_on("stamp_trigger", device):
+                ours = functools.partial(
+                    lambda op, pick, table, by: op(pick(), table, 0, backend=by), stamp, pick, table, backend
+                )
+                row = raced(f"stamp {backend} {what}", ours, eager_stamp, device)
+                rows.append(of_roofline(row, n_bytes, bandwidth))
+    return rows
+
+
+def time_evaluate(device: Any, quick: bool) -> dict[str, Any]:
+    """16 triggers x 10,000 images against a loop like BackdoorBench's, and what stamping and counting take of it."""
+    import torch
+
+    from benches import bench_evaluate as bench
+    from seamfast import attacks
+    from seamfast.ops import TriggerTable, count_outcomes, stamp_trigger
+
+    n = 500 if quick else 10_000
+    pixels, labels = bench.made(n)
+    torch.manual_seed(0)
+    model = attacks.build("narrow_resnet18" if quick else "resnet18", num_classes=10, in_channels=3, image_size=32)
+    model = model.to(device).eval()
+    arguments = (model, pixels, labels, str(device))
+    bench.by_seamfast(*arguments)
+    ours_s, got = zip(*(timed(lambda: bench.by_seamfast(*arguments), device) for _ in range(3)), strict=True)
+    loop_s, want = timed(lambda: bench.by_loop(*arguments), device)
+
+    triggers = [trigger for trigger, _ in bench.triggers()]
+    table = TriggerTable.of(triggers, (3, 32, 32), device)
+    data, true = pixels.to(device), labels.to(device)
+    batch = min(512, n)
+    where, ids = torch.arange(batch, device=device), torch.arange(batch, device=device) % len(triggers)
+    targets = torch.zeros(len(triggers), 10, dtype=torch.int64, device=device)
+    counters = torch.zeros(len(triggers) + 1, 6, dtype=torch.int64, device=device)
+    logits = torch.randn(batch, 10, device=device)
+
+    def kernels() -> None:
+        stamp_trigger(data, where, table, ids, mean=bench.MEAN, std=bench.STD)
+        count_outcomes(logits, true[:batch], targets, ids, counters=counters)
+
+    batches = -(-n * (len(triggers) + 1) // batch)
+    ours = statistics.median(ours_s)
+    row = {
+        "what": f"evaluate, {len(triggers)} triggers x {n}, {'narrow ' * quick}ResNet-18",
+        "ours_s": ours,
+        "loop_s": loop_s,
+        "ratio": loop_s / ours,
+        "match": bench.close(got[0], want),
+        "stamp_and_count_share": seconds_of(kernels, device, True) * batches / ours,
+        "acc": got[0][0][0] / n,
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+# ---- Times of whole runs. ----
 
 
 def made_data(n: int, seed: int, num_classes: int = 10) -> Any:
@@ -153,6 +546,7 @@ def main() -> int:
     parser.add_argument("--out", help="where to write the JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, to test this script")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", choices=("loss", "pixels", "evaluate", "sanitize"), help="time this part alone")
     arguments = parser.parse_args()
     built = build()
     print("extension:", "built" if built["ok"] else f"not built\n{built['tail']}", flush=True)
@@ -172,13 +566,23 @@ def main() -> int:
         "device": str(device),
         "extension": built,
         "tests": run_gpu_tests(),
-        "verification": verify(device),
+        "verification": verify(device, arguments.quick),
     }
     out = Path(arguments.out) if arguments.out else ROOT / "benches" / "results" / _file_name(device, result["commit"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Written before the timings too: a lease that ends early still leaves the verification.
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    result["timings"] = time_sanitize(device, arguments.quick)
+    bandwidth = copy_bandwidth(device, arguments.quick)
+    result["copy_bytes_per_second"] = bandwidth
+    # Written after each part: a lease that ends early leaves what came before.
+    parts: dict[str, Callable[[], Any]] = {
+        "loss": lambda: time_loss(device, arguments.quick, bandwidth),
+        "pixels": lambda: time_pixels(device, arguments.quick, bandwidth),
+        "evaluate": lambda: time_evaluate(device, arguments.quick),
+        "sanitize": lambda: time_sanitize(device, arguments.quick),
+    }
+    for name, part in parts.items():
+        out.write_text(json.dumps(result, indent=2) + "\n")
+        if arguments.only in (None, name):
+            result[name] = part()
     out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {out}")
     ok = result["tests"]["ok"] and all(row["ok"] for row in result["verification"].values())

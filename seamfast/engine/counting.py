@@ -87,7 +87,7 @@ def measure(
         for part in torch.split(indices.to(device), batch_size):
             count(data.inputs(part), part, -1)
         if any(map(len, chosen)):
-            table = TriggerTable.of(triggers, data.samples.image_shape)
+            table = TriggerTable.of(triggers, data.samples.image_shape, device)
             stamped = torch.cat(chosen).to(device)
             by = torch.cat([torch.full((len(part),), number) for number, part in enumerate(chosen)]).to(device)
             for part, ids in zip(torch.split(stamped, batch_size), torch.split(by, batch_size), strict=True):

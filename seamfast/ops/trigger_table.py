@@ -138,5 +138,5 @@ class TriggerTable:
         return len(self.rows)
 
     def to(self, device: str | torch.device) -> TriggerTable:
-        """The table on ``device``."""
-        return TriggerTable(self.image_shape, self.rows, self.numbers.to(device), self.rows.to(device))
+        """The table on ``device``, without a copy of what is there."""
+        return TriggerTable(self.image_shape, self.rows, self.numbers.to(device), self.device_rows.to(device))
