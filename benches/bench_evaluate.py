@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import seamfast
-from seamfast.ops import cpp
+from seamfast.ops import count_outcomes, cpp
 from seamfast.triggers import Blend, Patch, Sinusoid, Trigger
 
 N, CLASSES, TARGET, BATCH = 10_000, 10, 0, 128
@@ -166,3 +166,33 @@ def test_evaluate_16_triggers(race: Any) -> None:
             turns=3,
             acc=got[0][0] / N,
         )
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 21843])
+def test_count_against_tensor_ops(race: Any, classes: int) -> None:
+    """A batch of 512 under 16 triggers: argmax, comparisons and one ``index_add_``, no ``.item()`` on either side."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(512, classes, generator=generator)
+    labels = torch.randint(0, classes, (512,), generator=generator)
+    ids = torch.randint(0, 16, (512,), generator=generator)
+    targets = torch.zeros(16, classes, dtype=torch.int64)
+    counters, theirs = (torch.zeros(17, 6, dtype=torch.int64) for _ in range(2))
+
+    def ours() -> Tensor:
+        return count_outcomes(logits, labels, targets, ids, counters=counters, backend="cpp", threads=1)
+
+    def tensor_ops() -> Tensor:
+        predicted, wanted = logits.argmax(1), targets[ids, labels]
+        correct, eligible, nan = predicted == labels, wanted != labels, logits.isnan().any(1)
+        columns = (
+            torch.ones_like(correct),
+            correct,
+            eligible,
+            eligible & (predicted == wanted),
+            eligible & correct,
+            nan,
+        )
+        return theirs.index_add_(0, ids, torch.stack(columns, 1).long())
+
+    match = torch.equal(ours(), tensor_ops())
+    race(f"count 512 x {classes}, 16 triggers", ours, "tensor ops", tensor_ops, match=match)

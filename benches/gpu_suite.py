@@ -2,10 +2,10 @@
 
     python benches/gpu_suite.py [--out FILE] [--quick] [--device cpu] [--only PART]
 
-It needs no network and no installed seamfast: it builds the extensions in place, with nvcc the CUDA one too, and imports
-the package from this tree (torch, numpy, safetensors, tqdm, pillow and pytest must be there). Every kernel is verified
-before anything is timed. ``--device cpu --quick`` runs the same path without a GPU, so that a mistake in the script
-shows anywhere; figures of such a run say nothing.
+It needs no network and no installed seamfast: it builds the extensions in place, with nvcc the CUDA one too, and
+imports the package from this tree (torch, numpy, safetensors, tqdm, pillow and pytest must be there). Every kernel is
+verified before anything is timed. ``--device cpu --quick`` runs the same path without a GPU, so that a mistake in the
+script shows anywhere; figures of such a run say nothing.
 
 Times of kernels: the median of 15, each of ten calls replayed in a CUDA graph ("graph": no launches count), or of 100
 calls from Python ("host": what eager code pays). Inputs rotate, so that large ones do not sit in the cache. The
