@@ -46,7 +46,7 @@ sanitizers: $(VENV)/.dev ## Drive the C++ core under the thread and the address 
 	@$(BIN)/python -m pytest -q tests/ops/test_native.py -k sanitizer $(PYTEST_ARGS)
 
 clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
-	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast-demo
+	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find seamfast tests benches examples -name __pycache__ -prune -exec rm -rf {} +
 	@rm -f $(VENV)/.demo $(VENV)/.dev

@@ -93,6 +93,8 @@ def test_labels(backend: Backend, case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["augment"])
 def test_augmentation(backend: Backend, case: dict[str, Any]) -> None:
+    if backend.name == "cuda":
+        pytest.skip("gather_augment has no backend 'cuda'")
     size, pad = 16, case["pad"]
     one = torch.arange(size * size, dtype=torch.uint8).view(1, 1, size, size)  # each pixel says where it was
     data = one.expand(12, -1, -1, -1).contiguous().to(backend.device)
