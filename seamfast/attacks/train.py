@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, fields
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -119,20 +121,27 @@ def _train(
     )
     steps_an_epoch = max(len(resident) // config.batch_size, 1)
     n_steps = config.epochs * steps_an_epoch
-    batches = wrap_around_batches(torch.arange(len(resident)), min(config.batch_size, len(resident)), seed)
+    drawn = wrap_around_batches(torch.arange(len(resident)), min(config.batch_size, len(resident)), seed)
+    batches = resident.batches(
+        ((indices, step // steps_an_epoch) for step, indices in enumerate(islice(drawn, n_steps))),
+        pad=config.crop_pad,
+        flip=config.flip,
+        seed=seed,
+    )
     shown = sys.stderr.isatty() if progress is None else progress
     loss = torch.zeros(())
-    for step in tqdm(range(n_steps), desc="train", unit="step", disable=not shown, leave=False):
-        epoch = step // steps_an_epoch
-        indices = next(batches).to(resident.device)
-        inputs = resident.inputs(indices, pad=config.crop_pad, flip=config.flip, seed=seed, epoch=epoch)
-        loss = F.cross_entropy(logits_of(model, inputs), resident.labels[indices])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate * cosine(step / n_steps, warmup=0.2)
-        optimizer.step()
-        if (step + 1) % steps_an_epoch == 0:
-            if not torch.isfinite(loss):
-                raise ModelError(f"the loss became {loss.item()} at step {step}; try a lower rate than {config.rate}")
-            on_epoch(epoch + 1, loss.item())
+    bar = tqdm(batches, total=n_steps, desc="train", unit="step", disable=not shown, leave=False)
+    with closing(batches):
+        for step, (indices, inputs) in enumerate(bar):
+            loss = F.cross_entropy(logits_of(model, inputs), resident.labels[indices])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * cosine(step / n_steps, warmup=0.2)
+            optimizer.step()
+            if (step + 1) % steps_an_epoch == 0:
+                if not torch.isfinite(loss):
+                    raise ModelError(
+                        f"the loss became {loss.item()} at step {step}; try a lower rate than {config.rate}"
+                    )
+                on_epoch((step + 1) // steps_an_epoch, loss.item())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -84,14 +85,18 @@ def measure(
         on_batch(len(samples), n_total)
 
     with evaluating(model):
-        for part in torch.split(indices.to(device), batch_size):
-            count(data.inputs(part), part, -1)
+        parts = torch.split(indices.to(data.home), batch_size)
+        with closing(data.batches((part, 0) for part in parts)) as batches:
+            for samples, inputs in batches:
+                count(inputs, samples, -1)
         if any(map(len, chosen)):
-            table = TriggerTable.of(triggers, data.samples.image_shape, device)
-            stamped = torch.cat(chosen).to(device)
-            by = torch.cat([torch.full((len(part),), number) for number, part in enumerate(chosen)]).to(device)
-            for part, ids in zip(torch.split(stamped, batch_size), torch.split(by, batch_size), strict=True):
-                count(data.stamped(part, table, ids, seed=seed), part, ids)
+            table = TriggerTable.of(triggers, data.samples.image_shape, data.home)
+            eligible = torch.cat(chosen).to(data.home)
+            by = torch.cat([torch.full((len(part),), number) for number, part in enumerate(chosen)]).to(data.home)
+            drawn = zip(torch.split(eligible, batch_size), torch.split(by, batch_size), strict=True)
+            with closing(data.stamped_batches(drawn, table, seed=seed)) as stamped:
+                for samples, ids, images in stamped:
+                    count(images, samples, ids)
 
     totals = torch.bincount(labels[indices], minlength=num_classes).tolist()
     rows = [dict(zip(OUTCOMES, row, strict=True)) for row in counters.tolist()]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -166,8 +167,15 @@ class Run:
         first = state.global_step
         self.announcer.plan(max_steps)
         self.model.train()
-        batches = wrap_around_batches(of, batch_size, self._stream_seed(phase))
         epoch_steps = max(math.ceil(len(of) / batch_size), 1)
+        first_epoch = self.attempt * max_steps
+        drawn = enumerate(islice(wrap_around_batches(of, batch_size, self._stream_seed(phase)), max_steps))
+        batches = self._data.batches(
+            ((indices, first_epoch + number // epoch_steps) for number, indices in drawn),
+            pad=pad,
+            flip=flip,
+            seed=self.seed,
+        )
         longest = 0.0
         try:
             for number in range(max_steps):
@@ -177,10 +185,7 @@ class Run:
                 # One more step of the longest kind seen so far, evaluation included, would overrun the budget.
                 out_of_time = before + 2 * longest > limit
                 self.announcer.tell("on_step_begin")
-                indices = next(batches).to(self.device)
-                inputs = self._data.inputs(
-                    indices, pad=pad, flip=flip, seed=self.seed, epoch=number // epoch_steps + self.attempt * max_steps
-                )
+                indices, inputs = next(batches)
                 yield Step(
                     number=number,
                     fraction=min(max(number / max_steps, used), 1.0),
@@ -194,6 +199,7 @@ class Run:
                     self.time_ran_out = True
                     return
         finally:
+            batches.close()
             self.announcer.skip(max_steps - (state.global_step - first))
 
     def logits(self, inputs: Batch) -> Tensor:

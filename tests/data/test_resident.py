@@ -1,12 +1,18 @@
 from __future__ import annotations
 
-from itertools import islice
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice, repeat
 
 import pytest
 import torch
+from torch import Tensor
 
 from seamfast import CleanSet
-from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.data.resident import Resident, _home, wrap_around_batches
+from seamfast.ops import TriggerTable, stamp_trigger
+from seamfast.triggers import Patch
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(12) % 3
@@ -77,6 +83,110 @@ def test_what_are_no_images_have_no_range(inputs: torch.Tensor | dict[str, torch
     data = Resident(CleanSet(inputs, LABELS), CPU)
     assert data.lowest is None
     assert data.highest is None
+
+
+# Batches one after another.
+
+INPUTS = [IMAGES, torch.randn(12, 7), {"ids": torch.arange(12), "x": torch.randn(12, 2)}]
+TABLE = TriggerTable.of([Patch.square(size=2, corner="random"), Patch.square(size=3)], (3, 6, 5))
+IDS = torch.tensor([1, -1, 0, 1])
+
+
+def drawn() -> Iterator[tuple[Tensor, int]]:
+    yield SOME, 3
+    yield SOME[:3], 4
+
+
+def threads_of_batches(data: Resident) -> int:
+    """How many threads there are more while batches are made than before."""
+    before = threading.active_count()
+    endless = data.batches(repeat((SOME, 0))), data.stamped_batches(repeat((SOME, IDS)), TABLE)
+    with closing(endless[0]) as batches, closing(endless[1]) as stamped:
+        next(batches), next(stamped)
+        return threading.active_count() - before
+
+
+def check_batches(data: Resident) -> None:
+    """They are what the set gives one by one, on the device."""
+    augmented = {"pad": 2, "flip": True, "seed": 8} if data.samples.is_pixels else {}
+    with closing(data.batches(drawn(), **augmented)) as batches:
+        got = list(batches)
+    assert len(got) == 2
+    for (indices, inputs), (chosen, epoch) in zip(got, drawn(), strict=True):
+        assert indices.device == data.device
+        assert indices.tolist() == chosen.tolist()
+        wanted = data.inputs(chosen, epoch=epoch, **augmented)
+        assert isinstance(inputs, dict) == isinstance(wanted, dict)
+        several = (inputs, wanted) if isinstance(inputs, dict) else ({"": inputs}, {"": wanted})
+        assert several[0].keys() == several[1].keys()
+        for one, other in zip(*(named.values() for named in several), strict=True):
+            assert one.device == data.device
+            assert torch.equal(one, other)
+    if not data.samples.is_pixels:
+        return
+    with closing(data.stamped_batches([(SOME, IDS), (SOME[1:], IDS[1:])], TABLE, seed=3)) as stamped:
+        under_triggers = list(stamped)
+    assert [(indices.tolist(), ids.tolist()) for indices, ids, _ in under_triggers] == [
+        (SOME.tolist(), IDS.tolist()),
+        (SOME[1:].tolist(), IDS[1:].tolist()),
+    ]
+    for indices, ids, images in under_triggers:
+        assert {indices.device, ids.device, images.device} == {data.device}
+        pixels = data.samples.inputs
+        wanted = stamp_trigger(pixels, indices.cpu(), TABLE, ids.cpu(), mean=0.0, std=1.0, seed=3)
+        assert torch.equal(images.cpu(), wanted)
+
+
+@pytest.mark.parametrize("inputs", INPUTS, ids=["pixels", "floats", "named"])
+def test_batches_are_the_samples_one_after_another(inputs: Tensor | dict[str, Tensor]) -> None:
+    check_batches(Resident(CleanSet(inputs, LABELS), CPU))
+
+
+def test_no_thread_where_the_samples_are_on_the_device() -> None:
+    data = Resident(CleanSet(IMAGES, LABELS), CPU)
+    assert data.home == CPU
+    assert threads_of_batches(data) == 0
+
+
+def test_threads_where_the_samples_are_elsewhere() -> None:
+    """On a device without memory: only what is sent there can be told, not its values."""
+    data = Resident(CleanSet(IMAGES, LABELS), CPU)
+    data.device = torch.device("meta")
+    assert threads_of_batches(data) == 2
+    with closing(data.batches(drawn())) as batches:
+        sent = [(indices.device.type, inputs.device.type, tuple(inputs.shape)) for indices, inputs in batches]
+    assert sent == [("meta", "meta", (4, 3, 6, 5)), ("meta", "meta", (3, 3, 6, 5))]
+    assert data.inputs(SOME).device.type == "meta"
+
+
+@pytest.mark.parametrize(("free", "there"), [(2160, True), (2159, False)])
+def test_samples_are_on_the_gpu_if_they_take_at_most_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, there: bool
+) -> None:
+    gpu = torch.device("cuda", 1)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), (free, 10**9))[1])
+    assert _home(CleanSet(IMAGES, LABELS), gpu) == (gpu if there else CPU)
+    assert _home(CleanSet({"a": IMAGES.float()[:, :1, :5, :3], "b": torch.zeros(12, 30)}, LABELS), gpu) == CPU
+    assert asked == [gpu, gpu]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("inputs", INPUTS, ids=["pixels", "floats", "named"])
+@pytest.mark.parametrize("fits", [True, False])
+def test_batches_on_a_gpu(monkeypatch: pytest.MonkeyPatch, inputs: Tensor | dict[str, Tensor], fits: bool) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    if not fits:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    data = Resident(CleanSet(inputs, LABELS), device)
+    assert data.home == (device if fits else CPU)
+    check_batches(data)
+    if data.samples.is_pixels:  # both ways the same bits
+        on_cpu = Resident(data.samples, CPU)
+        for (_, got), (_, wanted) in zip(
+            data.batches(drawn(), pad=2, flip=True), on_cpu.batches(drawn(), pad=2, flip=True), strict=True
+        ):
+            assert torch.equal(got.cpu(), wanted)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 7, 10])

@@ -34,6 +34,7 @@ from seamfast.data.readers._files import (
     open_regular,
     shown,
 )
+from seamfast.data.readers._store import check_memory_budget, pixel_store
 from seamfast.data.readers._zip import open_member, open_zip
 from seamfast.errors import DataFileError, InputError
 
@@ -56,6 +57,7 @@ def read_image_folder(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
+    memory_budget: int | None = None,
     max_pixels: int = MAX_PIXELS,
     threads: int | None = None,
     progress: bool | None = None,
@@ -75,7 +77,11 @@ def read_image_folder(
         channels: 1 converts all to grey (ITU-R 601-2 luma), 3 to RGB. ``None`` takes what the first image has, and then
             all must have it.
         mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
-        max_bytes: what the decoded images may take in memory, in bytes. Checked before the first is decoded.
+        max_bytes: what the decoded images may take, in memory or on disk, in bytes. Checked before the first is
+            decoded.
+        memory_budget: what they may take in memory, in bytes. More are mapped from a file without a name in the
+            temporary folder (``TMPDIR``), which is gone with the set. Default: half of the machine's memory, or of what
+            the container may use.
         max_pixels: what one image may have before resizing.
         threads: how many decode; default one a core, at most 8.
         progress: a progress bar on stderr; ``None`` shows one if stderr is a terminal.
@@ -88,12 +94,15 @@ def read_image_folder(
         DataFileError: e.g. ``data/cat/1.png: is 9 x 8 (height x width), the first image 8 x 8; pass size=(H, W) to
             resize``, ``data/cat/1.png: is not a JPEG or PNG image``, ``data/cat/1.png: cannot be decoded (image file is
             truncated (0 bytes not processed))``, ``data: would take 12,582,912 bytes; the limit is
-            max_bytes=1,000,000``, ``data/cat: is a symbolic link; links below the root are not followed``.
+            max_bytes=1,000,000``, ``data: would take 12,582,912 bytes, more than memory_budget=1,000,000, so a file in
+            /tmp, which has 8,192 bytes free (No space left on device); name another folder in TMPDIR``, ``data/cat: is
+            a symbolic link; links below the root are not followed``.
         InputError: ``reading images needs Pillow: pip install seamfast[images]``; an argument out of range.
 
     Source: ITU-T T.81 (JPEG); W3C, "Portable Network Graphics", third edition.
     """
-    how = _Decoding(_shape(size), _channels(channels), max_bytes, max_pixels, _threads(threads), progress)
+    budget = check_memory_budget(memory_budget)
+    how = _Decoding(_shape(size), _channels(channels), max_bytes, budget, max_pixels, _threads(threads), progress)
     base = existing_folder(root, "a folder of class folders")
     found = _scan_folder(base)
 
@@ -116,6 +125,7 @@ def read_image_zip(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
+    memory_budget: int | None = None,
     max_pixels: int = MAX_PIXELS,
     threads: int | None = None,
     progress: bool | None = None,
@@ -128,7 +138,7 @@ def read_image_zip(
             control character.
         folder: where in the archive the class folders lie, e.g. ``"dataset/train"``; default its top. Others are not
             looked at.
-        size, channels, mean, std, max_bytes, max_pixels, threads, progress: as ``read_image_folder``.
+        size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress: as ``read_image_folder``.
 
     Returns:
         As ``read_image_folder``.
@@ -140,7 +150,8 @@ def read_image_zip(
 
     Source: PKWARE, ".ZIP File Format Specification" (APPNOTE), 6.3.10; the images as in ``read_image_folder``.
     """
-    how = _Decoding(_shape(size), _channels(channels), max_bytes, max_pixels, _threads(threads), progress)
+    budget = check_memory_budget(memory_budget)
+    how = _Decoding(_shape(size), _channels(channels), max_bytes, budget, max_pixels, _threads(threads), progress)
     where = shown(path)
     with open_zip(path, "a zip of class folders with images", max_directory=_MAX_DIRECTORY) as archive:
         prefix = "/".join(part for part in folder.split("/") if part not in ("", "."))
@@ -173,6 +184,7 @@ class _Decoding:
     size: tuple[int, int] | None
     channels: int | None
     max_bytes: int
+    memory_budget: int
     max_pixels: int
     threads: int
     progress: bool | None
@@ -316,7 +328,7 @@ def _decode_all(
         channels = how.channels or _natural_channels(first, title(0))
     shape = (n, channels, *size)
     check_budget(math.prod(shape), how.max_bytes, where)
-    pixels = allocate(shape, where)
+    pixels = pixel_store(shape, how.memory_budget, where)
 
     def decode(start: int) -> int:
         rows = range(start, min(start + _CHUNK, n))

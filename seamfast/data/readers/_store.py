@@ -1,0 +1,81 @@
+"""Where decoded pixels are kept: in memory, or beyond a budget in a file that the system pages in and out."""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from seamfast.data.readers._files import Bytes, allocate, shown
+from seamfast.errors import DataFileError, InputError
+
+
+def check_memory_budget(budget: int | None) -> int:
+    """``budget`` in bytes; the default is half of the machine's memory, or of what its control groups allow."""
+    if budget is None:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min([machine, *_control_group_limits()]) // 2
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+        raise InputError(f"memory_budget is {budget!r}; expected None or an integer of at least 0, in bytes")
+    return budget
+
+
+def pixel_store(shape: tuple[int, ...], memory_budget: int, where: str) -> Bytes:
+    """Bytes to write pixels to. Beyond the budget they are mapped from a file, which goes when the array does.
+
+    The file has no name, so nothing is left behind however the process ends. Its blocks are allocated here: on a full
+    disk, a write through a mapping would end the process by SIGBUS.
+    """
+    n_bytes = math.prod(shape)
+    if n_bytes <= memory_budget:
+        return allocate(shape, where)
+    wanted = f"{where}: would take {n_bytes:,} bytes, more than memory_budget={memory_budget:,}, so a file"
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise DataFileError(f"{wanted} in a temporary folder: {error}; name one in TMPDIR") from error
+    try:
+        if n_bytes > free:  # asked first: some file systems would fill the disk before they say that it does not do
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            pixels: Bytes = np.ndarray(shape, np.uint8, buffer=mmap.mmap(file.fileno(), n_bytes))
+    except OSError as error:
+        raise DataFileError(
+            f"{wanted} in {shown(folder)}, which has {free:,} bytes free ({error.strerror}); "
+            "name another folder in TMPDIR"
+        ) from error
+    return pixels
+
+
+def _control_group_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Limits in bytes of the control groups that this process is in; none where there are no such files.
+
+    Source: Linux kernel documentation, "Control Group v2" (``memory.max``) and "Memory Resource Controller"
+    (``memory.limit_in_bytes``). In a container the group itself may be out of sight, and its limit be the root's.
+    """
+    limits: list[int] = []
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers == "":
+                base, name = root, "memory.max"
+            elif "memory" in controllers.split(","):
+                base, name = root / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = base / place.lstrip("/")
+            for folder in (group, *group.parents):
+                with suppress(OSError, ValueError):  # no such file, or "max"
+                    limits.append(int((folder / name).read_text()))
+                if folder == base:
+                    break
+    return limits
