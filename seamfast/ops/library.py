@@ -62,7 +62,10 @@ def is_watched(*arguments: Any) -> bool:
     """Whether somebody wants to see the operator: a compiler, a dispatch mode, a tensor subclass as an argument."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
-    return any(type(value) not in _PLAIN and isinstance(value, Tensor) for value in arguments)
+    for value in arguments:  # noqa: SIM110 - any() of a generator takes longer than all the rest of this
+        if type(value) not in _PLAIN and isinstance(value, Tensor):
+            return True
+    return False
 
 
 # ---- Implementations: settle the backend, put the arguments together, run. ----
