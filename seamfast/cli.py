@@ -25,6 +25,7 @@ from seamfast._version import __version__
 from seamfast.attacks import ARCHITECTURES, OTHER_RECIPE, RECIPES, poison, train
 from seamfast.data import CleanSet
 from seamfast.data.readers import load
+from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.methods import METHODS, MethodConfig, config_class
@@ -155,6 +156,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         triggers=triggers,
         seed=arguments.seed,
         device=arguments.device,
+        precision=arguments.precision,
         time_budget_s=arguments.time_budget,
     )
     if out is not None:
@@ -446,6 +448,7 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("--method", choices=sorted(METHODS), default="seam", help="default: seam")
     cure.add_argument("--config", help="TOML file with settings of the method")
     cure.add_argument("--triggers", help="npz of known triggers: measured for the report, never used")
+    cure.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the training steps (default: auto)")
     cure.add_argument("--time-budget", type=_seconds, help="seconds for the run")
     cure.add_argument("--out", help="folder for report.json and, if accepted, the model; holds none yet")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -77,6 +77,11 @@ class RunRecord:
                 "holdout": comparison(before, after),
                 "run": {
                     "device": str(run.device),
+                    "precision": {
+                        "chosen": run.precision.name,
+                        "reason": run.precision.reason,
+                        "trials": [asdict(trial) for trial in run.precision.trials],
+                    },
                     "n_attempts": run.attempt + 1,
                     "steps": dict(run.phase_steps),
                     "seconds": {

@@ -167,6 +167,7 @@ def test_no_property_may_be_added(report: Report) -> None:
 
 NULLABLE = {
     "time_budget_s", "digest_after", "after", "fidelity", "fidelity_nist", "stopped", "value", "n_cpus", "accelerator",
+    "agreement", "error", "step_seconds",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"fidelity", "fidelity_nist", "loss"}
 

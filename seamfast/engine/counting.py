@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import Batch
 from seamfast.data.resident import Resident
 from seamfast.engine.model import evaluating, logits_of
+from seamfast.engine.precision import Precision
 from seamfast.ops import OUTCOMES, TriggerTable, count_outcomes
 from seamfast.triggers import Trigger
 
@@ -53,6 +54,7 @@ def measure(
     triggers: Sequence[Trigger] = (),
     batch_size: int = 512,
     seed: int = 0,
+    precision: Precision = Precision(),  # noqa: B008 - frozen
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Counts:
     """Counts over the samples at ``indices`` (int64, CPU), in eval mode, without grads; the model's mode is put back.
@@ -76,7 +78,8 @@ def measure(
     on_device = targets.to(device)
 
     def count(inputs: Batch, samples: Tensor, trigger_ids: Tensor | int) -> None:
-        logits = logits_of(model, inputs)
+        with precision.computing(device):
+            logits = logits_of(model, precision.laid_out(inputs))
         if logits.dtype == torch.float64:
             logits = logits.float()
         count_outcomes(

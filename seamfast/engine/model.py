@@ -92,6 +92,7 @@ class WorkingCopy:
                 "copy.deepcopy accepts: fold weight norm or other re-parametrisations first"
             ) from error
         self._dtypes = {name: t.dtype for name, t in _tensors(self.model)}
+        self._contiguous = {name for name, t in _tensors(self.model) if t.is_contiguous()}
         self._trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
         self._training = {name: m.training for name, m in self.model.named_modules()}
         self.model.to(device=device, dtype=torch.float32)  # casts floats only: integer buffers keep their dtype
@@ -124,6 +125,8 @@ class WorkingCopy:
         for name, tensor in _tensors(self.model):
             # A buffer that the first forward pass made, a cache, was not there to be noted.
             tensor.data = tensor.data.to(device=self._home, dtype=self._dtypes.get(name, tensor.dtype))
+            if name in self._contiguous:
+                tensor.data = tensor.data.contiguous()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._trainable[name])
         for name, module in self.model.named_modules():

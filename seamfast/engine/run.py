@@ -20,6 +20,7 @@ from seamfast.data.split import Split
 from seamfast.engine.counting import Counts, measure
 from seamfast.engine.events import Announcer, HistoryPoint
 from seamfast.engine.model import WorkingCopy, evaluating, logits_of
+from seamfast.engine.precision import Precision, choose_precision
 from seamfast.errors import ModelError
 from seamfast.triggers import Trigger
 
@@ -72,6 +73,7 @@ class Run:
     Attributes:
         model: the working copy, trained in place.
         num_classes, seed, split, device: as of the run.
+        precision: what it computes in; plain float32 until ``choose_precision``.
         clock: seconds since the call, and its time budget.
         attempt: how often ``restart`` was called, less one.
         phase_steps: steps taken, by phase, all attempts counted.
@@ -95,6 +97,7 @@ class Run:
         triggers: Sequence[Trigger] = (),
     ) -> None:
         self.model = copy.model
+        self.precision = Precision()
         self.num_classes = num_classes
         self.seed = seed
         self.split = split
@@ -129,6 +132,20 @@ class Run:
         if self.clock.budget_s is not None:
             self._deadline = self.clock.budget_s - 1.5 * (self.clock.elapsed() - begin)
         return counts
+
+    def choose_precision(self, wanted: str, batch_size: int, *, pad: int, flip: bool) -> None:
+        """Compute in what ``engine.precision`` finds best for such batches from here on."""
+        indices = next(wrap_around_batches(self.split.recovery, batch_size, self.seed)).to(self.device)
+        with seeded(self.seed, self.device):  # a model may draw; what is tried must not shift the draws of the run
+            self.precision = choose_precision(
+                self.model,
+                self._data.inputs(indices, pad=pad, flip=flip, seed=self.seed),
+                self._data.labels[indices],
+                wanted,
+                self.num_classes,
+                limit_s=(self._deadline - self.clock.elapsed()) / 10,
+            )
+        self.precision.prepare(self.model)
 
     # What a method calls, in the order in which it calls it.
 
@@ -203,15 +220,17 @@ class Run:
             self.announcer.skip(max_steps - (state.global_step - first))
 
     def logits(self, inputs: Batch) -> Tensor:
-        """Float32 logits of the working copy."""
-        return logits_of(self.model, inputs).float()
+        """Float32 logits of the working copy, computed in the run's precision."""
+        with self.precision.computing(self.device):
+            return logits_of(self.model, self.precision.laid_out(inputs)).float()
 
     def received_logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the model as received, in eval mode, without grads: what distillation aims at."""
         if self._teacher is None:
             self._teacher = self._copy.frozen_received()
-        with torch.no_grad():
-            return logits_of(self._teacher, inputs).float()
+            self.precision.prepare(self._teacher)
+        with torch.no_grad(), self.precision.computing(self.device):
+            return logits_of(self._teacher, self.precision.laid_out(inputs)).float()
 
     def input_range(self) -> tuple[Tensor, Tensor] | None:
         """``(lowest, highest)`` of the inputs for each channel; ``None`` where the inputs are not images."""
@@ -250,7 +269,7 @@ class Run:
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1], written to the history with the mean loss since the last time."""
-        counts = self.count(self._triggers)
+        counts = self.count(self._triggers, self.precision)
         accuracy = counts.n_correct / counts.n_samples
         state = self.announcer.state
         rates = {t.name: t.n_hit / t.n_eligible for t in counts.triggers if t.n_eligible}
@@ -268,10 +287,13 @@ class Run:
         return (self.accuracy_received + 1 / self.num_classes) / 2
 
     def accuracy_is_back(self) -> bool:
-        """Whether the last held-out accuracy lies within the accuracy budget below the one as received."""
+        """Whether held-out accuracy, in float32, lies within the accuracy budget below the one as received."""
         history = self.announcer.state.log_history
         n = len(self.split.holdout)
-        n_lost = round((self.accuracy_received - history[-1].holdout_accuracy) * n) if history else n
+        last = history[-1].holdout_accuracy if history else 0.0
+        if self.precision.bf16 and history:
+            last = self.count().n_correct / n
+        n_lost = round((self.accuracy_received - last) * n) if history else n
         return n_lost <= n_lost_allowed(n, self._accuracy_budget)
 
     def time_for_another_attempt(self) -> bool:
@@ -279,8 +301,8 @@ class Run:
         elapsed = self.clock.elapsed()
         return elapsed + sum(self.phase_seconds.values()) / (self.attempt + 1) <= self._deadline
 
-    def count(self, triggers: Sequence[Trigger] = ()) -> Counts:
-        """Outcome counters of the working copy on the held-out part."""
+    def count(self, triggers: Sequence[Trigger] = (), precision: Precision | None = None) -> Counts:
+        """Outcome counters of the working copy on the held-out part; in float32, unless told otherwise."""
         # A model may draw in eval mode too; what is counted must not shift the draws of the training steps.
         with seeded(self.seed, self.device):
             return measure(
@@ -290,6 +312,7 @@ class Run:
                 num_classes=self.num_classes,
                 triggers=triggers,
                 seed=self.seed,
+                precision=precision or Precision(channels_last=self.precision.channels_last),
             )
 
     def _pass_time(self) -> None:
