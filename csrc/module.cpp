@@ -8,7 +8,7 @@ namespace {
 using namespace seamfast;
 
 // Raised by one whenever a signature of a binding changes, so that a stale build is refused instead of called wrongly.
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;
@@ -34,4 +34,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   bindings::bind_cross_entropy(m);
   bindings::bind_count_outcomes(m);
   bindings::bind_stamp_trigger(m);
+  bindings::bind_occlude(m);
 }

@@ -18,6 +18,15 @@ namespace seamfast {
 // Last counter word: what a draw is for. The same numbers stand in seamfast/ops/philox.py.
 enum class Stream : std::uint32_t { kAugment = 1, kLabels = 2, kPlace = 16 };
 
+// The streams of a rectangle pasted over an image: its sides, its kind, its colours, four channels each; and the blocks
+// of 128 bits of its noise.
+constexpr Stream occlude_stream(std::int64_t rectangle, std::uint32_t draw) noexcept {
+  return static_cast<Stream>(32 + 1024 * static_cast<std::uint32_t>(rectangle) + draw);
+}
+constexpr Stream noise_stream(std::int64_t rectangle, std::int64_t block) noexcept {
+  return static_cast<Stream>((static_cast<std::uint32_t>(rectangle) + 1) << 24 | static_cast<std::uint32_t>(block));
+}
+
 using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;
 

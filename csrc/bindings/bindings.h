@@ -90,5 +90,6 @@ void bind_gather_augment(py::module_& m);
 void bind_cross_entropy(py::module_& m);
 void bind_count_outcomes(py::module_& m);
 void bind_stamp_trigger(py::module_& m);
+void bind_occlude(py::module_& m);
 
 }  // namespace seamfast::bindings

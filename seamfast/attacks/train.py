@@ -16,6 +16,7 @@ from tqdm import tqdm
 from seamfast.data import CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.model import logits_of, resolve_device
+from seamfast.engine.precision import Precision, check_precision, choose_precision
 from seamfast.engine.run import seeded
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.evaluate import probe_logits
@@ -66,6 +67,7 @@ def train(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
+    precision: str = "fp32",
     progress: bool | None = None,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> nn.Module:
@@ -79,6 +81,7 @@ def train(
         config: ``None`` for the defaults.
         seed: an integer in ``[0, 2**63)``: order of the samples, augmentation, dropout.
         device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one.
+        precision: as for ``seamfast.sanitize``; float32 by default, so that a seed gives the same model everywhere.
         progress: show a progress bar on stderr; ``None``: where that is a terminal.
         on_epoch: called with the number of epochs done and their last loss.
 
@@ -92,13 +95,20 @@ def train(
         raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet")
     if not len(data):
         raise InputError("data holds no samples; expected at least one")
+    check_precision(precision)
     config = config or TrainConfig()
     target = resolve_device(device, model)
     model.to(target)
     resident = Resident(data, target)
-    probe_logits(model, resident)
+    num_classes = probe_logits(model, resident)
     with seeded(seed, target):  # dropout draws from torch's global generators
-        _train(model, resident, config, seed=seed, progress=progress, on_epoch=on_epoch)
+        some = next(wrap_around_batches(torch.arange(len(data)), min(config.batch_size, len(data)), seed)).to(target)
+        with seeded(seed, target):
+            chosen = choose_precision(model, resident.inputs(some), resident.labels[some], precision, num_classes)
+        chosen.prepare(model)
+        _train(model, resident, config, chosen, seed=seed, progress=progress, on_epoch=on_epoch)
+    if chosen.channels_last:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return model.eval()
 
 
@@ -106,6 +116,7 @@ def _train(
     model: nn.Module,
     resident: Resident,
     config: TrainConfig,
+    precision: Precision,
     *,
     seed: int,
     progress: bool | None,
@@ -133,7 +144,9 @@ def _train(
     bar = tqdm(batches, total=n_steps, desc="train", unit="step", disable=not shown, leave=False)
     with closing(batches):
         for step, (indices, inputs) in enumerate(bar):
-            loss = F.cross_entropy(logits_of(model, inputs), resident.labels[indices])
+            with precision.computing(resident.device):
+                logits = logits_of(model, precision.laid_out(inputs))
+            loss = F.cross_entropy(logits.float(), resident.labels[indices])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:

@@ -31,7 +31,9 @@ class RelativeAdam:
             if parameter.ndim < 2:
                 size = max(size, _FLOOR)
             groups.append({"params": [parameter], "size": max(size, 1e-8), "decays": parameter.ndim >= 2})
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, foreach=False)
+        # Fused takes half the time, where there is a kernel for it; foreach, by groups of one tensor, takes longer.
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
+        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused, foreach=False)
 
     def step(self, rate: float, decay: float = 0.0) -> None:
         """One update, then forget the grads. ``decay``: the share of each matrix and kernel taken off, at each step."""

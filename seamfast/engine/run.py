@@ -186,7 +186,7 @@ class Run:
         self.model.train()
         epoch_steps = max(math.ceil(len(of) / batch_size), 1)
         first_epoch = self.attempt * max_steps
-        drawn = enumerate(islice(wrap_around_batches(of, batch_size, self._stream_seed(phase)), max_steps))
+        drawn = enumerate(islice(wrap_around_batches(of, batch_size, self.stream_seed(phase)), max_steps))
         batches = self._data.batches(
             ((indices, first_epoch + number // epoch_steps) for number, indices in drawn),
             pad=pad,
@@ -239,7 +239,7 @@ class Run:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A seeded generator on the device, of its own for each purpose and attempt."""
-        return torch.Generator(device=self.device).manual_seed(self._stream_seed(purpose))
+        return torch.Generator(device=self.device).manual_seed(self.stream_seed(purpose))
 
     def update(self, optimizer: Stepper, loss: Tensor, rate: float, decay: float = 0.0) -> None:
         """Backward and one optimizer step: the end of a training step.
@@ -322,7 +322,7 @@ class Run:
         self.phase_seconds[state.phase] = self.phase_seconds.get(state.phase, 0.0) + state.seconds - self._mark
         self._mark = state.seconds
 
-    def _stream_seed(self, purpose: str) -> int:
+    def stream_seed(self, purpose: str) -> int:
         """A 63-bit seed of its own for each purpose and attempt."""
         tag = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
         return (self.seed * 0x9E3779B97F4A7C15 + tag * 0xC2B2AE3D27D4EB4F + self.attempt + 1) % 2**63

@@ -28,12 +28,11 @@ from torch import Tensor
 
 from seamfast.data.clean_set import Batch
 from seamfast.data.mixing import mix_up
-from seamfast.data.occlude import occlude
 from seamfast.engine.optimizer import RelativeAdam
 from seamfast.engine.run import Run, Stepper, TorchStepper, distillation_loss
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import cosine
-from seamfast.ops import random_label_cross_entropy, true_label_cross_entropy
+from seamfast.ops import occlude, random_label_cross_entropy, true_label_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class SeamConfig(MethodConfig):
         distillation: weight of the received model's answers against the true labels, in [0, 1].
         temperature: of the distillation, above 0.
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
-        occlusions: patterns pasted over each image, in both steps; 0 for none.
+        occlusions: patterns pasted over each image, in both steps, at most 64; 0 for none.
     """
 
     optimizer: str = "relative_adam"
@@ -99,7 +98,7 @@ class SeamConfig(MethodConfig):
         self.check("forget_fraction", 0 < self.forget_fraction <= 1, "a number in (0, 1]")
         for name in ("forget_rate", "recover_rate", "forget_until", "temperature"):
             self.check(name, getattr(self, name) > 0, "a number above 0")
-        for name in ("forget_weight_decay", "recover_weight_decay", "forget_max_steps", "occlusions"):
+        for name in ("forget_weight_decay", "recover_weight_decay", "forget_max_steps"):
             self.check(name, getattr(self, name) >= 0, "at least 0")
         for name in (
             "forget_patience",
@@ -109,6 +108,7 @@ class SeamConfig(MethodConfig):
             "recover_eval_every",
         ):
             self.check(name, getattr(self, name) >= 1, "an integer of at least 1")
+        self.check("occlusions", 0 <= self.occlusions <= 64, "an integer in [0, 64]")
         self.check("recover_decay", 0 <= self.recover_decay < 1, "a number in [0, 1)")
         betas = self.recover_betas
         self.check("recover_betas", len(betas) == 2 and all(0 <= b < 1 for b in betas), "two numbers in [0, 1)")
@@ -207,8 +207,6 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
     # With few classes 2/C is no fall at all (1 for two classes), so at least half of the way down to guessing is asked
     # for.
     threshold = min(config.forget_until / run.num_classes, run.halfway_to_guessing)
-    generator = run.generator("forget")
-    input_range = run.input_range()
     n_below = 0
     for step in run.steps(
         "forget",
@@ -220,7 +218,7 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
         time_share=0.2,
     ):
         # Under patterns, so that what answers to patterns is active, and forgets too.
-        seen, _ = _occluded(step.inputs, config, input_range, generator)
+        seen, _ = _occluded(run, config, "forget", step.inputs, step.number)
         loss = random_label_cross_entropy(
             run.logits(seen),
             step.labels,
@@ -241,7 +239,6 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
     """Train on true labels, held in place by the received model's answers."""
     optimizer = _optimizer(run, config, config.recover_betas, config.recover_weight_decay)
     generator = run.generator("recover")
-    input_range = run.input_range()
     n_evaluations, n_good, best = 0, 0, 0.0
     for step in run.steps(
         "recover",
@@ -257,7 +254,7 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
             inputs, partner, share = mix_up(inputs, config.mixing, generator)
             others = step.labels[partner]
         # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
-        seen, neutral = _occluded(inputs, config, input_range, generator)
+        seen, neutral = _occluded(run, config, "recover", inputs, step.number)
         logits = run.logits(seen)
         loss = true_label_cross_entropy(logits, step.labels, mixed_labels=others, mixed_weight=share)
         if config.distillation:
@@ -276,12 +273,15 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
                     return
 
 
-def _occluded(
-    inputs: Batch, config: SeamConfig, input_range: tuple[Tensor, Tensor] | None, generator: torch.Generator
-) -> tuple[Batch, Batch]:
+def _occluded(run: Run, config: SeamConfig, phase: str, inputs: Batch, step: int) -> tuple[Batch, Batch]:
+    input_range = run.input_range()
     if not config.occlusions or input_range is None or isinstance(inputs, dict):
         return inputs, inputs
-    return occlude(inputs, *input_range, generator, n_rectangles=config.occlusions)
+    lowest, highest = (value.flatten() for value in input_range)
+    # Places in the batch, not samples: one that comes twice, as in small sets, is to be covered in two ways.
+    places = torch.arange(len(inputs), device=inputs.device)
+    seed = run.stream_seed(phase)
+    return occlude(inputs, lowest, highest, places, n_rectangles=config.occlusions, seed=seed, step=step)
 
 
 def _optimizer(run: Run, config: SeamConfig, betas: tuple[float, ...], weight_decay: float) -> Stepper:

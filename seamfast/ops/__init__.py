@@ -12,6 +12,7 @@ from seamfast.ops.cross_entropy import (
 )
 from seamfast.ops.dispatch import backends
 from seamfast.ops.gather_augment import gather_augment
+from seamfast.ops.occlude import occlude
 from seamfast.ops.random_labels import random_labels
 from seamfast.ops.stamp_trigger import stamp_trigger
 from seamfast.ops.trigger_table import TriggerTable
@@ -23,6 +24,7 @@ __all__ = [
     "backends",
     "count_outcomes",
     "gather_augment",
+    "occlude",
     "random_label_cross_entropy",
     "random_label_loss_and_count",
     "random_labels",

@@ -46,6 +46,9 @@ _SCHEMAS = {
     "stamp_trigger_out": """(Tensor images, Tensor indices, Tensor trigger_ids, Tensor sample_ids, Tensor rows,
         Tensor device_rows, Tensor numbers, float[] mean, float[] std, SymInt seed, Tensor? seed_tensor,
         ScalarType dtype, bool channels_last, str backend, int threads, Tensor(a!) out) -> ()""",
+    "occlude": """(Tensor images, Tensor mean, Tensor lowest, Tensor highest, Tensor sample_ids, int n_rectangles,
+        float largest, SymInt seed, Tensor? seed_tensor, SymInt step, Tensor? step_tensor, str backend, int threads)
+        -> (Tensor occluded, Tensor neutral)""",
     "count_outcomes": """(Tensor(a!) counters, Tensor(b!)? class_correct, Tensor(c!)? confusion, Tensor logits,
         Tensor labels, Tensor? trigger_ids, Tensor targets, str backend, int threads) -> ()""",
 }
@@ -198,6 +201,36 @@ def _count_outcomes(
     )
 
 
+def _occlude(
+    images: Tensor,
+    mean: Tensor,
+    lowest: Tensor,
+    highest: Tensor,
+    sample_ids: Tensor,
+    n_rectangles: int,
+    largest: float,
+    seed: int,
+    seed_tensor: Tensor | None,
+    step: int,
+    step_tensor: Tensor | None,
+    backend: str,
+    threads: int,
+) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _backend("occlude", backend, images.device).occlude(
+        images,
+        mean,
+        lowest,
+        highest,
+        sample_ids,
+        n_rectangles=n_rectangles,
+        largest=largest,
+        seed=_unsigned(seed, seed_tensor),
+        step=step if step_tensor is None else step_tensor,
+        threads=threads,
+    )
+    return result
+
+
 def _into_out(implementation: Any) -> Any:
     """The form that returns nothing, as a schema without a result asks for."""
 
@@ -214,6 +247,7 @@ _IMPLEMENTATIONS: dict[str, Any] = {
     "stamp_trigger": _stamp_trigger,
     "stamp_trigger_out": _stamp_trigger,
     "count_outcomes": _count_outcomes,
+    "occlude": _occlude,
 }
 
 for _name, _schema in _SCHEMAS.items():
@@ -244,6 +278,10 @@ def _fake_gather_augment(images: Tensor, indices: Tensor, *others: Any) -> Tenso
     return _fake_batch(images, indices, *others[-4:-2])
 
 
+def _fake_occlude(images: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(images), torch.empty_like(images)
+
+
 def _fake_nothing(*arguments: Any) -> None:
     return None
 
@@ -252,6 +290,7 @@ torch.library.register_fake("seamfast::cross_entropy", _fake_cross_entropy, lib=
 for _name in ("gather_augment", "stamp_trigger"):
     torch.library.register_fake(f"seamfast::{_name}", _fake_gather_augment, lib=_LIBRARY)
     torch.library.register_fake(f"seamfast::{_name}_out", _fake_nothing, lib=_LIBRARY)
+torch.library.register_fake("seamfast::occlude", _fake_occlude, lib=_LIBRARY)
 torch.library.register_fake("seamfast::count_outcomes", _fake_nothing, lib=_LIBRARY)
 
 

@@ -8,7 +8,17 @@ from torch import Tensor
 from seamfast.errors import DTypeError, InputError, ShapeError
 from seamfast.ops._check import as_integer, dtype_name
 
-__all__ = ["STREAM_AUGMENT", "STREAM_LABELS", "STREAM_PLACE", "as_seed", "as_when", "below", "draw", "philox4x32"]
+__all__ = [
+    "STREAM_AUGMENT",
+    "STREAM_LABELS",
+    "STREAM_OCCLUDE",
+    "STREAM_PLACE",
+    "as_seed",
+    "as_when",
+    "below",
+    "draw",
+    "philox4x32",
+]
 
 STREAM_AUGMENT = 1
 """Last counter word of the draws behind crops and flips."""
@@ -16,6 +26,8 @@ STREAM_LABELS = 2
 """Last counter word of the draws behind random labels."""
 STREAM_PLACE = 16
 """Last counter word of the draws behind patches at random places."""
+STREAM_OCCLUDE = 32
+"""First of the last counter words behind pasted rectangles, 1024 for each; their noise is past 2**24."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -60,7 +72,7 @@ def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int
         sample_ids: int64, any shape.
         when: the epoch or step, in ``[0, 2**32)``; or an int64 0-d tensor on the device of ``sample_ids``, taken modulo
             ``2**32``, so that a captured graph can count steps on the device.
-        stream: one of the ``STREAM_*`` above.
+        stream: what the draws are for, see ``STREAM_*`` above.
 
     Returns:
         Four int64 tensors shaped as ``sample_ids``, each element in ``[0, 2**32)``.

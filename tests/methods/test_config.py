@@ -34,6 +34,7 @@ def values_of(cls: type[MethodConfig]) -> st.SearchStrategy[dict[str, Any]]:
         "optimizer": st.sampled_from(["adam", "relative_adam"]),
         "recover_schedule": st.sampled_from(["cosine", "constant"]),
         "strengths": st.lists(positive | st.integers(1, 9), min_size=1, max_size=4).map(tuple),
+        "occlusions": st.integers(0, 64),
         "recover_betas": st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
     }
     for f in dataclasses.fields(cls):
@@ -184,7 +185,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     (SeamConfig, "temperature", [0, -2], [1e-9], POSITIVE),
     *((SeamConfig, f"{phase}_weight_decay", [-1e-9], [0], NOT_NEGATIVE) for phase in ("forget", "recover")),
     (SeamConfig, "forget_max_steps", [-1], [0], NOT_NEGATIVE),
-    (SeamConfig, "occlusions", [-1], [0], NOT_NEGATIVE),
+    (SeamConfig, "occlusions", [-1, 65], [0, 64], "an integer in [0, 64]"),
     *((SeamConfig, f"{phase}_patience", [0], [1], STEPS) for phase in ("forget", "recover")),
     *((SeamConfig, f"{phase}_eval_every", [0], [1], STEPS) for phase in ("forget", "recover")),
     (SeamConfig, "recover_max_steps", [0], [1], STEPS),

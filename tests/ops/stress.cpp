@@ -12,6 +12,7 @@
 #include "data_path/gather_augment.h"
 #include "ops/count_outcomes.h"
 #include "ops/cross_entropy.h"
+#include "ops/occlude.h"
 #include "ops/stamp_trigger.h"
 #include "thread_pool.h"
 
@@ -158,6 +159,22 @@ void losses_and_counts(LogitType type, std::int64_t n_rows, std::int64_t classes
   }
 }
 
+void occludes(std::int64_t channels, std::int64_t height, std::int64_t width, const std::vector<std::uint32_t>& longer) {
+  const std::int64_t count = 40;
+  const auto size = static_cast<std::size_t>(count * channels * height * width);
+  const std::unique_ptr<float[]> images(new float[size]()), occluded(new float[size]), neutral(new float[size]);
+  const std::unique_ptr<float[]> mean(new float[size / static_cast<std::size_t>(count)]());
+  const std::vector<float> ends(static_cast<std::size_t>(channels), 1.0F);
+  std::vector<std::int64_t> ids;
+  for (std::int64_t i = 0; i < count; ++i) ids.push_back(i);
+  for (const bool channels_last : {false, true}) {
+    const auto n = static_cast<std::int64_t>(longer.size());
+    occlude({images.get(), count, channels, height, width, channels_last, mean.get(), ends.data(), ends.data(),
+             longer.data(), longer.data(), n, n, ids.data(), 5, 1, 2, occluded.get(), neutral.get()},
+            4);
+  }
+}
+
 template <class Bits>
 void gathers(Element element, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t pad) {
   const std::int64_t count = 3, batch = 40;
@@ -202,6 +219,9 @@ void all_shapes() {
     stamps<std::uint16_t>(Element::kFloat16, channels, 8, 32);
     stamps<float>(Element::kFloat32, channels, 40, 33);  // work for several threads
   }
+  occludes(1, 1, 1, {});
+  occludes(5, 7, 9, {1u << 30, 1u << 31, 3u << 30});
+  occludes(3, 64, 64, std::vector<std::uint32_t>(63, 1u << 20));  // as long as the image, and work for several threads
   for (const std::int64_t classes : {2, 10, 64, 65, 1000, 5001}) {
     losses_and_counts<float>(LogitType::kFloat32, 1, classes);
     losses_and_counts<std::uint16_t>(LogitType::kBFloat16, 33, classes);

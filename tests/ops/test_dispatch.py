@@ -65,7 +65,7 @@ def test_a_named_backend_that_cannot_run_raises(without_native: None) -> None:
 def test_a_build_of_another_interface_is_refused(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "seamfast._native", SimpleNamespace(INTERFACE=0))  # type: ignore[arg-type]
     assert cpp.why_unavailable() == (
-        "seamfast._native is of another build (interface 0; expected 2); reinstall seamfast"
+        "seamfast._native is of another build (interface 0; expected 3); reinstall seamfast"
     )
 
 
@@ -109,7 +109,7 @@ def test_backends_tells_what_runs(native: Any) -> None:
 
 def test_backends_tells_why_not(without_native: None) -> None:
     compiled = [row for row in backends() if row["backend"] == "cpp"]
-    assert len(compiled) == 4
+    assert len(compiled) == 5
     for row in compiled:
         assert not row["available"]
         assert "did not import" in str(row["reason"])

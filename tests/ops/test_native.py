@@ -330,6 +330,48 @@ def test_stamping_refuses_what_would_corrupt_memory(
     assert bool((out == 7).all())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (-1, 3, 8, 8)}, "a size is negative"),
+        ({"shape": (2, 0, 8, 8)}, "channels is not in [1, 4088]"),
+        ({"shape": (2, 3, 0, 8)}, "an image has no pixels"),
+        ({"n_rectangles": 65}, "n_rectangles is not in [0, 64]"),
+        ({"lowest": [0.0]}, "lowest is not one number a channel"),
+        ({"reach": []}, "reach is not one number a channel"),
+        ({"heights": [1] * 8}, "a rectangle is higher than the image"),
+        ({"widths": [1] * 8}, "a rectangle is wider than the image"),
+        ({"mean": 0}, "an address is null"),
+        ({"neutral": 0}, "an address is null"),
+        ({"threads": -1}, "threads is not in [0, 1024]"),
+    ],
+)
+def test_occluding_refuses_what_would_corrupt_memory(native: Any, change: dict[str, Any], message: str) -> None:
+    images, ids, mean = torch.zeros(2, 3, 8, 8), torch.arange(2), torch.zeros(3, 8, 8)
+    occluded, neutral = torch.full((2, 3, 8, 8), 7.0), torch.full((2, 3, 8, 8), 7.0)
+    arguments = {
+        "images": images.data_ptr(),
+        "shape": (2, 3, 8, 8),
+        "channels_last": False,
+        "mean": mean.data_ptr(),
+        "lowest": [0.0] * 3,
+        "reach": [1.0] * 3,
+        "heights": [1] * 3,
+        "widths": [1] * 3,
+        "sample_ids": ids.data_ptr(),
+        "n_rectangles": 1,
+        "seed": 0,
+        "step": 0,
+        "occluded": occluded.data_ptr(),
+        "neutral": neutral.data_ptr(),
+        "threads": 1,
+    }
+    with pytest.raises(ValueError) as caught:
+        native.occlude(**{**arguments, **change})
+    assert str(caught.value) == f"seamfast._native: {message}"
+    assert bool((occluded == 7).all() and (neutral == 7).all())
+
+
 # ---- How it is built -----------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from seamfast.ops.cpp.count_outcomes import count_outcomes
 from seamfast.ops.cpp.cross_entropy import cross_entropy
 from seamfast.ops.cpp.gather_augment import gather_augment
 from seamfast.ops.cpp.native import default_threads, isa, why_unavailable
+from seamfast.ops.cpp.occlude import occlude
 from seamfast.ops.cpp.stamp_trigger import stamp_trigger
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "default_threads",
     "gather_augment",
     "isa",
+    "occlude",
     "stamp_trigger",
     "why_unavailable",
 ]

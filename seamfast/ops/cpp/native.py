@@ -14,7 +14,7 @@ from seamfast.errors import BackendUnavailableError
 LOGIT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The extension's calling convention that this file speaks: kInterface in csrc/module.cpp.
-_INTERFACE = 2
+_INTERFACE = 3
 
 
 @functools.cache
