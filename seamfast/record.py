@@ -82,10 +82,13 @@ class RunRecord:
                         "reason": run.precision.reason,
                         "trials": [asdict(trial) for trial in run.precision.trials],
                     },
+                    "threads": {"chosen": run.threads, "reason": run.threads_reason},
+                    "stepped": dict(run.stepped),
                     "n_attempts": run.attempt + 1,
                     "steps": dict(run.phase_steps),
                     "seconds": {
                         **{k: round(v, 3) for k, v in run.phase_seconds.items()},
+                        "evaluations": round(run.evaluation_seconds, 3),
                         "total": round(run.clock.elapsed(), 3),
                     },
                     "time_ran_out": run.time_ran_out,

@@ -13,6 +13,7 @@ from torch import nn
 from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.events import Announcer, HistoryPoint
+from seamfast.engine.host import MAX_THREADS, put_back
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
 from seamfast.engine.precision import check_precision
 from seamfast.engine.run import Clock, Run, RunStopped, seeded
@@ -58,6 +59,9 @@ def sanitize(
     seed: int = 0,
     device: str | torch.device = "auto",
     precision: str = "auto",
+    threads: int | None = None,
+    deterministic: bool = False,
+    compile: bool = False,
     time_budget_s: float | None = None,
     progress: bool | None = None,
     callbacks: Iterable[Any] = (),
@@ -83,6 +87,13 @@ def sanitize(
             each on a copy show, where its gradients agree with float32's; the report says which and why. ``"fp32"``:
             plain float32, nothing tried. ``"bf16"``: bfloat16 if its gradients agree. Weights are float32 throughout,
             and what the report says of the model is measured in float32.
+        threads: of PyTorch and of the C++ kernels, at least 1, for this call; ``None``: as many as PyTorch is set to,
+            or one where a trial step is faster so, as beside other load. PyTorch's own setting is put back.
+        deterministic: decide nothing by the clock (float32 unless ``precision`` says otherwise, PyTorch's threads
+            unless ``threads`` does) and use PyTorch's deterministic algorithms: same seed, same machine, same weights
+            to the bit. On CUDA, PyTorch raises where it has none, and wants ``CUBLAS_WORKSPACE_CONFIG`` set.
+        compile: run the model's forward and backward passes through ``torch.compile``. That takes half a minute and
+            more before the first step, longer than most runs.
         time_budget_s: seconds for the whole call; schedules are shortened to fit. ``None``: no limit.
         progress: show a progress bar on stderr; ``None``: where that is a terminal.
         callbacks: objects with some of the methods of ``seamfast.Callback``.
@@ -106,11 +117,15 @@ def sanitize(
     clock = Clock(time_budget_s)
     settings = _check_arguments(model, method, config, triggers, time_budget_s, callbacks)
     check_precision(precision)
+    threads = _check_threads(threads)
+    for name, value in (("deterministic", deterministic), ("compile", compile)):
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; expected True or False")
     seed = _check_seed(seed)
     target = resolve_device(device, model)
     # Seeded, as dropout, and loaders that shuffle or augment, draw from torch's global generators; and with grads,
     # also where the caller has turned them off.
-    with seeded(seed, target), torch.inference_mode(False):
+    with seeded(seed, target), torch.inference_mode(False), put_back():
         samples = _check_samples(as_clean_set(clean_loader))
         samples = as_called(model, samples)
         copied = WorkingCopy(model, target)
@@ -145,11 +160,19 @@ def sanitize(
             announcer=announcer,
             accuracy_budget=settings.accuracy_budget,
             triggers=triggers,
+            compiles=compile,
         )
         record = RunRecord(model, method, settings, samples, split, run, time_budget_s)
         try:
             record.before = run.measure_received()
-            run.choose_precision(precision, settings.batch_size, pad=settings.crop_pad, flip=settings.flip)
+            run.settle(
+                threads=threads,
+                precision=precision,
+                deterministic=deterministic,
+                batch_size=settings.batch_size,
+                pad=settings.crop_pad,
+                flip=settings.flip,
+            )
             announcer.tell("on_train_begin")
             run_method(method, run, settings)
             # In the dtypes in which the model is handed back: what is measured is what is returned.
@@ -201,6 +224,13 @@ def _check_seed(seed: Any) -> int:
     number = as_integer(seed)
     if number is None or not 0 <= number < 2**63:
         raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
+    return number
+
+
+def _check_threads(threads: Any) -> int | None:
+    number = as_integer(threads)
+    if threads is not None and (number is None or not 1 <= number <= MAX_THREADS):
+        raise InputError(f"threads is {threads!r}; expected an integer in [1, {MAX_THREADS}], or None")
     return number
 
 

@@ -17,9 +17,29 @@ from benches.baselines.occlude import occlude
 from seamfast import SeamConfig
 from seamfast.data.mixing import mix_up
 from seamfast.data.split import split_by_class
-from seamfast.engine.optimizer import RelativeAdam
-from seamfast.engine.run import TorchStepper, distillation_loss
+from seamfast.engine.run import distillation_loss
 from seamfast.methods.schedules import cosine
+
+
+class Stepper:
+    """A fused optimizer of ``torch.optim``; where rates are relative, with a group of its own for each tensor."""
+
+    def __init__(
+        self, model: nn.Module, make: Callable[[Any], torch.optim.Optimizer], *, relative: bool = True
+    ) -> None:
+        def size(p: Tensor) -> float:
+            return max(float(p.detach().square().mean().sqrt()), 0.1 if p.ndim < 2 else 1e-8)
+
+        if relative:
+            self.optimizer = make([{"params": [p], "size": size(p)} for p in model.parameters()])
+        else:
+            self.optimizer = make([{"params": list(model.parameters()), "size": 1.0}])
+
+    def step(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["size"]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True)
@@ -52,13 +72,15 @@ class Schedule:
             seed=self.seed,
         )
 
-    def optimizer(self, model: nn.Module, phase: str) -> Any:
+    def optimizer(self, model: nn.Module, phase: str) -> Stepper:
         c = self.config
         betas = (0.9, 0.999) if phase == "forget" else (c.recover_betas[0], c.recover_betas[1])
         if c.optimizer == "relative_adam":
-            return RelativeAdam(model, betas)
+            return Stepper(model, lambda groups: torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True))
         decay = c.forget_weight_decay if phase == "forget" else c.recover_weight_decay
-        return TorchStepper(torch.optim.Adam(model.parameters(), lr=1.0, betas=betas, weight_decay=decay))
+        return Stepper(
+            model, lambda groups: torch.optim.Adam(groups, betas=betas, weight_decay=decay, fused=True), relative=False
+        )
 
     def rate(self, phase: str, step: int) -> float:
         c = self.config

@@ -6,22 +6,23 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, fields
-from itertools import islice
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from seamfast.data import CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.model import logits_of, resolve_device
+from seamfast.engine.optimizer import SGD
 from seamfast.engine.precision import Precision, check_precision, choose_precision
 from seamfast.engine.run import seeded
+from seamfast.engine.step import Draws, TrainingBatch, TrainingStep, stepper
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.evaluate import probe_logits
 from seamfast.methods.config import check_type
 from seamfast.methods.schedules import cosine
+from seamfast.ops import true_label_cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def train(
         device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one.
         precision: as for ``seamfast.sanitize``; float32 by default, so that a seed gives the same model everywhere.
         progress: show a progress bar on stderr; ``None``: where that is a terminal.
-        on_epoch: called with the number of epochs done and their last loss.
+        on_epoch: called with the number of epochs done and the mean loss of the last.
 
     Raises:
         InputError, ModelError: e.g. ``labels hold 10; expected integers in [0, 10) for the model's 10 logits``, or
@@ -122,39 +123,35 @@ def _train(
     progress: bool | None,
     on_epoch: Callable[[int, float], None],
 ) -> None:
+    def loss(batch: TrainingBatch) -> Tensor:
+        with precision.computing(resident.device):
+            logits = logits_of(model, precision.laid_out(batch.inputs))
+        return true_label_cross_entropy(logits.float(), batch.labels)
+
     model.train()
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
-    )
+    nesterov = config.momentum > 0
+    optimizer = SGD(model, config.momentum, config.weight_decay, nesterov=nesterov)
+    batch_size = min(config.batch_size, len(resident))
     steps_an_epoch = max(len(resident) // config.batch_size, 1)
     n_steps = config.epochs * steps_an_epoch
-    drawn = wrap_around_batches(torch.arange(len(resident)), min(config.batch_size, len(resident)), seed)
-    batches = resident.batches(
-        ((indices, step // steps_an_epoch) for step, indices in enumerate(islice(drawn, n_steps))),
+    draws = Draws(
+        of=torch.arange(len(resident)),
+        batch_size=batch_size,
+        max_steps=n_steps,
         pad=config.crop_pad,
         flip=config.flip,
+        order_seed=seed,
         seed=seed,
+        first_epoch=0,
     )
+    steps, _ = stepper(TrainingStep(model, resident, loss, optimizer), draws, [])
     shown = sys.stderr.isatty() if progress is None else progress
-    loss = torch.zeros(())
-    bar = tqdm(batches, total=n_steps, desc="train", unit="step", disable=not shown, leave=False)
-    with closing(batches):
-        for step, (indices, inputs) in enumerate(bar):
-            with precision.computing(resident.device):
-                logits = logits_of(model, precision.laid_out(inputs))
-            loss = F.cross_entropy(logits.float(), resident.labels[indices])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate * cosine(step / n_steps, warmup=0.2)
-            optimizer.step()
+    with closing(steps), tqdm(total=n_steps, desc="train", unit="step", disable=not shown, leave=False) as bar:
+        for step in range(n_steps):
+            steps.take(config.rate * cosine(step / n_steps, warmup=0.2), 0.0)
+            bar.update()
             if (step + 1) % steps_an_epoch == 0:
-                if not torch.isfinite(loss):
-                    raise ModelError(
-                        f"the loss became {loss.item()} at step {step}; try a lower rate than {config.rate}"
-                    )
-                on_epoch((step + 1) // steps_an_epoch, loss.item())
+                bad = steps.step.bad_step()
+                if bad is not None:
+                    raise ModelError(f"the loss became {bad[1]} at step {bad[0]}; try a lower rate than {config.rate}")
+                on_epoch((step + 1) // steps_an_epoch, steps.step.take_loss_sum() / steps_an_epoch)

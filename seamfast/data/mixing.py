@@ -24,6 +24,7 @@ def mix_up(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Te
     weight = torch.rand(n, generator=generator, device=device)
     whole = torch.rand(n, generator=generator, device=device) >= share
     weight = torch.where(whole, 1.0, weight)
-    partner = torch.randperm(n, generator=generator, device=device)
+    # Not randperm, which a CUDA graph cannot hold.
+    partner = torch.rand(n, generator=generator, device=device).argsort()
     w = weight.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1))
     return w * inputs + (1 - w) * inputs[partner], partner, weight

@@ -47,7 +47,14 @@ class Resident:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def inputs(self, indices: Tensor, *, pad: int = 0, flip: bool = False, seed: int = 0, epoch: int = 0) -> Batch:
+    @property
+    def draws_at_home(self) -> bool:
+        """Whether batches for training are gathered on the device itself, from samples that lie there."""
+        return self.home == self.device
+
+    def inputs(
+        self, indices: Tensor, *, pad: int = 0, flip: bool = False, seed: int = 0, epoch: int | Tensor = 0
+    ) -> Batch:
         """The samples at ``indices`` (int64), on the device. ``pad`` and ``flip`` need a set of pixels."""
         batch = self._gathered(indices.to(self.home), pad, flip, seed, epoch)
         if isinstance(batch, dict):
@@ -70,6 +77,12 @@ class Resident:
                 yield chosen, self._gathered(chosen, pad, flip, seed, epoch)
 
         return self._sent(made())
+
+    def training_batches(
+        self, drawn: Iterable[tuple[Tensor, int]], *, pad: int = 0, flip: bool = False, seed: int = 0
+    ) -> Generator[tuple[Tensor, Batch], None, None]:
+        """``batches``, of samples drawn anew where the caller's loader augments; to be closed."""
+        return self.batches(drawn, pad=pad, flip=flip, seed=seed)
 
     def stamped_batches(
         self, drawn: Iterable[tuple[Tensor, Tensor]], triggers: TriggerTable, *, seed: int = 0
@@ -97,7 +110,7 @@ class Resident:
         """The batches of ``made``, which makes them at home, on the device."""
         return made if self.home == self.device else prefetch(made, device=self.device)
 
-    def _gathered(self, indices: Tensor, pad: int, flip: bool, seed: int, epoch: int) -> Batch:
+    def _gathered(self, indices: Tensor, pad: int, flip: bool, seed: int, epoch: int | Tensor) -> Batch:
         """``inputs``, all at home."""
         if isinstance(self._inputs, dict):
             return {name: value[indices] for name, value in self._inputs.items()}

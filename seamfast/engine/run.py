@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +18,11 @@ from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.data.split import Split
 from seamfast.engine.counting import Counts, measure
 from seamfast.engine.events import Announcer, HistoryPoint
+from seamfast.engine.host import choose_threads
 from seamfast.engine.model import WorkingCopy, evaluating, logits_of
-from seamfast.engine.precision import Precision, choose_precision
-from seamfast.errors import ModelError
+from seamfast.engine.optimizer import Optimizer
+from seamfast.engine.precision import Precision, choose_precision, step_seconds
+from seamfast.engine.step import Draws, Loss, Stepper, TrainingStep, stepper
 from seamfast.triggers import Trigger
 
 
@@ -29,31 +30,23 @@ class RunStopped(Exception):
     """The run cannot go on; the message says at which phase and step, and why."""
 
 
-class Stepper(Protocol):
-    """What ``Run.update`` asks of an optimizer: ``RelativeAdam``, or a torch optimizer wrapped in ``TorchStepper``."""
-
-    def step(self, rate: float, decay: float = 0.0) -> None: ...
-
-
 @dataclass(frozen=True)
 class Step:
-    """One training step: which samples, and how far through the phase.
+    """One training step that is due: how far through the phase, and the way to take it.
 
     Attributes:
         number: from 0, within the phase.
         fraction: in [0, 1): steps or time used up of what the phase may take, whichever is more. Schedules follow it,
             so a run with a time budget still ends with small rates.
-        indices, labels: ``(B,)`` int64 on the device.
-        inputs: the samples as the model takes them.
         is_last: no further step fits into the phase.
+        take: ``take(rate, decay)``: forward, loss, backward and update, at this learning rate and, for optimizers that
+            have it, this decay (the share of each matrix and kernel taken off).
     """
 
     number: int
     fraction: float
-    indices: Tensor
-    labels: Tensor
-    inputs: Batch
     is_last: bool
+    take: Callable[..., None]
 
 
 class Clock:
@@ -73,11 +66,14 @@ class Run:
     Attributes:
         model: the working copy, trained in place.
         num_classes, seed, split, device: as of the run.
-        precision: what it computes in; plain float32 until ``choose_precision``.
+        precision: what it computes in; plain float32 until ``settle``.
+        threads, threads_reason: how many PyTorch computes with, and why.
         clock: seconds since the call, and its time budget.
         attempt: how often ``restart`` was called, less one.
         phase_steps: steps taken, by phase, all attempts counted.
         phase_seconds: likewise.
+        evaluation_seconds: of them, what evaluations took.
+        stepped: how the steps were taken, by phase: ``"cuda graph"``, or ``"eager: "`` and why.
         accuracy_received: held-out accuracy of the model as received, in [0, 1].
         time_ran_out: whether the time budget cut a phase short.
         returns_probabilities: whether the model as received seems to end in a softmax.
@@ -85,7 +81,7 @@ class Run:
 
     def __init__(
         self,
-        copy: WorkingCopy,
+        copied: WorkingCopy,
         data: Resident,
         split: Split,
         *,
@@ -95,9 +91,12 @@ class Run:
         announcer: Announcer,
         accuracy_budget: float,
         triggers: Sequence[Trigger] = (),
+        compiles: bool = False,
     ) -> None:
-        self.model = copy.model
+        self.model = copied.model
         self.precision = Precision()
+        self.threads = torch.get_num_threads()
+        self.threads_reason = "as many as PyTorch has"
         self.num_classes = num_classes
         self.seed = seed
         self.split = split
@@ -105,17 +104,24 @@ class Run:
         self.attempt = -1
         self.phase_steps: dict[str, int] = {}
         self.phase_seconds: dict[str, float] = {}
+        self.evaluation_seconds = 0.0
+        self.stepped: dict[str, str] = {}
         self.accuracy_received = math.nan
         self.time_ran_out = False
         self.returns_probabilities = False
         self.announcer = announcer
-        self._copy = copy
+        self._copy = copied
+        self._compiles = compiles
+        self._student = self._compiled(self.model)
         self._data = data
         self.clock = clock
         self._deadline = math.inf
         self._accuracy_budget = accuracy_budget
         self._triggers = triggers
-        self._losses: list[float] = []
+        self._generators: dict[str, torch.Generator] = {}
+        self._stepper: Stepper | None = None
+        self._n_unread = 0
+        self._phase_start = 0
         self._mark = 0.0
         self._teacher: nn.Module | None = None
 
@@ -123,7 +129,7 @@ class Run:
         """Count the outcomes of the model as received, on the held-out part; what that took is kept free at the end."""
         begin = self.clock.elapsed()
         with evaluating(self.model):
-            outputs = self.logits(self._data.inputs(self.split.holdout[:64].to(self.device)))
+            outputs = logits_of(self.model, self._data.inputs(self.split.holdout[:64].to(self.device))).float()
         self.returns_probabilities = bool(
             (outputs >= 0).all() and torch.isclose(outputs.sum(1), outputs.new_ones(())).all()
         )
@@ -133,19 +139,37 @@ class Run:
             self._deadline = self.clock.budget_s - 1.5 * (self.clock.elapsed() - begin)
         return counts
 
-    def choose_precision(self, wanted: str, batch_size: int, *, pad: int, flip: bool) -> None:
-        """Compute in what ``engine.precision`` finds best for such batches from here on."""
+    def settle(
+        self, *, threads: int | None, precision: str, deterministic: bool, batch_size: int, pad: int, flip: bool
+    ) -> None:
+        """Decide, on such batches, how the run computes from here on: threads, number format, layout.
+
+        Args:
+            threads: ``None``: one, or as many as PyTorch has, whichever is faster.
+            precision: see ``engine.precision``.
+            deterministic: decide nothing by the clock.
+            batch_size, pad, flip: of the batches.
+        """
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+        if threads is not None:
+            torch.set_num_threads(threads)
+            self.threads_reason = f"{threads} were asked for"
         indices = next(wrap_around_batches(self.split.recovery, batch_size, self.seed)).to(self.device)
         with seeded(self.seed, self.device):  # a model may draw; what is tried must not shift the draws of the run
-            self.precision = choose_precision(
-                self.model,
-                self._data.inputs(indices, pad=pad, flip=flip, seed=self.seed),
-                self._data.labels[indices],
-                wanted,
-                self.num_classes,
-                limit_s=(self._deadline - self.clock.elapsed()) / 10,
-            )
+            inputs = self._data.inputs(indices, pad=pad, flip=flip, seed=self.seed)
+            labels = self._data.labels[indices]
+            limit_s = (self._deadline - self.clock.elapsed()) / 10
+            if threads is None and not deterministic and self.device.type == "cpu" and limit_s == math.inf:
+                tried = copy.deepcopy(self.model).train()
+                with suppress(Exception):  # what fails here will fail in the run, and say so better
+                    self.threads_reason = choose_threads(lambda: step_seconds(tried, self.precision, inputs, labels))
+            if deterministic and precision == "auto":
+                self.precision = Precision(reason="float32, as nothing is chosen by timing in deterministic mode")
+            else:
+                self.precision = choose_precision(self.model, inputs, labels, precision, self.num_classes, limit_s)
         self.precision.prepare(self.model)
+        self.threads = torch.get_num_threads()
 
     # What a method calls, in the order in which it calls it.
 
@@ -158,6 +182,8 @@ class Run:
     def steps(
         self,
         phase: str,
+        loss: Loss,
+        optimizer: Optimizer,
         *,
         of: Tensor,
         batch_size: int,
@@ -166,14 +192,23 @@ class Run:
         flip: bool = False,
         time_share: float = 1.0,
     ) -> Iterator[Step]:
-        """Up to ``max_steps`` batches of the samples ``of``, the model in train mode; ends early with the time budget.
+        """Up to ``max_steps`` steps on batches of the samples ``of``, each to be taken, the model in train mode.
+
+        Ends early with the time budget.
 
         Args:
             phase: ``"forget"`` or ``"recover"``.
+            loss: of a batch, in nats: a 0-d tensor. It may be captured and replayed: what changes from step to step
+                comes from the batch and from ``generator``, not from Python.
+            optimizer: of the weights of ``model``.
             of: sample indices, int64, CPU.
             batch_size: of every batch; where there are fewer samples, they come more than once.
             pad, flip: augmentation, for pixel sets.
             time_share: of the time that is left, the share that this phase may take, in (0, 1].
+
+        Raises:
+            RunStopped: the loss became NaN or Inf, or a callback asked to stop.
+            ModelError: the loss does not depend on the weights.
         """
         state = self.announcer.state
         begin = self._mark = self.clock.elapsed()
@@ -181,18 +216,21 @@ class Run:
             raise RunStopped(f"the time budget of {self.clock.budget_s:g} s was used up before the {phase} phase began")
         limit = begin + (self._deadline - begin) * time_share
         state.phase = phase
-        first = state.global_step
+        first = self._phase_start = state.global_step
         self.announcer.plan(max_steps)
         self.model.train()
-        epoch_steps = max(math.ceil(len(of) / batch_size), 1)
-        first_epoch = self.attempt * max_steps
-        drawn = enumerate(islice(wrap_around_batches(of, batch_size, self.stream_seed(phase)), max_steps))
-        batches = self._data.batches(
-            ((indices, first_epoch + number // epoch_steps) for number, indices in drawn),
+        draws = Draws(
+            of=of,
+            batch_size=batch_size,
+            max_steps=max_steps,
             pad=pad,
             flip=flip,
+            order_seed=self.stream_seed(phase),
             seed=self.seed,
+            first_epoch=self.attempt * max_steps,
         )
+        step = TrainingStep(self.model, self._data, loss, optimizer)
+        self._stepper, self.stepped[phase] = stepper(step, draws, list(self._generators.values()))
         longest = 0.0
         try:
             for number in range(max_steps):
@@ -202,35 +240,61 @@ class Run:
                 # One more step of the longest kind seen so far, evaluation included, would overrun the budget.
                 out_of_time = before + 2 * longest > limit
                 self.announcer.tell("on_step_begin")
-                indices, inputs = next(batches)
                 yield Step(
                     number=number,
                     fraction=min(max(number / max_steps, used), 1.0),
-                    indices=indices,
-                    labels=self._data.labels[indices],
-                    inputs=inputs,
                     is_last=out_of_time or number == max_steps - 1,
+                    take=self._take,
                 )
                 longest = max(longest, self.clock.elapsed() - before)
                 if out_of_time and number < max_steps - 1:
                     self.time_ran_out = True
                     return
         finally:
-            batches.close()
+            self._stepper.close()
             self.announcer.skip(max_steps - (state.global_step - first))
+
+    def _take(self, rate: float, decay: float = 0.0) -> None:
+        """The step that is due, and what follows from it."""
+        assert self._stepper is not None
+        self._stepper.take(rate, decay)
+        if self.device.type == "cpu":  # elsewhere it would wait for the device: there it is seen when evaluating
+            self._check_loss()
+        elif self.clock.budget_s is not None:
+            torch.cuda.synchronize(self.device)  # what is only queued takes no time yet
+        state = self.announcer.state
+        self._n_unread += 1
+        self.phase_steps[state.phase] = self.phase_steps.get(state.phase, 0) + 1
+        state.global_step += 1
+        self._pass_time()
+        self.announcer.tell("on_step_end")
+        if self.announcer.control.should_training_stop:
+            raise RunStopped(f"stopped by a callback in the {state.phase} phase after step {state.global_step}")
+
+    def _check_loss(self) -> None:
+        assert self._stepper is not None
+        bad = self._stepper.step.bad_step()
+        if bad is not None:
+            number, value = bad
+            phase = self.announcer.state.phase
+            raise RunStopped(f"the loss became {value} in the {phase} phase at step {self._phase_start + number}")
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy, computed in the run's precision."""
         with self.precision.computing(self.device):
-            return logits_of(self.model, self.precision.laid_out(inputs)).float()
+            return logits_of(self._student, self.precision.laid_out(inputs)).float()
 
     def received_logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the model as received, in eval mode, without grads: what distillation aims at."""
         if self._teacher is None:
             self._teacher = self._copy.frozen_received()
             self.precision.prepare(self._teacher)
+            self._teacher = self._compiled(self._teacher)
         with torch.no_grad(), self.precision.computing(self.device):
             return logits_of(self._teacher, self.precision.laid_out(inputs)).float()
+
+    def _compiled(self, model: nn.Module) -> nn.Module:
+        return torch.compile(model) if self._compiles else model  # type: ignore[return-value]
 
     def input_range(self) -> tuple[Tensor, Tensor] | None:
         """``(lowest, highest)`` of the inputs for each channel; ``None`` where the inputs are not images."""
@@ -239,43 +303,23 @@ class Run:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A seeded generator on the device, of its own for each purpose and attempt."""
-        return torch.Generator(device=self.device).manual_seed(self.stream_seed(purpose))
-
-    def update(self, optimizer: Stepper, loss: Tensor, rate: float, decay: float = 0.0) -> None:
-        """Backward and one optimizer step: the end of a training step.
-
-        Raises:
-            RunStopped: the loss is NaN or Inf, or a callback asked to stop.
-            ModelError: the loss does not depend on the weights.
-        """
-        state = self.announcer.state
-        value = loss.item()
-        if not math.isfinite(value):
-            raise RunStopped(f"the loss became {value} in the {state.phase} phase at step {state.global_step}")
-        if not loss.requires_grad:
-            raise ModelError(
-                "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach "
-                "in its forward"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(rate, decay)
-        self._losses.append(value)
-        self.phase_steps[state.phase] = self.phase_steps.get(state.phase, 0) + 1
-        state.global_step += 1
-        self._pass_time()
-        self.announcer.tell("on_step_end")
-        if self.announcer.control.should_training_stop:
-            raise RunStopped(f"stopped by a callback in the {state.phase} phase after step {state.global_step}")
+        made = torch.Generator(device=self.device).manual_seed(self.stream_seed(purpose))
+        self._generators[purpose] = made
+        return made
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1], written to the history with the mean loss since the last time."""
+        assert self._stepper is not None
+        begin = self.clock.elapsed()
+        self._check_loss()
         counts = self.count(self._triggers, self.precision)
         accuracy = counts.n_correct / counts.n_samples
         state = self.announcer.state
         rates = {t.name: t.n_hit / t.n_eligible for t in counts.triggers if t.n_eligible}
-        loss = sum(self._losses) / len(self._losses) if self._losses else 0.0
-        self._losses.clear()
+        loss = self._stepper.step.take_loss_sum() / max(self._n_unread, 1)
+        self._n_unread = 0
         self._pass_time()
+        self.evaluation_seconds += self.clock.elapsed() - begin
         point = HistoryPoint(state.phase, self.attempt, state.global_step, state.seconds, loss, accuracy, rates)
         state.log_history.append(point)
         self.announcer.tell("on_evaluate")
@@ -354,16 +398,3 @@ def distillation_loss(logits: Tensor, received: Tensor, temperature: float) -> T
     wanted = F.log_softmax(received / temperature, 1)
     got = F.log_softmax(logits / temperature, 1)
     return temperature**2 * F.kl_div(got, wanted, reduction="batchmean", log_target=True)
-
-
-class TorchStepper:
-    """A torch optimizer under ``Run.update``: the rate is set at each step, the decay is the optimizer's own."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-
-    def step(self, rate: float, decay: float = 0.0) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from seamfast.engine.run import Run, TorchStepper
+from seamfast.engine.optimizer import SGD
+from seamfast.engine.run import Run
+from seamfast.engine.step import TrainingBatch
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.ops import true_label_cross_entropy
@@ -44,20 +46,20 @@ class FineTuneConfig(MethodConfig):
 def fine_tune(run: Run, config: FineTuneConfig) -> None:
     """Train on true labels, all parameters, to the end of the schedule."""
     run.restart()
-    optimizer = TorchStepper(
-        torch.optim.SGD(
-            run.model.parameters(), lr=config.rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-    )
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        return true_label_cross_entropy(run.logits(batch.inputs), batch.labels)
+
     for step in run.steps(
         "recover",
+        loss,
+        SGD(run.model, config.momentum, config.weight_decay),
         of=run.split.recovery,
         batch_size=config.batch_size,
         max_steps=config.max_steps,
         pad=config.crop_pad,
         flip=config.flip,
     ):
-        loss = true_label_cross_entropy(run.logits(step.inputs), step.labels)
-        run.update(optimizer, loss, config.rate * cosine(step.fraction))
+        step.take(config.rate * cosine(step.fraction))
         if step.is_last or (step.number + 1) % config.eval_every == 0:
             run.evaluate_holdout()

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from seamfast.data.clean_set import Batch
 from seamfast.data.mixing import mix_up
-from seamfast.engine.optimizer import RelativeAdam
-from seamfast.engine.run import Run, Stepper, TorchStepper, distillation_loss
+from seamfast.engine.optimizer import Adam, Optimizer, RelativeAdam
+from seamfast.engine.run import Run, distillation_loss
+from seamfast.engine.step import TrainingBatch
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.ops import occlude, random_label_cross_entropy, true_label_cross_entropy
@@ -203,13 +204,27 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
     """Train on random labels, drawn anew at each step, until held-out accuracy is near chance."""
     if config.forget_max_steps == 0:
         return
-    optimizer = _optimizer(run, config, (0.9, 0.999), config.forget_weight_decay)
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        # Under patterns, so that what answers to patterns is active, and forgets too.
+        seen, _ = _occluded(run, config, "forget", batch.inputs, batch.number)
+        return random_label_cross_entropy(
+            run.logits(seen),
+            batch.labels,
+            batch.indices,
+            seed=run.seed,
+            step=batch.number,
+            exclude_true=config.exclude_true,
+        )
+
     # With few classes 2/C is no fall at all (1 for two classes), so at least half of the way down to guessing is asked
     # for.
     threshold = min(config.forget_until / run.num_classes, run.halfway_to_guessing)
     n_below = 0
     for step in run.steps(
         "forget",
+        loss,
+        _optimizer(run, config, (0.9, 0.999), config.forget_weight_decay),
         of=run.split.forget,
         batch_size=config.batch_size,
         max_steps=config.forget_max_steps,
@@ -217,17 +232,7 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
         flip=config.flip,
         time_share=0.2,
     ):
-        # Under patterns, so that what answers to patterns is active, and forgets too.
-        seen, _ = _occluded(run, config, "forget", step.inputs, step.number)
-        loss = random_label_cross_entropy(
-            run.logits(seen),
-            step.labels,
-            step.indices,
-            seed=run.seed,
-            step=step.number,
-            exclude_true=config.exclude_true,
-        )
-        run.update(optimizer, loss, strength * config.forget_rate)
+        step.take(strength * config.forget_rate)
 
         if step.is_last or (step.number + 1) % config.forget_eval_every == 0:
             n_below += run.evaluate_holdout() < threshold
@@ -237,31 +242,36 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
 
 def recover(run: Run, config: SeamConfig, strength: float) -> None:
     """Train on true labels, held in place by the received model's answers."""
-    optimizer = _optimizer(run, config, config.recover_betas, config.recover_weight_decay)
     generator = run.generator("recover")
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        inputs = batch.inputs
+        others, share = None, None
+        if config.mixing and isinstance(inputs, Tensor) and inputs.is_floating_point():
+            inputs, partner, share = mix_up(inputs, config.mixing, generator)
+            others = batch.labels[partner]
+        # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
+        seen, neutral = _occluded(run, config, "recover", inputs, batch.number)
+        logits = run.logits(seen)
+        loss = true_label_cross_entropy(logits, batch.labels, mixed_labels=others, mixed_weight=share)
+        if config.distillation:
+            received = run.received_logits(neutral)
+            loss = torch.lerp(loss, distillation_loss(logits, received, config.temperature), config.distillation)
+        return loss
+
     n_evaluations, n_good, best = 0, 0, 0.0
     for step in run.steps(
         "recover",
+        loss,
+        _optimizer(run, config, config.recover_betas, config.recover_weight_decay),
         of=run.split.recovery,
         batch_size=config.batch_size,
         max_steps=config.recover_max_steps,
         pad=config.crop_pad,
         flip=config.flip,
     ):
-        inputs = step.inputs
-        others, share = None, None
-        if config.mixing and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            inputs, partner, share = mix_up(inputs, config.mixing, generator)
-            others = step.labels[partner]
-        # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
-        seen, neutral = _occluded(run, config, "recover", inputs, step.number)
-        logits = run.logits(seen)
-        loss = true_label_cross_entropy(logits, step.labels, mixed_labels=others, mixed_weight=share)
-        if config.distillation:
-            received = run.received_logits(neutral)
-            loss = torch.lerp(loss, distillation_loss(logits, received, config.temperature), config.distillation)
         factor = cosine(step.fraction) if config.recover_schedule == "cosine" else 1.0
-        run.update(optimizer, loss, strength * config.recover_rate * factor, strength * config.recover_decay * factor)
+        step.take(strength * config.recover_rate * factor, strength * config.recover_decay * factor)
 
         if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
             accuracy = run.evaluate_holdout()
@@ -273,7 +283,7 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
                     return
 
 
-def _occluded(run: Run, config: SeamConfig, phase: str, inputs: Batch, step: int) -> tuple[Batch, Batch]:
+def _occluded(run: Run, config: SeamConfig, phase: str, inputs: Batch, step: int | Tensor) -> tuple[Batch, Batch]:
     input_range = run.input_range()
     if not config.occlusions or input_range is None or isinstance(inputs, dict):
         return inputs, inputs
@@ -284,8 +294,8 @@ def _occluded(run: Run, config: SeamConfig, phase: str, inputs: Batch, step: int
     return occlude(inputs, lowest, highest, places, n_rectangles=config.occlusions, seed=seed, step=step)
 
 
-def _optimizer(run: Run, config: SeamConfig, betas: tuple[float, ...], weight_decay: float) -> Stepper:
-    pair = (float(betas[0]), float(betas[1]))  # torch refuses integers, which a config may hold
-    if config.optimizer == "relative_adam":
-        return RelativeAdam(run.model, pair)
-    return TorchStepper(torch.optim.Adam(run.model.parameters(), lr=1.0, betas=pair, weight_decay=weight_decay))
+def _optimizer(run: Run, config: SeamConfig, betas: tuple[float, ...], weight_decay: float) -> Optimizer:
+    pair = (float(betas[0]), float(betas[1]))
+    if config.optimizer == "adam":
+        return Adam(run.model, pair, weight_decay)
+    return RelativeAdam(run.model, pair, decays=config.recover_decay > 0)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from seamfast.engine.run import Run, TorchStepper
+from seamfast.engine.optimizer import SGD
+from seamfast.engine.run import Run
+from seamfast.engine.step import TrainingBatch
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import triangle
 from seamfast.ops import true_label_cross_entropy
@@ -57,17 +59,19 @@ class SuperFineTuneConfig(MethodConfig):
 def super_fine_tune(run: Run, config: SuperFineTuneConfig) -> None:
     """Two phases of cycles on true labels, one optimizer throughout."""
     run.restart()
-    optimizer = TorchStepper(
-        torch.optim.SGD(
-            run.model.parameters(), lr=config.base_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-    )
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        return true_label_cross_entropy(run.logits(batch.inputs), batch.labels)
+
+    optimizer = SGD(run.model, config.momentum, config.weight_decay)
     for phase, peak, max_steps, time_share in (
         ("forget", config.forget_rate, config.forget_steps, 0.5),
         ("recover", config.recover_rate, config.recover_steps, 1.0),
     ):
         for step in run.steps(
             phase,
+            loss,
+            optimizer,
             of=run.split.recovery,
             batch_size=config.batch_size,
             max_steps=max_steps,
@@ -75,7 +79,6 @@ def super_fine_tune(run: Run, config: SuperFineTuneConfig) -> None:
             flip=config.flip,
             time_share=time_share,
         ):
-            rate = config.base_rate + (peak - config.base_rate) * triangle(step.fraction, config.n_cycles)
-            run.update(optimizer, true_label_cross_entropy(run.logits(step.inputs), step.labels), rate)
+            step.take(config.base_rate + (peak - config.base_rate) * triangle(step.fraction, config.n_cycles))
             if step.is_last or (step.number + 1) % config.eval_every == 0:
                 run.evaluate_holdout()

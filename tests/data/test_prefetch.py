@@ -23,7 +23,9 @@ from seamfast.data.resident import Resident
 from seamfast.data.split import split_by_class
 from seamfast.engine.events import Announcer
 from seamfast.engine.model import WorkingCopy
+from seamfast.engine.optimizer import SGD
 from seamfast.engine.run import Clock, Run
+from seamfast.engine.step import TrainingBatch
 from seamfast.errors import InputError
 from seamfast.ops import gather_augment
 
@@ -468,12 +470,21 @@ def test_steps_bring_augmented_samples_new_at_each_pass_and_attempt(
         announcer=Announcer([], FineTuneConfig(), copied.model, False),
         accuracy_budget=0.03,
     )
+    seen: list[TrainingBatch] = []
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        seen.append(batch)
+        return run.logits(batch.inputs).sum()
+
     for attempt in range(2):
         run.restart()
-        steps = list(run.steps("recover", of=samples, batch_size=16, max_steps=8, pad=2, flip=True))
-        first_pass = torch.cat([step.indices for step in steps])[:40]
+        seen.clear()
+        optimizer = SGD(copied.model)
+        for step in run.steps("recover", loss, optimizer, of=samples, batch_size=16, max_steps=8, pad=2, flip=True):
+            step.take(0.0)
+        first_pass = torch.cat([batch.indices for batch in seen])[:40]
         assert torch.equal(first_pass.sort().values, samples.sort().values)
-        for step, number in zip(steps, range(8), strict=True):
+        for batch, number in zip(seen, range(8), strict=True):
             epoch = 8 * attempt + number // 3
-            assert torch.equal(step.inputs, data.inputs(step.indices, pad=2, flip=True, seed=7, epoch=epoch))
-            assert torch.equal(step.labels, tiny_data.labels[step.indices])
+            assert torch.equal(batch.inputs, data.inputs(batch.indices, pad=2, flip=True, seed=7, epoch=epoch))
+            assert torch.equal(batch.labels, tiny_data.labels[batch.indices])

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from seamfast.engine.optimizer import RelativeAdam
+from seamfast.engine.optimizer import SGD, Adam, RelativeAdam
+
+
+def take(optimizer: Any, rate: float, decay: float = 0.0) -> None:
+    optimizer.step(torch.tensor(rate), torch.tensor(decay))
 
 
 def rms(tensor: torch.Tensor) -> float:
@@ -29,12 +34,12 @@ def test_it_is_adamw_with_a_rate_for_each_tensor(tiny_model: Callable[[], nn.Mod
     """Against one AdamW of PyTorch's a tensor, at rates that change from step to step."""
     ours, theirs = tiny_model(), tiny_model()
     sizes = [max(rms(p), 0.1 if p.ndim < 2 else 0.0) for p in theirs.parameters()]
-    optimizer = RelativeAdam(ours, (0.8, 0.95))
+    optimizer = RelativeAdam(ours, (0.8, 0.95), decays=decay > 0)
     others = [torch.optim.AdamW([p], betas=(0.8, 0.95), weight_decay=0.0) for p in theirs.parameters()]
     for step, rate in enumerate((0.05, 0.01, 0.03)):
         with_grads(ours, step)
         with_grads(theirs, step)
-        optimizer.step(rate, decay * rate)
+        take(optimizer, rate, decay * rate)
         for other, size, parameter in zip(others, sizes, theirs.parameters(), strict=True):
             other.param_groups[0]["lr"] = rate * size
             if parameter.ndim >= 2:
@@ -53,12 +58,12 @@ def test_the_relative_update_does_not_know_the_scale(factor: float) -> None:
     with torch.no_grad():
         for parameter in scaled.parameters():
             parameter.mul_(factor)
-    one, other = RelativeAdam(model), RelativeAdam(scaled)
+    one, other = RelativeAdam(model, decays=True), RelativeAdam(scaled, decays=True)
     for step in range(5):
         with_grads(model, step)
         with_grads(scaled, step, 1 / factor)
-        one.step(0.02, 0.001)
-        other.step(0.02, 0.001)
+        take(one, 0.02, 0.001)
+        take(other, 0.02, 0.001)
     for a, b in zip(values(model), values(scaled), strict=True):
         torch.testing.assert_close(b / factor, a, rtol=1e-4, atol=1e-6)
 
@@ -68,7 +73,7 @@ def test_a_rate_is_the_share_that_one_step_moves() -> None:
     model = nn.Linear(20, 30, bias=False)
     before = model.weight.detach().clone()
     with_grads(model, 0)
-    RelativeAdam(model).step(0.01)
+    take(RelativeAdam(model), 0.01)
     moved = (model.weight.detach() - before).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * rms(before)), rtol=1e-3, atol=0)
 
@@ -81,7 +86,7 @@ def test_sizes_are_those_of_the_weights_as_given() -> None:
     for _ in range(30):
         model.weight.grad = torch.full_like(model.weight, -1.0)
         before = model.weight.detach().clone()
-        optimizer.step(0.5)
+        take(optimizer, 0.5)
         torch.testing.assert_close(model.weight.detach() - before, torch.full((4, 4), 0.5 * size), rtol=1e-3, atol=1e-5)
     assert rms(model.weight) > 10 * size
 
@@ -91,7 +96,7 @@ def test_zero_biases_move_and_zero_matrices_hardly() -> None:
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     with_grads(model, 0)
-    RelativeAdam(model).step(0.1)
+    take(RelativeAdam(model), 0.1)
     torch.testing.assert_close(model.bias.detach().abs(), torch.full((3,), 0.01), rtol=1e-3, atol=0)
     assert 0 < rms(model.weight) < 1e-8
 
@@ -101,7 +106,7 @@ def test_decay_takes_its_share_of_matrices_and_kernels_only(tiny_model: Callable
     before = values(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    RelativeAdam(model).step(0.05, decay=0.25)
+    take(RelativeAdam(model, decays=True), 0.05, decay=0.25)
     for parameter, old in zip(model.parameters(), before, strict=True):
         wanted = 0.75 * old if parameter.ndim >= 2 else old
         torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-5, atol=1e-7)
@@ -112,14 +117,14 @@ def test_a_rate_of_zero_moves_nothing(tiny_model: Callable[[], nn.Module]) -> No
     model = tiny_model()
     before = values(model)
     with_grads(model, 0)
-    RelativeAdam(model).step(0.0, 0.1)
+    take(RelativeAdam(model, decays=True), 0.0, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(values(model), before, strict=True))
 
 
 def test_grads_are_forgotten_after_a_step(tiny_model: Callable[[], nn.Module]) -> None:
     model = tiny_model()
     with_grads(model, 0)
-    RelativeAdam(model).step(0.01)
+    take(RelativeAdam(model), 0.01)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -128,5 +133,45 @@ def test_parameters_without_grads_or_numbers_are_passed_over() -> None:
     model.none = nn.Parameter(torch.zeros(0, 4))
     model.weight.grad = torch.ones(3, 3)
     bias = model.bias.detach().clone()
-    RelativeAdam(model).step(0.1)
+    take(RelativeAdam(model), 0.1)
     assert torch.equal(model.bias.detach(), bias)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.03])
+@pytest.mark.parametrize("kind", ["adam", "sgd", "sgd without momentum", "sgd nesterov"])
+def test_they_are_those_of_pytorch(tiny_model: Callable[[], nn.Module], kind: str, weight_decay: float) -> None:
+    ours, theirs = tiny_model(), tiny_model()
+    momentum = 0.0 if "without" in kind else 0.9
+    optimizer: Any
+    other: torch.optim.Optimizer
+    if kind == "adam":
+        optimizer = Adam(ours, (0.5, 0.9), weight_decay)
+        other = torch.optim.Adam(theirs.parameters(), betas=(0.5, 0.9), weight_decay=weight_decay)
+    else:
+        nesterov = "nesterov" in kind
+        optimizer = SGD(ours, momentum, weight_decay, nesterov=nesterov)
+        other = torch.optim.SGD(
+            theirs.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+        )
+    for step, rate in enumerate((0.05, 0.01, 0.03)):
+        with_grads(ours, step)
+        with_grads(theirs, step)
+        take(optimizer, rate, 0.5)  # these two have no decay of their own
+        other.param_groups[0]["lr"] = rate
+        other.step()
+    for got, wanted, start in zip(values(ours), values(theirs), values(tiny_model()), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(got, start)
+    assert all(p.grad is None for p in ours.parameters())
+
+
+@pytest.mark.parametrize("make", [RelativeAdam, Adam, SGD])
+def test_a_tensor_without_a_gradient_stays(tiny_model: Callable[[], nn.Module], make: Any) -> None:
+    model = tiny_model()
+    before = values(model)
+    optimizer = make(model)
+    take(optimizer, 0.1, 0.1)
+    next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
+    take(optimizer, 0.1, 0.1)
+    for number, (got, old) in enumerate(zip(values(model), before, strict=True)):
+        assert torch.equal(got, old) == (number > 0)

@@ -1,0 +1,49 @@
+"""How a run uses the host: PyTorch's threads and its deterministic mode, put back when the run is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+MAX_THREADS = 1024
+_SLACK = 1.05
+"""As many threads as there are stay, unless one is faster than so many times: a draw is no reason."""
+
+
+@contextmanager
+def put_back() -> Iterator[None]:
+    """Whatever a run changes of PyTorch's threads and deterministic mode is as before afterwards, on errors too."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+def choose_threads(step_seconds: Callable[[], float]) -> str:
+    """One thread, or as many as PyTorch has: what a step is faster with here and now; returns why.
+
+    PyTorch's threads wait for each other by spinning: beside other load, or in steps of a millisecond, many are slower
+    than one by up to twenty times.
+
+    Args:
+        step_seconds: takes a training step and returns its duration.
+    """
+    n = torch.get_num_threads()
+    if n == 1:
+        return "PyTorch was set to one thread"
+    step_seconds()  # pays for what is made once
+    many = step_seconds()
+    torch.set_num_threads(1)
+    one = step_seconds()
+    if one * _SLACK < many:
+        return f"a step took {one * 1e3:.3g} ms with one thread and {many * 1e3:.3g} ms with {n}"
+    torch.set_num_threads(n)
+    return f"a step took {many * 1e3:.3g} ms with {n} threads and {one * 1e3:.3g} ms with one"
