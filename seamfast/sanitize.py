@@ -176,8 +176,8 @@ def sanitize(
             announcer.tell("on_train_begin")
             run_method(method, run, settings)
             # In the dtypes in which the model is handed back: what is measured is what is returned.
-            copied.round_to_given_dtypes()
-            record.after = run.count(triggers)
+            rounded = copied.round_to_given_dtypes()
+            record.after = run.count(triggers) if rounded or run.final_counts is None else run.final_counts
             if record.after.n_nan:
                 raise RunStopped("the sanitised model returned NaN on held-out data")
         except RunStopped as stop:

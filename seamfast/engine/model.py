@@ -114,10 +114,15 @@ class WorkingCopy:
         teacher = copy.deepcopy(self._given).to(device=self._device, dtype=torch.float32)
         return teacher.eval().requires_grad_(False)
 
-    def round_to_given_dtypes(self) -> None:
-        """Round the weights as ``finish`` will, but keep them in float32."""
+    def round_to_given_dtypes(self) -> bool:
+        """Round the weights as ``finish`` will, but keep them in float32; whether there was anything to round."""
+        rounded = False
         for name, tensor in _tensors(self.model):
-            tensor.data = tensor.data.to(self._dtypes.get(name, tensor.dtype)).to(tensor.dtype)
+            given = self._dtypes.get(name, tensor.dtype)
+            if given not in (tensor.dtype, torch.float64):  # which holds every float32
+                tensor.data = tensor.data.to(given).to(tensor.dtype)
+                rounded = True
+        return rounded
 
     def finish(self) -> nn.Module:
         """The copy in the dtypes, mode, trainability and device of the given model."""

@@ -25,6 +25,11 @@ from seamfast.engine.precision import Precision, choose_precision, step_seconds
 from seamfast.engine.step import Draws, Loss, Stepper, TrainingStep, stepper
 from seamfast.triggers import Trigger
 
+_EVALUATION_SHARE = 0.1
+"""Of the time of a phase, what its evaluations may take."""
+_FEWEST_WATCHED = 256
+"""An accuracy near chance is then known to about 2 points."""
+
 
 class RunStopped(Exception):
     """The run cannot go on; the message says at which phase and step, and why."""
@@ -75,6 +80,7 @@ class Run:
         evaluation_seconds: of them, what evaluations took.
         stepped: how the steps were taken, by phase: ``"cuda graph"``, or ``"eager: "`` and why.
         accuracy_received: held-out accuracy of the model as received, in [0, 1].
+        final_counts: outcomes on the held-out part in float32 since the last step, if they were counted.
         time_ran_out: whether the time budget cut a phase short.
         returns_probabilities: whether the model as received seems to end in a softmax.
     """
@@ -107,6 +113,7 @@ class Run:
         self.evaluation_seconds = 0.0
         self.stepped: dict[str, str] = {}
         self.accuracy_received = math.nan
+        self.final_counts: Counts | None = None
         self.time_ran_out = False
         self.returns_probabilities = False
         self.announcer = announcer
@@ -120,7 +127,10 @@ class Run:
         self._triggers = triggers
         self._generators: dict[str, torch.Generator] = {}
         self._stepper: Stepper | None = None
+        order = torch.Generator().manual_seed(seed)
+        self._watched = split.holdout[torch.randperm(len(split.holdout), generator=order)]
         self._n_unread = 0
+        self._batch_size = 0
         self._phase_start = 0
         self._mark = 0.0
         self._teacher: nn.Module | None = None
@@ -216,6 +226,8 @@ class Run:
             raise RunStopped(f"the time budget of {self.clock.budget_s:g} s was used up before the {phase} phase began")
         limit = begin + (self._deadline - begin) * time_share
         state.phase = phase
+        self._batch_size = batch_size
+        self.final_counts = None
         first = self._phase_start = state.global_step
         self.announcer.plan(max_steps)
         self.model.train()
@@ -308,11 +320,18 @@ class Run:
         return made
 
     def evaluate_holdout(self) -> float:
-        """Held-out accuracy in [0, 1], written to the history with the mean loss since the last time."""
+        """Held-out accuracy in [0, 1], written to the history with the mean loss since the last time.
+
+        Of a large held-out part, a slice is counted, always the same samples first: as many as cost a tenth of the
+        steps since the last time.
+        """
         assert self._stepper is not None
         begin = self.clock.elapsed()
         self._check_loss()
-        counts = self.count(self._triggers, self.precision)
+        # A forward pass is a third of a step; each known trigger is a pass of its own.
+        affordable = _EVALUATION_SHARE * 3 * self._n_unread * self._batch_size / (1 + len(self._triggers))
+        watched = self._watched[: max(int(affordable), _FEWEST_WATCHED)]
+        counts = self.count(self._triggers, self.precision, watched)
         accuracy = counts.n_correct / counts.n_samples
         state = self.announcer.state
         rates = {t.name: t.n_hit / t.n_eligible for t in counts.triggers if t.n_eligible}
@@ -331,13 +350,13 @@ class Run:
         return (self.accuracy_received + 1 / self.num_classes) / 2
 
     def accuracy_is_back(self) -> bool:
-        """Whether held-out accuracy, in float32, lies within the accuracy budget below the one as received."""
-        history = self.announcer.state.log_history
+        """Whether accuracy on all of the held-out part, in float32, lies within the budget below the one as received.
+
+        What was counted is kept as ``final_counts``.
+        """
+        self.final_counts = self.count(self._triggers)
         n = len(self.split.holdout)
-        last = history[-1].holdout_accuracy if history else 0.0
-        if self.precision.bf16 and history:
-            last = self.count().n_correct / n
-        n_lost = round((self.accuracy_received - last) * n) if history else n
+        n_lost = round(self.accuracy_received * n) - self.final_counts.n_correct
         return n_lost <= n_lost_allowed(n, self._accuracy_budget)
 
     def time_for_another_attempt(self) -> bool:
@@ -345,14 +364,16 @@ class Run:
         elapsed = self.clock.elapsed()
         return elapsed + sum(self.phase_seconds.values()) / (self.attempt + 1) <= self._deadline
 
-    def count(self, triggers: Sequence[Trigger] = (), precision: Precision | None = None) -> Counts:
-        """Outcome counters of the working copy on the held-out part; in float32, unless told otherwise."""
+    def count(
+        self, triggers: Sequence[Trigger] = (), precision: Precision | None = None, of: Tensor | None = None
+    ) -> Counts:
+        """Outcome counters of the working copy, on the held-out part and in float32 unless told otherwise."""
         # A model may draw in eval mode too; what is counted must not shift the draws of the training steps.
         with seeded(self.seed, self.device):
             return measure(
                 self.model,
                 self._data,
-                self.split.holdout,
+                self.split.holdout if of is None else of,
                 num_classes=self.num_classes,
                 triggers=triggers,
                 seed=self.seed,
