@@ -1,4 +1,4 @@
-"""``gather_augment`` and ``stamp_trigger`` in C++ on one thread, against what they replace.
+"""``gather_augment``, ``stamp_trigger`` and ``occlude`` in C++ on one thread, against what they replace.
 
     python -m pytest benches/bench_data_path.py --benchmark-only
 
@@ -16,6 +16,9 @@ Baselines:
   tensor ops   the stamping chain in eager PyTorch on the whole batch: ``images[indices]``, the trigger's formula, then
                ``.float()``, ``/ 255``, ``- mean``, ``/ std`` (in place after the first). Fractions in float32, as such
                code does; ours is float64, so a few ties may fall apart by one level ("match" allows one level).
+               And the pasting of patterns on the whole batch: ``benches/baselines/occlude.py``, which draws less (one
+               field of noise and one other image for all rectangles), and draws otherwise: "match" is with the op's
+               reference.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seamfast.ops import TriggerTable, cpp, gather_augment, stamp_trigger
+from benches.baselines.occlude import occlude as occlude_by_tensors
+from seamfast.ops import TriggerTable, cpp, gather_augment, occlude, stamp_trigger
 from seamfast.triggers import Additive, Blend, ColorFilter, Patch, Sinusoid, Trigger, Warp
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -234,3 +238,20 @@ def test_stamp_against_tensor_ops(race: Any, kind: str, size: int, batch: int) -
     apart = (ours() - tensor_ops()).abs()
     match = bool(apart.max() < level) and float((apart > level / 10).float().mean()) < 0.02
     race(f"stamp {kind} {size}x{size} x{batch}", ours, "tensor ops", tensor_ops, match=match, target=3, turns=11)
+
+
+@pytest.mark.parametrize(("channels", "size", "batch"), [(3, 32, 128), (1, 28, 128), (3, 224, 32)])
+def test_occlude_against_tensor_ops(race: Any, channels: int, size: int, batch: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    data = torch.rand(batch, channels, size, size, generator=generator)
+    lowest, highest, ids = torch.zeros(channels), torch.ones(channels), torch.arange(batch)
+    ends = (lowest.view(1, -1, 1, 1), highest.view(1, -1, 1, 1))
+
+    def ours(backend: str = "cpp") -> tuple[Tensor, Tensor]:
+        return occlude(data, lowest, highest, ids, seed=3, step=5, threads=1, backend=backend)
+
+    def tensor_ops() -> tuple[Tensor, Tensor]:
+        return occlude_by_tensors(data, *ends, generator)
+
+    match = all(map(torch.equal, ours(), ours("reference")))
+    race(f"occlude {channels}x{size}x{size} x{batch}", ours, "tensor ops", tensor_ops, match=match, target=3, turns=11)

@@ -74,7 +74,7 @@ def backends_on(op: str, device: Any) -> list[str]:
 def verify(device: Any, quick: bool) -> dict[str, Any]:
     """Every kernel on ``device``: losses and gradients against float64, all else bit for bit against the reference."""
     found: dict[str, Any] = {}
-    for check in (verify_loss, verify_counts, verify_gather, verify_stamp):
+    for check in (verify_loss, verify_counts, verify_gather, verify_stamp, verify_occlude):
         for name, row in check(device, quick).items():
             found[name] = row
             print(f"{'ok  ' if row['ok'] else 'FAIL'} {name} {row.get('max_error', '')}", flush=True)
@@ -176,6 +176,31 @@ def verify_stamp(device: Any, quick: bool) -> dict[str, Any]:
                 arguments = [value.to(device) for value in (images, indices, table, ids)]
                 got = stamp_trigger(*arguments, **settings, backend=name).cpu()
                 found[f"stamp {name} {size} {str(dtype)[6:]}, bits"] = {"ok": bool(torch.equal(got, want))}
+    return found
+
+
+def verify_occlude(device: Any, quick: bool) -> dict[str, Any]:
+    import torch
+
+    from seamfast.ops import occlude
+
+    found: dict[str, Any] = {}
+    shapes = [(6, 3, 32, 32)] if quick else [(128, 3, 32, 32), (128, 1, 28, 28), (40, 3, 224, 224), (40, 5, 9, 7)]
+    for name in backends_on("occlude", device):
+        for shape in shapes:
+            for last in (False, True):
+                generator = torch.Generator().manual_seed(shape[1])
+                layout = torch.channels_last if last else torch.contiguous_format
+                images = torch.rand(shape, generator=generator).contiguous(memory_format=layout)
+                arguments = (images, -torch.rand(shape[1]), torch.rand(shape[1]), torch.arange(shape[0]) * 2**33 - 5)
+                settings: Any = {"n_rectangles": 6, "seed": 2**63 + 5, "step": 2**32 - 1}
+                there = [value.to(device) for value in arguments]
+                got = occlude(*there, **settings, backend=name)
+                want = occlude(*there, **settings, backend="reference")
+                on_cpu, _ = occlude(*arguments, **settings, backend="reference")
+                # The mean image's last bits depend on the device, which sums in an order of its own.
+                ok = all(map(torch.equal, got, want)) and torch.equal(got[0].cpu(), on_cpu)
+                found[f"occlude {name} {'x'.join(map(str, shape))}{' channels_last' * last}, bits"] = {"ok": ok}
     return found
 
 
@@ -414,6 +439,50 @@ def time_pixels(device: Any, quick: bool, bandwidth: float) -> list[dict[str, An
     return rows
 
 
+def occlude_of_chain(pick: Any, lowest: Any, highest: Any) -> Callable[[], Any]:
+    """The same by tensor operations, which draw from the device's own generator."""
+    import torch
+
+    from benches.baselines.occlude import occlude
+
+    ends = (lowest.view(1, -1, 1, 1), highest.view(1, -1, 1, 1))
+    if lowest.device.type == "cuda":
+        torch.cuda.init()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    else:
+        generator = torch.default_generator
+    return lambda: occlude(pick(), *ends, generator)
+
+
+def time_occlude(device: Any, quick: bool, bandwidth: float) -> list[dict[str, Any]]:
+    """Pasting patterns, for student and teacher, against tensor operations; the op's time holds that of the mean."""
+    import torch
+
+    from seamfast.ops import occlude
+
+    rows = []
+    for batch, channels, size in [(4, 3, 32)] if quick else [(128, 1, 28), (128, 3, 32), (8192, 3, 32), (512, 3, 224)]:
+        n_bytes = 3 * 4 * batch * channels * size * size  # the images in, two batches out
+        pick = cycle([torch.rand(batch, channels, size, size, device=device) for _ in range(2 if quick else 4)])
+        lowest, highest = torch.zeros(channels, device=device), torch.ones(channels, device=device)
+        ids, step = torch.arange(batch, device=device), torch.zeros((), dtype=torch.int64, device=device)
+        others = {"eager": occlude_of_chain(pick, lowest, highest)}
+        for backend in backends_on("occlude", device):
+            ours = functools.partial(
+                lambda pick, *arguments, **settings: occlude(pick(), *arguments, **settings),
+                pick,
+                lowest,
+                highest,
+                ids,
+                seed=1,
+                step=step,
+                backend=backend,
+            )
+            row = raced(f"occlude {backend} {batch} x {channels}x{size}x{size}", ours, others, device)
+            rows.append(of_roofline(row, n_bytes, bandwidth))
+    return rows
+
+
 def time_evaluate(device: Any, quick: bool) -> dict[str, Any]:
     """16 triggers x 10,000 images against a loop like BackdoorBench's, and what stamping and counting take of it."""
     import torch
@@ -546,7 +615,9 @@ def main() -> int:
     parser.add_argument("--out", help="where to write the JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, to test this script")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only", choices=("loss", "pixels", "evaluate", "sanitize"), help="time this part alone")
+    parser.add_argument(
+        "--only", choices=("loss", "pixels", "occlude", "evaluate", "sanitize"), help="time this part alone"
+    )
     arguments = parser.parse_args()
     built = build()
     print("extension:", "built" if built["ok"] else f"not built\n{built['tail']}", flush=True)
@@ -576,6 +647,7 @@ def main() -> int:
     parts: dict[str, Callable[[], Any]] = {
         "loss": lambda: time_loss(device, arguments.quick, bandwidth),
         "pixels": lambda: time_pixels(device, arguments.quick, bandwidth),
+        "occlude": lambda: time_occlude(device, arguments.quick, bandwidth),
         "evaluate": lambda: time_evaluate(device, arguments.quick),
         "sanitize": lambda: time_sanitize(device, arguments.quick),
     }

@@ -57,10 +57,12 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 
 
 def run(schedule: Schedule, model: nn.Module) -> nn.Module:
+    device = next(model.parameters()).device
     split, batch_size = schedule.split(), schedule.config.batch_size
     trained, teacher = copy.deepcopy(model), frozen(model)
     classes = int(schedule.clean.labels.max()) + 1
-    ends, generator = ends_of(schedule.clean), torch.Generator().manual_seed(schedule.seed)
+    ends = ends_of(schedule.clean, device)
+    generator = torch.Generator(device).manual_seed(schedule.seed)
 
     def loader(indices: Tensor, trains: bool) -> Any:
         if trains:  # a smaller set comes more than once in a batch
@@ -71,6 +73,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             shuffle=trains,
             drop_last=trains,
             num_workers=2,
+            pin_memory=device.type == "cuda",
             persistent_workers=True,
             worker_init_fn=lambda _: torch.set_num_threads(1),
         )
@@ -82,7 +85,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
         total_loss, n_correct = 0.0, 0
         for step in range(schedule.steps(phase)):
             trained.train()
-            inputs, labels = next(batches)
+            inputs, labels = (value.to(device, non_blocking=True) for value in next(batches))
             outputs: list[Tensor] = []
 
             def student(x: Tensor, outputs: list[Tensor] = outputs) -> Tensor:
@@ -95,7 +98,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             total_loss += loss.item()
             n_correct += (outputs[-1].argmax(1) == labels).sum().item()
             if schedule.evaluates_after(phase, step):
-                accuracy(trained, held_out)
+                accuracy(trained, held_out, device)
     return trained
 
 
@@ -104,11 +107,12 @@ def endless(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def accuracy(model: nn.Module, loader: Any) -> float:
+def accuracy(model: nn.Module, loader: Any, device: torch.device) -> float:
     model.eval()
     n_correct = n = 0
     with torch.no_grad():
         for inputs, labels in loader:
+            inputs, labels = (value.to(device, non_blocking=True) for value in (inputs, labels))
             n_correct += (model(inputs).argmax(1) == labels).sum().item()
             n += len(labels)
     return n_correct / n

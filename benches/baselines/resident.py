@@ -20,34 +20,35 @@ from seamfast.engine.precision import Precision
 
 
 def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bool = False) -> nn.Module:
+    device = next(model.parameters()).device
     split, c = schedule.split(), schedule.config
     clean = schedule.clean
     assert isinstance(clean.inputs, Tensor)
-    images = precision.laid_out(clean.normalize(clean.inputs))
+    images = precision.laid_out(clean.normalize(clean.inputs).to(device))
     assert isinstance(images, Tensor)
     trained, teacher = copy.deepcopy(model), frozen(model)
     for net in (trained, teacher):
         precision.prepare(net)
     student_, teacher_ = (torch.compile(net) if compiles else net for net in (trained, teacher))
     classes = int(clean.labels.max()) + 1
-    ends, generator = ends_of(clean), torch.Generator().manual_seed(schedule.seed)
-    cpu = torch.device("cpu")
+    ends, generator = ends_of(clean, device), torch.Generator(device).manual_seed(schedule.seed)
+    all_labels = clean.labels.to(device)
 
     def forward(net: nn.Module) -> object:
         def call(x: Tensor) -> Tensor:
-            with precision.computing(cpu):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision.bf16):
                 return net(precision.laid_out(x)).float()
 
         return call
 
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
-        batches = endless(part, c.batch_size)
+        batches = endless(part.to(device), c.batch_size)
         for step in range(schedule.steps(phase)):
             trained.train()
             chosen = next(batches)
             inputs = augmented(images[chosen], c.crop_pad, c.flip)
-            labels = clean.labels[chosen]
+            labels = all_labels[chosen]
             loss = loss_of(
                 schedule, phase, inputs, labels, forward(student_), forward(teacher_), ends, generator, classes
             )
@@ -57,8 +58,8 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
                 trained.eval()
                 with torch.no_grad():
                     right = [
-                        (forward(trained)(images[some]).argmax(1) == clean.labels[some]).sum()
-                        for some in split.holdout.split(512)
+                        (forward(trained)(images[some]).argmax(1) == all_labels[some]).sum()
+                        for some in split.holdout.to(device).split(512)
                     ]
                 float(torch.stack(right).sum())
     return trained.to(memory_format=torch.contiguous_format)
@@ -69,7 +70,7 @@ def endless(part: Tensor, batch_size: int) -> Iterator[Tensor]:
     order = part[:0]
     while True:
         while len(order) < batch_size:
-            order = torch.cat([order, part[torch.randperm(len(part))]])
+            order = torch.cat([order, part[torch.randperm(len(part), device=part.device)]])
         yield order[:batch_size]
         order = order[batch_size:]
 

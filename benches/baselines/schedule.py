@@ -97,9 +97,10 @@ class Schedule:
         return (step + 1) % every == 0 or step == self.steps(phase) - 1
 
 
-def seamfast_run(schedule: Schedule, model: nn.Module) -> nn.Module:
+def seamfast_run(schedule: Schedule, model: nn.Module, **more: Any) -> nn.Module:
     """The same by seamfast, all that a caller gets included: copy, split, probe, measurements, report."""
-    return seamfast.sanitize(model, schedule.clean, config=schedule.config, seed=schedule.seed, progress=False).model
+    clean, config, seed = schedule.clean, schedule.config, schedule.seed
+    return seamfast.sanitize(model, clean, config=config, seed=seed, progress=False, **more).model
 
 
 def loss_of(
@@ -117,7 +118,7 @@ def loss_of(
     c = schedule.config
     if phase == "forget":
         seen = occlude(inputs, *ends, generator, n_rectangles=c.occlusions)[0] if c.occlusions else inputs
-        drawn = torch.randint(0, classes - 1, labels.shape)
+        drawn = torch.randint(0, classes - 1, labels.shape, device=labels.device)
         return F.cross_entropy(student(seen), drawn + (drawn >= labels))
     targets = F.one_hot(labels, classes).float()
     if c.mixing:
@@ -133,11 +134,11 @@ def loss_of(
     return loss
 
 
-def ends_of(clean: seamfast.CleanSet) -> tuple[Tensor, Tensor]:
+def ends_of(clean: seamfast.CleanSet, device: torch.device) -> tuple[Tensor, Tensor]:
     """The least and greatest normalised value of each channel."""
     channels = clean.image_shape[0]
     both = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, channels, 1, 1)
-    normal = clean.normalize(both)
+    normal = clean.normalize(both).to(device)
     return normal[:1], normal[1:]
 
 

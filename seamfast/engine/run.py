@@ -122,7 +122,7 @@ class Run:
         self._student = self._compiled(self.model)
         self._data = data
         self.clock = clock
-        self._deadline = math.inf
+        self._deadline = math.inf if clock.budget_s is None else clock.budget_s
         self._accuracy_budget = accuracy_budget
         self._triggers = triggers
         self._generators: dict[str, torch.Generator] = {}

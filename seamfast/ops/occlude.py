@@ -13,7 +13,7 @@ from seamfast.ops import library
 from seamfast.ops._check import MAX_THREADS, as_integer, check_tensor, check_vector
 from seamfast.ops.philox import as_seed, as_when
 
-__all__ = ["MAX_RECTANGLES", "length_thresholds", "occlude"]
+__all__ = ["MAX_RECTANGLES", "length_thresholds", "occlude", "thresholds_on"]
 
 MAX_RECTANGLES, MAX_CHANNELS = 64, 4088
 
@@ -51,8 +51,8 @@ def occlude(
         largest: greatest side as a share of the image's, in ``[0, 1]``.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         step: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``.
-        backend: ``"auto"``, ``"reference"`` or ``"cpp"``.
-        threads: for ``"cpp"``, at most so many; 0 is one for each CPU of the affinity mask.
+        backend: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
+        threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
 
     Returns:
         The images under patterns, and under the mean image of the batch: new, as ``images`` lie in memory. The same
@@ -122,3 +122,13 @@ def length_thresholds(side: int, largest: float) -> tuple[int, ...]:
     reach = largest * side
     longest = min(math.floor(reach), side - 1)
     return tuple(min(math.ceil((k / reach) ** (2 / 3) * 2**32), 2**32 - 1) for k in range(1, longest + 1))
+
+
+# Never evicted: a captured CUDA graph reads the tensor at its address for as long as the graph lives.
+@functools.cache
+def thresholds_on(side: int, largest: float, device: torch.device) -> Tensor:
+    """``length_thresholds`` as int64 on ``device``, filled up to a power of two with what no word reaches."""
+    thresholds = length_thresholds(side, largest)
+    full = 2 ** len(thresholds).bit_length()
+    with torch.inference_mode(False):  # an ordinary tensor, whatever mode the first caller is in
+        return torch.tensor(thresholds + (2**32,) * (full - len(thresholds)), dtype=torch.int64, device=device)

@@ -9,6 +9,8 @@ from seamfast.errors import DTypeError, InputError, ShapeError
 from seamfast.ops._check import as_integer, dtype_name
 
 __all__ = [
+    "STREAMS_OF_NOISE",
+    "STREAMS_OF_RECTANGLE",
     "STREAM_AUGMENT",
     "STREAM_LABELS",
     "STREAM_OCCLUDE",
@@ -27,7 +29,11 @@ STREAM_LABELS = 2
 STREAM_PLACE = 16
 """Last counter word of the draws behind patches at random places."""
 STREAM_OCCLUDE = 32
-"""First of the last counter words behind pasted rectangles, 1024 for each; their noise is past 2**24."""
+"""First of the last counter words of the draws behind pasted rectangles."""
+STREAMS_OF_RECTANGLE = 1 << 10
+"""So many for each rectangle: its sides, its kind, and its colours, four channels each."""
+STREAMS_OF_NOISE = 1 << 24
+"""And so many past the first so many: block ``b`` of 128 bits of rectangle ``r``'s noise is ``(r + 1) * 2**24 + b``."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -64,7 +70,7 @@ def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     return c0, c1, c2, c3
 
 
-def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int) -> Words:
+def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int | Tensor) -> Words:
     """Four random words for each sample: ``philox4x32((id low, id high, when, stream), key=seed)``.
 
     Args:
@@ -72,13 +78,18 @@ def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int
         sample_ids: int64, any shape.
         when: the epoch or step, in ``[0, 2**32)``; or an int64 0-d tensor on the device of ``sample_ids``, taken modulo
             ``2**32``, so that a captured graph can count steps on the device.
-        stream: what the draws are for, see ``STREAM_*`` above.
+        stream: what the draws are for, see ``STREAM_*`` above; or an int64 tensor of such, for many draws at once.
 
     Returns:
-        Four int64 tensors shaped as ``sample_ids``, each element in ``[0, 2**32)``.
+        Four int64 tensors shaped as ``sample_ids``, or as that and ``stream`` broadcast; each element in
+        ``[0, 2**32)``.
     """
+    if isinstance(stream, Tensor):
+        sample_ids, streams = torch.broadcast_tensors(sample_ids, stream)  # type: ignore[no-untyped-call]
+    else:
+        streams = torch.full_like(sample_ids, stream)
     step = (when & _MASK).expand_as(sample_ids) if isinstance(when, Tensor) else torch.full_like(sample_ids, when)
-    counter = (sample_ids & _MASK, _high(sample_ids), step, torch.full_like(sample_ids, stream))
+    counter = (sample_ids & _MASK, _high(sample_ids), step, streams)
     return philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
 
 

@@ -15,12 +15,20 @@ import torch
 from checks import labels_of
 from conftest import Backend
 
-from seamfast.ops import TriggerTable, gather_augment, random_label_loss_and_count, random_labels, stamp_trigger
+from seamfast.ops import (
+    TriggerTable,
+    gather_augment,
+    occlude,
+    random_label_loss_and_count,
+    random_labels,
+    stamp_trigger,
+)
 from seamfast.ops.philox import philox4x32
 from seamfast.triggers import Patch
 
 FILE = Path(__file__).parent / "golden" / "draws.json"
-GOLDEN = json.loads(FILE.read_text()) if FILE.exists() else {"philox": [], "labels": [], "augment": [], "places": []}
+PARTS = ("philox", "labels", "augment", "places", "occlude")
+GOLDEN = {part: [] for part in PARTS} | (json.loads(FILE.read_text()) if FILE.exists() else {})
 
 
 # ---- The generator, as in the paper: Salmon et al., SC 2011. ----
@@ -42,7 +50,7 @@ def words(seed: int, sample: int, when: int, stream: int) -> list[int]:
 def golden() -> dict[str, Any]:
     ids = [*range(6), 49_999, 2**31, 2**32 - 1, 2**32, 2**40 + 3, 2**62 + 12345]
     seeds = [0, 1, 2**32 - 1, 2**63 + 5, 2**64 - 1]
-    found: dict[str, Any] = {"philox": [], "labels": [], "augment": [], "places": []}
+    found: dict[str, Any] = {part: [] for part in PARTS}
     for n, seed in enumerate(seeds):
         counter = [n, 2**32 - 1 - n, 0x9E3779B9 * n % 2**32, n % 2]
         key = [seed % 2**32, seed >> 32]
@@ -63,7 +71,24 @@ def golden() -> dict[str, Any]:
         draws = [words(seed, i, 0, 16) for i in ids]
         where = [[w[0] * free >> 32, w[1] * free >> 32] for w in draws]
         found["places"].append({"free": free, "seed": seed, "ids": ids, "top_left": where})
+    for seed, step in ((0, 0), (seeds[3], 2**32 - 1)):
+        drawn = [[rectangle(seed, i, step, number, len(ids)) for number in range(2)] for i in ids]
+        found["occlude"].append({"seed": seed, "step": step, "ids": ids, "rectangles": drawn})
     return found
+
+
+def rectangle(seed: int, sample: int, step: int, number: int, n: int) -> dict[str, Any]:
+    """One of those pasted over an image of 1x16x16, up to a quarter of its side long: four."""
+    lengths_and_places, kind, color = (words(seed, sample, step, 32 + 1024 * number + k) for k in range(3))
+    spans = []
+    for word, place in (lengths_and_places[:2], lengths_and_places[2:]):
+        # 1 + floor(4 * u ** 1.5), u = word / 2 ** 32: one more for each k with u ** 3 >= (k / 4) ** 2.
+        length = 1 + sum(16 * word**3 >= k**2 * 2**96 for k in (1, 2, 3, 4))
+        begin = min(max((place * (16 + length - 1) >> 32) - (length - 1), 0), 16 - length)
+        spans.append([begin, begin + length])
+    noise = [word for block in range(2) for word in words(seed, sample, step, (number + 1) * 2**24 + block)]
+    found: dict[str, Any] = {"rows": spans[0], "columns": spans[1], "kind": kind[0] >> 30}
+    return found | {"other": kind[1] * n >> 32, "color": color[0], "noise": noise}
 
 
 # ---- What seamfast draws. ----
@@ -131,6 +156,33 @@ def test_places(backend: Backend, case: dict[str, Any]) -> None:
         backend=backend.name,
     )
     assert [image.nonzero()[0].tolist()[1:] for image in got.cpu()] == case["top_left"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["occlude"])
+def test_pasted_rectangles(backend: Backend, case: dict[str, Any]) -> None:
+    if backend.name == "cuda":
+        pytest.skip("occlude has no backend 'cuda'")
+    n = len(case["ids"])
+    images = 2 + torch.arange(n * 256, dtype=torch.float32).view(n, 1, 16, 16)  # each pixel says whose and where it was
+    want, hidden = images.clone(), torch.zeros(images.shape, dtype=torch.bool)
+    for i, rectangles in enumerate(case["rectangles"]):
+        for one in rectangles:
+            at = (i, 0, slice(*one["rows"]), slice(*one["columns"]))
+            bits = [word >> shift & 1 for word in one["noise"] for shift in range(32)]
+            color = torch.tensor(one["color"])
+            fillings = (
+                ((color >> 8) / 2**24).expand(16, 16),
+                (color >> 31).expand(16, 16),
+                torch.tensor(bits).view(16, 16),
+                images[one["other"], 0],
+            )
+            want[at] = fillings[one["kind"]].float()[at[2:]]
+            hidden[at] = True
+    low, high, ids = (torch.tensor(v, device=backend.device) for v in ([0.0], [1.0], case["ids"]))
+    settings: Any = {"n_rectangles": 2, "largest": 0.25, "seed": case["seed"], "step": case["step"]}
+    got, neutral = occlude(images.to(backend.device), low, high, ids, **settings, backend=backend.name)
+    assert torch.equal(got.cpu(), want)
+    assert torch.equal((neutral.cpu() != images), hidden)
 
 
 if __name__ == "__main__":

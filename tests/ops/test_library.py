@@ -83,6 +83,16 @@ def test_opcheck_of_the_counters(native: Any) -> None:
             torch.library.opcheck(OPS.count_outcomes.default, arguments)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("tensors", [False, True])
+def test_opcheck_of_pasted_patterns(native: Any, channels_last: bool, tensors: bool) -> None:
+    seed, step = clock() if tensors else (None, None)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.rand(4, 3, 8, 8).contiguous(memory_format=layout)
+    arguments = (images, images.mean(0).contiguous(), torch.zeros(3), torch.ones(3), INDICES, 2, 0.4)
+    torch.library.opcheck(OPS.occlude.default, (*arguments, 7, seed, 3, step, "auto", 1))
+
+
 def forget(x: Tensor, step: Any) -> Tensor:
     return random_label_cross_entropy(2 * x, LABELS, INDICES, seed=7, step=step)
 

@@ -150,3 +150,4 @@ def test_the_backends_are_different_functions() -> None:
     assert reference.stamp_trigger is not cpp.stamp_trigger
     assert reference.count_outcomes is not cpp.count_outcomes
     assert reference.gather_augment is not cpp.gather_augment
+    assert reference.occlude is not cpp.occlude

@@ -31,6 +31,12 @@ def images(n: int = 64, height: int = 12, width: int = 10) -> torch.Tensor:
     return LOW + (HIGH - LOW) * torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(9))
 
 
+def needs_many(backend: Backend) -> None:
+    """Skip where so many images take minutes."""
+    if backend.is_slow:
+        pytest.skip("too slow here; its bits are the reference's, as another test shows")
+
+
 def marks(n: int, side: int, channels: int = 3) -> torch.Tensor:
     """Images that are full of a number of their own, beyond the range: what is pasted over them shows."""
     return 10.0 + torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1).expand(n, channels, side, side)
@@ -45,14 +51,14 @@ def covered(backend: Backend, n: int, side: int, largest: float = 0.4) -> torch.
 
 
 def test_no_rectangles_change_nothing(backend: Backend) -> None:
-    given = images()
+    given = images(5)
     for got in occluded_by(backend, given, n_rectangles=0):
         assert torch.equal(got, given)
 
 
 @pytest.mark.parametrize("n_rectangles", [1, 3, 6])
 def test_values_stay_in_range_and_the_input_as_it_was(backend: Backend, n_rectangles: int) -> None:
-    given = images()
+    given = images(8 if backend.is_slow else 64)
     before = given.clone()
     for got in occluded_by(backend, given, n_rectangles=n_rectangles):
         assert (got.shape, got.dtype) == (given.shape, given.dtype)
@@ -64,6 +70,7 @@ def test_values_stay_in_range_and_the_input_as_it_was(backend: Backend, n_rectan
 
 @pytest.mark.parametrize("n_rectangles", [1, 4])
 def test_both_hide_the_same_part_one_under_the_mean_image(backend: Backend, n_rectangles: int) -> None:
+    needs_many(backend)
     given = images()
     occluded, neutral = occluded_by(backend, given, n_rectangles=n_rectangles)
     hidden = (neutral != given).any(1, keepdim=True)
@@ -75,6 +82,7 @@ def test_both_hide_the_same_part_one_under_the_mean_image(backend: Backend, n_re
 
 
 def test_what_is_hidden_is_one_rectangle_wholly_inside(backend: Backend) -> None:
+    needs_many(backend)
     side = 12
     for mask in covered(backend, 2000, side, largest=0.4):
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
@@ -85,6 +93,7 @@ def test_what_is_hidden_is_one_rectangle_wholly_inside(backend: Backend) -> None
 
 def test_sides_follow_their_formula(backend: Backend) -> None:
     """``1 + floor(largest * side * u ** 1.5)``: how often each length comes, height and width alike."""
+    needs_many(backend)
     n, side, largest = 10_000, 20, 0.4
     masks = covered(backend, n, side, largest)
     length = torch.arange(1, 9, dtype=torch.float64)
@@ -96,6 +105,7 @@ def test_sides_follow_their_formula(backend: Backend) -> None:
 
 
 def test_borders_are_covered_more_than_the_centre_and_corners_more_than_borders(backend: Backend) -> None:
+    needs_many(backend)
     share = covered(backend, 15_000, 32).double().mean(0)
     low, middle, high = slice(0, 4), slice(14, 18), slice(28, 32)
     centre = share[middle, middle].mean()
@@ -109,12 +119,14 @@ def test_borders_are_covered_more_than_the_centre_and_corners_more_than_borders(
 
 @pytest.mark.parametrize(("largest", "wanted"), [(0.0, 1), (1.0, 64)])
 def test_largest_at_its_ends(backend: Backend, largest: float, wanted: int) -> None:
+    needs_many(backend)
     sizes = covered(backend, 3000, 8, largest).flatten(1).sum(1)
     assert sizes.min() == 1
     assert sizes.max() == wanted
 
 
 def test_the_four_fillings_come_equally_often(backend: Backend) -> None:
+    needs_many(backend)
     n, side = 4000, 8
     given = marks(n, side)
     occluded, neutral = occluded_by(backend, given, 1, n_rectangles=1, largest=1.0)
@@ -140,7 +152,7 @@ def test_the_four_fillings_come_equally_often(backend: Backend) -> None:
 
 def test_another_image_shows_its_own_pixels(backend: Backend) -> None:
     """CutMix: what is pasted comes from the same place of the other image."""
-    n, side = 500, 6
+    n, side = 20 if backend.is_slow else 500, 6
     given = torch.arange(n * side * side, dtype=torch.float32).view(n, 1, side, side) + 10
     occluded, _ = occluded_by(backend, given, 2, n_rectangles=3)
     place = torch.arange(side * side).view(1, 1, side, side)
@@ -151,7 +163,7 @@ def test_another_image_shows_its_own_pixels(backend: Backend) -> None:
 
 
 def test_seed_step_and_name_alone_decide(backend: Backend) -> None:
-    data = images()
+    data = images(5 if backend.is_slow else 64)
     one = occluded_by(backend, data, 3, step=5)
     for same in (
         occluded_by(backend, data, 3, step=5),
@@ -180,6 +192,73 @@ def test_an_empty_batch(backend: Backend) -> None:
 
 def test_every_image_gets_draws_of_its_own(backend: Backend) -> None:
     assert len({tuple(mask.flatten().tolist()) for mask in covered(backend, 50, 12)}) > 40
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (4, 3, 12, 10),
+        (2, 3, 32, 32),  # more pixels than a program of a GPU takes
+        (3, 5, 9, 16),  # more channels than a draw has words
+        (3, 1, 5, 1),
+    ],
+)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_bits_are_those_of_the_reference(
+    backend: Backend, shape: tuple[int, int, int, int], channels_last: bool, on_device: bool
+) -> None:
+    if (backend.name, backend.device.type) == ("reference", "cpu"):
+        pytest.skip("that is what the others are held against")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    data = torch.rand(shape, generator=torch.Generator().manual_seed(4)).contiguous(memory_format=layout)
+    low, high = -torch.rand(shape[1]), torch.rand(shape[1])
+    ids = torch.arange(shape[0]) * 2**33 - 5
+    settings: Any = {"n_rectangles": 6, "largest": 0.7, "seed": 2**64 - 3, "step": 2**32 - 2}
+    want, _ = occlude(data, low, high, ids, **settings, backend="reference")
+    if on_device:  # the same counters, in 64 bits with a sign
+        settings |= {name: torch.tensor(value).to(backend.device) for name, value in (("seed", -3), ("step", -2))}
+    arguments = [value.to(backend.device) for value in (data, low, high, ids)]
+    occluded, neutral = occlude(*arguments, **settings, backend=backend.name)
+    check_batch(occluded, want)
+    # The mean image is the device's: its sum may have another order there.
+    check_batch(neutral, occlude(*arguments, **settings, backend="reference")[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["reference", "triton"])
+def test_a_captured_call_draws_anew_at_each_replay(name: str) -> None:
+    device = torch.device("cuda")
+    data, low, high = (value.to(device) for value in (images(9), LOW.flatten(), HIGH.flatten()))
+    ids, seed, step = (torch.tensor(value, device=device) for value in (range(9), 7, 0))
+
+    def one() -> tuple[Tensor, Tensor]:
+        both = occlude(data, low, high, ids, seed=seed, step=step, backend=name)
+        step.add_(1)
+        return both
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        one()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = one()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    seen = []
+    for number in range(3):
+        step.fill_(number)
+        graph.replay()
+        got = [value.clone() for value in captured]
+        step.fill_(number)
+        for value, want in zip(got, one(), strict=True):
+            check_batch(value, want)
+        seen.append(got[0])
+    assert not torch.equal(seen[0], seen[1])
 
 
 @hypothesis.given(

@@ -34,6 +34,7 @@ def module(name):
 
 
 ce, count, gather, stamp = (module(n) for n in ("cross_entropy", "count_outcomes", "gather_augment", "stamp_trigger"))
+occlude = module("occlude")
 for dtype in ("fp32", "bf16", "fp16"):
     data = f"*{dtype}"
     for classes in (10, 1000, 4096, 16384, 32000):
@@ -70,6 +71,14 @@ for dtype in ("fp32", "bf16", "fp16"):
         types |= dict(above="*fp64", count="i64", triggers="i32", planes="i32")
         kernel = build(stamp._dither_kernel, types, shape | dict(CHANNELS_LAST=last, LANES=32), 1, False)
         assert "fma.rn.f64" not in kernel.asm["ptx"], "float64 is fused, so ties would fall differently"
+for channels, last in ((3, False), (3, True), (5, True)):
+    types = dict(images="*fp32", mean="*fp32", lowest="*fp32", highest="*fp32", sample_ids="*i64", heights="*i64")
+    types |= dict(widths="*i64", occluded="*fp32", neutral="*fp32", count="i32", rectangles="i32", seed="i64")
+    types |= dict(seed_pointer="*i64", step="i64", step_pointer="*i64")
+    constants = dict(CHANNELS=channels, HEIGHT=32, WIDTH=32, HEIGHTS=16, WIDTHS=1, CHANNELS_LAST=last)
+    constants |= dict(SEED_POINTER=last, STEP_POINTER=last, BLOCK=1024)
+    kernel = build(occlude._kernel, types, constants, 4, False)
+    assert "fma.rn.f32" not in kernel.asm["ptx"], "a product is fused with its sum, so colours would round otherwise"
 print("compiled")
 """
 

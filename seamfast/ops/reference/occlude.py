@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops.occlude import length_thresholds
-from seamfast.ops.philox import STREAM_OCCLUDE, below, draw
-
-_NOISE = 1 << 24
-"""Streams of noise: block ``b`` of 128 bits of rectangle ``r`` is ``(r + 1) * _NOISE + b``."""
+from seamfast.ops.occlude import thresholds_on
+from seamfast.ops.philox import STREAM_OCCLUDE, STREAMS_OF_NOISE, STREAMS_OF_RECTANGLE, below, draw
 
 
 def occlude(
@@ -27,50 +24,45 @@ def occlude(
 ) -> tuple[Tensor, Tensor]:
     """Of checked arguments, ``seamfast.ops.occlude``; ``mean`` is the mean image. ``threads`` is PyTorch's affair."""
     n, channels, height, width = images.shape
+    size = channels * height * width
     low = lowest.view(1, -1, 1, 1)
     reach = highest.view(1, -1, 1, 1) - low
-    occluded, neutral = images.clone(), images.clone()
-    for rectangle in range(n_rectangles):
-        stream = STREAM_OCCLUDE + 1024 * rectangle
-        sides = draw(seed, sample_ids, step, stream)
-        kind, partner, _, _ = draw(seed, sample_ids, step, stream + 1)
-        words = [word for four in range(-(-channels // 4)) for word in draw(seed, sample_ids, step, stream + 2 + four)]
-        color = torch.stack(words[:channels], 1).view(n, channels, 1, 1)
 
-        rows = _covered(sides[0], sides[1], height, largest)
-        columns = _covered(sides[2], sides[3], width, largest)
-        inside = (rows[:, :, None] & columns[:, None, :])[:, None]
+    # (N, rectangles, draws, 4): of each rectangle its sides, its kind and other image, its colours, four channels each;
+    # and its noise, 128 bits each.
+    rectangle = torch.arange(n_rectangles, device=images.device)[:, None]
+    draws = torch.arange(2 + -(-channels // 4), device=images.device)
+    blocks = torch.arange(-(-size // 128), device=images.device)
+    first, first_of_noise = STREAM_OCCLUDE + STREAMS_OF_RECTANGLE * rectangle, STREAMS_OF_NOISE * (rectangle + 1)
+    streams = torch.cat([first + draws, first_of_noise + blocks], 1)
+    words = torch.stack(draw(seed, sample_ids[:, None, None], step, streams), 3)
+    words, noise = words[:, :, : len(draws)], words[:, :, len(draws) :]
 
-        # With equal odds: a colour of the range, a colour of its ends, noise of its ends, another image.
-        kind = (kind >> 30).view(n, 1, 1, 1)
-        share = torch.where(kind == 0, (color >> 8).float() * 2**-24, (color >> 31).float())
-        noise = _bits(seed, sample_ids, step, rectangle, images)
-        filling = low + reach * torch.where(kind == 2, noise, share)
-        filling = torch.where(kind == 3, images[below(partner, n)], filling)
-        occluded = torch.where(inside, filling, occluded)
-        neutral = torch.where(inside, mean, neutral)
+    rows = _covered(words[:, :, 0, 0], words[:, :, 0, 1], height, largest)
+    columns = _covered(words[:, :, 0, 2], words[:, :, 0, 3], width, largest)
+    inside = (rows[:, :, :, None] & columns[:, :, None, :])[:, :, None]
+    kind = (words[:, :, 1, 0] >> 30)[:, :, None, None, None]
+    partner = below(words[:, :, 1, 1], n)
+    color = words[:, :, 2:].flatten(2)[:, :, :channels, None, None]
+    # With equal odds: a colour of the range, a colour of its ends, noise of its ends, another image.
+    share = torch.where(kind == 0, (color >> 8).float() * 2**-24, (color >> 31).float())
+    shifts = torch.arange(32, device=images.device)
+
+    occluded = images.clone()
+    for r in range(n_rectangles):
+        bits = (noise[:, r, :, :, None] >> shifts & 1).flatten(1)[:, :size].view(images.shape)  # from the lowest on
+        filling = low + reach * torch.where(kind[:, r] == 2, bits.float(), share[:, r])
+        filling = torch.where(kind[:, r] == 3, images[partner[:, r]], filling)
+        occluded = torch.where(inside[:, r], filling, occluded)
+    neutral = torch.where(inside.any(1), mean, images)
     layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
     return occluded.contiguous(memory_format=layout), neutral.contiguous(memory_format=layout)
 
 
 def _covered(length_word: Tensor, place_word: Tensor, side: int, largest: float) -> Tensor:
-    """``(N, side)`` bool. From touching the first position to touching the last, alike for all; then pushed inside."""
-    length = torch.ones_like(length_word)
-    for threshold in length_thresholds(side, largest):
-        length = length + (length_word >= threshold)
+    """``(N, rectangles, side)`` bool. From touching the first position to touching the last; then pushed inside."""
+    length = 1 + (length_word[:, :, None] >= thresholds_on(side, largest, length_word.device)).sum(2)
     begin = ((place_word * (side + length - 1)) >> 32) - (length - 1)
-    begin = torch.minimum(begin.clamp(min=0), side - length)[:, None]
+    begin = torch.minimum(begin.clamp(min=0), side - length)[:, :, None]
     at = torch.arange(side, device=length.device)
-    return (at >= begin) & (at < begin + length[:, None])
-
-
-def _bits(seed: int | Tensor, sample_ids: Tensor, step: int | Tensor, rectangle: int, images: Tensor) -> Tensor:
-    """0 or 1 for each number of ``images``: the bits of a rectangle's words, from the lowest on."""
-    n, size = len(images), images[0].numel() if len(images) else 0
-    shifts = torch.arange(32, device=images.device)
-    found = []
-    for block in range(-(-size // 128)):
-        words = torch.stack(draw(seed, sample_ids, step, (rectangle + 1) * _NOISE + block), 1)
-        found.append((words[:, :, None] >> shifts & 1).view(n, 128))
-    bits = torch.cat(found, 1)[:, :size] if found else sample_ids.new_zeros(n, 0)
-    return bits.reshape(images.shape).float()
+    return (at >= begin) & (at < begin + length[:, :, None])
