@@ -589,7 +589,9 @@ def time_sanitize(device: Any, quick: bool) -> list[dict[str, Any]]:
                 lambda m=received, c=config: seamfast.sanitize(m, clean, config=c, device=device), device
             )
             cures.append(seconds)
-            seconds, scratch = timed(lambda f=fresh: attacks.train(f(), train_set, recipe, device=device), device)
+            seconds, scratch = timed(
+                lambda f=fresh: attacks.train(f(), train_set, recipe, device=device, precision="auto"), device
+            )
             scratches.append(seconds)
         row = {
             "what": f"sanitize, {name}, {len(clean)} clean images, against {epochs} epochs from scratch",
@@ -610,13 +612,160 @@ def time_sanitize(device: Any, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+PEAK_BF16 = 989e12
+"""Dense bfloat16 operations a second of an H100 or H200 (SXM), as its data sheet says."""
+
+
+def time_engine(device: Any, quick: bool) -> list[dict[str, Any]]:
+    """``sanitize`` against the same schedule driven by others (``benches/baselines``), by turns; 200 steps.
+
+    ``eager`` is seamfast without replays. The share of peak counts the operations of convolutions and matrix products
+    of all steps (student forward and backward, teacher forward), over the seconds of the steps alone.
+    """
+    import torch
+
+    import seamfast
+    from benches.baselines import naive, resident
+    from benches.baselines.schedule import Schedule
+    from seamfast import SeamConfig, attacks
+    from seamfast.engine import graph
+    from seamfast.engine.precision import Precision
+
+    forget, recover, turns = (3, 12, 1) if quick else (15, 185, 5)
+    clean = made_data(300 if quick else 2500, 2)
+    rows = []
+    for name in ("narrow_resnet18",) if quick else ("narrow_resnet18", "resnet18"):
+        for batch_size in (32,) if quick else (128, 512):
+            torch.manual_seed(0)
+            model = attacks.build(name, num_classes=10, in_channels=3, image_size=32).to(device)
+            full = Schedule.of(clean, forget, recover, SeamConfig(batch_size=batch_size))
+            authors = Schedule.of(clean, forget, recover, SeamConfig.authors_cifar10(len(clean)))
+            reports: dict[str, Any] = {}
+
+            def ours(schedule: Any, who: str, m: Any = model, seen: Any = reports) -> None:
+                result = seamfast.sanitize(m, schedule.clean, config=schedule.config, device=device, progress=False)
+                seen[who] = result.report["run"]
+
+            def eager(m: Any = model, s: Any = full, call: Any = ours) -> None:
+                allowed, graph.why_not = graph.why_not, lambda _: "the bench wants it eager"
+                try:
+                    call(s, "eager")
+                finally:
+                    graph.why_not = allowed
+
+            first_s, _ = timed(lambda call=ours, s=full: call(s, "ours"), device)
+            chosen = reports["ours"]["precision"]["chosen"]
+            found = Precision(bf16="bf16" in chosen, channels_last="channels_last" in chosen)
+            calls: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+                "eager": (lambda call=ours, s=full: call(s, "ours"), eager),
+                "resident": (
+                    lambda call=ours, s=full: call(s, "ours"),
+                    lambda s=full, m=model, p=found: resident.run(s, m, p),
+                ),
+                "naive": (lambda call=ours, s=full: call(s, "ours"), lambda s=full, m=model: naive.run(s, m)),
+            }
+            if batch_size == 128 or quick:
+                calls["authors"] = (
+                    lambda call=ours, s=authors: call(s, "authors"),
+                    lambda s=authors, m=model: naive.run(s, m),
+                )
+            if not quick:
+                calls["compiled"] = (
+                    lambda call=ours, s=full: call(s, "ours"),
+                    lambda s=full, m=model, p=found: resident.run(s, m, p, compiles=True),
+                )
+            n_flops = flops_of_run(model, batch_size, forget, recover, device)
+            for who, (mine, theirs) in calls.items():
+                n = 2 if who in ("naive", "authors") and turns > 2 else turns
+                times = [(timed(mine, device)[0], timed(theirs, device)[0]) for _ in range(n)]
+                quotients = [b / a for a, b in times]
+                warm = quotients[1:] or quotients
+                key = "authors" if who == "authors" else "ours"
+                spent = sum(reports[key]["seconds"][phase] for phase in ("forget", "recover"))
+                row = {
+                    "what": f"{name}, batch {32 if who == 'authors' else batch_size}, {forget + recover} steps",
+                    "against": who,
+                    "first_s": round(first_s, 3),
+                    "ours_s": statistics.median(a for a, _ in times),
+                    "theirs_s": statistics.median(b for _, b in times),
+                    "ratio": statistics.median(warm if who == "compiled" else quotients),
+                    "ratio_range": [min(warm), max(warm)],
+                    "ratio_cold": quotients[0],
+                    "turns": n,
+                    "stepped": reports[key]["stepped"],
+                    "precision": reports[key]["precision"]["chosen"],
+                    "seconds": reports[key]["seconds"],
+                }
+                if key == "ours":
+                    row["share_of_bf16_peak"] = n_flops / spent / PEAK_BF16
+                print(json.dumps(row), flush=True)
+                rows.append(row)
+    return rows
+
+
+def flops_of_run(model: Any, batch_size: int, forget: int, recover: int, device: Any) -> float:
+    """Of convolutions and matrix products, as PyTorch counts them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    images = torch.randn(batch_size, 3, 32, 32, device=device)
+    with FlopCounterMode(display=False) as forward:
+        model(images)
+    with FlopCounterMode(display=False) as both:
+        model(images).sum().backward()
+    model.zero_grad(set_to_none=True)
+    return both.get_total_flops() * (forget + recover) + forward.get_total_flops() * recover
+
+
+def time_cold(device: Any, quick: bool) -> dict[str, Any]:
+    """200 steps of ResNet-18 in a new process, from ``import`` to the result, and again in the same process."""
+    code = (
+        f"import time; begin = time.perf_counter(); DEVICE = {str(device)!r}\n"
+        "import torch, seamfast\n"
+        "from benches.gpu_suite import made_data\n"
+        f"name, recover, n = {('narrow_resnet18', 10, 300) if quick else ('resnet18', 185, 2500)}\n"
+        "model = seamfast.attacks.build(name, num_classes=10, in_channels=3, image_size=32)\n"
+        "fixed = {'forget_max_steps': 15, 'forget_until': 1e-9, 'strengths': (1.0,)}\n"
+        "config = seamfast.SeamConfig(recover_max_steps=recover, **fixed)\n"
+        "clean = made_data(n, 2)\n"
+        "times = []\n"
+        "for _ in range(3):\n"
+        "    seamfast.sanitize(model, clean, config=config, device=DEVICE, progress=False)\n"
+        "    times.append(time.perf_counter() - begin); begin = time.perf_counter()\n"
+        "print(*times)"
+    )
+    times = []
+    for _ in range(1 if quick else 3):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return {"error": done.stderr[-1500:]}
+        times.append([float(value) for value in done.stdout.split()])
+    row = {
+        "what": "sanitize, resnet18, 200 steps, from a new process",
+        "cold_s": statistics.median(t[0] for t in times),
+        "warm_s": statistics.median(t[2] for t in times),
+        "turns": len(times),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="where to write the JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, to test this script")
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
-        "--only", choices=("loss", "pixels", "occlude", "evaluate", "sanitize"), help="time this part alone"
+        "--only",
+        choices=("loss", "pixels", "occlude", "evaluate", "cold", "engine", "sanitize"),
+        help="time this part alone",
     )
     arguments = parser.parse_args()
     built = build()
@@ -649,6 +798,8 @@ def main() -> int:
         "pixels": lambda: time_pixels(device, arguments.quick, bandwidth),
         "occlude": lambda: time_occlude(device, arguments.quick, bandwidth),
         "evaluate": lambda: time_evaluate(device, arguments.quick),
+        "cold": lambda: time_cold(device, arguments.quick),
+        "engine": lambda: time_engine(device, arguments.quick),
         "sanitize": lambda: time_sanitize(device, arguments.quick),
     }
     for name, part in parts.items():
