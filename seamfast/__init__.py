@@ -1,15 +1,21 @@
 """seamfast: make a trained classifier forget its backdoor, blind, and say what happened."""
 
-from seamfast import attacks, triggers
+from typing import TYPE_CHECKING, Any
+
+from seamfast import triggers
 from seamfast._version import __version__
 from seamfast.data import CleanSet
-from seamfast.data.readers import load
 from seamfast.engine.events import Callback, HistoryPoint
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.methods import FineTuneConfig, SeamConfig, SuperFineTuneConfig
 from seamfast.metrics import Rate, fidelity, fidelity_nist
 from seamfast.report import Report
 from seamfast.sanitize import SanitizeResult, sanitize
+from seamfast.warmup import warmup
+
+if TYPE_CHECKING:
+    from seamfast import attacks
+    from seamfast.data.readers import load
 
 __all__ = [
     "Callback",
@@ -30,4 +36,22 @@ __all__ = [
     "load",
     "sanitize",
     "triggers",
+    "warmup",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``attacks`` and ``load``, which no run needs, imported when first used."""
+    if name == "attacks":
+        import seamfast.attacks
+
+        return seamfast.attacks
+    if name == "load":
+        from seamfast.data.readers import load
+
+        return load
+    raise AttributeError(f"module 'seamfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
