@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from seamfast.data import as_clean_set
 from seamfast.data.clean_set import CleanSet
+from seamfast.data.rereading import AugmentingSet
 from seamfast.data.resident import Resident
 from seamfast.engine.counting import Counts, measure
 from seamfast.engine.model import check_logits, device_of, evaluating, fit_to_call, logits_of, resolve_device
@@ -156,6 +157,8 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     inputs = fit_to_call(model, samples.inputs)
     if inputs is samples.inputs:
         return samples
+    if isinstance(samples, AugmentingSet):
+        return samples.fitted(lambda inputs: fit_to_call(model, inputs))
     return CleanSet(inputs, samples.labels, num_classes=samples.num_classes, class_names=samples.class_names)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from seamfast._version import __version__
 from seamfast.data import CleanSet, Split
+from seamfast.data.rereading import AugmentingSet
 from seamfast.engine.counting import Counts
 from seamfast.engine.model import digest
 from seamfast.engine.run import Run, n_lost_allowed
@@ -73,6 +74,7 @@ class RunRecord:
                     "n_forget": len(self.split.forget),
                     "n_recovery": len(self.split.recovery),
                     "n_holdout": len(self.split.holdout),
+                    "reading": "every epoch" if isinstance(self.samples, AugmentingSet) else "once",
                 },
                 "holdout": comparison(before, after),
                 "run": {
@@ -185,7 +187,8 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
-        "platform": platform.platform(),
+        # Not platform.platform(), which starts another program to ask.
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",
         "processor": _processor(),
         "n_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "n_threads": torch.get_num_threads(),

@@ -56,6 +56,7 @@ def sanitize(
     method: str = "seam",
     config: MethodConfig | None = None,
     triggers: Sequence[Trigger] = (),
+    augments: bool | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     precision: str = "auto",
@@ -81,6 +82,11 @@ def sanitize(
         method: ``"seam"``, ``"fine_tune"`` or ``"super_fine_tune"``.
         config: of the method; ``None`` for its defaults.
         triggers: known triggers to measure on the held-out part before, during and after.
+        augments: whether samples of ``clean_loader`` come out differently each time that they are read. ``True``: they
+            are read anew whenever training comes to them, for which it must be a map-style ``Dataset``, or a
+            ``DataLoader`` over one; what is held out stays as it was first read. ``False``: all are read once.
+            ``None``: found out, by reading up to 64 samples twice. What they draw from torch's generator ``seed``
+            decides; NumPy's and Python's are the caller's to seed, but in workers.
         seed: an integer in ``[0, 2**63)``; same seed, data, machine and precision: same weights on a CPU.
         device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one; or a torch device.
         precision: ``"auto"``: the fastest of float32 and bfloat16, in either memory layout, as two training steps of
@@ -126,7 +132,7 @@ def sanitize(
     # Seeded, as dropout, and loaders that shuffle or augment, draw from torch's global generators; and with grads,
     # also where the caller has turned them off.
     with seeded(seed, target), torch.inference_mode(False), put_back():
-        samples = _check_samples(as_clean_set(clean_loader))
+        samples = _check_samples(as_clean_set(clean_loader, augments=augments))
         samples = as_called(model, samples)
         copied = WorkingCopy(model, target)
         data = Resident(samples, target)
@@ -164,7 +170,6 @@ def sanitize(
         )
         record = RunRecord(model, method, settings, samples, split, run, time_budget_s)
         try:
-            record.before = run.measure_received()
             run.settle(
                 threads=threads,
                 precision=precision,
@@ -173,6 +178,7 @@ def sanitize(
                 pad=settings.crop_pad,
                 flip=settings.flip,
             )
+            record.before = run.measure_received()
             announcer.tell("on_train_begin")
             run_method(method, run, settings)
             # In the dtypes in which the model is handed back: what is measured is what is returned.

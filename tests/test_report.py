@@ -387,7 +387,7 @@ def test_a_report_says_what_was_done(tiny_model: Callable[[], nn.Module], tiny_d
     assert SeamConfig.from_dict(report["config"]) == SHORT
     assert report["data"] == {
         "n_samples": 160, "num_classes": 4, "class_counts": [40] * 4, "n_forget": 128, "n_recovery": 128,
-        "n_holdout": 32,
+        "n_holdout": 32, "reading": "once",
     }  # fmt: skip
     assert report["model"]["n_parameters"] == sum(p.numel() for p in model.parameters())
     assert report["model"]["class"] == "torch.nn.modules.container.Sequential"

@@ -396,6 +396,83 @@ def test_a_shuffling_loader_gives_what_a_sequential_one_gives(
     assert run(DataLoader(samples, batch_size=7, shuffle=True)) == wanted
 
 
+class Augmenting(Dataset[Any]):
+    """``tiny_data`` as the model takes it, with noise of torch's on it, and a list of what was asked for."""
+
+    def __init__(self, data: CleanSet, amount: float = 0.5) -> None:
+        self.inputs, self.labels, self.amount = normalized(data), data.labels, amount
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.read.append(index)
+        return self.inputs[index] + self.amount * torch.randn(1, 8, 8), self.labels[index]
+
+
+class AtBegin:
+    """Counts what was read before the first step."""
+
+    def __init__(self, data: Augmenting) -> None:
+        self.data, self.n_read = data, 0
+
+    def on_train_begin(self, settings: Any, state: Any, control: Any, **others: Any) -> None:
+        self.n_read = len(self.data.read)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loader_that_augments_is_read_anew_for_every_step_and_never_for_the_held_out_part(
+    method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    data = Augmenting(tiny_data)
+    loader, at_begin = DataLoader(data, batch_size=32, shuffle=True), AtBegin(data)
+    options: dict[str, Any] = {"method": method, "config": METHODS[method], "callbacks": [at_begin], "seed": 3}
+    result = seamfast.sanitize(tiny_model(), loader, **options)
+    report = result.report
+    validator().validate(report)
+    assert report["data"]["reading"] == "every epoch"
+    assert at_begin.n_read == 160 + 64
+    trained_on = data.read[at_begin.n_read :]
+    assert len(trained_on) == sum(report["run"]["steps"].values()) * options["config"].batch_size
+    held_out = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=3).holdout.tolist()
+    assert not set(trained_on) & set(held_out)
+    assert digest(seamfast.sanitize(tiny_model(), loader, **options).model) == digest(result.model)
+
+    frozen = seamfast.sanitize(tiny_model(), loader, augments=False, **options)
+    assert frozen.report["data"]["reading"] == "once"
+    assert digest(frozen.model) != digest(result.model)
+
+
+def test_the_seed_decides_what_a_loader_draws_beside_a_model_that_draws(tiny_data: CleanSet) -> None:
+    model = NoisyAlways(Dropped())
+
+    def run(seed: int) -> str:
+        return digest(seamfast.sanitize(model, Augmenting(tiny_data), config=SHORT, seed=seed).model)
+
+    first = run(7)
+    torch.rand(13)
+    assert run(7) == first
+    assert run(8) != first
+
+
+@pytest.mark.parametrize(("augments", "n_read"), [(None, 160 + 64), (False, 160)])
+def test_a_loader_that_does_not_augment_is_read_once(
+    augments: bool | None, n_read: int, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    data = Augmenting(tiny_data, amount=0.0)
+    result = seamfast.sanitize(tiny_model(), DataLoader(data, batch_size=32), config=SHORT, augments=augments)
+    assert result.report["data"]["reading"] == "once"
+    assert len(data.read) == n_read
+    again = Augmenting(tiny_data, amount=0.0)
+    forced = seamfast.sanitize(tiny_model(), again, config=SHORT, augments=True)
+    assert forced.report["data"]["reading"] == "every epoch"
+    assert digest(forced.model) == digest(result.model)  # the same samples, whichever way they come
+    data.read.clear()
+    seamfast.evaluate(tiny_model(), data)
+    assert data.read == list(range(160))
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_grads_may_be_off_where_it_is_called(
     mode: Any, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
@@ -449,10 +526,11 @@ FORMS: dict[str, Callable[[CleanSet], Any]] = {
     "pair of arrays": lambda d: (normalized(d).numpy(), d.labels.numpy()),
     "arrays of other dtypes": lambda d: (normalized(d).double().numpy(), d.labels.numpy().astype("uint8")),
     "Dataset": lambda d: Pairs(normalized(d), d.labels),
-}
-LOADERS: dict[str, Callable[[CleanSet], Any]] = {
     "DataLoader": lambda d: DataLoader(Pairs(normalized(d), d.labels), batch_size=32),
     "larger batch than the set": lambda d: DataLoader(Pairs(normalized(d), d.labels), batch_size=5000),
+    "shuffling": lambda d: DataLoader(Pairs(normalized(d), d.labels), batch_size=32, shuffle=True),
+}
+ITERABLES: dict[str, Callable[[CleanSet], Any]] = {
     "list of tuples": lambda d: list(batches(d)),
     "list of lists": lambda d: [list(batch) for batch in batches(d)],
     "generator": lambda d: batches(d),
@@ -460,7 +538,7 @@ LOADERS: dict[str, Callable[[CleanSet], Any]] = {
 }
 
 
-@pytest.mark.parametrize("forms", [FORMS, LOADERS], ids=["ordered", "loaders"])
+@pytest.mark.parametrize("forms", [FORMS, ITERABLES], ids=["ordered", "iterables"])
 def test_the_form_of_the_data_does_not_matter(
     forms: dict[str, Callable[[CleanSet], Any]], tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
 ) -> None:

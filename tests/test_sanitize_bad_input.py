@@ -80,6 +80,34 @@ def test_no_samples() -> None:
     refuses_data(InputError, message, (IMAGES[:0], LABELS[:0]))
 
 
+def test_data_that_cannot_be_read_again() -> None:
+    refuses_data(InputError, "augments is 1; expected True, False or None", (IMAGES, LABELS), augments=1)
+    message = (
+        "augments is True and clean_loader is a tuple of length 2; expected a map-style Dataset, or a DataLoader over "
+        "one, whose samples can be read again by index"
+    )
+    refuses_data(InputError, message, (IMAGES, LABELS), augments=True)
+
+
+class Relabelled(TensorDataset):
+    """Sample 5 is of class 1 when it is first read, and of class 2 from then on."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        self.reads += index == 5
+        return (self.tensors[0][index], self.tensors[1][index] + (index == 5 and self.reads > 1))
+
+
+@pytest.mark.parametrize("augments", [None, True])
+def test_labels_that_change(augments: bool | None) -> None:
+    message = (
+        "sample 5 of clean_loader had the label 1 when it was first read and has 2 now; expected labels that stay: "
+        "pass augments=False to have it read once"
+    )
+    refuses_data(InputError, message, Relabelled(IMAGES, LABELS), augments=augments)
+
+
 def test_too_few_samples_and_classes() -> None:
     one_class = (IMAGES, torch.full((40,), 2))
     refuses_data(InputError, "clean_loader holds one class only (2); expected at least two", one_class)

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from seamfast.data.clean_set import CleanSet, as_labels, from_array
-from seamfast.errors import InputError, ShapeError
+from seamfast.data.clean_set import CleanSet
+from seamfast.data.collected import Collected, Columns, as_model_inputs, describe, split_batch
+from seamfast.data.rereading import AugmentingSet, Source, can_be_reread, check_labels
+from seamfast.errors import InputError
 
-_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+_N_PROBED = 64
 
 
-def as_clean_set(data: Any) -> CleanSet:
+def as_clean_set(data: Any, *, augments: bool | None = False) -> CleanSet:
     """``CleanSet`` of all samples that ``data`` holds, read in one pass.
 
-    A loader's samples are put into an order of their own content, so a loader that shuffles gives the same set every
-    time. A loader that augments is read once: its samples stay as that pass drew them.
+    Samples of a map-style dataset, also behind a loader that shuffles, are in the order of the dataset. Those of any
+    other loader are put into an order of their own content, so that one that shuffles gives the same set every time.
 
     Args:
         data: a ``CleanSet`` (returned as it is); an ``(inputs, labels)`` pair of tensors or arrays; a map-style
@@ -30,6 +32,9 @@ def as_clean_set(data: Any) -> CleanSet:
             ``targets``, ``target``, ``y`` and everything else handed to the model by name. Floats are taken in the
             form the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalisation, pass a
             ``CleanSet``).
+        augments: whether samples come out differently each time that they are read. ``True``: an ``AugmentingSet``,
+            for which ``data`` must be a map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: they stay as
+            one pass drew them. ``None``: found out, by reading up to 64 samples a second time, where that can be done.
 
     Returns:
         CleanSet on the CPU.
@@ -42,19 +47,30 @@ def as_clean_set(data: Any) -> CleanSet:
         >>> len(as_clean_set((np.zeros((4, 3, 8, 8), np.float32), [0, 1, 0, 1])))
         4
     """
+    if augments is not None and not isinstance(augments, bool):
+        raise InputError(f"augments is {augments!r}; expected True, False or None")
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        # The default loader: collates samples (tuples, dicts) into batches as every PyTorch user expects.
+        return _from_source(Source(DataLoader(data, batch_size=256)), augments)
+    if isinstance(data, DataLoader) and can_be_reread(data):
+        return _from_source(Source(data), augments)
+    if isinstance(data, AugmentingSet):
+        return data if augments is not False else data.first_draws()
+    if augments:
+        raise InputError(
+            f"augments is True and clean_loader is {describe(data)}; expected a map-style Dataset, or a DataLoader "
+            "over one, whose samples can be read again by index"
+        )
     if isinstance(data, CleanSet):
         return data
     if _is_pair(data):
         return CleanSet(data[0], data[1])
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        # The default loader: collates samples (tuples, dicts) into batches as every PyTorch user expects.
-        return _from_batches(DataLoader(data, batch_size=256), sort=False)
     if isinstance(data, IterableDataset):
-        return _from_batches(DataLoader(data, batch_size=256), sort=True)
+        return _in_content_order(*_collected(DataLoader(data, batch_size=256)))
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor, np.ndarray, Mapping)):
-        return _from_batches(data, sort=True)
+        return _in_content_order(*_collected(data))
     raise InputError(
-        f"clean_loader is {_describe(data)}; expected a DataLoader, a Dataset, "
+        f"clean_loader is {describe(data)}; expected a DataLoader, a Dataset, "
         "an (inputs, labels) pair or a seamfast.CleanSet"
     )
 
@@ -70,72 +86,66 @@ def _is_pair(data: Any) -> bool:
     return isinstance(labels, (list, tuple)) and all(isinstance(v, (int, np.integer)) for v in labels)
 
 
-def _from_batches(batches: Iterable[Any], *, sort: bool) -> CleanSet:
-    columns: dict[str | None, list[Tensor]] = {}
-    labels: list[Tensor] = []
-    for number, batch in enumerate(batches):
-        named, batch_labels = _split_batch(batch, number)
-        if columns and columns.keys() != named.keys():
-            raise InputError(f"batch {number} holds {_names(named)}; expected {_names(columns)} as in the first batch")
-        for name, value in named.items():
-            if name in columns and value.shape[1:] != columns[name][0].shape[1:]:
-                got, wanted = tuple(value.shape[1:]), tuple(columns[name][0].shape[1:])
-                raise ShapeError(
-                    f"batch {number} holds samples of shape {got}; expected {wanted} as in the first batch"
-                )
-            columns.setdefault(name, []).append(value)
-        labels.append(batch_labels)
-    if not sum(len(v) for v in labels):
-        raise InputError("clean_loader yielded no samples; an iterator that was already consumed yields none")
-    inputs = {name: torch.cat(values) for name, values in columns.items()}
-    all_labels = torch.cat(labels)
-    if sort:
-        order = _content_order(inputs.values(), all_labels)
-        inputs, all_labels = {name: value[order] for name, value in inputs.items()}, all_labels[order]
-    if None in inputs:
-        return CleanSet(inputs[None], all_labels)
-    return CleanSet(inputs, all_labels)
-
-
-def _split_batch(batch: Any, number: int) -> tuple[dict[str | None, Tensor], Tensor]:
-    """One batch as named inputs (``None`` names the only, positional one) and labels."""
-    if isinstance(batch, Mapping):
-        key = next((k for k in _LABEL_KEYS if k in batch), None)
-        if key is None:
+def _from_source(source: Source, augments: bool | None) -> CleanSet:
+    keys, size = source.keys, source.batch_size
+    wanted = [keys[i : i + size] for i in range(0, len(keys), size)]
+    # In the same pass, so that workers are started once. Backwards, so that of two workers that were seeded alike, the
+    # second does not draw here what the first drew for the same samples.
+    steps = min(len(keys), _N_PROBED) - 1
+    spread = torch.tensor([i * (len(keys) - 1) // max(steps, 1) for i in range(steps, -1, -1)], dtype=torch.int64)
+    probe = [] if augments is not None or not keys else [[keys[i] for i in spread.tolist()]]
+    batches = source.read([*wanted, *probe])
+    collected = Collected()
+    # Not so where the collation drops broken samples, or makes several of one.
+    one_each = True
+    for expected in wanted:
+        one_each &= collected.add(next(batches)) == len(expected)
+    columns, labels = collected.joined()
+    if not one_each:
+        if augments:
             raise InputError(
-                f"batch {number} has keys {sorted(map(str, batch))}; expected the labels under one of {_LABEL_KEYS}"
+                f"augments is True and clean_loader gave {len(labels)} samples for {len(keys)} indices; "
+                "expected one each"
             )
-        named: dict[str | None, Any] = {str(k): v for k, v in batch.items() if k != key}
-        labels = batch[key]
-        if not named:
-            raise InputError(f"batch {number} has labels only; expected inputs beside {key!r}")
-    elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        if isinstance(batch[0], Mapping):
-            named, labels = {str(k): v for k, v in batch[0].items()}, batch[1]
-        else:
-            named, labels = {None: batch[0]}, batch[1]
-    else:
-        raise InputError(f"batch {number} is {_describe(batch)}; expected (inputs, labels) or a mapping with labels")
-    values = {name: _to_tensor(value, name, number) for name, value in named.items()}
-    batch_labels = as_labels(labels)
-    for name, value in values.items():
-        if value.ndim == 0 or len(value) != len(batch_labels):
-            raise ShapeError(
-                f"batch {number}: {name or 'inputs'} has shape {tuple(value.shape)} and labels ({len(batch_labels)},); "
-                "expected the same number of samples in both"
-            )
-    return values, batch_labels
+        return _in_content_order(columns, labels)
+    if probe and augments is None:
+        again, labels_again = split_batch(next(batches), len(wanted))
+        augments = _changes(columns, labels, spread, probe[0], again, labels_again)
+    if not source.are_ordered:
+        order = _content_order(columns.values(), labels)
+        columns, labels, keys = _at(columns, order), labels[order], [keys[i] for i in order.tolist()]
+    if augments:
+        return AugmentingSet(as_model_inputs(columns), labels, source=source, keys=keys)
+    return CleanSet(as_model_inputs(columns), labels)
 
 
-def _to_tensor(value: Any, name: str | None, number: int) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    try:
-        return from_array(value, name or "inputs").clone()  # a loader may fill the same array again
-    except InputError as error:
-        raise InputError(
-            f"batch {number}: {name or 'inputs'} is {_describe(value)}; expected numbers in a tensor or array"
-        ) from error
+def _changes(
+    columns: Columns, labels: Tensor, positions: Tensor, keys: list[Any], again: Columns, labels_again: Tensor
+) -> bool:
+    """Whether the samples at ``positions`` are others when read ``again``."""
+    first = _at(columns, positions)
+    if len(labels_again) != len(positions) or {k: v.shape for k, v in first.items()} != {
+        k: v.shape for k, v in again.items()
+    }:
+        return False  # what a sample is depends on those that it is collated with, as where they are padded
+    check_labels(keys, labels[positions], labels_again)
+    return not all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def _collected(batches: Iterable[Any]) -> tuple[Columns, Tensor]:
+    collected = Collected()
+    for batch in batches:
+        collected.add(batch)
+    return collected.joined()
+
+
+def _in_content_order(columns: Columns, labels: Tensor) -> CleanSet:
+    order = _content_order(columns.values(), labels)
+    return CleanSet(as_model_inputs(_at(columns, order)), labels[order])
+
+
+def _at(columns: Columns, indices: Tensor) -> Columns:
+    return {name: value[indices] for name, value in columns.items()}
 
 
 def _content_order(columns: Iterable[Tensor], labels: Tensor) -> Tensor:
@@ -147,16 +157,3 @@ def _content_order(columns: Iterable[Tensor], labels: Tensor) -> Tensor:
             digest.update(row.data)
     keys = [digest.digest() for digest in digests]
     return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
-
-
-def _names(columns: Iterable[str | None]) -> list[str]:
-    return sorted(name or "unnamed inputs" for name in columns)
-
-
-def _describe(value: Any) -> str:
-    kind = type(value).__name__
-    if isinstance(value, (Tensor, np.ndarray)):
-        return f"a {kind} of shape {tuple(value.shape)}"
-    if isinstance(value, (tuple, list, Mapping)):
-        return f"a {kind} of length {len(value)}"
-    return f"a {kind}"

@@ -54,7 +54,7 @@ class CleanSet:
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        self.inputs: Batch = _as_inputs(inputs)
+        self.inputs: Batch = as_inputs(inputs)
         self.labels: Tensor = as_labels(labels)
         n = len(self.labels)
         for name, value in _named(self.inputs):
@@ -184,7 +184,8 @@ def from_array(value: Any, name: str) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _as_inputs(inputs: Any) -> Batch:
+def as_inputs(inputs: Any) -> Batch:
+    """``inputs`` in the form in which a ``CleanSet`` holds them, or an error that names what they were."""
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InputError("inputs is an empty mapping; expected at least one named tensor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from seamfast.data.clean_set import Batch, CleanSet
 from seamfast.data.prefetch import prefetch
+from seamfast.data.rereading import AugmentingSet
 from seamfast.ops import TriggerTable, gather_augment, stamp_trigger
 
 T = TypeVar("T", bound=tuple[object, ...])
@@ -50,7 +52,7 @@ class Resident:
     @property
     def draws_at_home(self) -> bool:
         """Whether batches for training are gathered on the device itself, from samples that lie there."""
-        return self.home == self.device
+        return self.home == self.device and not isinstance(self.samples, AugmentingSet)
 
     def inputs(
         self, indices: Tensor, *, pad: int = 0, flip: bool = False, seed: int = 0, epoch: int | Tensor = 0
@@ -82,7 +84,33 @@ class Resident:
         self, drawn: Iterable[tuple[Tensor, int]], *, pad: int = 0, flip: bool = False, seed: int = 0
     ) -> Generator[tuple[Tensor, Batch], None, None]:
         """``batches``, of samples drawn anew where the caller's loader augments; to be closed."""
+        if isinstance(self.samples, AugmentingSet):
+            return self._drawn_anew(self.samples, drawn, pad, flip, seed)
         return self.batches(drawn, pad=pad, flip=flip, seed=seed)
+
+    def _drawn_anew(
+        self, samples: AugmentingSet, drawn: Iterable[tuple[Tensor, int]], pad: int, flip: bool, seed: int
+    ) -> Generator[tuple[Tensor, Batch], None, None]:
+        # On no thread of ours: the caller's code may draw from global generators, as the model does.
+        first = -1
+
+        def indices_alone() -> Iterator[Tensor]:
+            nonlocal first
+            for indices, epoch in drawn:
+                first = epoch if first < 0 else first
+                yield indices
+
+        with closing(samples.fresh(indices_alone())) as fresh:
+            for number, (indices, inputs) in enumerate(fresh):
+                if isinstance(inputs, dict):
+                    batch: Batch = {name: _on(value, self.device, self.dtype) for name, value in inputs.items()}
+                elif samples.is_pixels:
+                    # Crops and flips go by place in the batch here, so each batch counts as an epoch of its own.
+                    rows = torch.arange(len(inputs), device=self.device)
+                    batch = self._normalized(inputs.to(self.device), rows, pad, flip, seed, first + number)
+                else:
+                    batch = _on(inputs, self.device, self.dtype)
+                yield indices.to(self.device), batch
 
     def stamped_batches(
         self, drawn: Iterable[tuple[Tensor, Tensor]], triggers: TriggerTable, *, seed: int = 0
@@ -116,10 +144,15 @@ class Resident:
             return {name: value[indices] for name, value in self._inputs.items()}
         if not self.samples.is_pixels:
             return self._inputs[indices]
+        return self._normalized(self._inputs, indices, pad, flip, seed, epoch)
+
+    def _normalized(
+        self, pixels: Tensor, indices: Tensor, pad: int, flip: bool, seed: int, epoch: int | Tensor
+    ) -> Tensor:
         mean, std = self.samples.mean, self.samples.std
         assert mean is not None
         assert std is not None
-        images = gather_augment(self._inputs, indices, mean=mean, std=std, pad=pad, flip=flip, seed=seed, epoch=epoch)
+        images = gather_augment(pixels, indices, mean=mean, std=std, pad=pad, flip=flip, seed=seed, epoch=epoch)
         return images.to(self.dtype)
 
     def _stamped(self, indices: Tensor, triggers: TriggerTable, trigger_ids: Tensor, seed: int) -> Tensor:

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from seamfast import CleanSet
 from seamfast.data import as_clean_set
@@ -103,11 +110,66 @@ def test_pairs_and_datasets_keep_their_order() -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 7, N])
 def test_the_order_in_which_a_loader_draws_does_not_matter(shuffle: bool, batch_size: int) -> None:
-    wanted = as_clean_set(BATCHES)
+    wanted = CleanSet(INPUTS, LABELS)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         loader = DataLoader(Tuples(), batch_size=batch_size, shuffle=shuffle, generator=generator)
         assert same(as_clean_set(loader), wanted)
+
+
+def test_the_order_of_batches_without_indices_does_not_matter() -> None:
+    wanted = as_clean_set(BATCHES)
+    assert same(as_clean_set(BATCHES[::-1]), wanted)
+    for batch_size in (1, 7, N):
+        assert same(as_clean_set(DataLoader(Stream(), batch_size=batch_size)), wanted)
+
+
+class Backwards(DataLoader[Any]):
+    """A loader with a pass of its own."""
+
+    def __iter__(self) -> Any:
+        return iter([(inputs.flip(0), labels.flip(0)) for inputs, labels in list(super().__iter__())[::-1]])
+
+
+def test_a_loader_with_a_pass_of_its_own_is_read_by_it() -> None:
+    assert same(as_clean_set(Backwards(Tuples(), batch_size=5)), as_clean_set(BATCHES))
+    assert not same(as_clean_set(BATCHES), CleanSet(INPUTS, LABELS))
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"sampler": [5, 2, 2, 9]}, [2, 2, 5, 9]),
+        ({"sampler": SubsetRandomSampler([8, 3, 1])}, [1, 3, 8]),
+        ({"sampler": torch.tensor([4, 0, 22])}, [0, 4, 22]),
+        ({"batch_sampler": [[7, 6], [1], [0, 3]]}, [0, 1, 3, 6, 7]),
+    ],
+)
+def test_samplers_say_which_samples(options: dict[str, Any], wanted: list[int]) -> None:
+    assert same(as_clean_set(DataLoader(Tuples(), **options)), CleanSet(INPUTS, LABELS).subset(wanted))
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "repeats"),
+    [
+        ({"sampler": WeightedRandomSampler([1.0] * 3 + [0.0] * (N - 3), 12)}, 12, True),
+        ({"shuffle": True, "drop_last": True}, 20, False),
+    ],
+)
+def test_samples_drawn_or_dropped_at_random_are_those_of_one_pass(
+    options: dict[str, Any], n: int, repeats: bool
+) -> None:
+    loader = DataLoader(Tuples(), batch_size=5, **options)
+    got = []
+    for seed in (4, 4, 5):
+        torch.manual_seed(seed)
+        got.append(as_clean_set(loader))
+    assert same(got[0], got[1])
+    assert not same(got[0], got[2])
+    for data in got:
+        assert len(data) == n
+        assert all(row in ALL for row in rows(data))
+        assert (len({str(row) for row in rows(data)}) < n) == repeats
 
 
 def test_equal_inputs_are_ordered_by_their_labels() -> None:
