@@ -60,7 +60,7 @@ def trained(folder: Path, name: str, data: seamfast.CleanSet, seed: int) -> tupl
     description = ModelDescription(recipe.architecture, data.num_classes or 10, channels, side, recipe.mean, recipe.std)
     torch.manual_seed(seed)
     start = time.perf_counter()
-    model = attacks.train(description.build(), data, recipe.training, seed=seed)
+    model = attacks.train(description.build(), data, recipe.training, seed=seed, precision="auto")
     taken = time.perf_counter() - start
     save_model(folder, model, description)
     seconds.write_text(str(taken))
