@@ -1,6 +1,7 @@
 // seamfast._native: what Python sees of the compiled part.
 
 #include "bindings/bindings.h"
+#include "memory.h"
 #include "philox.h"
 
 namespace {
@@ -8,7 +9,7 @@ namespace {
 using namespace seamfast;
 
 // Raised by one whenever a signature of a binding changes, so that a stale build is refused instead of called wrongly.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;
@@ -30,9 +31,13 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.def(
       "philox4x32", [](PhiloxCounter counter, PhiloxKey key) { return philox4x32(counter, key); },
       pybind11::arg("counter"), pybind11::arg("key"), "Four 32-bit words of Philox4x32-10.");
+  m.def("keep_freed_memory", &keep_freed_memory, pybind11::arg("keep"),
+        "Whether the C library keeps what is freed; calls with true and with false come in pairs.");
   bindings::bind_gather_augment(m);
   bindings::bind_cross_entropy(m);
   bindings::bind_count_outcomes(m);
   bindings::bind_stamp_trigger(m);
   bindings::bind_occlude(m);
+  bindings::bind_max_pool2d(m);
+  bindings::bind_batch_norm(m);
 }

@@ -13,7 +13,7 @@ from torch import nn
 from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.events import Announcer, HistoryPoint
-from seamfast.engine.host import MAX_THREADS, put_back
+from seamfast.engine.host import MAX_THREADS, in_use
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
 from seamfast.engine.precision import check_precision
 from seamfast.engine.run import Clock, Run, RunStopped, seeded
@@ -131,7 +131,7 @@ def sanitize(
     target = resolve_device(device, model)
     # Seeded, as dropout, and loaders that shuffle or augment, draw from torch's global generators; and with grads,
     # also where the caller has turned them off.
-    with seeded(seed, target), torch.inference_mode(False), put_back():
+    with seeded(seed, target), torch.inference_mode(False), in_use():
         samples = _check_samples(as_clean_set(clean_loader, augments=augments))
         samples = as_called(model, samples)
         copied = WorkingCopy(model, target)

@@ -91,5 +91,7 @@ void bind_cross_entropy(py::module_& m);
 void bind_count_outcomes(py::module_& m);
 void bind_stamp_trigger(py::module_& m);
 void bind_occlude(py::module_& m);
+void bind_max_pool2d(py::module_& m);
+void bind_batch_norm(py::module_& m);
 
 }  // namespace seamfast::bindings

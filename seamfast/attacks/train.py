@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from seamfast.data import CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.engine.host import in_use
 from seamfast.engine.model import logits_of, resolve_device
 from seamfast.engine.optimizer import SGD
 from seamfast.engine.precision import Precision, check_precision, choose_precision
@@ -102,7 +103,7 @@ def train(
     model.to(target)
     resident = Resident(data, target)
     num_classes = probe_logits(model, resident)
-    with seeded(seed, target):  # dropout draws from torch's global generators
+    with seeded(seed, target), in_use():  # dropout draws from torch's global generators
         some = next(wrap_around_batches(torch.arange(len(data)), min(config.batch_size, len(data)), seed)).to(target)
         with seeded(seed, target):
             chosen = choose_precision(model, resident.inputs(some), resident.labels[some], precision, num_classes)

@@ -1,4 +1,4 @@
-"""How a run uses the host: PyTorch's threads and its deterministic mode, put back when the run is over."""
+"""How a run uses the host: threads, deterministic mode, freed memory; all put back when the run is over."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from contextlib import contextmanager
 
 import torch
 
+from seamfast.ops import cpp
+
 MAX_THREADS = 1024
 _SLACK = 1.05
 """As many threads as there are stay, unless one is faster than so many times: a draw is no reason."""
 
 
 @contextmanager
-def put_back() -> Iterator[None]:
-    """Whatever a run changes of PyTorch's threads and deterministic mode is as before afterwards, on errors too."""
+def in_use() -> Iterator[None]:
+    """Freed memory stays with the process, as the next step wants as much again; PyTorch's threads and deterministic
+    mode, whatever is made of them in here, are as before afterwards, on errors too.
+    """
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        yield
+        with cpp.freed_memory_kept():
+            yield
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.data.clean_set import Batch
+from seamfast.engine.layers import faster_layers
 from seamfast.engine.model import logits_of
 from seamfast.errors import InputError
 
@@ -68,11 +69,12 @@ class Precision:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
-    def computing(self, device: torch.device) -> Iterator[None]:
-        """Forward passes in here are in the number format."""
+    def computing(self, device: torch.device, *, compiled: bool = False) -> Iterator[None]:
+        """Forward passes in here are in the number format, and use the faster layers unless they are compiled."""
         # Casts that are kept for the next use of a weight cannot be captured; on a CPU they save one where it comes
         # twice in a forward pass.
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=device.type != "cuda"):
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=device.type != "cuda")
+        with autocast, nullcontext() if compiled else faster_layers(device):
             yield
 
 

@@ -293,7 +293,7 @@ class Run:
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy, computed in the run's precision."""
-        with self.precision.computing(self.device):
+        with self.precision.computing(self.device, compiled=self._compiles):
             return logits_of(self._student, self.precision.laid_out(inputs)).float()
 
     def received_logits(self, inputs: Batch) -> Tensor:
@@ -302,7 +302,7 @@ class Run:
             self._teacher = self._copy.frozen_received()
             self.precision.prepare(self._teacher)
             self._teacher = self._compiled(self._teacher)
-        with torch.no_grad(), self.precision.computing(self.device):
+        with torch.no_grad(), self.precision.computing(self.device, compiled=self._compiles):
             return logits_of(self._teacher, self.precision.laid_out(inputs)).float()
 
     def _compiled(self, model: nn.Module) -> nn.Module:

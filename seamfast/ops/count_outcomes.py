@@ -45,7 +45,7 @@ def count_outcomes(
         class_correct: ``(T + 1, C)`` int64, contiguous: correct predictions by true class are added to it.
         confusion: ``(T + 1, C, C)`` int64, contiguous: predictions are added at ``[trigger, true class, predicted]``.
         backend: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
-        threads: for ``"cpp"``, at most so many; 0 is one for each CPU of the affinity mask.
+        threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
 
     Returns:
         ``(T + 1, 6)`` int64 on the device: ``counters``, if given. Row ``t`` is of trigger ``t``, row -1 of the samples

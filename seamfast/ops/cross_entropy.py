@@ -72,7 +72,7 @@ def random_label_cross_entropy(
         label_smoothing: in ``[0, 1)``, as in ``F.cross_entropy``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean of no rows is NaN, as in PyTorch.
         backend: ``"auto"``, ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``.
-        threads: for ``"cpp"``, at most so many; 0 is one for each CPU of the affinity mask.
+        threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
 
     Returns:
         The loss, float32 on the device of ``logits``, to call ``backward()`` on: ``()``, or ``(N,)`` with ``"none"``.

@@ -53,7 +53,7 @@ def stamp_trigger(
         dtype: float32, bfloat16 or float16.
         channels_last: lay the result out as ``torch.channels_last``.
         backend: ``"auto"``, ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``.
-        threads: for ``"cpp"``, at most so many; 0 is one for each CPU of the affinity mask.
+        threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
         out: ``(B, C, H, W)`` of ``dtype`` and of that layout, to write to instead of a new tensor.
 
     Returns:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +13,9 @@ from torch import nn
 import seamfast
 from seamfast import CleanSet, SeamConfig
 from seamfast.engine import run as run_module
-from seamfast.engine.host import choose_threads, put_back
+from seamfast.engine.host import choose_threads, in_use
 from seamfast.errors import InputError
+from seamfast.ops import cpp
 
 SHORT = SeamConfig(forget_max_steps=3, forget_eval_every=3, recover_max_steps=4, recover_eval_every=4, strengths=(1.0,))
 
@@ -55,7 +59,7 @@ def test_what_is_faster_is_taken() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_the_settings_hold_for_the_run_and_are_put_back(
+def test_the_settings_hold_for_the_run_and_are_in_use(
     tiny_data: CleanSet, tiny_model: Callable[[], nn.Module], deterministic: bool, fails: bool
 ) -> None:
     watch: Any = Fails() if fails else Watch()
@@ -75,7 +79,7 @@ def test_the_settings_hold_for_the_run_and_are_put_back(
 
 def test_the_warning_mode_of_the_caller_comes_back() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
-    with put_back():
+    with in_use():
         torch.use_deterministic_algorithms(False)
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
@@ -153,3 +157,40 @@ def test_compiled_models_are_what_steps_run_on(
     assert (student.n, teacher.n) == (7, 4)
     assert type(result.model) is type(plain.model)
     assert result.report["model"]["digest_after"] == plain.report["model"]["digest_after"]
+
+
+def test_freed_memory_stays_for_the_length_of_a_run() -> None:
+    """Counted in page faults: what was given back to the system comes again as new pages."""
+    if cpp.why_unavailable() is not None or not sys.platform.startswith("linux"):
+        pytest.skip("needs the compiled extension, on Linux")
+    code = """
+import resource, torch
+from seamfast.ops import cpp
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16 << 20)  # 64 MiB, above all thresholds of the C library
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+at_first = faults()
+held = resident()
+with cpp.freed_memory_kept():
+    faults()
+    with cpp.freed_memory_kept():
+        faults()
+    within = faults()
+    kept = resident()
+print(at_first, within, kept - held, resident() - held)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    at_first, within, kept, left = map(int, done.stdout.split())
+    a_block = 64 * 2**20 // resource.getpagesize()
+    if at_first < 10 * a_block:
+        pytest.skip("this C library, or its settings, keep freed memory anyway, or use huge pages")
+    assert within < a_block / 10
+    assert kept > 0.9 * a_block
+    assert left < 0.2 * a_block

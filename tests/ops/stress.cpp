@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "data_path/gather_augment.h"
+#include "layers/batch_norm.h"
+#include "layers/max_pool2d.h"
 #include "ops/count_outcomes.h"
 #include "ops/cross_entropy.h"
 #include "ops/occlude.h"
@@ -206,6 +208,35 @@ void gathers(Element element, std::int64_t channels, std::int64_t height, std::i
   }
 }
 
+template <class Bits>
+void layers(LogitType type, std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+            std::int64_t window) {
+  const auto size = static_cast<std::size_t>(batch * channels * height * width);
+  const MaxPool2d pool{type, batch, channels, height, width, window, window};
+  const auto pooled = static_cast<std::size_t>(batch * channels * pool.rows() * pool.columns());
+  const std::unique_ptr<Bits[]> x(new Bits[size]()), grad_x(new Bits[size]), out(new Bits[pooled]);
+  const std::unique_ptr<std::uint8_t[]> index(new std::uint8_t[pooled]);
+  on_each_isa([&](Isa isa) {
+    max_pool2d(pool, x.get(), out.get(), nullptr, isa, 4);
+    max_pool2d(pool, x.get(), out.get(), index.get(), isa, 4);
+    max_pool2d_backward(pool, out.get(), index.get(), grad_x.get(), isa, 4);
+  });
+  for (std::size_t i = 0; i < pooled; ++i) expect(index[i] == 0, "the first of equals is the largest");
+
+  const auto n = static_cast<std::size_t>(channels);
+  std::vector<float> weight(n, 1.0F), mean(n), inverse_std(n), grad_weight(n), grad_bias(n), running_mean(n),
+      running_variance(n);
+  const BatchNorm norm{type,          batch * height * width, channels,          x.get(),
+                       weight.data(), mean.data(),            inverse_std.data()};
+  on_each_isa([&](Isa isa) {
+    batch_norm(norm, weight.data(), 1.0, {running_mean.data(), running_variance.data(), 0.1}, grad_x.get(), isa, 4);
+    batch_norm(norm, nullptr, 1.0, {nullptr, nullptr, 0.0}, grad_x.get(), isa, 4);
+    batch_norm_backward(norm, x.get(), grad_weight.data(), grad_bias.data(), nullptr, isa, 4);
+    batch_norm_backward(norm, x.get(), grad_weight.data(), grad_bias.data(), grad_x.get(), isa, 4);
+  });
+  for (const float value : inverse_std) expect(value == 1.0F, "equal values have no variance");
+}
+
 void all_shapes() {
   for (const std::int64_t channels : {1, 2, 3, 4}) {
     gathers<float>(Element::kFloat32, channels, 1, 1, 0);
@@ -222,6 +253,12 @@ void all_shapes() {
   occludes(1, 1, 1, {});
   occludes(5, 7, 9, {1u << 30, 1u << 31, 3u << 30});
   occludes(3, 64, 64, std::vector<std::uint32_t>(63, 1u << 20));  // as long as the image, and work for several threads
+  for (const std::int64_t channels : {1, 3, 15, 16, 17, 70}) {
+    layers<float>(LogitType::kFloat32, 2, channels, 2, 2, 2);
+    layers<std::uint16_t>(LogitType::kBFloat16, 1, channels, 7, 5, 3);
+    layers<float>(LogitType::kFloat32, 2, channels, 16, 17, 16);
+  }
+  layers<std::uint16_t>(LogitType::kBFloat16, 8, 17, 65, 64, 2);  // work for several threads
   for (const std::int64_t classes : {2, 10, 64, 65, 1000, 5001}) {
     losses_and_counts<float>(LogitType::kFloat32, 1, classes);
     losses_and_counts<std::uint16_t>(LogitType::kBFloat16, 33, classes);

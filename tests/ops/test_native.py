@@ -372,6 +372,95 @@ def test_occluding_refuses_what_would_corrupt_memory(native: Any, change: dict[s
     assert bool((occluded == 7).all() and (neutral == 7).all())
 
 
+POOL = {
+    "input": 1,
+    "type": 0,
+    "shape": (2, 3, 8, 8),
+    "window": (2, 2),
+    "output": 1,
+    "index": 1,
+    "threads": 1,
+    "isa": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": 2}, "type is not in [0, 1]"),
+        ({"type": -1}, "type is not in [0, 1]"),
+        ({"shape": (-1, 3, 8, 8)}, "a size is negative"),
+        ({"shape": (2, 0, 8, 8)}, "an image has no pixels"),
+        ({"shape": (2, 3, 8, 0)}, "an image has no pixels"),
+        ({"window": (9, 2)}, "the window does not fit the image"),
+        ({"window": (2, 0)}, "the window does not fit the image"),
+        ({"window": (17, 16), "shape": (2, 3, 20, 20)}, "the window has more than 256 pixels"),
+        ({"window": (2**40, 2**40), "shape": (2, 3, 2**40, 2**40)}, "the window has more than 256 pixels"),
+        ({"input": 0}, "an address is null"),
+        ({"output": 0}, "an address is null"),
+        ({"threads": -1}, "threads is not in [0, 1024]"),
+        ({"isa": "mmx"}, "isa is not one that this CPU runs"),
+    ],
+)
+def test_pooling_refuses_what_would_corrupt_memory(native: Any, change: dict[str, Any], message: str) -> None:
+    arguments = {**POOL, **change}
+    with pytest.raises(ValueError) as caught:  # before any address is followed
+        native.max_pool2d(**arguments)
+    assert str(caught.value) == f"seamfast._native: {message}"
+    backwards = {"input": "grad_output", "output": "grad_input"}
+    with pytest.raises(ValueError) as caught:
+        native.max_pool2d_backward(**{backwards.get(name, name): value for name, value in arguments.items()})
+    assert str(caught.value) == f"seamfast._native: {message}"
+
+
+NORM = {
+    "input": 1,
+    "type": 0,
+    "rows": 4,
+    "channels": 3,
+    "weight": 0,
+    "mean": 1,
+    "inverse_std": 1,
+    "threads": 1,
+    "isa": "",
+}
+FORWARD = {"bias": 0, "epsilon": 1e-5, "running_mean": 0, "running_variance": 0, "momentum": 0.1, "output": 1}
+BACKWARD = {"grad_output": 1, "grad_weight": 1, "grad_bias": 1, "grad_input": 0}
+
+
+@pytest.mark.parametrize(
+    ("call", "change", "message"),
+    [
+        *(
+            (call, change, message)
+            for call in ("batch_norm", "batch_norm_backward")
+            for change, message in (
+                ({"type": 2}, "type is not in [0, 1]"),
+                ({"rows": 0}, "there are no rows, or no channels"),
+                ({"channels": 0}, "there are no rows, or no channels"),
+                ({"input": 0}, "an address is null"),
+                ({"mean": 0}, "an address is null"),
+                ({"inverse_std": 0}, "an address is null"),
+                ({"threads": 1025}, "threads is not in [0, 1024]"),
+                ({"isa": "mmx"}, "isa is not one that this CPU runs"),
+            )
+        ),
+        ("batch_norm", {"output": 0}, "an address is null"),
+        ("batch_norm", {"running_mean": 1}, "running mean and variance do not come together"),
+        ("batch_norm_backward", {"grad_output": 0}, "an address is null"),
+        ("batch_norm_backward", {"grad_weight": 0}, "an address is null"),
+        ("batch_norm_backward", {"grad_bias": 0}, "an address is null"),
+    ],
+)
+def test_normalising_refuses_what_would_corrupt_memory(
+    native: Any, call: str, change: dict[str, Any], message: str
+) -> None:
+    arguments = {**NORM, **(FORWARD if call == "batch_norm" else BACKWARD), **change}
+    with pytest.raises(ValueError) as caught:  # before any address is followed
+        getattr(native, call)(**arguments)
+    assert str(caught.value) == f"seamfast._native: {message}"
+
+
 # ---- How it is built -----------------------------------------------------------------------------
 
 
@@ -415,7 +504,7 @@ def test_the_kernels_are_clean_under_a_sanitizer(tmp_path: Path, sanitizer: str)
     program = tmp_path / "stress"
     # All but what knows Python.
     sources = [*map(str, [ROOT / "csrc/thread_pool.cpp", *(ROOT / "csrc").glob("data_path/*.cpp")])]
-    sources += map(str, (ROOT / "csrc").glob("ops/*.cpp"))
+    sources += map(str, [*(ROOT / "csrc").glob("ops/*.cpp"), *(ROOT / "csrc").glob("layers/*.cpp")])
     # Unoptimised: optimising what the sanitizers insert takes the compiler two minutes.
     flags = ["-std=c++17", "-O0", "-g", "-ffp-contract=off", "-Wno-psabi"]
     flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]

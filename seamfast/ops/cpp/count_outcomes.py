@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seamfast.ops._check import out_of_range
-from seamfast.ops.cpp.native import LOGIT_TYPES, load
+from seamfast.ops.cpp.native import LOGIT_TYPES, default_threads, load
 
 
 def count_outcomes(
@@ -38,7 +38,7 @@ def count_outcomes(
         counters.data_ptr(),
         0 if class_correct is None else class_correct.data_ptr(),
         0 if confusion is None else confusion.data_ptr(),
-        threads,
+        threads or default_threads(),
         isa,
     )
     if which == 0:

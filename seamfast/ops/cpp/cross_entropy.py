@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seamfast.ops._check import out_of_range
-from seamfast.ops.cpp.native import LOGIT_TYPES, load
+from seamfast.ops.cpp.native import LOGIT_TYPES, default_threads, load
 from seamfast.ops.library import NONE
 
 # What results are made after, whatever the defaults of torch are.
@@ -59,7 +59,7 @@ def cross_entropy(
         loss.data_ptr() if rows or reduction != NONE else n_correct.data_ptr(),
         grad.data_ptr() if want_grad else 0,
         n_correct.data_ptr(),
-        threads,
+        threads or default_threads(),
         isa,
     )
     if which >= 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seamfast.ops._check import out_of_range
-from seamfast.ops.cpp.native import load
+from seamfast.ops.cpp.native import default_threads, load
 from seamfast.ops.normalization import DTYPES, Normalization
 
 
@@ -47,7 +47,7 @@ def gather_augment(
         flip=flip,
         seed=int(seed) & 0xFFFFFFFFFFFFFFFF,
         epoch=int(epoch) & 0xFFFFFFFF,
-        threads=threads,
+        threads=threads or default_threads(),
         isa=isa,
     )
     if bad >= 0:

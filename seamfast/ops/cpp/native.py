@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from seamfast.errors import BackendUnavailableError
 LOGIT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The extension's calling convention that this file speaks: kInterface in csrc/module.cpp.
-_INTERFACE = 3
+_INTERFACE = 4
 
 
 @functools.cache
@@ -51,5 +53,19 @@ def isa() -> str:
 
 
 def default_threads() -> int:
-    """What ``threads=0`` means: the CPUs in the affinity mask."""
-    return int(load().cpu_count())
+    """What ``threads=0`` means: as many as PyTorch has, so that one setting holds for both."""
+    return torch.get_num_threads()
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Memory that is freed in here stays with the process, to be used again: see ``csrc/memory.h``."""
+    if why_unavailable() is not None:
+        yield
+        return
+    native = load()
+    native.keep_freed_memory(True)
+    try:
+        yield
+    finally:
+        native.keep_freed_memory(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops.cpp.native import load
+from seamfast.ops.cpp.native import default_threads, load
 from seamfast.ops.occlude import length_thresholds
 
 
@@ -41,6 +41,6 @@ def occlude(
         step=int(step) & 0xFFFFFFFF,
         occluded=occluded.data_ptr(),
         neutral=neutral.data_ptr(),
-        threads=threads,
+        threads=threads or default_threads(),
     )
     return occluded, neutral

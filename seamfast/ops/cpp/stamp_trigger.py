@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seamfast.ops._check import out_of_range
-from seamfast.ops.cpp.native import load
+from seamfast.ops.cpp.native import default_threads, load
 from seamfast.ops.normalization import DTYPES, Normalization
 
 
@@ -56,7 +56,7 @@ def stamp_trigger(
         scale=normalization.scale,
         bias=normalization.bias,
         seed=int(seed) & 0xFFFFFFFFFFFFFFFF,
-        threads=threads,
+        threads=threads or default_threads(),
         isa=isa,
     )
     if which == 0:
