@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from benches.baselines import naive, resident  # noqa: E402
 from benches.baselines.schedule import Schedule, seamfast_run  # noqa: E402
-from benches.fidelity import FRACTION, read, trained  # noqa: E402
+from benches.fidelity import clean_part, read, trained  # noqa: E402
 from seamfast import SeamConfig, attacks  # noqa: E402
 from seamfast.engine.precision import Precision, _chosen  # noqa: E402
 from seamfast.record import machine  # noqa: E402
@@ -66,7 +66,7 @@ def main() -> int:
     trigger = Patch.square(size=3, target=0)
     planted = ROOT / "benches" / ".cache" / f"{arguments.data}-0" / "planted"
     model, _ = trained(planted, arguments.data, attacks.poison(train_set, trigger, 0.05, seed=0), 0)
-    clean = train_set.draw(FRACTION, seed=0)
+    clean = clean_part(arguments.data, train_set, 0)
     full = Schedule.of(clean, 15, arguments.steps, SeamConfig(batch_size=arguments.batch))
     authors = Schedule.of(clean, 20, 100, SeamConfig.authors_cifar10(len(clean)))
     first = dataclasses.replace(full.config, recover_max_steps=1)  # imports, first calls, the probe

@@ -50,6 +50,12 @@ def read(name: str, root: Path, split: str) -> seamfast.CleanSet:
     return seamfast.load(name, root=root / name, split=split, **options)
 
 
+def clean_part(name: str, train_set: seamfast.CleanSet, seed: int) -> seamfast.CleanSet:
+    """5 % of the data set's whole training set, drawn by class from what is there."""
+    whole = {"cifar10": 50_000}.get(name, len(train_set))
+    return train_set.draw(FRACTION * whole / len(train_set), seed=seed)
+
+
 def trained(folder: Path, name: str, data: seamfast.CleanSet, seed: int) -> tuple[torch.nn.Module, float]:
     """The model trained on ``data`` by the recipe of ``name``, and the seconds; from ``folder`` if there."""
     seconds = folder / "seconds"
@@ -100,7 +106,7 @@ def main() -> int:
     for name in arguments.data:
         train_set, test_set = (read(name, Path(arguments.root), split) for split in ("train", "test"))
         for seed in arguments.seeds:
-            clean = train_set.draw(FRACTION, seed=seed)
+            clean = clean_part(name, train_set, seed)
             todo = methods(len(clean), attacks.RECIPES[name].training.flip)
             todo = {k: v for k, v in todo.items() if not arguments.methods or k in arguments.methods}
             if all((name, seed, k) in done for k in todo):

@@ -530,7 +530,6 @@ RUN = """
 import sys
 import torch
 import seamfast
-from seamfast.ops import cpp
 
 torch.set_num_threads(1)
 images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)

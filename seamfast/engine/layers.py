@@ -101,9 +101,8 @@ def _take_functional_batch_norm(
     training: Any = False,
     momentum: Any = 0.1,
     eps: Any = 1e-5,
-    **other: Any,
 ) -> Tensor | None:
-    return None if other else _take_batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps)
+    return _take_batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps)
 
 
 def _take_batch_norm(
@@ -126,7 +125,6 @@ def _take_batch_norm(
         or not eps > 0
         or (running_mean is None) != (running_var is None)
         or not _is_covered(x)
-        or x.numel() == x.shape[1]  # one value a channel, which PyTorch says something to
     ):
         return None
     channels = x.shape[1]
@@ -164,11 +162,11 @@ def _is_covered(x: Any) -> bool:
         and not _is_watched()  # first: vmap would not answer what is asked below, and tracing would record it
         and x.ndim == 4
         and x.dtype in _DTYPES
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.layout is torch.strided
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not x.is_contiguous()  # one channel, or one pixel: PyTorch decides what layout the result has
+        and not x.is_contiguous()  # one channel, or one pixel: PyTorch decides on the layout, or that it is too few
         and not x.is_neg()
     )
 
@@ -191,7 +189,7 @@ def _is_of_channels(value: Any, channels: int) -> bool:
     return value is None or (
         type(value) in (Tensor, nn.Parameter, nn.Buffer)
         and value.dtype is torch.float32
-        and value.device.type == "cpu"
+        and value.is_cpu
         and value.shape == (channels,)
         and value.is_contiguous()
     )
