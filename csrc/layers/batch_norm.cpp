@@ -16,12 +16,13 @@ using std::int64_t;
 
 // Waking a helper costs some 10 us; so much input takes about 20.
 constexpr int64_t kBytesPerThread = 256 * 1024;
-// Elements whose sums are taken together, and rows whose mean is what a chunk is shifted by. With s of r rows so, the
-// square of the shift's distance from the chunk's mean is at most r / s of the chunk's variance, whatever the data, and
-// 1 / s of it where rows come in no order: that is how many times the error of a float32 sum grows.
+// Elements whose sums are taken together, in float32 by at most 256 additions of sums of 8; and rows whose mean is what
+// a chunk is shifted by. With s of r rows so, the square of the shift's distance from the chunk's mean is at most r / s
+// of the chunk's variance, whatever the data, and some 1 / s of it where rows come in no order: that is how many times
+// the error of a float32 sum grows.
 constexpr int64_t kChunkElements = 65'536;
 constexpr int64_t kShiftRows = 32;
-// How far ahead of itself a pass asks for what it reads, in bytes: a tenth of the time.
+// How far ahead of itself a pass asks for what it reads and writes, in bytes: a tenth of the time.
 constexpr int64_t kAhead = 1024;
 
 // ---- 1. Elements in groups of two vectors. ----
@@ -182,8 +183,6 @@ struct Products {
 
 // Stripes added up before they are added to the accumulators, which lie in memory.
 constexpr int64_t kTogether = 8;
-// How often that is done before the accumulators are added to the sums, which are float64.
-constexpr int64_t kFlush = 32;
 
 // Adds elements [begin, end), of which begin is the start of a stripe.
 template <class Type, int W, class What>
@@ -195,16 +194,9 @@ SEAMFAST_INLINE void add_up(const Stripes& stripes, const What& what, int64_t be
     GroupFloat32::store(running.first + place, load_floats<W>(running.first + place) + terms.first);
     GroupFloat32::store(running.second + place, load_floats<W>(running.second + place) + terms.second);
   };
-  const auto flush = [&]() __attribute__((always_inline)) {
-    for (int64_t i = 0; i < size; ++i) {
-      sums.first[channel[i]] += static_cast<double>(running.first[i]);
-      sums.second[channel[i]] += static_cast<double>(running.second[i]);
-      running.first[i] = running.second[i] = 0.0F;
-    }
-  };
 
   int64_t at = begin;
-  for (int64_t times = 1; end - at >= kTogether * size; ++times, at += kTogether * size) {
+  for (; end - at >= kTogether * size; at += kTogether * size)
     for (int64_t place = 0; place < size; place += kGroup) {
       Terms<W> all = what.at(at + place, place);
       for (int64_t s = 1; s < kTogether; ++s) {
@@ -213,8 +205,6 @@ SEAMFAST_INLINE void add_up(const Stripes& stripes, const What& what, int64_t be
       }
       add(place, all);
     }
-    if (times % kFlush == 0) flush();
-  }
   for (; end - at >= size; at += size)
     for (int64_t place = 0; place < size; place += kGroup) add(place, what.at(at + place, place));
   for (int64_t place = 0; at + place < end; place += kGroup) {
@@ -233,7 +223,12 @@ SEAMFAST_INLINE void add_up(const Stripes& stripes, const What& what, int64_t be
       running.second[place + p] += second[p];
     }
   }
-  flush();
+
+  for (int64_t i = 0; i < size; ++i) {
+    sums.first[channel[i]] += static_cast<double>(running.first[i]);
+    sums.second[channel[i]] += static_cast<double>(running.second[i]);
+    running.first[i] = running.second[i] = 0.0F;
+  }
 }
 
 // ---- 3. What is done to every element. ----
@@ -277,8 +272,10 @@ template <class Type, int W, class What>
 SEAMFAST_INLINE void write(int64_t size, const What& what, typename Type::Bits* out, int64_t begin, int64_t end) {
   int64_t at = begin;
   for (; end - at >= size; at += size)
-    for (int64_t place = 0; place < size; place += kGroup)
+    for (int64_t place = 0; place < size; place += kGroup) {
+      __builtin_prefetch(reinterpret_cast<char*>(out + at + place) + kAhead, 1);
       Type::store(out + at + place, what.at(at + place, place));
+    }
   for (int64_t place = 0; at + place < end; place += kGroup) {
     const int64_t n = end - at - place;
     if (n >= kGroup)
@@ -292,7 +289,8 @@ SEAMFAST_INLINE void write(int64_t size, const What& what, typename Type::Bits* 
 
 enum class Pass { kMoments, kScale, kProducts, kGradOfInput };
 
-// Elements [begin, end); begin is the start of a stripe. Of the parameters, spread over a stripe, each pass reads what it needs.
+// Elements [begin, end); begin is the start of a stripe. Of the parameters, spread over a stripe, each pass reads what
+// it needs.
 struct Chunk {
   Pass pass;
   LogitType type;
@@ -317,11 +315,11 @@ SEAMFAST_INLINE void run_type(const Chunk& chunk) {
   auto* out = static_cast<Bits*>(chunk.out);
   switch (chunk.pass) {
     case Pass::kMoments:
-      return add_up<Type, W>(chunk.stripes, Moments<Type, W>{x, chunk.shift}, chunk.begin, chunk.end, chunk.running,
-                       chunk.sums);
+      return add_up<Type, W>(chunk.stripes, Moments<Type, W>{x, chunk.shift}, chunk.begin, chunk.end,
+                             chunk.running, chunk.sums);
     case Pass::kProducts:
-      return add_up<Type, W>(chunk.stripes, Products<Type, W>{x, grad, chunk.shift}, chunk.begin, chunk.end, chunk.running,
-                       chunk.sums);
+      return add_up<Type, W>(chunk.stripes, Products<Type, W>{x, grad, chunk.shift}, chunk.begin, chunk.end,
+                             chunk.running, chunk.sums);
     case Pass::kScale:
       return write<Type, W>(chunk.stripes.size, Scaled<Type, W>{x, chunk.scale, chunk.offset}, out, chunk.begin,
                             chunk.end);
@@ -380,7 +378,7 @@ class Chunks {
   // Calls body(chunk) for every chunk, on several threads.
   template <class Body>
   void each(const Body& body) const {
-    const int64_t pieces = threads_ == 1 ? 1 : int64_t{4} * threads_;  // so that a held-up thread does not hold up others
+    const int64_t pieces = threads_ == 1 ? 1 : int64_t{4} * threads_;  // a held-up thread shall not hold up others
     const int64_t grain = std::max<int64_t>(1, (count_ + pieces - 1) / pieces);
     ThreadPool::instance().parallel_for(count_, grain, threads_, [&](int64_t first, int64_t last) {
       for (int64_t chunk = first; chunk < last; ++chunk) body(chunk);

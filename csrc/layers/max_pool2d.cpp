@@ -278,7 +278,7 @@ void in_parallel(const MaxPool2d& job, const Pass& pass, Isa isa, int threads) {
   const int64_t element = job.type == LogitType::kFloat32 ? 4 : 2;
   const int64_t bytes = job.batch * job.channels * job.height * job.width * element;
   threads = static_cast<int>(std::clamp<int64_t>(bytes / kBytesPerThread, 1, threads));
-  const int64_t pieces = threads == 1 ? 1 : int64_t{4} * threads;  // so that a held-up thread does not hold up others
+  const int64_t pieces = threads == 1 ? 1 : int64_t{4} * threads;  // a held-up thread shall not hold up others
   const Run run = run_of(isa);
   ThreadPool::instance().parallel_for(rows, std::max<int64_t>(1, (rows + pieces - 1) / pieces), threads,
                                       [&](int64_t begin, int64_t end) { run(job, pass, begin, end); });

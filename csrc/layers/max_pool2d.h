@@ -21,8 +21,8 @@ struct MaxPool2d {
   std::int64_t columns() const noexcept { return width / window_width; }
 };
 
-// Writes the maxima, and which element of its window each is, row by row, where `index` is not null. The first of equals
-// is taken, and NaN before any number, the last NaN of a window: PyTorch's choice.
+// Writes the maxima and, where `index` is not null, which element of its window each is, row by row. The first of
+// equals is taken, and NaN before any number, the last NaN of a window: PyTorch's choice.
 void max_pool2d(const MaxPool2d& job, const void* input, void* output, std::uint8_t* index, Isa isa, int threads);
 
 // Writes the whole gradient of the input: that of the output where `index` says, 0 elsewhere.
