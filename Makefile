@@ -36,8 +36,8 @@ lint: $(VENV)/.dev ## Check style, formatting and types. Changes nothing.
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
 
-# bench_sanitize.py trains models from scratch, which takes half an hour: run it by itself.
-BENCHES := benches/bench_data_path.py benches/bench_cross_entropy.py benches/bench_evaluate.py
+# bench_engine.py trains models from scratch, which takes half an hour: run it by itself.
+BENCHES := benches/bench_data_path.py benches/bench_cross_entropy.py benches/bench_layers.py benches/bench_evaluate.py
 
 bench: $(VENV)/.dev ## Race the ops against what they replace; some minutes. Wants a machine without other load.
 	@$(BIN)/python -m pytest -q --benchmark-only --benchmark-quiet $(BENCHES) $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -44,17 +45,62 @@ def faster_layers(device: torch.device) -> AbstractContextManager[object]:
 
 
 class _FasterLayers(TorchFunctionMode):
-    """Sees every function of PyTorch that is called within, so what it does for all of them is one look-up."""
+    """Sees every function of PyTorch that is called within, so what it does for most of them is one look-up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rectified: _Rectified | None = None  # what relu returned, if nothing of ours has been called since
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _RELU:
+            result = func(*args, **kwargs) if kwargs else func(*args)
+            self._rectified = _Rectified.of(result, args[0]) if args else None
+            return result
         take = _TAKEN.get(func)
         if take is not None:
-            result = take(*args, **kwargs) if kwargs else take(*args)
+            rectified, self._rectified = self._rectified, None
+            if take is _take_max_pool2d and rectified is not None and args and rectified.is_still(args[0]):
+                result = take(*args, **(kwargs or {}), unrectified=rectified.given)
+            else:
+                result = take(*args, **kwargs) if kwargs else take(*args)
             if result is not None:
                 return result
         return func(*args, **kwargs) if kwargs else func(*args)
+
+
+@dataclass(frozen=True)
+class _Rectified:
+    """``result = relu(given)``, and both as they were then."""
+
+    result: Tensor
+    given: Tensor
+    state: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, result: Any, given: Any) -> _Rectified | None:
+        """``None`` where there is no gradient to speak of, or ``given`` was written over."""
+        if type(result) is not Tensor or type(given) is not Tensor or result is given or not given.requires_grad:
+            return None
+        return None if result.grad_fn is None else cls(result, given, _state(result, given))
+
+    def is_still(self, x: Any) -> bool:
+        """Whether ``x`` is that result, neither has been written to, and nobody wants to see the gradient of ``x``."""
+        return (
+            x is self.result
+            and _state(self.result, self.given) == self.state
+            and not x._backward_hooks
+            and not x.retains_grad
+        )
+
+
+def _state(*tensors: Tensor) -> tuple[Any, ...]:
+    """What changes when one of them is written to: nodes of the graph, versions."""
+    return tuple((tensor.grad_fn, tensor._version) for tensor in tensors)
+
+
+_RELU = {F.relu, torch.relu}
 
 
 # ---- What is taken. The functions below have PyTorch's signatures, and return None where PyTorch is to do it: where a
@@ -69,6 +115,7 @@ def _take_max_pool2d(
     dilation: Any = 1,
     ceil_mode: Any = False,
     return_indices: Any = False,
+    unrectified: Tensor | None = None,
     **other: Any,
 ) -> Tensor | None:
     window = _pair(kernel_size)
@@ -87,6 +134,8 @@ def _take_max_pool2d(
     if not (1 <= height <= x.shape[2] and 1 <= width <= x.shape[3] and height * width <= _MAX_WINDOW):
         return None
     if torch.is_grad_enabled() and x.requires_grad:
+        if unrectified is not None and height * width < _MAX_WINDOW:
+            return _MaxPool2dOfRelu.apply(unrectified, x.detach(), window)  # type: ignore[no-untyped-call, no-any-return]
         return _MaxPool2d.apply(x, window)  # type: ignore[no-untyped-call, no-any-return]
     out: Tensor = _cpp().max_pool2d(x, window, indexed=False, threads=_threads())[0]
     return out
@@ -211,6 +260,29 @@ class _MaxPool2d(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return _cpp().max_pool2d_backward(_laid_out(grad), index, ctx.shape, ctx.window, threads=_threads()), None
+
+
+class _MaxPool2dOfRelu(torch.autograd.Function):
+    """Max-pooling of ``rectified = relu(x)``, whose gradient goes to ``x`` at once.
+
+    Where the largest of a window is 0, relu lets no gradient through; elsewhere the winner's passes. So it needs no
+    pass of its own through relu; whatever else uses ``rectified`` adds its gradient as ever.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rectified: Tensor, window: tuple[int, int]) -> Tensor:
+        out, index = _cpp().max_pool2d(rectified, window, indexed=True, threads=_threads())
+        ctx.save_for_backward(index.masked_fill_(out <= 0, _MAX_WINDOW - 1))  # a pixel that no such window has
+        ctx.shape, ctx.window = x.shape, window
+        result: Tensor = out
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        of_x = _cpp().max_pool2d_backward(_laid_out(grad), index, ctx.shape, ctx.window, threads=_threads())
+        return of_x, None, None
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -668,3 +668,108 @@ class TestWhatElseMayBeAtWork:
         assert x.grad is not None
         assert y.grad is not None
         assert torch.equal(x.grad, y.grad)
+
+
+# Max-pooling after relu, whose gradient goes past relu.
+
+
+def pooled(x: Tensor) -> Tensor:
+    return F.max_pool2d(F.relu(x), 2)
+
+
+def pooled_and_more(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    return F.max_pool2d(y, 2) + y[:, :, ::2, ::2] * x[:, :, 1::2, 1::2]
+
+
+def pooled_twice(x: Tensor) -> Tensor:
+    y = torch.relu(x)
+    return F.max_pool2d(y, 2) - 2 * F.max_pool2d(y, (2, 2))
+
+
+def written_in_place(x: Tensor) -> Tensor:
+    return F.max_pool2d(F.relu(x, inplace=True), 2)
+
+
+def given_is_written_to(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    x.mul_(3)
+    return F.max_pool2d(y, 2) + x[:, :, ::2, ::2]
+
+
+def hooked(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    y.register_hook(lambda grad: 2 * grad)
+    return F.max_pool2d(y, 2)
+
+
+def view_of_it(x: Tensor) -> Tensor:
+    return F.max_pool2d(F.relu(x)[:, :, 1:], 2)
+
+
+def another_relu_between(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    z = F.relu(-x)
+    return F.max_pool2d(y, 2) + F.max_pool2d(z, 2)
+
+
+PAST_RELU = {
+    pooled: True,
+    pooled_and_more: True,
+    pooled_twice: True,  # once
+    written_in_place: False,
+    given_is_written_to: False,
+    hooked: False,
+    view_of_it: False,
+    another_relu_between: False,
+}
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("of", PAST_RELU)
+def test_the_gradient_past_relu_is_that_through_relu(of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    def gradient(mode: bool) -> tuple[Tensor, Tensor, bool]:
+        leaf = last(draw(4, 20, 8, 10).to(dtype)).requires_grad_()
+        with faster_layers(torch.device("cpu" if mode else "meta")):
+            x = leaf * 1.0
+            out = of(x)
+        nodes, names = [out.grad_fn], set()
+        while nodes:
+            node = nodes.pop()
+            if node is not None:
+                names.add(type(node).__name__)
+                nodes += [inner for inner, _ in node.next_functions]
+        out.backward(draw(*out.shape, seed=1).to(dtype))
+        assert leaf.grad is not None
+        return out.detach(), leaf.grad, "_MaxPool2dOfReluBackward" in names
+
+    wanted, got = gradient(False), gradient(True)
+    assert torch.equal(got[0], wanted[0])
+    assert torch.equal(got[1], wanted[1])
+    assert got[2] == PAST_RELU[of]
+
+
+@needs_native
+def test_nan_passes_through_both() -> None:
+    leaf = last(draw(1, 16, 4, 4))
+    leaf[0, 3, 2, 2] = torch.nan
+    leaf.requires_grad_()
+    with faster_layers(CPU):
+        pooled(leaf * 1.0).backward(torch.ones(1, 16, 2, 2))
+    other = leaf.detach().clone().requires_grad_()
+    pooled(other * 1.0).backward(torch.ones(1, 16, 2, 2))
+    assert leaf.grad is not None
+    assert other.grad is not None
+    assert torch.equal(leaf.grad, other.grad)
+    assert leaf.grad[0, 3, 2, 2] == 1
+
+
+@needs_native
+def test_a_gradient_that_is_kept_is_seen() -> None:
+    with faster_layers(CPU):
+        y = F.relu(last(draw(2, 16, 4, 4)).requires_grad_())
+        y.retain_grad()
+        F.max_pool2d(y, 2).sum().backward()
+    assert y.grad is not None
+    assert float(y.grad.sum()) == 2 * 16 * 4
