@@ -5,7 +5,8 @@
 namespace seamfast::bindings {
 namespace {
 
-MaxPool2d pool_of(int type, std::array<std::int64_t, 4> shape, std::array<std::int64_t, 2> window) {
+MaxPool2d pool_of(int type, std::array<std::int64_t, 4> shape, std::array<std::int64_t, 2> window,
+                  bool rectified = false) {
   const auto [batch, channels, height, width] = shape;
   require(type >= 0 && type <= static_cast<int>(LogitType::kBFloat16), "type is not in [0, 1]");
   require(batch >= 0, "a size is negative");
@@ -13,13 +14,14 @@ MaxPool2d pool_of(int type, std::array<std::int64_t, 4> shape, std::array<std::i
   require(window[0] >= 1 && window[0] <= height && window[1] >= 1 && window[1] <= width,
           "the window does not fit the image");
   require(window[0] <= kMaxWindow && window[1] <= kMaxWindow / window[0], "the window has more than 256 pixels");
-  return {static_cast<LogitType>(type), batch, channels, height, width, window[0], window[1]};
+  require(!rectified || window[0] * window[1] < kMaxWindow, "the window leaves no index for where nothing is above 0");
+  return {static_cast<LogitType>(type), batch, channels, height, width, window[0], window[1], rectified};
 }
 
 void call_max_pool2d(std::uintptr_t input, int type, std::array<std::int64_t, 4> shape,
-                     std::array<std::int64_t, 2> window, std::uintptr_t output, std::uintptr_t index, int threads,
-                     const std::string& isa) {
-  const MaxPool2d job = pool_of(type, shape, window);
+                     std::array<std::int64_t, 2> window, bool rectified, std::uintptr_t output, std::uintptr_t index,
+                     int threads, const std::string& isa) {
+  const MaxPool2d job = pool_of(type, shape, window, rectified);
   require(job.batch == 0 || (input != 0 && output != 0), "an address is null");
   threads = threads_of(threads);
   const Isa chosen = isa_named(isa);
@@ -44,8 +46,8 @@ void call_max_pool2d_backward(std::uintptr_t grad_output, std::uintptr_t index, 
 
 void bind_max_pool2d(py::module_& m) {
   m.def("max_pool2d", &call_max_pool2d, "Fills `output` and, where it is not null, `index`.", py::kw_only(),
-        py::arg("input"), py::arg("type"), py::arg("shape"), py::arg("window"), py::arg("output"), py::arg("index"),
-        py::arg("threads"), py::arg("isa"));
+        py::arg("input"), py::arg("type"), py::arg("shape"), py::arg("window"), py::arg("rectified"), py::arg("output"),
+        py::arg("index"), py::arg("threads"), py::arg("isa"));
   m.def("max_pool2d_backward", &call_max_pool2d_backward, "Fills `grad_input`.", py::kw_only(), py::arg("grad_output"),
         py::arg("index"), py::arg("type"), py::arg("shape"), py::arg("window"), py::arg("grad_input"),
         py::arg("threads"), py::arg("isa"));

@@ -19,6 +19,9 @@ constexpr int64_t kBytesPerThread = 256 * 1024;
 // the processor by itself: bfloat16 takes 1.4 times as long without.
 constexpr int64_t kAhead = 2048;
 
+// A place that no window of at most 255 pixels has.
+constexpr int kNowhere = 255;
+
 // ---- 1. Blocks of sixteen channels. ----
 
 // Lanes of one pixel. Where a pixel has fewer channels they run on into the next one; what they write there is written
@@ -167,7 +170,11 @@ SEAMFAST_INLINE void pool_rows(const MaxPool2d job, Window window, const typenam
             best.challenge(load_block<W, kFewChannels>(in_row + i * row_size + at, row_size - at), here);
           }
         store_block<kFewChannels>(out_row + to, best.value, out_size - to);
-        if (kIndexed) store_block<kFewChannels>(index_row + to, Type::template bytes<W>(best.place), out_size - to);
+        if (kIndexed) {
+          const auto nowhere = here * 0 + kNowhere;
+          const auto place = job.rectified ? select(best.bar > 0, best.place, nowhere) : best.place;
+          store_block<kFewChannels>(index_row + to, Type::template bytes<W>(place), out_size - to);
+        }
         if (c == last) break;
       }
     }

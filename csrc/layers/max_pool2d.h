@@ -16,6 +16,9 @@ struct MaxPool2d {
   LogitType type;  // float32 or bfloat16
   std::int64_t batch, channels, height, width;
   std::int64_t window_height, window_width;  // the strides too; rows and columns that fill no window are left out
+  // The input is relu's result, and the gradient wanted is that before it: where the largest is not above 0, the index
+  // names no pixel, so that the backward pass sends nothing there.
+  bool rectified = false;
 
   std::int64_t rows() const noexcept { return height / window_height; }
   std::int64_t columns() const noexcept { return width / window_width; }

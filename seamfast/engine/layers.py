@@ -271,8 +271,8 @@ class _MaxPool2dOfRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rectified: Tensor, window: tuple[int, int]) -> Tensor:
-        out, index = _cpp().max_pool2d(rectified, window, indexed=True, threads=_threads())
-        ctx.save_for_backward(index.masked_fill_(out <= 0, _MAX_WINDOW - 1))  # a pixel that no such window has
+        out, index = _cpp().max_pool2d(rectified, window, indexed=True, rectified=True, threads=_threads())
+        ctx.save_for_backward(index)
         ctx.shape, ctx.window = x.shape, window
         result: Tensor = out
         return result

@@ -9,7 +9,7 @@ from seamfast.ops.cpp.native import LOGIT_TYPES, load
 
 
 def max_pool2d(
-    x: Tensor, window: tuple[int, int], *, indexed: bool, threads: int, isa: str = ""
+    x: Tensor, window: tuple[int, int], *, indexed: bool, threads: int, rectified: bool = False, isa: str = ""
 ) -> tuple[Tensor, Tensor | None]:
     """The maxima of windows side by side and, where ``indexed``, which pixel of its window each is, uint8.
 
@@ -18,6 +18,7 @@ def max_pool2d(
         window: height and width, at most 256 pixels and no larger than an image.
         indexed: whether there will be a backward pass.
         threads: at most so many.
+        rectified: ``x`` is relu's result, and the backward pass is to give the gradient before it; windows below 256.
         isa: forces an instruction set, for tests.
     """
     batch, channels, height, width = x.shape
@@ -29,6 +30,7 @@ def max_pool2d(
         type=LOGIT_TYPES[x.dtype],
         shape=tuple(x.shape),
         window=window,
+        rectified=rectified,
         output=out.data_ptr(),
         index=0 if index is None else index.data_ptr(),
         threads=threads,

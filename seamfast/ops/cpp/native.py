@@ -16,7 +16,7 @@ from seamfast.errors import BackendUnavailableError
 LOGIT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 # The extension's calling convention that this file speaks: kInterface in csrc/module.cpp.
-_INTERFACE = 4
+_INTERFACE = 5
 
 
 @functools.cache
