@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,7 +33,7 @@ def in_use() -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def choose_threads(step_seconds: Callable[[], float]) -> str:
+def choose_threads(step_seconds: Callable[[], float], limit_s: float = math.inf) -> str:
     """One thread, or as many as PyTorch has: what a step is faster with here and now; returns why.
 
     PyTorch's threads wait for each other by spinning: beside other load, or in steps of a millisecond, many are slower
@@ -40,15 +41,21 @@ def choose_threads(step_seconds: Callable[[], float]) -> str:
 
     Args:
         step_seconds: takes a training step and returns its duration.
+        limit_s: seconds that trying may take, roughly.
     """
     n = torch.get_num_threads()
     if n == 1:
         return "PyTorch was set to one thread"
-    step_seconds()  # pays for what is made once
+    if limit_s <= 0 or 3 * step_seconds() > limit_s:  # the first pays for what is made once
+        return "the time budget left no time to try another number"
     many = step_seconds()
+    chosen = n
     torch.set_num_threads(1)
-    one = step_seconds()
-    if one * _SLACK < many:
-        return f"a step took {one * 1e3:.3g} ms with one thread and {many * 1e3:.3g} ms with {n}"
-    torch.set_num_threads(n)
+    try:
+        one = step_seconds()
+        if one * _SLACK < many:
+            chosen = 1
+            return f"a step took {one * 1e3:.3g} ms with one thread and {many * 1e3:.3g} ms with {n}"
+    finally:
+        torch.set_num_threads(chosen)
     return f"a step took {many * 1e3:.3g} ms with {n} threads and {one * 1e3:.3g} ms with one"

@@ -170,10 +170,12 @@ class Run:
             inputs = self._data.inputs(indices, pad=pad, flip=flip, seed=self.seed)
             labels = self._data.labels[indices]
             limit_s = (self._deadline - self.clock.elapsed()) / 10
-            if threads is None and not deterministic and self.device.type == "cpu" and limit_s == math.inf:
+            if threads is None and not deterministic and self.device.type == "cpu":
                 tried = copy.deepcopy(self.model).train()
                 with suppress(Exception):  # what fails here will fail in the run, and say so better
-                    self.threads_reason = choose_threads(lambda: step_seconds(tried, self.precision, inputs, labels))
+                    self.threads_reason = choose_threads(
+                        lambda: step_seconds(tried, self.precision, inputs, labels), limit_s
+                    )
             if deterministic and precision == "auto":
                 self.precision = Precision(reason="float32, as nothing is chosen by timing in deterministic mode")
             else:

@@ -55,6 +55,23 @@ def test_what_is_faster_is_taken() -> None:
     assert choose_threads(timed({1: 0.003, 2: 0.06})) == "a step took 3 ms with one thread and 60 ms with 2"
     assert torch.get_num_threads() == 1
     assert choose_threads(timed({})) == "PyTorch was set to one thread"
+    torch.set_num_threads(2)
+    for limit_s in (-1.0, 0.5):
+        why = choose_threads(timed({1: 0.1, 2: 0.3}), limit_s)
+        assert why == "the time budget left no time to try another number"
+        assert torch.get_num_threads() == 2
+
+
+def test_a_step_that_fails_with_one_thread_leaves_as_many_as_there_were() -> None:
+    def step_seconds() -> float:
+        if torch.get_num_threads() == 1:
+            raise RuntimeError("no memory")
+        return 0.1
+
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="no memory"):
+        choose_threads(step_seconds)
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("fails", [False, True])
