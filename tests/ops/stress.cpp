@@ -218,6 +218,9 @@ void layers(LogitType type, std::int64_t batch, std::int64_t channels, std::int6
   const std::unique_ptr<std::uint8_t[]> index(new std::uint8_t[pooled]);
   on_each_isa([&](Isa isa) {
     max_pool2d(pool, x.get(), out.get(), nullptr, isa, 4);
+    MaxPool2d rectified = pool;
+    rectified.rectified = window * window < kMaxWindow;
+    max_pool2d(rectified, x.get(), out.get(), index.get(), isa, 4);
     max_pool2d(pool, x.get(), out.get(), index.get(), isa, 4);
     max_pool2d_backward(pool, out.get(), index.get(), grad_x.get(), isa, 4);
   });

@@ -405,12 +405,19 @@ POOL = {
 def test_pooling_refuses_what_would_corrupt_memory(native: Any, change: dict[str, Any], message: str) -> None:
     arguments = {**POOL, **change}
     with pytest.raises(ValueError) as caught:  # before any address is followed
-        native.max_pool2d(**arguments)
+        native.max_pool2d(**arguments, rectified=False)
     assert str(caught.value) == f"seamfast._native: {message}"
     backwards = {"input": "grad_output", "output": "grad_input"}
     with pytest.raises(ValueError) as caught:
         native.max_pool2d_backward(**{backwards.get(name, name): value for name, value in arguments.items()})
     assert str(caught.value) == f"seamfast._native: {message}"
+
+
+def test_a_window_of_all_indices_leaves_none_for_nowhere(native: Any) -> None:
+    change = {"window": (16, 16), "shape": (2, 3, 20, 20)}
+    with pytest.raises(ValueError) as caught:
+        native.max_pool2d(**{**POOL, **change}, rectified=True)
+    assert str(caught.value) == "seamfast._native: the window leaves no index for where nothing is above 0"
 
 
 NORM = {
