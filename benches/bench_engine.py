@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--baselines", nargs="+", default=list(BASELINES), choices=BASELINES)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300, help="of recovery")
+    parser.add_argument("--architecture", choices=sorted(attacks.ARCHITECTURES), help="untrained, for its speed alone")
     parser.add_argument("--batch", type=int, default=128, help="samples a step, but for authors and scratch")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("SEAMFAST_DATA", ROOT.parent / "shared/data")))
     parser.add_argument("--out", type=Path, help="a file to which rows are added, one JSON document a line")
@@ -66,12 +67,16 @@ def main() -> int:
     trigger = Patch.square(size=3, target=0)
     planted = ROOT / "benches" / ".cache" / f"{arguments.data}-0" / "planted"
     model, _ = trained(planted, arguments.data, attacks.poison(train_set, trigger, 0.05, seed=0), 0)
+    if arguments.architecture:
+        torch.manual_seed(0)
+        channels, side, _ = train_set.image_shape
+        model = attacks.build(arguments.architecture, num_classes=10, in_channels=channels, image_size=side)
     clean = clean_part(arguments.data, train_set, 0)
     full = Schedule.of(clean, 15, arguments.steps, SeamConfig(batch_size=arguments.batch))
     authors = Schedule.of(clean, 20, 100, SeamConfig.authors_cifar10(len(clean)))
     first = dataclasses.replace(full.config, recover_max_steps=1)  # imports, first calls, the probe
     seamfast_run(dataclasses.replace(full, config=first), model)
-    (probed,) = _chosen.values()
+    probed = list(_chosen.values())[-1]
 
     torch.optim.AdamW([torch.zeros(1)])  # the baselines' import of the compiler is not held against them
 
@@ -83,7 +88,11 @@ def main() -> int:
         "fp32": (lambda: seamfast_run(full, model), lambda: resident.run(full, model, Precision())),
         "compiled": (lambda: seamfast_run(full, model), lambda: resident.run(full, model, probed, compiles=True)),
     }
-    shared = {"data": arguments.data, "n_clean": len(clean), "architecture": recipe.architecture}
+    shared = {
+        "data": arguments.data,
+        "n_clean": len(clean),
+        "architecture": arguments.architecture or recipe.architecture,
+    }
     shared |= {"steps": arguments.steps, "batch": arguments.batch, "precision": probed.name}
     for name in arguments.baselines:
         if name == "scratch":
