@@ -272,7 +272,7 @@ class Run:
         """The step that is due, and what follows from it."""
         assert self._stepper is not None
         self._stepper.take(rate, decay)
-        if self.device.type == "cpu":  # elsewhere it would wait for the device: there it is seen when evaluating
+        if self.device.type != "cuda":  # there it would wait for the device, and is seen when evaluating
             self._check_loss()
         elif self.clock.budget_s is not None:
             torch.cuda.synchronize(self.device)  # what is only queued takes no time yet

@@ -89,7 +89,7 @@ class TrainingStep:
 
     Attributes:
         rate, decay: float32 0-d on the device, of the next step.
-        loss_sum: float64 0-d on the device, since the last ``take_loss_sum``.
+        loss_sum: 0-d on the device, float64 where it has that, since the last ``take_loss_sum``.
     """
 
     def __init__(self, model: nn.Module, data: Resident, loss: Loss, optimizer: Optimizer) -> None:
@@ -100,9 +100,10 @@ class TrainingStep:
         self.rate = torch.zeros((), device=device)
         self.decay = torch.zeros((), device=device)
         self._loss = loss
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which that has not
+        self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self._bad_value = torch.zeros((), dtype=torch.float64, device=device)
+        self._bad_value = torch.zeros((), dtype=self._dtype, device=device)
 
     @property
     def state(self) -> list[Tensor]:
@@ -116,7 +117,7 @@ class TrainingStep:
             ModelError: the loss does not depend on the weights.
         """
         loss = self._loss(TrainingBatch(number, indices, self.data.labels[indices], inputs))
-        value = loss.detach().double()
+        value = loss.detach().to(self._dtype)
         fresh = (self._bad_step < 0) & ~torch.isfinite(value)
         self._bad_step.copy_(torch.where(fresh, number, self._bad_step))
         self._bad_value.copy_(torch.where(fresh, value, self._bad_value))
