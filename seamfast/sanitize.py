@@ -13,13 +13,14 @@ from torch import nn
 from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.events import Announcer, HistoryPoint
-from seamfast.engine.host import MAX_THREADS, in_use
+from seamfast.engine.host import in_use
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
 from seamfast.engine.precision import check_precision
 from seamfast.engine.run import Clock, Run, RunStopped, seeded
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_called, check_triggers, probe_logits
 from seamfast.methods import MethodConfig, config_class, run_method
+from seamfast.ops._check import MAX_THREADS
 from seamfast.record import RunRecord
 from seamfast.report import Report
 from seamfast.triggers import Trigger

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from seamfast.ops import cpp
+from seamfast.ops import dispatch
 
-MAX_THREADS = 1024
 _SLACK = 1.05
 """As many threads as there are stay, unless one is faster than so many times: a draw is no reason."""
 
@@ -24,7 +23,7 @@ def in_use() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        with cpp.freed_memory_kept():
+        with dispatch.package("cpp").freed_memory_kept():
             yield
     finally:
         if torch.get_num_threads() != threads:

@@ -1,7 +1,7 @@
 """Optimizers whose rates are tensors on the device: a replayed step reads what the host last wrote there.
 
-``torch.optim`` would do the same arithmetic, but importing it takes a second and a half (it imports the compiler),
-longer than some runs, and it has one rate for a group of tensors, where ``RelativeAdam`` has one for each.
+``torch.optim`` would do the same arithmetic, but importing it takes about a second (it imports the compiler), longer
+than some runs, and it has one rate for a group of tensors, where ``RelativeAdam`` has one for each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,22 @@ class Optimizer(Protocol):
         """
 
 
-class Adam:
+class _Moments:
+    """What both kinds of Adam keep: the parameters, running moments of their gradients, the number of steps."""
+
+    def __init__(self, model: nn.Module, betas: tuple[float, float]) -> None:
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.numel()]
+        self._betas = betas
+        self._means = [torch.zeros_like(p) for p in self._parameters]
+        self._squares = [torch.zeros_like(p) for p in self._parameters]
+        self._count = torch.zeros((), device=self._parameters[0].device)
+
+    @property
+    def state(self) -> list[Tensor]:
+        return [*self._means, *self._squares, self._count]
+
+
+class Adam(_Moments):
     """``torch.optim.Adam``: absolute rates, weight decay added to the gradients.
 
     Args:
@@ -44,17 +59,8 @@ class Adam:
     """
 
     def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> None:
-        self._parameters: list[Tensor] = [p for p in model.parameters() if p.numel()]
-        self._betas = betas
+        super().__init__(model, betas)
         self._weight_decay = weight_decay
-        self._means = [torch.zeros_like(p) for p in self._parameters]
-        self._squares = [torch.zeros_like(p) for p in self._parameters]
-        device = self._parameters[0].device
-        self._count = torch.zeros((), device=device)
-
-    @property
-    def state(self) -> list[Tensor]:
-        return [*self._means, *self._squares, self._count]
 
     @torch.no_grad()
     def step(self, rate: Tensor, decay: Tensor) -> None:
@@ -78,7 +84,7 @@ class Adam:
         _forget_grads(self._parameters)
 
 
-class RelativeAdam:
+class RelativeAdam(_Moments):
     """``torch.optim.AdamW`` with ``lr = rate * RMS(tensor as received)`` for each tensor.
 
     A rate of 0.01 moves each weight by about 1 % of its tensor's typical size a step, whatever the architecture's
@@ -95,12 +101,7 @@ class RelativeAdam:
     """
 
     def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.99), *, decays: bool = False) -> None:
-        self._parameters: list[Tensor] = [p for p in model.parameters() if p.numel()]
-        self._betas = betas
-        self._means = [torch.zeros_like(p) for p in self._parameters]
-        self._squares = [torch.zeros_like(p) for p in self._parameters]
-        device = self._parameters[0].device
-        self._count = torch.zeros((), device=device)
+        super().__init__(model, betas)
         self._matrices = [p for p in self._parameters if p.ndim >= 2] if decays else []
         sizes = []
         for parameter in self._parameters:
@@ -109,10 +110,6 @@ class RelativeAdam:
         self._sizes = torch.stack(sizes)
         self._rates = torch.zeros_like(self._sizes)
         self._rate_of = list(self._rates.unbind())  # views: written through _rates
-
-    @property
-    def state(self) -> list[Tensor]:
-        return [*self._means, *self._squares, self._count]
 
     @torch.no_grad()
     def step(self, rate: Tensor, decay: Tensor) -> None:

@@ -218,8 +218,9 @@ class Replayed:
             indices, inputs = self._pending or next(self._batches)
             self._pending = None
             self._indices.copy_(indices)
+            static = dict(self._named(self._inputs))
             for name, value in self._named(inputs):
-                dict(self._named(self._inputs))[name].copy_(value)
+                static[name].copy_(value)
         elif self._n_taken and self._n_taken % len(self._rows) == 0:
             self._fill_rows()
         self._replay()
