@@ -90,8 +90,8 @@ def sanitize(
             decides; NumPy's and Python's are the caller's to seed, but in workers.
         seed: an integer in ``[0, 2**63)``; same seed, data, machine and precision: same weights on a CPU.
         device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one; or a torch device.
-        precision: ``"auto"``: the fastest of float32 and bfloat16, in either memory layout, as two training steps of
-            each on a copy show, where its gradients agree with float32's; the report says which and why. ``"fp32"``:
+        precision: ``"auto"``: the fastest of float32 and bfloat16, in either memory layout, as a few training steps
+            of each on a copy show, where its gradients agree with float32's; the report says which and why. ``"fp32"``:
             plain float32, nothing tried. ``"bf16"``: bfloat16 if its gradients agree. Weights are float32 throughout,
             and what the report says of the model is measured in float32.
         threads: of PyTorch and of the C++ kernels, at least 1, for this call; ``None``: as many as PyTorch is set to,

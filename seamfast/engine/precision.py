@@ -20,6 +20,8 @@ from seamfast.errors import InputError
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
+_MOST_TIMED, _WORTH_TIMING_S = 5, 0.02
+"""How many steps a candidate is timed for, unless it took so long already."""
 _GAIN_OF_LAYOUT = 1.05
 _GAIN_OF_BF16 = 1.2
 """How many times as fast bfloat16 must be to be worth its rounding."""
@@ -92,7 +94,7 @@ def choose_precision(
 ) -> Precision:
     """The fastest of float32 and bfloat16, plane by plane and channels last, whose gradients agree with float32's.
 
-    Two training steps of each candidate are run on a copy of the model, on labels moved by one class, as a forgetting
+    A few training steps of each candidate, two of a large model, are run on a copy of the model, on labels moved by one class, as a forgetting
     step has them: on its own labels a trained model's gradients are too small to compare. bfloat16 is tried only where
     the processor computes in it, and kept only where it is at least 1.2 times as fast. The choice is kept for models of
     the same structure and batches of the same shape, for as long as the process lives.
@@ -103,7 +105,7 @@ def choose_precision(
         labels: ``(B,)`` int64 on the device.
         wanted: ``"auto"``; ``"fp32"``: nothing is tried; ``"bf16"``: whatever its gain, as long as gradients agree.
         num_classes: of the model.
-        limit_s: seconds that trying may take, roughly: where float32's two steps alone take a quarter, it is float32.
+        limit_s: seconds that trying may take, roughly: where float32's steps alone take a quarter, it is float32.
     """
     if wanted == "fp32":
         return Precision()
@@ -163,14 +165,20 @@ def step_seconds(model: nn.Module, candidate: Precision, inputs: Batch, labels: 
 def _try(
     model: nn.Module, candidate: Precision, inputs: Batch, labels: Tensor, exact: Tensor | None, trials: list[Trial]
 ) -> Tensor | None:
-    """Two steps: the first pays for what is made once, the second is timed. The gradient comes back, all in one."""
+    """A step that pays for what is made once, then some that are timed. The gradient comes back, all in one."""
     try:
         trained = copy.deepcopy(model)
         candidate.prepare(trained)
         trained.train()
         seen = candidate.laid_out(inputs)
         step_seconds(trained, candidate, seen, labels)
-        seconds = step_seconds(trained, candidate, seen, labels)
+        seconds, spent = math.inf, 0.0
+        # One step of a large model says enough; of milliseconds, the quickest of several: others compute here too.
+        for _ in range(_MOST_TIMED):
+            if spent >= _WORTH_TIMING_S:
+                break
+            taken = step_seconds(trained, candidate, seen, labels)
+            seconds, spent = min(seconds, taken), spent + taken
         grads = [p.grad.reshape(-1) for p in trained.parameters() if p.grad is not None]
         gradient = torch.cat(grads) if grads else labels.new_zeros(1, dtype=torch.float32)
     except Exception as error:  # an operation that has no kernel for it, or memory that does not suffice
