@@ -94,10 +94,10 @@ def choose_precision(
 ) -> Precision:
     """The fastest of float32 and bfloat16, plane by plane and channels last, whose gradients agree with float32's.
 
-    A few training steps of each candidate, two of a large model, are run on a copy of the model, on labels moved by one class, as a forgetting
-    step has them: on its own labels a trained model's gradients are too small to compare. bfloat16 is tried only where
-    the processor computes in it, and kept only where it is at least 1.2 times as fast. The choice is kept for models of
-    the same structure and batches of the same shape, for as long as the process lives.
+    A few training steps of each candidate, two of a large model, are run on a copy of the model, on labels moved by one
+    class, as a forgetting step has them: on its own labels a trained model's gradients are too small to compare.
+    bfloat16 is tried only where the processor computes in it, and kept only where it is at least 1.2 times as fast. The
+    choice is kept for models of the same structure and batches of the same shape, for as long as the process lives.
 
     Args:
         model: float32, on the device; not modified.
@@ -129,7 +129,10 @@ def _fastest(
 ) -> Precision:
     device = wrong.device
     best, best_s = Precision(), trials[0].step_seconds or math.inf
-    if isinstance(inputs, Tensor) and inputs.ndim == 4 and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+    in_both_layouts = (
+        isinstance(inputs, Tensor) and inputs.ndim == 4 and any(isinstance(m, nn.Conv2d) for m in model.modules())
+    )
+    if in_both_layouts:
         candidate = Precision(channels_last=True)
         _try(model, candidate, inputs, wrong, exact, trials)
         if _agrees(trials[-1]) and _gain(best_s, trials[-1]) >= _GAIN_OF_LAYOUT:
@@ -138,12 +141,18 @@ def _fastest(
     why_not = _why_no_bf16(device)
     if why_not is not None:
         return _decided(best, trials, f"bfloat16 was not tried: {why_not}")
-    candidate = Precision(bf16=True, channels_last=best.channels_last)
-    _try(model, candidate, inputs, wrong, exact, trials)
-    trial = trials[-1]
-    if not _agrees(trial):
+    # A layout that gains float32 little may be all that makes bfloat16 fast, so where it lost, both are tried.
+    layouts = [best.channels_last] if best.channels_last or not in_both_layouts else [False, True]
+    candidates = [Precision(bf16=True, channels_last=layout) for layout in layouts]
+    for candidate in candidates:
+        _try(model, candidate, inputs, wrong, exact, trials)
+    tried = list(zip(candidates, trials[-len(candidates) :], strict=True))
+    agreeing = [pair for pair in tried if _agrees(pair[1])]
+    if not agreeing:
+        trial = trials[-1]
         said = trial.error or f"its gradients agree with float32's to a cosine of {trial.agreement:.3f} only"
         return _decided(best, trials, f"bfloat16 was turned down: {said}")
+    candidate, trial = min(agreeing, key=lambda pair: pair[1].step_seconds or math.inf)
     gain = _gain(best_s, trial)
     if wanted == "bf16":
         return _decided(candidate, trials, f"bfloat16 was asked for; {gain:.2f} times as fast as float32")

@@ -81,7 +81,8 @@ def chosen(wanted: str = "auto", net: nn.Module | None = None, **arguments: Any)
         ({"bf16": 0.5}, "auto", "bf16", "bfloat16 is 2.00 times as fast as float32"),
         ({"bf16": 0.85}, "auto", "fp32", "bfloat16 is 1.18 times as fast as float32, below 1.2"),
         ({"fp32 channels_last": 0.5, "bf16 channels_last": 0.25}, "auto", "bf16 channels_last", "bfloat16 is 2.00"),
-        ({"bf16": 2.0}, "bf16", "bf16", "bfloat16 was asked for; 0.50 times as fast as float32"),
+        ({"bf16": 0.5, "bf16 channels_last": 0.2}, "auto", "bf16 channels_last", "bfloat16 is 5.00"),  # its own layout
+        ({"bf16": 2.0, "bf16 channels_last": 4.0}, "bf16", "bf16", "bfloat16 was asked for; 0.50 times as fast"),
         ({"bf16": 0.1}, "fp32", "fp32", "float32 was asked for"),
     ],
 )
@@ -93,6 +94,13 @@ def test_the_fastest_is_chosen(
     assert found.name == name
     assert found.reason.startswith(reason)
     assert [trial.step_seconds for trial in found.trials] == pytest.approx([clock[t.name] for t in found.trials])
+
+
+def test_the_quickest_of_several_short_steps_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([9.0, 0.005, 0.001, 0.004, 0.005, 0.005])  # the first pays for what is made once
+    step = module.step_seconds
+    monkeypatch.setattr(module, "step_seconds", lambda model, *rest: (step(model, *rest), next(taken))[1])
+    assert chosen("bf16", limit_s=0.0).trials[0].step_seconds == 0.001
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_a_time_budget_that_trying_would_use_up_is_respected(clock: dict[str, fl
     found = chosen(limit_s=0.0)
     assert (found.name, len(found.trials)) == ("fp32", 1)
     assert found.reason == "the time budget left no time to try anything but float32"
-    assert len(chosen().trials) == 3  # and it was not kept
+    assert len(chosen().trials) == 4  # and it was not kept
 
 
 def test_trying_leaves_the_model_as_it_was() -> None:
