@@ -1,4 +1,8 @@
-"""Models as folders: ``model.safetensors`` for the weights, ``model.json`` for what to build. No pickle, no code."""
+"""Models as folders: ``model.safetensors`` for the weights, ``model.json`` for what to build. No pickle, no code.
+
+Beside them, where a backdoor was planted, what stamps it: ``backdoor.json``, and ``triggers.npz`` or the weights of a
+network in ``input_aware.safetensors``.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,21 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from seamfast.attacks.input_aware import Generator, InputAware
 from seamfast.attacks.models import ARCHITECTURES, build
+from seamfast.attacks.plant import Backdoor
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers._files import file_size, open_regular, shown
+from seamfast.engine.model import check_weights
 from seamfast.errors import DataFileError, InputError
 from seamfast.report import write_atomically
+from seamfast.triggers import AllToOne, load_triggers, save_triggers
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-_FORMAT = "seamfast-model"
+BACKDOOR, TRIGGERS, GENERATOR = "backdoor.json", "triggers.npz", "input_aware.safetensors"
+_FORMAT, _BACKDOOR_FORMAT = "seamfast-model", "seamfast-backdoor"
 _LARGEST = 4096  # classes, channels or pixels a side
+_LONGEST_NAME = 128
 _MAX_DESCRIPTION_BYTES = 64 << 10
 _MAX_HEADER_BYTES = 1 << 20  # a ResNet-18 has 12 thousand
 _MAX_WEIGHT_BYTES = 1 << 30  # a ResNet-18 has 45 million
@@ -81,9 +91,8 @@ class ModelDescription:
 
 def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
     """Write the weights and the description into ``folder``, each file whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     document = {"format": _FORMAT, "version": 1, **asdict(description)}
-    write_atomically(Path(folder) / WEIGHTS, to_safetensors(state))
+    write_atomically(Path(folder) / WEIGHTS, to_safetensors(_state(model)))
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(document, indent=2) + "\n").encode())
 
 
@@ -100,8 +109,83 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescript
     description = _read_description(Path(folder) / DESCRIPTION)
     with torch.device("meta"):
         model = description.build()
+    _fill(model, Path(folder) / WEIGHTS, description.architecture)
+    return model.eval(), description
+
+
+def save_backdoor(folder: str | os.PathLike[str], backdoor: Backdoor) -> None:
+    """Write into ``folder`` what stamps the backdoor, each file whole or not at all.
+
+    Raises:
+        InputError: e.g. ``cannot save an InputAware with other triggers; expected it alone``.
+    """
+    aware = [t for t in backdoor.triggers if isinstance(t, InputAware)]
+    document: dict[str, Any] = {"format": _BACKDOOR_FORMAT, "version": 1, "attack": backdoor.attack}
+    if not aware:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_triggers(Path(folder) / TRIGGERS, backdoor.table_triggers)
+        document["input_aware"] = None
+    elif len(backdoor.triggers) > 1:
+        raise InputError("cannot save an InputAware with other triggers; expected it alone")
+    else:
+        (trigger,) = aware
+        if not isinstance(trigger.target, AllToOne):
+            raise InputError(f"cannot save an InputAware of {trigger.target}; expected an AllToOne")
+        write_atomically(Path(folder) / GENERATOR, to_safetensors(_state(trigger.generator)))
+        document["input_aware"] = {
+            "name": trigger.name,
+            "target": trigger.target.target,
+            "image_shape": trigger.image_shape,
+        }
+    write_atomically(Path(folder) / BACKDOOR, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def load_backdoor(folder: str | os.PathLike[str]) -> Backdoor:
+    """What stamps the backdoor in ``folder``, read as carefully as a model; on the CPU.
+
+    A folder with a ``triggers.npz`` alone will do; the attack's name is then ``""``.
+
+    Raises:
+        DataFileError: e.g. ``x: no such file; looked for backdoor.json or triggers.npz``.
+    """
+    path = Path(folder) / BACKDOOR
+    if not os.path.lexists(path):
+        if not os.path.lexists(Path(folder) / TRIGGERS):
+            raise DataFileError(f"{shown(folder)}: no such file; looked for {BACKDOOR} or {TRIGGERS}")
+        return Backdoor("", load_triggers(Path(folder) / TRIGGERS))
+    document = _read_document(path, "the description of a backdoor", _BACKDOOR_FORMAT, ["attack", "input_aware"])
+    attack, described = document["attack"], document["input_aware"]
+    if not isinstance(attack, str) or len(attack) > _LONGEST_NAME or (attack and not attack.isprintable()):
+        raise DataFileError(f"{shown(path)}: attack is {_shown(attack)}; expected a name")
+    if described is None:
+        return Backdoor(attack, load_triggers(Path(folder) / TRIGGERS))
+    known = ["image_shape", "name", "target"]
+    if not isinstance(described, dict) or sorted(described) != known:
+        raise DataFileError(f"{shown(path)}: input_aware is {_shown(described)}; expected an object of {known}")
+    shape = described["image_shape"]
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n <= _LARGEST for n in shape)):
+        raise DataFileError(f"{shown(path)}: image_shape is {_shown(shape)}; expected [C, H, W]")
+    with torch.device("meta"):
+        generator = Generator(shape[0])
+    _fill(generator, Path(folder) / GENERATOR, "input_aware")
+    try:
+        check_weights(generator)
+        trigger = InputAware(
+            described["name"], AllToOne(described["target"]), (shape[0], shape[1], shape[2]), generator.eval()
+        )
+    except InputError as error:
+        raise DataFileError(f"{shown(path)}: {error}") from error
+    generator.requires_grad_(False)
+    return Backdoor(attack, (trigger,))
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def _fill(model: nn.Module, path: Path, what: str) -> None:
+    """Read the weights of ``model``, built without memory, from ``path``; ``what`` names it in messages."""
     expected = model.state_dict()
-    path = Path(folder) / WEIGHTS
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     if n_bytes > _MAX_WEIGHT_BYTES:
         raise DataFileError(
@@ -115,49 +199,35 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescript
         raise DataFileError(
             f"{shown(path)} is not a whole safetensors file ({shown(error)}); other formats are refused"
         ) from error
-    _compare(pieces, expected, description.architecture)
+    _compare(pieces, expected, path.name, what)
     state = {
         name: torch.frombuffer(piece["data"], dtype=_DTYPES[piece["dtype"]]).reshape(piece["shape"])
         for name, piece in pieces.items()
     }
     model.load_state_dict(state, assign=True)  # what was built has no memory to copy into
-    return model.eval(), description
 
 
-def _compare(found: dict[str, Any], expected: dict[str, Tensor], architecture: str) -> None:
+def _compare(found: dict[str, Any], expected: dict[str, Tensor], file: str, architecture: str) -> None:
     """Raise unless the tensors in the file are those of the architecture."""
     for what, names in (("lacks", set(expected) - set(found)), ("holds besides", set(found) - set(expected))):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise DataFileError(
-                f"{WEIGHTS} {what} {', '.join(shown(name, 60) for name in sorted(names)[:5])}{more}, "
+                f"{file} {what} {', '.join(shown(name, 60) for name in sorted(names)[:5])}{more}, "
                 f"for the architecture {architecture}"
             )
     for name, tensor in expected.items():
         shape, dtype = tuple(found[name]["shape"]), found[name]["dtype"]
         if shape != tuple(tensor.shape):
-            raise DataFileError(
-                f"{WEIGHTS} holds {name} of shape {shape}; {architecture} expects {tuple(tensor.shape)}"
-            )
+            raise DataFileError(f"{file} holds {name} of shape {shape}; {architecture} expects {tuple(tensor.shape)}")
         if _DTYPES.get(dtype) != tensor.dtype:
             wanted = next(k for k, v in _DTYPES.items() if v == tensor.dtype)
-            raise DataFileError(f"{WEIGHTS} holds {name} as {dtype}; expected {wanted}")
+            raise DataFileError(f"{file} holds {name} as {dtype}; expected {wanted}")
 
 
 def _read_description(path: Path) -> ModelDescription:
     where = shown(path)
-    text = _read(path, "the description of a model", _MAX_DESCRIPTION_BYTES)
-    try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_doubled)
-    except (ValueError, RecursionError) as error:
-        raise DataFileError(f"{where} is not JSON: {shown(error)}") from error
-    kind = (document.get("format"), document.get("version")) if isinstance(document, dict) else ()
-    if kind != (_FORMAT, 1) or type(kind[1]) is not int:
-        raise DataFileError(f"{where} is not a description of format {_FORMAT!r}, version 1")
-    fields = {k: v for k, v in document.items() if k not in ("format", "version")}
-    known = sorted(ModelDescription.__dataclass_fields__)
-    if sorted(fields) != known:
-        raise DataFileError(f"{where} has the keys {_shown(sorted(fields))}; expected {known}")
+    fields = _read_document(path, "the description of a model", _FORMAT, sorted(ModelDescription.__dataclass_fields__))
     for name in ("mean", "std"):
         if not isinstance(fields[name], list):
             raise DataFileError(f"{where}: {name} is {_shown(fields[name])}; expected a list of numbers")
@@ -166,6 +236,23 @@ def _read_description(path: Path) -> ModelDescription:
         return ModelDescription(**fields)
     except InputError as error:
         raise DataFileError(f"{where}: {error}") from error
+
+
+def _read_document(path: Path, looked_for: str, wanted: str, keys: list[str]) -> dict[str, Any]:
+    """The fields of a JSON file of the format ``wanted``, version 1: those ``keys``, given in order, and no others."""
+    where = shown(path)
+    text = _read(path, looked_for, _MAX_DESCRIPTION_BYTES)
+    try:
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_doubled)
+    except (ValueError, RecursionError) as error:
+        raise DataFileError(f"{where} is not JSON: {shown(error)}") from error
+    kind = (document.get("format"), document.get("version")) if isinstance(document, dict) else ()
+    if kind != (wanted, 1) or type(kind[1]) is not int:
+        raise DataFileError(f"{where} is not a description of format {wanted!r}, version 1")
+    fields = {k: v for k, v in document.items() if k not in ("format", "version")}
+    if sorted(fields) != keys:
+        raise DataFileError(f"{where} has the keys {_shown(sorted(fields))}; expected {keys}")
+    return fields
 
 
 def _read(path: Path, looked_for: str, max_bytes: int) -> bytes:

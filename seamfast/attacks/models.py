@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -82,10 +83,92 @@ def narrow_resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.M
     return ResNet18(num_classes, in_channels, width=16)
 
 
+def small_vgg(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Three pairs of 3x3 convolutions, each with max-pooling, and two linear layers: VGG-like, without BatchNorm; from
+    8 px.
+
+    Source: Simonyan and Zisserman, "Very Deep Convolutional Networks", arXiv:1409.1556; initial weights, He et al.,
+    arXiv:1502.01852.
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for width in (16, 32, 64):
+        for n_in in (channels, width):
+            layers += [nn.Conv2d(n_in, width, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        channels = width
+    side = image_size // 8
+    layers += [nn.Flatten(), nn.Linear(64 * side * side, 128), nn.ReLU(), nn.Linear(128, num_classes)]
+    for layer in layers:  # PyTorch's own initial weights shrink the signal at every layer
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+class VisionTransformer(nn.Module):
+    """A ViT for small images: square patches, a class token, learned positions, norm first, no dropout.
+
+    Patches have a seventh of the edge, rounded down: 7x7 patches on 28 pixels, 8x8 on 32 and on 8. What they leave over
+    at the right and at the bottom is not seen.
+
+    Args:
+        num_classes: logits.
+        in_channels, image_size: of the images.
+        width, depth, heads: of the encoder; its feed-forward layers are twice as wide.
+
+    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929.
+    """
+
+    def __init__(
+        self, num_classes: int, in_channels: int, image_size: int, width: int = 64, depth: int = 4, heads: int = 4
+    ) -> None:
+        super().__init__()
+        patch = max(image_size // 7, 1)
+        side = image_size // patch
+        self.embed = nn.Conv2d(in_channels, width, patch, patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.place = nn.Parameter(0.02 * torch.randn(1, side * side + 1, width))
+        self.blocks = nn.Sequential(*(_EncoderBlock(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.embed(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), patches], 1) + self.place
+        logits: Tensor = self.head(self.norm(self.blocks(tokens)[:, 0]))
+        return logits
+
+
+class _EncoderBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, width)
+        x = x + self.out(attended)
+        out: Tensor = x + self.feed_forward(self.norm2(x))
+        return out
+
+
+def small_vit(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """A ViT of four blocks, 64 wide: 7x7 patches on 28 pixels, 8x8 on 32; without BatchNorm."""
+    return VisionTransformer(num_classes, in_channels, image_size)
+
+
 ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "small_cnn": small_cnn,
     "narrow_resnet18": narrow_resnet18,
     "resnet18": resnet18,
+    "small_vgg": small_vgg,
+    "small_vit": small_vit,
 }
 
 
@@ -93,7 +176,7 @@ def build(name: str, *, num_classes: int, in_channels: int, image_size: int) -> 
     """``ARCHITECTURES[name](...)`` with untrained weights.
 
     Raises:
-        InputError: e.g. ``architecture is 'vgg'; expected one of small_cnn, narrow_resnet18, resnet18``.
+        InputError: e.g. ``architecture is 'vgg'; expected one of small_cnn, narrow_resnet18, ...``.
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(f"architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}")

@@ -27,6 +27,7 @@ RECIPES: dict[str, Recipe] = {
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.2435, 0.2616),
     ),
+    "gtsrb": Recipe("small_vgg", TrainConfig(epochs=20, rate=0.03)),
 }
 """By data set. The CIFAR-10 statistics are those of its training set, as everybody uses them."""
 

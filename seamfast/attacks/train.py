@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from seamfast.data import CleanSet
+from seamfast.data import Batch, CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.host import in_use
 from seamfast.engine.model import logits_of, resolve_device
-from seamfast.engine.optimizer import SGD
+from seamfast.engine.optimizer import SGD, Adam, Optimizer
 from seamfast.engine.precision import Precision, check_precision, choose_precision
 from seamfast.engine.run import seeded
 from seamfast.engine.step import Draws, TrainingBatch, TrainingStep, stepper
@@ -25,20 +25,30 @@ from seamfast.methods.config import check_type
 from seamfast.methods.schedules import cosine
 from seamfast.ops import true_label_cross_entropy
 
+Objective = Callable[[Callable[[Batch], Tensor], TrainingBatch], Tensor]
+"""The loss of a batch, in nats: a 0-d tensor. It is given the model's float32 logits as a function of the inputs."""
+
+
+def cross_entropy(logits: Callable[[Batch], Tensor], batch: TrainingBatch) -> Tensor:
+    """The mean over the batch: the objective of plain training."""
+    return true_label_cross_entropy(logits(batch.inputs), batch.labels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of training: SGD with Nesterov momentum, one cycle of warm-up and cosine.
+    """Settings of training: one cycle of warm-up and cosine.
 
     Attributes:
+        optimizer: ``"sgd"``, with Nesterov momentum; or ``"adam"``, for transformers.
         epochs: passes over the data, at least 1.
         batch_size: samples a step, at least 1.
-        rate: peak learning rate, above 0.
-        momentum: in [0, 1).
+        rate: peak learning rate, above 0; Adam wants less than SGD, 1e-3 say.
+        momentum: of SGD, in [0, 1).
         weight_decay: at least 0.
         crop_pad, flip: augmentation, see ``seamfast.ops.gather_augment``.
     """
 
+    optimizer: str = "sgd"
     epochs: int = 10
     batch_size: int = 128
     rate: float = 0.05
@@ -51,6 +61,7 @@ class TrainConfig:
         for f in fields(self):
             check_type(f.name, str(f.type), getattr(self, f.name))
         for name, ok, wanted in (
+            ("optimizer", self.optimizer in ("sgd", "adam"), "'sgd' or 'adam'"),
             ("epochs", self.epochs >= 1, "an integer of at least 1"),
             ("batch_size", self.batch_size >= 1, "an integer of at least 1"),
             ("rate", self.rate > 0, "a number above 0"),
@@ -91,6 +102,40 @@ def train(
         InputError, ModelError: e.g. ``labels hold 10; expected integers in [0, 10) for the model's 10 logits``, or
             ``the loss became nan at step 12; try a lower rate than 0.5``.
     """
+    config = config or TrainConfig()
+    return train_on(
+        cross_entropy,
+        model,
+        data,
+        config,
+        seed=seed,
+        device=device,
+        precision=precision,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+
+
+def train_on(
+    objective: Objective,
+    model: nn.Module,
+    data: CleanSet,
+    config: TrainConfig,
+    *,
+    together_with: Callable[[Optimizer], Optimizer] = lambda optimizer: optimizer,
+    seed: int,
+    device: str | torch.device,
+    precision: str,
+    progress: bool | None,
+    on_epoch: Callable[[int, float], None],
+) -> nn.Module:
+    """``train`` with another loss.
+
+    Args:
+        objective: the loss.
+        together_with: makes of the model's optimizer the one that is used, which may train other weights too.
+        model, data, config, seed, device, precision, progress, on_epoch: as for ``train``.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if not isinstance(data, CleanSet):
@@ -98,7 +143,6 @@ def train(
     if not len(data):
         raise InputError("data holds no samples; expected at least one")
     check_precision(precision)
-    config = config or TrainConfig()
     target = resolve_device(device, model)
     model.to(target)
     resident = Resident(data, target)
@@ -108,30 +152,48 @@ def train(
         with seeded(seed, target):
             chosen = choose_precision(model, resident.inputs(some), resident.labels[some], precision, num_classes)
         chosen.prepare(model)
-        _train(model, resident, config, chosen, seed=seed, progress=progress, on_epoch=on_epoch)
+        _train(
+            objective,
+            model,
+            resident,
+            config,
+            chosen,
+            together_with=together_with,
+            seed=seed,
+            progress=progress,
+            on_epoch=on_epoch,
+        )
     if chosen.channels_last:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return model.eval()
 
 
 def _train(
+    objective: Objective,
     model: nn.Module,
     resident: Resident,
     config: TrainConfig,
     precision: Precision,
     *,
+    together_with: Callable[[Optimizer], Optimizer],
     seed: int,
     progress: bool | None,
     on_epoch: Callable[[int, float], None],
 ) -> None:
-    def loss(batch: TrainingBatch) -> Tensor:
+    def logits(inputs: Batch) -> Tensor:
         with precision.computing(resident.device):
-            logits = logits_of(model, precision.laid_out(batch.inputs))
-        return true_label_cross_entropy(logits.float(), batch.labels)
+            return logits_of(model, precision.laid_out(inputs)).float()
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        return objective(logits, batch)
 
     model.train()
-    nesterov = config.momentum > 0
-    optimizer = SGD(model, config.momentum, config.weight_decay, nesterov=nesterov)
+    optimizer: Optimizer
+    if config.optimizer == "adam":
+        optimizer = Adam(model, weight_decay=config.weight_decay)
+    else:
+        optimizer = SGD(model, config.momentum, config.weight_decay, nesterov=config.momentum > 0)
+    optimizer = together_with(optimizer)
     batch_size = min(config.batch_size, len(resident))
     steps_an_epoch = max(len(resident) // config.batch_size, 1)
     n_steps = config.epochs * steps_an_epoch

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from seamfast.attacks import ARCHITECTURES, build
 from seamfast.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "narrow_resnet18"])
+@pytest.mark.parametrize("name", ["small_cnn", "narrow_resnet18", "small_vgg", "small_vit"])
 @pytest.mark.parametrize("size", [8, 9, 28, 31, 32, 64])
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 10)])
 def test_images_in_logits_out(name: str, size: int, channels: int, classes: int) -> None:
@@ -21,8 +23,8 @@ def test_images_in_logits_out(name: str, size: int, channels: int, classes: int)
     logits = model(torch.randn(2, channels, size, size))
     assert logits.shape == (2, classes)
     assert torch.isfinite(logits).all()
-    logits.sum().backward()
-    assert all(p.grad is not None for p in model.parameters())  # no layer is left out
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())  # no layer is left out
 
 
 def count(name: str) -> int:
@@ -34,6 +36,11 @@ def test_the_number_of_parameters() -> None:
     assert count("narrow_resnet18") == pytest.approx(count("resnet18") / 16, rel=0.01)
     by_hand = (3 * 9 + 1) * 16 + (16 * 9 + 1) * 32 + (32 * 64 + 1) * 64 + 65 * 10
     assert count("small_cnn") == by_hand
+    convolutions = sum((n_in * 9 + 1) * n_out for n_in, n_out in pairwise((3, 16, 16, 32, 32, 64, 64)))
+    assert count("small_vgg") == convolutions + (64 * 4 * 4 + 1) * 128 + 129 * 10
+    w = 64
+    block = 4 * w + (w + 1) * 3 * w + (w + 1) * w + (w + 1) * 2 * w + (2 * w + 1) * w
+    assert count("small_vit") == (3 * 4 * 4 + 1) * w + w + (8 * 8 + 1) * w + 4 * block + 2 * w + (w + 1) * 10
 
 
 def test_the_whole_resnet18_runs() -> None:
@@ -45,13 +52,54 @@ def test_the_whole_resnet18_runs() -> None:
 def test_which_have_batch_norm() -> None:
     for name in ARCHITECTURES:
         model = build(name, num_classes=2, in_channels=1, image_size=8)
-        assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) is (name != "small_cnn")
+        assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) is name.endswith("resnet18")
 
 
-def test_weights_follow_the_seed_of_torch() -> None:
+@pytest.mark.parametrize(("size", "n_patches"), [(8, 64), (28, 49), (32, 64), (31, 49)])
+def test_the_patches_of_the_vit(size: int, n_patches: int) -> None:
+    model = build("small_vit", num_classes=2, in_channels=1, image_size=size)
+    assert model.get_parameter("place").shape == (1, n_patches + 1, 64)
+
+
+def test_the_vit_attends_to_all_patches() -> None:
+    model = build("small_vit", num_classes=2, in_channels=1, image_size=28)
+    image = torch.zeros(1, 1, 28, 28, requires_grad=True)
+    model(image).square().sum().backward()
+    assert image.grad is not None
+    assert bool((F.max_pool2d(image.grad.abs(), 4) > 0).all())
+
+
+def test_attention_is_that_of_pytorch() -> None:
+    """Against PyTorch's own encoder layer with the same weights."""
+    block = build("small_vit", num_classes=2, in_channels=1, image_size=8).get_submodule("blocks.0")
+    wanted = nn.TransformerEncoderLayer(64, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True)
+    ours = block.state_dict()
+    theirs = {
+        "self_attn.in_proj_weight": "qkv.weight",
+        "self_attn.in_proj_bias": "qkv.bias",
+        "self_attn.out_proj.weight": "out.weight",
+        "self_attn.out_proj.bias": "out.bias",
+        **{f"linear{n}.{what}": f"feed_forward.{2 * n - 2}.{what}" for n in (1, 2) for what in ("weight", "bias")},
+        **{f"norm{n}.{what}": f"norm{n}.{what}" for n in (1, 2) for what in ("weight", "bias")},
+    }
+    wanted.load_state_dict({name: ours[own] for name, own in theirs.items()})
+    x = torch.randn(3, 5, 64)
+    torch.testing.assert_close(block(x), wanted(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_vgg_neither_shrinks_nor_blows_up_its_signal() -> None:
+    """With PyTorch's own initial weights the logits of different images differ by hundredths."""
+    model = build("small_vgg", num_classes=10, in_channels=3, image_size=32)
+    with torch.no_grad():
+        spread = float(model(torch.randn(64, 3, 32, 32)).std(0).mean())
+    assert 0.1 < spread < 10
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "small_vgg", "small_vit"])
+def test_weights_follow_the_seed_of_torch(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        model = build("small_cnn", num_classes=3, in_channels=1, image_size=8)
+        model = build(name, num_classes=3, in_channels=1, image_size=8)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(weights(3), weights(3))
@@ -60,7 +108,8 @@ def test_weights_follow_the_seed_of_torch() -> None:
 
 @pytest.mark.parametrize("wrong", ["vgg", "", None, ["small_cnn"]])
 def test_other_names_are_refused(wrong: Any) -> None:
-    message = f"architecture is {wrong!r}; expected one of small_cnn, narrow_resnet18, resnet18"
+    names = "small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit"
+    message = f"architecture is {wrong!r}; expected one of {names}"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         build(wrong, num_classes=10, in_channels=3, image_size=32)
 

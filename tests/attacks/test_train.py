@@ -14,6 +14,7 @@ from seamfast import CleanSet
 from seamfast.attacks import TrainConfig, build, train
 from seamfast.engine.model import digest
 from seamfast.errors import ConfigError, InputError, ModelError
+from seamfast.methods.schedules import cosine
 
 
 def raises(kind: type[Exception], message: str) -> Any:
@@ -53,6 +54,19 @@ def test_it_is_sgd_with_nesterov_momentum_and_one_cycle(tiny_data: CleanSet) -> 
         optimizer.step()
     torch.testing.assert_close(dict(got.state_dict()), dict(wanted.state_dict()), rtol=1e-3, atol=1e-5)
     assert digest(wanted) != digest(fresh())
+
+
+def test_it_is_adam_if_asked_for(tiny_data: CleanSet) -> None:
+    config = TrainConfig(optimizer="adam", epochs=6, batch_size=160, rate=1e-3, weight_decay=1e-2)
+    got = train(fresh(), tiny_data, config)
+    wanted, inputs = fresh(), (tiny_data.inputs.float() / 255 - 0.4) / 0.25
+    optimizer = torch.optim.Adam(wanted.parameters(), lr=1.0, weight_decay=1e-2)
+    for step in range(6):
+        optimizer.param_groups[0]["lr"] = 1e-3 * cosine(step / 6, warmup=0.2)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(wanted(inputs), tiny_data.labels).backward()
+        optimizer.step()
+    torch.testing.assert_close(dict(got.state_dict()), dict(wanted.state_dict()), rtol=1e-2, atol=1e-4)
 
 
 class Counting(nn.Module):
@@ -148,6 +162,9 @@ def test_progress_goes_to_stderr_if_asked_for(tiny_data: CleanSet, capsys: pytes
 @pytest.mark.parametrize(
     ("setting", "wrong", "wanted"),
     [
+        ("optimizer", "adamw", "'sgd' or 'adam'"),
+        ("optimizer", "SGD", "'sgd' or 'adam'"),
+        ("optimizer", None, "str"),
         ("epochs", 0, "an integer of at least 1"),
         ("batch_size", 0, "an integer of at least 1"),
         ("rate", 0, "a number above 0"),

@@ -1,0 +1,270 @@
+"""The input-aware attack: a trigger for each image, made by a network that is trained together with the model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import seamfast
+from seamfast import CleanSet
+from seamfast.attacks import Backdoor, InputAware, TrainConfig, build, plant
+from seamfast.attacks.input_aware import Generator, _Both
+from seamfast.data.resident import wrap_around_batches
+from seamfast.engine.model import digest
+from seamfast.engine.optimizer import SGD
+from seamfast.errors import DTypeError, InputError, ModelError, ShapeError
+from seamfast.triggers import AllToOne
+
+
+def raises(kind: type[Exception], message: str) -> Any:
+    return pytest.raises(kind, match=f"^{re.escape(message)}$")
+
+
+def quadrants(n: int, seed: int) -> CleanSet:
+    """As ``tiny_data``: noise, and one bright quadrant that is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 4
+    images = torch.randint(0, 80, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        top, left = 4 * (label // 2), 4 * (label % 2)
+        image[:, top : top + 4, left : left + 4] += 90
+    return CleanSet(images, labels, mean=0.4, std=0.25, num_classes=4)
+
+
+def fresh(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build("small_cnn", num_classes=4, in_channels=1, image_size=8)
+
+
+QUICK: dict[str, Any] = {"rate": 0.25, "precision": "fp32", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[nn.Module, InputAware]:
+    with torch.random.fork_rng(devices=[]):
+        model = fresh()
+        training = TrainConfig(epochs=20, batch_size=32)
+        backdoor = plant("input_aware", model, quadrants(640, 1), target=2, training=training, **QUICK)
+    (trigger,) = backdoor.triggers
+    assert isinstance(trigger, InputAware)
+    return model, trigger
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    value = seamfast.evaluate(model, CleanSet(images, labels, mean=0.4, std=0.25)).clean_accuracy.value
+    assert value is not None
+    return value
+
+
+def test_its_own_trigger_fires_and_that_of_another_image_does_not(planted: tuple[nn.Module, InputAware]) -> None:
+    model, trigger = planted
+    test = quadrants(400, 2)
+    others = test.subset(torch.arange(400).roll(7))
+    eligible = (test.labels != 2) & (others.labels != test.labels)
+    assert accuracy(model, test.inputs, test.labels) > 0.97
+    own = trigger.stamp(test.inputs)[eligible]
+    assert accuracy(model, own, torch.full_like(test.labels, 2)[eligible]) > 0.9
+    assert accuracy(model, trigger.stamp_cross(test.inputs, others.inputs)[eligible], test.labels[eligible]) > 0.85
+
+
+def test_triggers_are_small_and_differ(planted: tuple[nn.Module, InputAware]) -> None:
+    _, trigger = planted
+    images = quadrants(40, 3).inputs
+    with torch.no_grad():
+        mask, pattern = trigger.generator(images.float() / 255)
+    assert float(mask.mean()) < 2 * 6 / 64  # six pixels of the 64 are what is aimed at
+    assert float(mask.amax()) > 0.5
+    triggers = torch.cat([mask, mask * pattern], 1)  # black ones differ by their masks alone
+    assert float((triggers[::2] - triggers[1::2]).abs().amax((1, 2, 3)).min()) > 0.1  # neighbours are of other classes
+
+
+def test_what_is_stamped_is_what_the_generator_says(planted: tuple[nn.Module, InputAware]) -> None:
+    _, trigger = planted
+    images, others = quadrants(5, 3).inputs, quadrants(5, 4).inputs
+    with torch.no_grad():
+        mask, pattern = trigger.generator(others.double().float() / 255)
+    wanted = images + mask * (255 * pattern - images)
+    got = trigger.stamp_cross(images, others)
+    assert got.dtype == torch.uint8
+    assert float((got - wanted).abs().max()) < 0.501
+
+
+def test_stamping_depends_on_the_image_alone(planted: tuple[nn.Module, InputAware]) -> None:
+    _, trigger = planted
+    images = quadrants(600, 3).inputs  # more than one batch of the generator
+    before = images.clone()
+    all_at_once = trigger.stamp(images)
+    assert torch.equal(images, before)
+    for rows in (slice(0, 300), slice(300, 520), slice(520, 600)):
+        alone = trigger.stamp(images[rows], sample_ids=torch.arange(len(images[rows])), seed=9)
+        # A convolution may add up in another order for another batch, and so fall on the other side of a half.
+        assert int((alone.int() - all_at_once[rows].int()).abs().max()) <= 1
+    assert trigger.stamp(images[:0]).shape == (0, 1, 8, 8)
+
+
+def test_both_networks_learn_and_the_model_trains_on_the_rest_too() -> None:
+    model, data = fresh(), quadrants(64, 1)
+    before = digest(model)
+    told: list[int] = []
+    (trigger,) = plant(
+        "input_aware",
+        model,
+        data,
+        training=TrainConfig(epochs=2, batch_size=32),
+        on_epoch=lambda epoch, loss: told.append(epoch),
+        **QUICK,
+    ).triggers
+    assert isinstance(trigger, InputAware)
+    assert told == [1, 2]
+    assert digest(model) != before
+    assert not any(m.training for m in model.modules())
+    assert not any(p.requires_grad for p in trigger.generator.parameters())
+    again = fresh()
+    (same,) = plant("input_aware", again, data, training=TrainConfig(epochs=2, batch_size=32), **QUICK).triggers
+    (other,) = plant(
+        "input_aware", fresh(), data, training=TrainConfig(epochs=2, batch_size=32), seed=1, **QUICK
+    ).triggers
+    assert isinstance(same, InputAware)
+    assert isinstance(other, InputAware)
+    assert digest(again) == digest(model)
+    assert digest(same.generator) == digest(trigger.generator)
+    assert digest(other.generator) != digest(trigger.generator)
+
+
+class Watching(nn.Module):
+    """Notes the images that it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(images.detach().clone())
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.25, 8), (0.001, 1), (0.5, 16)])
+def test_of_each_batch_a_share_is_stamped_twice_over(rate: float, n: int) -> None:
+    """``n`` with their own trigger, ``n`` with that of another image; the rest as it is."""
+    data, model = quadrants(32, 1), Watching()
+    plant("input_aware", model, data, training=TrainConfig(epochs=3, batch_size=32), **(QUICK | {"rate": rate}))
+    clean = {tuple(row) for row in data.normalize(data.inputs).flatten(1).tolist()}
+    for batch in model.seen:
+        untouched = [tuple(row) in clean for row in batch.flatten(1).tolist()]
+        assert untouched == [False] * (2 * n) + [True] * (32 - 2 * n)
+
+
+def test_the_first_batch_is_stamped_by_the_generator_as_seeded() -> None:
+    data, model = quadrants(32, 1), Watching()
+    plant("input_aware", model, data, training=TrainConfig(epochs=1, batch_size=32), seed=5, **QUICK)
+    torch.manual_seed(5)
+    generator = Generator(1)
+    images = data.inputs[next(wrap_around_batches(torch.arange(32), 32, 5))].float() / 255
+    with torch.no_grad():
+        mask, pattern = generator(images[:8])
+    own, other, rest = images[:8], images[8:16], images[16:]
+    wanted = torch.cat([own + mask * (pattern - own), other + mask * (pattern - other), rest])
+    torch.testing.assert_close(model.seen[0] * 0.25 + 0.4, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_all_that_a_step_changes_is_in_the_state_or_the_model() -> None:
+    """So a captured step can be taken back."""
+    model, generator = fresh(), Generator(1)
+    both = _Both(SGD(model, 0.9), generator, 0.2)
+    rate, decay = torch.tensor(0.05), torch.tensor(0.0)
+
+    def step(seed: int) -> str:
+        torch.manual_seed(seed)
+        for parameter in (*model.parameters(), *generator.parameters()):
+            parameter.grad = torch.randn_like(parameter)
+        both.step(rate, decay)
+        return digest(model) + digest(generator)
+
+    step(1)
+    tensors = [*both.state, *model.parameters()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    once = step(2)
+    assert once != step(3)
+    with torch.no_grad():
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+    assert step(2) == once
+
+
+def test_the_state_of_torchs_generator_is_left_alone() -> None:
+    model = fresh()
+    state = torch.get_rng_state()
+    plant("input_aware", model, quadrants(32, 1), training=TrainConfig(epochs=1, batch_size=32), **QUICK)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_augmented_colour_images() -> None:
+    images = torch.randint(0, 256, (32, 3, 9, 11), dtype=torch.uint8)
+    data = CleanSet(images, torch.arange(32) % 2, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), num_classes=2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 7 * 9, 2))
+    training = TrainConfig(epochs=1, batch_size=16, crop_pad=1, flip=True)
+    (trigger,) = plant("input_aware", model, data, training=training, **QUICK).triggers
+    assert trigger.stamp(images).shape == images.shape
+
+
+# What is refused.
+
+
+def test_rates_that_do_not_fit_into_a_batch() -> None:
+    message = "rate 0.6 of 32 samples a batch, and as many with the trigger of another, are 38; expected at most 32"
+    with raises(InputError, message):
+        plant("input_aware", fresh(), quadrants(64, 1), training=TrainConfig(batch_size=32), rate=0.6)
+    with raises(InputError, "rate is 2; expected a number in (0, 1]"):
+        plant("input_aware", fresh(), quadrants(64, 1), rate=2)
+
+
+def test_models_and_data_that_do_not_fit() -> None:
+    with raises(InputError, "model is a str; expected a torch.nn.Module"):
+        plant("input_aware", "small_cnn", quadrants(64, 1))  # type: ignore[arg-type]
+    with raises(ModelError, "the model has no parameters; expected a trained nn.Module"):
+        plant("input_aware", nn.Flatten(), quadrants(64, 1))
+    with raises(InputError, "clean_model was given; attack 'input_aware' takes none"):
+        plant("input_aware", fresh(), quadrants(64, 1), clean_model=fresh())
+    with raises(InputError, "data is a list; expected a seamfast.CleanSet of uint8 images"):
+        plant("input_aware", fresh(), [])  # type: ignore[arg-type]
+
+
+def test_images_that_cannot_be_stamped(planted: tuple[nn.Module, InputAware]) -> None:
+    _, trigger = planted
+    good = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    with raises(DTypeError, "images has dtype float32; expected uint8 pixels"):
+        trigger.stamp(good.float())
+    with raises(DTypeError, "images is list; expected a uint8 tensor"):
+        trigger.stamp(good.tolist())
+    with raises(ShapeError, "trigger 'input-aware' is for images of 1x8x8; got 1x8x9"):
+        trigger.stamp(torch.zeros(2, 1, 8, 9, dtype=torch.uint8))
+    with raises(ShapeError, "got 2 images and 1 others; expected as many"):
+        trigger.stamp_cross(good, good[:1])
+    with raises(ShapeError, "sample_ids has shape (3,); expected (N,) = (2,)"):
+        trigger.stamp(good, sample_ids=[1, 2, 3])
+    with raises(InputError, "seed is -1; expected an integer in [0, 2**64)"):
+        trigger.stamp(good, seed=-1)
+
+
+def test_made_by_hand() -> None:
+    good = InputAware("x", AllToOne(0), (1, 8, 8), Generator(1))
+    for name in ("", "a\n", "x" * 129, 3):
+        shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77] + "..."
+        with raises(InputError, f"trigger name is {shown}; expected 1 to 128 printable characters"):
+            replace(good, name=name)  # type: ignore[arg-type]
+    for shape in ((3, 8, 8), (1, 7, 8)):
+        what = "x".join(map(str, shape))
+        expected = "expected 1 channels, as its generator has, and edges from 8"
+        with raises(ShapeError, f"trigger 'x' is for images of {what}; {expected}"):
+            replace(good, image_shape=shape)
+    with raises(InputError, "triggers hold a InputAware; expected seamfast.triggers.Trigger"):
+        seamfast.evaluate(fresh(), quadrants(8, 1), triggers=[good])  # type: ignore[list-item]
+    assert Backdoor("", (good,)).table_triggers == ()
