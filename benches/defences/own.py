@@ -1,0 +1,68 @@
+"""No defence, and methods of seamfast by their published or default settings, called as the other defences are.
+
+``fine_tune``: 400 steps of SGD 0.01 (``FineTuneConfig``). ``super_fine_tune``: 400 steps in two phases
+(``SuperFineTuneConfig``). ``authors_seam``: the settings of SEAM's public CIFAR-10 script, stopped blind, with a
+hundredth of the recovery part to forget on, and at most 30 epochs of recovery instead of 300. All three hold a fifth of
+the clean budget out, to stop and judge by; steps of all attempts count. What comes back is the treated model, accepted
+or not.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+from torch import nn
+
+import seamfast
+from benches.defences.training import Defended
+from seamfast import FineTuneConfig, SeamConfig, SuperFineTuneConfig
+
+
+def no_defence(model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool]) -> Defended:
+    """A copy of the model as received."""
+    begin = time.perf_counter()
+    return Defended(copy.deepcopy(model).eval(), 0, time.perf_counter() - begin)
+
+
+def fine_tune(
+    model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool], precision: str = "auto"
+) -> Defended:
+    """``seamfast.sanitize(..., method="fine_tune")`` by its defaults."""
+    config = FineTuneConfig(crop_pad=augment[0], flip=augment[1])
+    return _sanitized(model, clean, "fine_tune", config, seed, precision)
+
+
+def super_fine_tune(
+    model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool], precision: str = "auto"
+) -> Defended:
+    """``seamfast.sanitize(..., method="super_fine_tune")`` by its defaults."""
+    config = SuperFineTuneConfig(crop_pad=augment[0], flip=augment[1])
+    return _sanitized(model, clean, "super_fine_tune", config, seed, precision)
+
+
+def authors_seam(
+    model: nn.Module,
+    clean: seamfast.CleanSet,
+    *,
+    seed: int,
+    augment: tuple[int, bool],
+    epochs: int = 30,
+    precision: str = "auto",
+) -> Defended:
+    """``seamfast.sanitize`` with ``SeamConfig.authors_cifar10``, at most ``epochs`` epochs of recovery."""
+    n_recovery = round(0.8 * len(clean))
+    config = SeamConfig.authors_cifar10(
+        n_recovery, recover_max_steps=epochs * -(-n_recovery // 32), crop_pad=augment[0], flip=augment[1]
+    )
+    return _sanitized(model, clean, "seam", config, seed, precision)
+
+
+def _sanitized(
+    model: nn.Module, clean: seamfast.CleanSet, method: str, config: Any, seed: int, precision: str
+) -> Defended:
+    begin = time.perf_counter()
+    result = seamfast.sanitize(model, clean, method=method, config=config, seed=seed, precision=precision)
+    n_steps = sum(result.report["run"]["steps"].values())
+    return Defended(result.model.eval(), n_steps, time.perf_counter() - begin)

@@ -1,0 +1,197 @@
+"""What the defences share: how they are called, the copy that they train, and the batches of an epoch."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+import seamfast
+from seamfast.engine.host import in_use
+from seamfast.engine.precision import choose_precision
+from seamfast.ops import gather_augment
+
+
+@dataclass(frozen=True)
+class Defended:
+    """What a defence gives back.
+
+    Attributes:
+        model: the defended copy, in eval mode, on the received model's device.
+        n_steps: optimizer steps; of every model that was trained on the way.
+        seconds: of the whole defence.
+    """
+
+    model: nn.Module
+    n_steps: int
+    seconds: float
+
+
+class Defence(Protocol):
+    """One shape of call for all; see the package."""
+
+    def __call__(
+        self, model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool]
+    ) -> Defended: ...
+
+
+class Training:
+    """A defence at work, from its first second to its last; a context, within which torch's generators are seeded.
+
+    Args:
+        received: never modified.
+        clean: uint8 pixels; all of them are trained on.
+        seed: of the order of the samples, augmentation, dropout and new weights.
+        augment: ``(crop_pad, flip)``.
+        batch_size: of all batches but the last of an epoch.
+        precision: ``"auto"``, ``"fp32"`` or ``"bf16"``, as for ``seamfast.sanitize``.
+
+    Raises:
+        ValueError: ``clean holds torch.float32; expected uint8 pixels``.
+    """
+
+    def __init__(
+        self,
+        received: nn.Module,
+        clean: seamfast.CleanSet,
+        *,
+        seed: int,
+        augment: tuple[int, bool],
+        batch_size: int,
+        precision: str,
+    ) -> None:
+        pixels = clean.inputs
+        if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
+            held = pixels.dtype if isinstance(pixels, Tensor) else "named tensors"
+            raise ValueError(f"clean holds {held}; expected uint8 pixels")
+        self._begin = time.perf_counter()
+        self._received = received
+        self._clean = clean
+        self._seed = seed
+        self._pad, self._flip = augment
+        self._batch_size = batch_size
+        self._wanted = precision
+        self.device = next(received.parameters()).device
+        self._pixels, self._labels = pixels.to(self.device), clean.labels.to(self.device)
+        self._order = torch.Generator().manual_seed(seed)
+        self._stack = ExitStack()
+        self.num_classes = clean.num_classes or int(clean.labels.max()) + 1
+        self.n_steps = 0
+        self._received_accuracy: float | None = None
+
+    def __enter__(self) -> Training:
+        with ExitStack() as stack:
+            on_cuda = self.device.type == "cuda"
+            stack.enter_context(torch.random.fork_rng(devices=[self.device] if on_cuda else []))
+            stack.enter_context(in_use())
+            self._seed_torch()
+            some = torch.arange(min(self._batch_size, len(self._labels)), device=self.device)
+            self.precision = choose_precision(
+                self._received, self._gathered(some, 0), self._labels[some], self._wanted, self.num_classes
+            )
+            self._seed_torch()  # what was tried may have drawn
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def copy(self) -> nn.Module:
+        """A copy of the received model, all its weights trainable, in train mode."""
+        model = copy.deepcopy(self._received).requires_grad_(True).train()
+        model.zero_grad(set_to_none=True)
+        self.precision.prepare(model)
+        return model
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """``ceil(N / batch_size)``, less one where the last batch would be a single sample."""
+        return len(_batches(torch.arange(len(self._labels)), self._batch_size))
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample once, in a new order, under crops and flips of its own: ``(inputs, labels)`` for one step each.
+
+        The last batch of an epoch is smaller. A last batch of one sample, which BatchNorm could not train on, is left
+        out.
+        """
+        for indices in _batches(torch.randperm(len(self._labels), generator=self._order), self._batch_size):
+            chosen = indices.to(self.device)
+            self.n_steps += 1
+            yield self._gathered(chosen, epoch, self._pad, self._flip), self._labels[chosen]
+
+    def as_they_are(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample once, in order and not augmented, to look at: ``(inputs, labels)``."""
+        for chosen in torch.arange(len(self._labels), device=self.device).split(512):
+            yield self._gathered(chosen, 0), self._labels[chosen]
+
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Float32 logits, computed in the precision that was found."""
+        with self.precision.computing(self.device):
+            logits: Tensor = model(self.precision.laid_out(inputs))
+        return logits.float()
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Of ``model``, in eval mode, on the clean budget as it is: a share in [0, 1]. Its mode is put back."""
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            n_right = sum((self.logits(model, x).argmax(1) == labels).sum() for x, labels in self.as_they_are())
+        model.train(was_training)
+        return int(n_right) / len(self._labels)
+
+    def is_intact(self, model: nn.Module, share: float = 0.9) -> bool:
+        """Whether ``model`` has at least ``share`` of the accuracy that the received model has on the clean budget."""
+        if self._received_accuracy is None:
+            self._received_accuracy = self.accuracy(self.copy())
+        return self.accuracy(model) >= share * self._received_accuracy
+
+    def finish(self, model: nn.Module) -> Defended:
+        """``model``, which was trained here, as what the defence gives back.
+
+        Raises:
+            FloatingPointError: ``the weights hold NaN or Inf after 320 steps``.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            raise FloatingPointError(f"the weights hold NaN or Inf after {self.n_steps} steps")
+        model.zero_grad(set_to_none=True)
+        for trained, given in zip(model.parameters(), self._received.parameters(), strict=True):
+            trained.requires_grad_(given.requires_grad)
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return Defended(model.eval(), self.n_steps, time.perf_counter() - self._begin)
+
+    def _gathered(self, chosen: Tensor, epoch: int, pad: int = 0, flip: bool = False) -> Tensor:
+        assert self._clean.mean is not None
+        assert self._clean.std is not None
+        return gather_augment(
+            self._pixels,
+            chosen,
+            mean=self._clean.mean,
+            std=self._clean.std,
+            pad=pad,
+            flip=flip,
+            seed=self._seed,
+            epoch=epoch,
+        )
+
+    def _seed_torch(self) -> None:
+        # Not torch.manual_seed: it seeds every accelerator, also those that are not put back.
+        torch.default_generator.manual_seed(self._seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(self._seed)
+
+
+def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    batches = list(order.split(batch_size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,624 @@
+"""The defences that seamfast is compared with: each against its definition, in plain PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import seamfast
+from seamfast import CleanSet
+from seamfast.attacks import build
+from seamfast.engine.precision import Precision
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benches are no package of the distribution
+
+from benches.defences import DEFENCES, training
+from benches.defences.fine_pruning import activity, find_reader, fine_pruning
+from benches.defences.ft_sam import ft_sam, perturbation, sam_step
+from benches.defences.nad import attention_loss, attention_map, cutout, nad, stages
+from benches.defences.scratch import redraw, scratch
+from benches.defences.training import Training
+
+ARCHITECTURES = ["small_cnn", "narrow_resnet18", "small_vgg", "small_vit"]
+WITHOUT_AUGMENTATION = {"seed": 0, "augment": (0, False), "precision": "fp32"}
+SHORT: dict[str, dict[str, Any]] = {
+    "authors_seam": {"epochs": 2},
+    "ft_sam": {"epochs": 2},
+    "ft_sam_gtsrb": {"epochs": 2},
+    "nad": {"teacher_epochs": 1, "epochs": 1, "rates": (0.01,)},
+    "fine_pruning": {"epochs": 2},
+    "scratch": {"n_steps": 5},
+}
+TRAINS = [name for name in DEFENCES if name != "no_defence"]
+
+
+@pytest.fixture(scope="module")
+def digits() -> CleanSet:
+    return seamfast.load("digits").subset(torch.arange(200))
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([v.detach().double().flatten() for v in model.state_dict().values()])
+
+
+def defended(name: str, model: nn.Module, clean: CleanSet, seed: int = 0) -> Any:
+    defend: Any = DEFENCES[name]
+    return defend(model, clean, seed=seed, augment=(1, True), precision="fp32", **SHORT.get(name, {}))
+
+
+# What all have in common.
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_a_trained_copy_comes_back_and_the_received_model_stays(
+    name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    received = tiny_model().train()
+    received[0].weight.requires_grad_(False)
+    before = copy.deepcopy(received.state_dict())
+    pixels, generator = tiny_data.inputs.clone(), torch.get_rng_state()
+
+    result = defended(name, received, tiny_data)
+
+    assert result.n_steps > 0
+    assert result.seconds > 0
+    for key, value in received.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(module.training for module in received.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in received.modules())
+    assert all(p.grad is None for p in received.parameters())
+    assert torch.equal(tiny_data.inputs, pixels)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+    assert [p.requires_grad for p in result.model.parameters()] == [p.requires_grad for p in received.parameters()]
+    assert not torch.equal(weights(result.model), weights(received))
+    assert not torch.equal(result.model[0].weight, before["0.weight"])  # all is trained, frozen or not
+    assert not result.model.training
+    assert all(p.grad is None for p in result.model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in result.model.modules())
+    assert result.model[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["ft_sam", "nad", "fine_pruning", "scratch"])
+def test_a_seed_gives_the_same_weights_and_another_seed_others(
+    name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    one = defended(name, tiny_model(), tiny_data)
+    torch.rand(3)
+    two = defended(name, tiny_model(), tiny_data)
+    assert torch.equal(weights(one.model), weights(two.model))
+    assert one.n_steps == two.n_steps
+    assert not torch.equal(weights(one.model), weights(defended(name, tiny_model(), tiny_data, seed=1).model))
+
+
+def test_what_the_probe_draws_does_not_shift_the_draws_of_the_defence(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for n in (0, 5):
+
+        def probe(*_: object, n: int = n) -> Precision:
+            torch.rand(n)
+            return Precision()
+
+        monkeypatch.setattr(training, "choose_precision", probe)
+        with Training(tiny_model(), tiny_data, seed=3, augment=(0, False), batch_size=64, precision="auto"):
+            drawn.append(torch.rand(4))
+    assert torch.equal(*drawn)
+
+
+def test_no_defence_is_a_copy(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    received = tiny_model()
+    result = DEFENCES["no_defence"](received, tiny_data, seed=0, augment=(0, False))
+    assert result.n_steps == 0
+    assert result.model is not received
+    assert torch.equal(weights(result.model), weights(received))
+
+
+@pytest.mark.parametrize("name", ["ft_sam", "nad", "fine_pruning", "scratch"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_of_the_zoo(architecture: str, name: str) -> None:
+    received = build(architecture, num_classes=4, in_channels=3, image_size=8)
+    clean = CleanSet(torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8), torch.arange(12) % 4, mean=0.5, std=0.3)
+    result = defended(name, received, clean)
+    assert not torch.equal(weights(result.model), weights(received))
+    with torch.no_grad():
+        assert torch.isfinite(result.model(torch.randn(2, 3, 8, 8))).all()
+
+
+@pytest.mark.parametrize("name", ["ft_sam", "nad", "fine_pruning"])
+def test_a_defence_keeps_the_task(name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    result = DEFENCES[name](tiny_model(), tiny_data, seed=0, augment=(0, False))
+    assert seamfast.evaluate(result.model, tiny_data, progress=False).clean_accuracy.value > 0.95
+
+
+def test_nan_is_not_passed_off(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    with pytest.raises(FloatingPointError, match=r"^the weights hold NaN or Inf after 4 steps$"):
+        fine_pruning(tiny_model(), tiny_data, epochs=4, rate=1e30, **WITHOUT_AUGMENTATION)
+
+
+def test_only_pixels_are_taken(tiny_model: Callable[[], nn.Module]) -> None:
+    floats = CleanSet(torch.zeros(4, 1, 8, 8), torch.arange(4))
+    with pytest.raises(ValueError, match=r"^clean holds torch\.float32; expected uint8 pixels$"):
+        scratch(tiny_model(), floats, **WITHOUT_AUGMENTATION)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(12, [5, 5, 2]), (11, [5, 5]), (10, [5, 5]), (4, [4]), (1, [1])])
+def test_an_epoch_is_every_sample_once_but_for_a_last_one_alone(n: int, sizes: list[int]) -> None:
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 1, 4, 4).contiguous()
+    clean = CleanSet(images, torch.arange(n) % 3, mean=0.0, std=1 / 255)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with Training(model, clean, seed=0, augment=(0, False), batch_size=5, precision="fp32") as at_work:
+        epochs = [list(at_work.batches(epoch)) for epoch in range(2)]
+        assert at_work.steps_an_epoch == len(sizes)
+        assert at_work.n_steps == 2 * len(sizes)
+    orders = []
+    for batches in epochs:
+        assert [len(labels) for _, labels in batches] == sizes
+        orders.append(torch.cat([inputs[:, 0, 0, 0] for inputs, _ in batches]))
+        assert orders[-1].unique().numel() == sum(sizes)
+        assert torch.equal(torch.cat([labels for _, labels in batches]).float(), orders[-1] % 3)
+    assert n == 1 or not torch.equal(*orders)
+
+
+def test_batches_are_augmented_and_what_is_looked_at_is_not() -> None:
+    clean = CleanSet(torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8), torch.arange(40), mean=0.0, std=1 / 255)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 40))
+    with Training(model, clean, seed=0, augment=(0, True), batch_size=40, precision="fp32") as at_work:
+        (inputs, labels), *_ = at_work.batches(0)
+        plain = clean.inputs[labels].float()
+        mirrored = (inputs == plain.flip(3)).all(3).all(2).all(1)
+        assert ((inputs == plain).all(3).all(2).all(1) | mirrored).all()
+        assert 5 < mirrored.sum() < 35
+        for inputs, labels in at_work.as_they_are():
+            assert torch.equal(inputs, clean.inputs[labels].float())
+
+
+def test_the_settings_are_those_that_the_files_name() -> None:
+    def defaults(defend: Any) -> dict[str, Any]:
+        return {k: v.default for k, v in inspect.signature(defend).parameters.items()}
+
+    sam = {"epochs": 100, "batch_size": 256, "rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+    assert defaults(DEFENCES["ft_sam"]).items() >= {**sam, "label_smoothing": 0.1, "half_period": 100}.items()
+    assert defaults(DEFENCES["ft_sam"])["rhos"][0] == 2
+    assert defaults(DEFENCES["ft_sam_gtsrb"]).items() >= {**sam, "epochs": 50, "label_smoothing": 0.0}.items()
+    assert defaults(DEFENCES["ft_sam_gtsrb"])["rhos"][0] == 8
+    assert defaults(DEFENCES["fine_pruning"]).items() >= {**sam, "tolerance": 0.04}.items()
+    distillation = {"teacher_epochs": 10, "epochs": 10, "betas": (500, 1000, 1000), "power": 2, "batch_size": 64}
+    assert defaults(DEFENCES["nad"]).items() >= {**distillation, "momentum": 0.9, "weight_decay": 1e-4}.items()
+    assert defaults(DEFENCES["nad"])["rates"][0] == 0.1
+    assert defaults(DEFENCES["scratch"])["n_steps"] >= 2000
+
+
+# FT-SAM
+
+
+def test_the_perturbation_has_the_norm_rho_by_the_size_of_the_weights() -> None:
+    layer = nn.Linear(5, 3)
+    (layer(torch.randn(7, 5)).square().sum()).backward()
+    parameters = list(layer.parameters())
+    moved = perturbation(parameters, 2.0)
+    relative = torch.cat([(e / p.abs()).flatten() for e, p in zip(moved, parameters, strict=True)])
+    assert float(relative.detach().norm()) == pytest.approx(2.0, rel=1e-5)
+    assert all((e * p.grad >= 0).all() for e, p in zip(moved, parameters, strict=True))  # uphill
+
+
+def test_a_step_against_two_passes_by_hand() -> None:
+    torch.manual_seed(3)
+    x, wanted = torch.randn(6, 4), torch.randn(6, 2)
+    layer = nn.Linear(4, 2)
+    w, b = (p.detach().clone() for p in layer.parameters())
+
+    def grads(w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        error = 2 * (x @ w.T + b - wanted) / wanted.numel()  # of the mean squared error
+        return error.T @ x, error.sum(0)
+
+    gw, gb = grads(w, b)
+    norm = math.sqrt(float(((w * gw) ** 2).sum() + ((b * gb) ** 2).sum()))
+    hw, hb = grads(w + 0.7 * w**2 * gw / norm, b + 0.7 * b**2 * gb / norm)
+
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1, weight_decay=0.01)
+    sam_step(layer, lambda: F.mse_loss(layer(x), wanted), optimizer, 0.7)
+    torch.testing.assert_close(layer.weight, w - 0.1 * (hw + 0.01 * w))
+    torch.testing.assert_close(layer.bias, b - 0.1 * (hb + 0.01 * b))
+    assert (hw - gw).abs().max() > 1e-3  # so that one pass would not do
+
+
+def test_the_perturbation_is_undone_to_the_bit(tiny_model: Callable[[], nn.Module]) -> None:
+    model = tiny_model().train()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    x, seen = torch.randn(8, 1, 8, 8), []
+
+    def loss() -> Tensor:
+        seen.append(model[0].weight.detach().clone())
+        return model(x).square().mean()
+
+    sam_step(model, loss, optimizer, 2.0)
+    assert not torch.equal(seen[0], seen[1])
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_running_statistics_follow_the_first_pass_alone(tiny_model: Callable[[], nn.Module]) -> None:
+    model, once = tiny_model().train(), tiny_model().train()
+    x = torch.randn(8, 1, 8, 8)
+    once(x)
+    sam_step(model, lambda: model(x).square().mean(), torch.optim.SGD(model.parameters(), 0.1), 2.0)
+    for got, wanted in zip(model.buffers(), once.buffers(), strict=True):
+        assert torch.equal(got, wanted)
+    assert model[1].track_running_stats
+
+
+def test_ft_sam_against_a_loop_in_plain_pytorch(digits: CleanSet) -> None:
+    received = build("small_cnn", num_classes=10, in_channels=1, image_size=8)
+    got = ft_sam(received, digits, epochs=3, rhos=(2.0,), half_period=2, weight_decay=0.3, **WITHOUT_AUGMENTATION)
+    assert got.n_steps == 3
+
+    wanted = copy.deepcopy(received)
+    x, labels = digits.normalize(digits.inputs), digits.labels
+    target = torch.full((len(labels), 10), 0.1 / 9).scatter(1, labels[:, None], 0.9)
+    momenta = [torch.zeros_like(p) for p in wanted.parameters()]
+    for rate in (0.01, 0.005, 0.0):
+        parameters = list(wanted.parameters())
+
+        def gradient(parameters: list[nn.Parameter] = parameters) -> tuple[Tensor, ...]:
+            loss = -(target * F.log_softmax(wanted(x), 1)).sum(1).mean()
+            return torch.autograd.grad(loss, parameters)
+
+        before = [p.detach().clone() for p in parameters]
+        first = gradient()
+        norm = math.sqrt(sum(float((p * g).square().sum()) for p, g in zip(before, first, strict=True)))
+        with torch.no_grad():
+            for p, g in zip(parameters, first, strict=True):
+                p += 2.0 * p**2 * g / norm
+        second = gradient()
+        with torch.no_grad():
+            for p, w, g, m in zip(parameters, before, second, momenta, strict=True):
+                m.mul_(0.9).add_(g + 0.3 * w)
+                p.copy_(w - rate * m)
+    for (name, p), q in zip(got.model.named_parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6, msg=name)
+    assert (weights(got.model) - weights(received)).abs().max() > 1e-4
+
+
+def test_one_half_cosine_over_the_run(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    settings = {"epochs": 4, "rhos": (0.5,), **WITHOUT_AUGMENTATION}
+    whole = ft_sam(tiny_model(), tiny_data, half_period=None, **settings)
+    assert torch.equal(weights(whole.model), weights(ft_sam(tiny_model(), tiny_data, half_period=4, **settings).model))
+    assert not torch.equal(weights(whole.model), weights(ft_sam(tiny_model(), tiny_data, **settings).model))
+
+
+def test_a_rho_that_destroys_the_model_is_followed_by_the_next(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    settings = {"epochs": 10, "rate": 0.05, **WITHOUT_AUGMENTATION}
+    alone = ft_sam(tiny_model(), tiny_data, rhos=(1e3,), **settings)
+    accuracy = seamfast.evaluate(alone.model, tiny_data, progress=False).clean_accuracy.value
+    assert accuracy < 0.5
+    assert alone.n_steps == 2  # given up after a fifth of the epochs
+    result = ft_sam(tiny_model(), tiny_data, rhos=(1e3, 0.5, 0.25), **settings)
+    assert result.n_steps == 2 + 10
+    assert seamfast.evaluate(result.model, tiny_data, progress=False).clean_accuracy.value > 0.95
+
+
+# NAD
+
+
+def test_an_attention_map_is_the_sum_of_powers_over_channels_normalised_over_places() -> None:
+    maps = torch.randn(2, 3, 4, 5)
+    for power in (1.0, 2.0):
+        wanted = torch.zeros(2, 4, 5)
+        for channel in range(3):
+            wanted += maps[:, channel].abs() ** power
+        wanted = torch.stack([w / w.square().sum().sqrt() for w in wanted]).flatten(1)
+        torch.testing.assert_close(attention_map(maps, power), wanted, rtol=1e-5, atol=1e-6)
+    tokens = maps.flatten(2).transpose(1, 2)  # the same places with the same features
+    torch.testing.assert_close(attention_map(tokens, 2.0), attention_map(maps, 2.0))
+
+
+def test_the_attention_loss_against_a_direct_formula() -> None:
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 7, 4, 4)
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        a, b = (x.square().sum(0).flatten() for x in (s, t))
+        total += float((a / a.norm() - b / b.norm()).square().sum())
+    assert float(attention_loss(student, teacher, 2.0)) == pytest.approx(total / (2 * 16), rel=1e-4)
+    assert float(attention_loss(5 * teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-10)  # how strong does not count
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "wanted"),
+    [
+        ("small_cnn", 8, ["1", "4"]),  # the relu before each pooling; no layer computes behind the second one
+        ("small_vgg", 8, ["3", "8", "13"]),
+        ("narrow_resnet18", 8, ["blocks.1", "blocks.3", "blocks.5"]),  # the fourth stage is a single place
+        ("narrow_resnet18", 16, ["blocks.1", "blocks.3", "blocks.5", "blocks"]),
+        ("small_vit", 8, ["blocks.1", "blocks.2", "blocks.3"]),
+    ],
+)
+def test_the_stages_of_the_zoo(architecture: str, side: int, wanted: list[str]) -> None:
+    model = build(architecture, num_classes=3, in_channels=1, image_size=side).train()
+    before = weights(model)
+    assert stages(model, torch.randn(2, 1, side, side)) == [(name, 0) for name in wanted]
+    assert model.training
+    assert torch.equal(weights(model), before)  # running statistics included
+
+
+def test_a_module_that_is_called_twice_is_told_apart_by_its_call() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, stride=2, padding=1)
+            self.relu, self.head = nn.ReLU(), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.relu(self.two(self.relu(self.one(x)))).mean((2, 3)))
+            return out
+
+    model = Shared()
+    assert stages(model, torch.randn(2, 1, 8, 8)) == [("relu", 0), ("relu", 1)]
+    clean = CleanSet(torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)
+    assert nad(model, clean, teacher_epochs=1, epochs=1, rates=(0.01,), **WITHOUT_AUGMENTATION).n_steps == 2
+
+
+def test_a_model_without_places_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(ValueError, match=r"^the model gives neither feature maps nor tokens; attention needs places"):
+        stages(model, torch.randn(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize("has_batch_norm", [False, True])
+def test_nad_against_a_loop_in_plain_pytorch(
+    has_batch_norm: bool, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    if has_batch_norm:
+        received, watched = tiny_model(), (2, 6)
+    else:
+        received, watched = build("small_vgg", num_classes=4, in_channels=1, image_size=8), (3, 8, 13)
+    betas = (5.0, 10.0, 20.0)  # with those of the paper, rounding grows from step to step in so small a network
+    got = nad(
+        received, tiny_data, teacher_epochs=2, epochs=3, betas=betas, batch_size=200, rates=(0.05,), cutout_share=0.0,
+        **WITHOUT_AUGMENTATION,
+    )  # fmt: skip
+    assert got.n_steps == 5
+
+    x, labels = tiny_data.normalize(tiny_data.inputs), tiny_data.labels
+
+    def run(model: nn.Module) -> tuple[list[Tensor], Tensor]:
+        maps, out = [], x
+        for i, layer in enumerate(model):
+            out = layer(out)
+            if i in watched:
+                maps.append(F.normalize(out.square().sum(1).flatten(1), dim=1))
+        return maps, out
+
+    def sgd(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=1e-4, nesterov=True)
+
+    teacher, student = copy.deepcopy(received).train(), copy.deepcopy(received).train()
+    optimizer = sgd(teacher)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(run(teacher)[1], labels).backward()
+        optimizer.step()
+    looked_at = [m.detach() for m in run(teacher.eval())[0]]
+    optimizer = sgd(student)
+    for rate in (0.05, 0.05, 0.01):
+        optimizer.param_groups[0]["lr"] = rate
+        maps, logits = run(student)
+        loss = F.cross_entropy(logits, labels)
+        for beta, s, t in zip(betas[-len(watched) :], maps, looked_at, strict=True):
+            loss = loss + beta * (s - t).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for (name, p), q in zip(got.model.named_parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-3, atol=2e-5, msg=name)
+    assert (weights(got.model) - weights(received)).abs().max() > 1e-3
+
+
+def test_nad_trains_on_cut_images(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    settings = {"teacher_epochs": 1, "epochs": 1, "rates": (0.01,), **WITHOUT_AUGMENTATION}
+    whole = nad(tiny_model(), tiny_data, cutout_share=0.0, **settings)
+    assert not torch.equal(weights(whole.model), weights(nad(tiny_model(), tiny_data, **settings).model))
+
+
+def test_a_rate_that_destroys_the_model_is_followed_by_the_next(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    steps_an_epoch = 3  # 160 samples in batches of 64
+    result = nad(tiny_model(), tiny_data, teacher_epochs=1, epochs=2, rates=(1e3, 0.01), **WITHOUT_AUGMENTATION)
+    assert result.n_steps == steps_an_epoch * (1 + 1 + 2 + 2)
+    assert seamfast.evaluate(result.model, tiny_data, progress=False).clean_accuracy.value > 0.9
+
+
+def test_cutout_is_one_square_of_zeros() -> None:
+    images = torch.ones(300, 2, 16, 16)
+    holes = cutout(images, 0.25) == 0
+    assert torch.equal(holes[:, 0], holes[:, 1])
+    heights, widths = holes[:, 0].any(2).sum(1), holes[:, 0].any(1).sum(1)
+    assert torch.equal(holes[:, 0].sum((1, 2)), heights * widths)
+    assert set(heights.tolist()) == {2, 3, 4}  # its middle may lie on the edge
+    assert holes[:, 0].any(0).all()
+    assert torch.equal(cutout(images, 0.0), images)
+    assert (images == 1).all()
+
+
+# Fine-pruning
+
+
+def known_activities() -> nn.Module:
+    """Six channels, as active as ``(3, 0, 5, 1, 4, 2)`` times the pixel; classes are read from channels 2 and 4."""
+    model = nn.Sequential(nn.Conv2d(1, 6, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([3.0, 0.0, 5.0, 1.0, 4.0, 2.0])[:, None, None, None])
+        model[3].weight.zero_()
+        columns = model[3].weight.view(2, 6, 4)
+        columns[1, 2, :], columns[1, 4, :] = 1.0, 1.0  # bright images are class 1
+        model[3].bias.copy_(torch.tensor([20.0, 0.0]))
+    return model
+
+
+@pytest.fixture
+def dark_and_bright() -> CleanSet:
+    images = torch.full((20, 1, 2, 2), 10, dtype=torch.uint8)
+    images[::2] = 200
+    return CleanSet(images, (torch.arange(20) + 1) % 2, num_classes=2)
+
+
+def pruned_channels(model: nn.Module) -> list[int]:
+    return (model[3].weight == 0).view(2, 6, 4).all(2).all(0).nonzero().flatten().tolist()
+
+
+def test_activities_are_means_over_places_and_samples() -> None:
+    model = known_activities()
+    pixels = torch.randint(0, 256, (20, 1, 2, 2), dtype=torch.uint8)
+    clean = CleanSet(pixels, torch.arange(20) % 2)
+    with Training(model, clean, seed=0, augment=(0, False), batch_size=8, precision="fp32") as at_work:
+        got = activity(at_work, model, find_reader(model, torch.randn(2, 1, 2, 2)))
+    torch.testing.assert_close(got, torch.tensor([3.0, 0.0, 5.0, 1.0, 4.0, 2.0]) * pixels.float().mean() / 255)
+    assert not model[3]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "wanted"),
+    [
+        (0.04, [0, 1, 3, 5]),  # without channel 4, or 2, bright images would be taken for dark ones
+        (0.6, [0, 1, 3, 4, 5]),  # half of the samples may be lost; one channel always stays
+        (-1.0, []),
+    ],
+)
+def test_the_least_active_channels_go_as_far_as_accuracy_allows(
+    tolerance: float, wanted: list[int], dark_and_bright: CleanSet
+) -> None:
+    received = known_activities()
+    with torch.no_grad():
+        received[3].weight.view(2, 6, 4)[0, [0, 1, 3, 5], :] = 0.01  # else they would be zero already
+    result = fine_pruning(received, dark_and_bright, tolerance=tolerance, epochs=3, **WITHOUT_AUGMENTATION)
+    assert pruned_channels(result.model) == wanted
+    assert not torch.equal(result.model[3].weight, received[3].weight)
+    assert result.n_steps == 3
+
+
+def test_what_is_pruned_stays_so_in_fine_tuning(dark_and_bright: CleanSet) -> None:
+    received = known_activities()
+    with torch.no_grad():
+        received[3].weight += 0.01
+        received[3].weight.view(2, 6, 4)[0, 1] = 7.0  # channel 1 is always 0, so no gradient would ever bring it back
+    result = fine_pruning(received, dark_and_bright, epochs=20, rate=0.1, **WITHOUT_AUGMENTATION)
+    assert pruned_channels(result.model) == [0, 1, 3, 5]
+    kept = result.model[3].weight.view(2, 6, 4)[:, [2, 4]]
+    assert (kept - received[3].weight.view(2, 6, 4)[:, [2, 4]]).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "inputs_a_unit", "n_units"),
+    [
+        ("small_cnn", "7", 4, 32),
+        ("small_vgg", "16", 1, 64),
+        ("narrow_resnet18", "head", 1, 128),
+        ("small_vit", "blocks.3.feed_forward.2", 1, 128),
+    ],
+)
+def test_where_the_zoo_is_pruned(architecture: str, layer: str, inputs_a_unit: int, n_units: int) -> None:
+    model = build(architecture, num_classes=3, in_channels=1, image_size=8)
+    reader = find_reader(model, torch.randn(2, 1, 8, 8))
+    assert reader.layer is model.get_submodule(layer)
+    assert (reader.inputs_a_unit, reader.n_units) == (inputs_a_unit, n_units)
+
+
+def test_a_linear_layer_before_the_last_convolution_is_not_what_is_pruned() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.gate = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 4)
+            self.two, self.head = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(x)
+            x = x * self.gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+            out: Tensor = self.head(self.two(x).relu().mean((2, 3)))
+            return out
+
+    model = Squeezed()
+    reader = find_reader(model, torch.randn(2, 1, 8, 8))
+    assert reader.layer is model.head
+    assert reader.n_units == 6
+
+
+def test_of_layers_on_tokens_the_last_that_narrows_is_pruned() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.widen, self.narrow, self.mix, self.head = (
+                nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.mix(self.narrow(self.widen(x[:, 0]).relu())).mean(1))
+            return out
+
+    model = Tokens()
+    reader = find_reader(model, torch.randn(2, 1, 8, 8))
+    assert reader.layer is model.narrow
+    assert reader.n_units == 16
+
+
+def test_pruning_a_channel_equals_removing_its_filter() -> None:
+    model = build("small_cnn", num_classes=3, in_channels=1, image_size=8)
+    x = torch.randn(4, 1, 8, 8)
+    removed = copy.deepcopy(model)
+    reader = find_reader(model, x)
+    with torch.no_grad():
+        reader.layer.weight.view(64, 32, 4)[:, 5] = 0  # as inputs_a_unit says
+        removed[3].weight[5], removed[3].bias[5] = 0, 0
+    torch.testing.assert_close(model(x), removed(x))
+
+
+def test_a_model_without_a_convolution_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ValueError, match=r"^the model has no linear layer that reads its last convolution or a feed-"):
+        find_reader(model, torch.randn(2, 1, 4, 4))
+
+
+# From scratch
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nothing_of_the_received_weights_stays(architecture: str) -> None:
+    model = build(architecture, num_classes=3, in_channels=1, image_size=8)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(7)
+    redraw(model)
+    for name, value in model.state_dict().items():
+        assert (value != 7).all(), name
+    logits = model.eval()(torch.randn(16, 1, 8, 8))
+    assert 1e-3 < logits.std(0).mean() < 30  # the signal neither dies nor explodes on its way
+
+
+def test_from_scratch_depends_on_the_architecture_alone(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    other = tiny_model()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(-3)
+    one, two = (scratch(m, tiny_data, n_steps=10, **WITHOUT_AUGMENTATION) for m in (tiny_model(), other))
+    assert torch.equal(weights(one.model), weights(two.model))
+
+
+def test_from_scratch_learns(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    result = scratch(tiny_model(), tiny_data, n_steps=61, **WITHOUT_AUGMENTATION)
+    assert result.n_steps == 62  # whole epochs of two batches
+    assert seamfast.evaluate(result.model, tiny_data, progress=False).clean_accuracy.value > 0.95
