@@ -39,9 +39,10 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from benches.baselines import naive, resident  # noqa: E402
 from benches.baselines.schedule import Schedule, seamfast_run  # noqa: E402
-from benches.fidelity import clean_part, read, trained  # noqa: E402
+from benches.zoo import clean_part, read  # noqa: E402
 from seamfast import SeamConfig, attacks  # noqa: E402
 from seamfast.engine.precision import Precision, _chosen  # noqa: E402
+from seamfast.model_files import ModelDescription, load_model, save_model  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 from seamfast.triggers import Patch  # noqa: E402
 
@@ -71,7 +72,7 @@ def main() -> int:
         torch.manual_seed(0)
         channels, side, _ = train_set.image_shape
         model = attacks.build(arguments.architecture, num_classes=10, in_channels=channels, image_size=side)
-    clean = clean_part(arguments.data, train_set, 0)
+    clean = clean_part(arguments.data, train_set, 0.05, 0)
     full = Schedule.of(clean, 15, arguments.steps, SeamConfig(batch_size=arguments.batch))
     authors = Schedule.of(clean, 20, 100, SeamConfig.authors_cifar10(len(clean)))
     first = dataclasses.replace(full.config, recover_max_steps=1)  # imports, first calls, the probe
@@ -206,6 +207,23 @@ def race_scratch(
             }
         )
     return rows
+
+
+def trained(folder: Path, name: str, data: seamfast.CleanSet, seed: int) -> tuple[nn.Module, float]:
+    """The model trained on ``data`` by the recipe of ``name``, and the seconds; from ``folder`` if there."""
+    seconds = folder / "seconds"
+    if seconds.is_file():
+        return load_model(folder)[0], float(seconds.read_text())
+    recipe = attacks.RECIPES[name]
+    channels, side, _ = data.image_shape
+    description = ModelDescription(recipe.architecture, data.num_classes or 10, channels, side, recipe.mean, recipe.std)
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    model = attacks.train(description.build(), data, recipe.training, seed=seed, precision="auto")
+    taken = time.perf_counter() - start
+    save_model(folder, model, description)
+    seconds.write_text(str(taken))
+    return model, taken
 
 
 def _commit() -> str:

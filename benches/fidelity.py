@@ -1,4 +1,5 @@
-"""Does the backdoor go, and does the task stay? Methods on planted models, by data set and seed; resumable.
+"""Does a patch go, and does the task stay? Methods on planted models, by data set and seed; resumable. Other attacks,
+defences and budgets are ``study.py``'s.
 
     python benches/fidelity.py --data digits mnist fashion-mnist --seeds 0 1 2 --out benches/results/fidelity.jsonl
 
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -30,47 +30,17 @@ from typing import Any
 
 import torch
 
-import seamfast
-from seamfast import SeamConfig, attacks
-from seamfast.model_files import ModelDescription, load_model, save_model
-from seamfast.record import machine
-from seamfast.triggers import Patch
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import seamfast  # noqa: E402
+from benches.bench_engine import trained  # noqa: E402
+from benches.zoo import DATA_ROOT, clean_part, read  # noqa: E402
+from seamfast import SeamConfig, attacks  # noqa: E402
+from seamfast.record import machine  # noqa: E402
+from seamfast.triggers import Patch  # noqa: E402
 
 HERE = Path(__file__).parent
-FRACTION = 0.05
-
-
-def read(name: str, root: Path, split: str) -> seamfast.CleanSet:
-    recipe = attacks.RECIPES[name]
-    options: dict[str, Any] = {"mean": recipe.mean, "std": recipe.std}
-    if name == "digits":
-        return seamfast.load(name, split=split, **options)
-    if name == "cifar10" and (root / "cifar10-half.npz").is_file():
-        return seamfast.load(root / "cifar10-half.npz", split=split, num_classes=10, **options)
-    return seamfast.load(name, root=root / name, split=split, **options)
-
-
-def clean_part(name: str, train_set: seamfast.CleanSet, seed: int) -> seamfast.CleanSet:
-    """5 % of the data set's whole training set, drawn by class from what is there."""
-    whole = {"cifar10": 50_000}.get(name, len(train_set))
-    return train_set.draw(FRACTION * whole / len(train_set), seed=seed)
-
-
-def trained(folder: Path, name: str, data: seamfast.CleanSet, seed: int) -> tuple[torch.nn.Module, float]:
-    """The model trained on ``data`` by the recipe of ``name``, and the seconds; from ``folder`` if there."""
-    seconds = folder / "seconds"
-    if seconds.is_file():
-        return load_model(folder)[0], float(seconds.read_text())
-    recipe = attacks.RECIPES[name]
-    channels, side, _ = data.image_shape
-    description = ModelDescription(recipe.architecture, data.num_classes or 10, channels, side, recipe.mean, recipe.std)
-    torch.manual_seed(seed)
-    start = time.perf_counter()
-    model = attacks.train(description.build(), data, recipe.training, seed=seed, precision="auto")
-    taken = time.perf_counter() - start
-    save_model(folder, model, description)
-    seconds.write_text(str(taken))
-    return model, taken
 
 
 def methods(n_clean: int, augments: bool) -> dict[str, tuple[str, Any]]:
@@ -93,9 +63,7 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", default=["digits"], choices=sorted(attacks.RECIPES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", help="some of the methods; default: all")
-    parser.add_argument(
-        "--root", type=Path, default=os.environ.get("SEAMFAST_DATA", HERE.parents[1] / "shared" / "data")
-    )
+    parser.add_argument("--root", type=Path, default=DATA_ROOT)
     parser.add_argument("--cache", type=Path, default=HERE / ".cache")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "fidelity.jsonl")
     arguments = parser.parse_args()
@@ -104,9 +72,9 @@ def main() -> int:
     done = {(row["data"], row["seed"], row["method"]) for row in rows}
     trigger = Patch.square(size=3, target=0)
     for name in arguments.data:
-        train_set, test_set = (read(name, Path(arguments.root), split) for split in ("train", "test"))
+        train_set, test_set = (read(name, arguments.root, split) for split in ("train", "test"))
         for seed in arguments.seeds:
-            clean = clean_part(name, train_set, seed)
+            clean = clean_part(name, train_set, 0.05, seed)
             todo = methods(len(clean), attacks.RECIPES[name].training.flip)
             todo = {k: v for k, v in todo.items() if not arguments.methods or k in arguments.methods}
             if all((name, seed, k) in done for k in todo):
