@@ -153,6 +153,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         data,
         method=arguments.method,
         config=config,
+        preset=arguments.preset,
         triggers=triggers,
         seed=arguments.seed,
         device=arguments.device,
@@ -447,6 +448,7 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("--fraction", type=_fraction, default=1.0, help="share of the data to use, by class (default: 1)")
     cure.add_argument("--method", choices=sorted(METHODS), default="seam", help="default: seam")
     cure.add_argument("--config", help="TOML file with settings of the method")
+    cure.add_argument("--preset", help="of seam, in place of a config: fast, balanced (default) or thorough")
     cure.add_argument("--triggers", help="npz of known triggers: measured for the report, never used")
     cure.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the training steps (default: auto)")
     cure.add_argument("--time-budget", type=_seconds, help="seconds for the run")

@@ -19,7 +19,7 @@ from seamfast.engine.precision import check_precision
 from seamfast.engine.run import Clock, Run, RunStopped, seeded
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_called, check_triggers, probe_logits
-from seamfast.methods import MethodConfig, config_class, run_method
+from seamfast.methods import MethodConfig, SeamConfig, config_class, run_method
 from seamfast.ops._check import MAX_THREADS
 from seamfast.record import RunRecord
 from seamfast.report import Report
@@ -56,6 +56,7 @@ def sanitize(
     *,
     method: str = "seam",
     config: MethodConfig | None = None,
+    preset: str | None = None,
     triggers: Sequence[Trigger] = (),
     augments: bool | None = None,
     seed: int = 0,
@@ -82,6 +83,8 @@ def sanitize(
             images with their normalisation in a ``CleanSet``. Labels: integers in ``[0, C)``.
         method: ``"seam"``, ``"fine_tune"`` or ``"super_fine_tune"``.
         config: of the method; ``None`` for its defaults.
+        preset: of ``"seam"``, in place of a config: ``"fast"``, ``"balanced"`` (its defaults) or ``"thorough"``; see
+            ``seamfast.SeamConfig.preset``.
         triggers: known triggers to measure on the held-out part before, during and after.
         augments: whether samples of ``clean_loader`` come out differently each time that they are read. ``True``: they
             are read anew whenever training comes to them, for which it must be a map-style ``Dataset``, or a
@@ -122,7 +125,7 @@ def sanitize(
         13
     """
     clock = Clock(time_budget_s)
-    settings = _check_arguments(model, method, config, triggers, time_budget_s, callbacks)
+    settings = _check_arguments(model, method, config, preset, triggers, time_budget_s, callbacks)
     check_precision(precision)
     threads = _check_threads(threads)
     for name, value in (("deterministic", deterministic), ("compile", compile)):
@@ -210,13 +213,19 @@ def _copy_of(model: nn.Module) -> nn.Module:
 
 
 def _check_arguments(
-    model: Any, method: Any, config: Any, triggers: Any, time_budget_s: Any, callbacks: Any
+    model: Any, method: Any, config: Any, preset: Any, triggers: Any, time_budget_s: Any, callbacks: Any
 ) -> MethodConfig:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     wanted = config_class(method)
     if config is not None and not isinstance(config, wanted):
         raise ConfigError(f"config is a {type(config).__name__}; expected {wanted.__name__} for method {method!r}")
+    if preset is not None:
+        if config is not None:
+            raise ConfigError(f"preset is {preset!r} and a config is given; expected one of them")
+        if wanted is not SeamConfig:
+            raise ConfigError(f"preset is {preset!r}; expected None for method {method!r}")
+        config = SeamConfig.preset(preset)
     if not isinstance(triggers, Sequence):
         raise InputError(f"triggers is a {type(triggers).__name__}; expected a list of triggers")
     if not isinstance(callbacks, Iterable):

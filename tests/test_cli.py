@@ -447,6 +447,42 @@ def test_wrong_config_is_refused(text: str | bytes, message: str, place: Place, 
     assert names(tmp_path) == ["config.toml"]
 
 
+# --preset.
+
+
+@pytest.mark.parametrize(("options", "preset"), [([], None), (["--preset", "fast"], "fast"), (["--preset=x"], "x")])
+def test_presets_are_passed_on(
+    options: list[str], preset: str | None, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs)
+        raise OSError("enough")
+
+    monkeypatch.setattr(cli, "sanitize", noting)
+    assert seamfast_("sanitize", place.model, "--data", place.clean, *options).code == 2
+    assert [(kwargs["preset"], kwargs["config"]) for kwargs in given] == [(preset, None)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "slow"], "preset is 'slow'; expected one of fast, balanced, thorough"),
+        (["--preset", "fast", "--method", "fine_tune"], "preset is 'fast'; expected None for method 'fine_tune'"),
+        (["--preset", "fast", "--config"], "preset is 'fast' and a config is given; expected one of them"),
+    ],
+)
+def test_wrong_presets_are_refused(options: list[str], message: str, place: Place, tmp_path: Path) -> None:
+    given = [*options, place.config(ACCEPTED)] if options[-1] == "--config" else options
+    ran = seamfast_("sanitize", place.model, "--data", place.clean, *given, "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert ran.out == ""
+    assert ran.err.splitlines()[-1] == f"seamfast: ConfigError: {message}"
+    assert "Traceback" not in ran.err
+    assert names(tmp_path / "out") == []
+
+
 def test_missing_config_is_refused(place: Place, tmp_path: Path) -> None:
     ran = seamfast_("sanitize", place.model, "--data", place.clean, "--config", tmp_path / "none.toml")
     assert ran.code == 3

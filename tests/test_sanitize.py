@@ -194,7 +194,7 @@ def test_no_held_out_image_is_ever_trained_on(method: str, occlusions: int) -> N
     config: Any = {
         "seam": SeamConfig(
             forget_max_steps=10, recover_max_steps=20, batch_size=32, occlusions=occlusions, mixing=0.0,
-            distillation=0.0, strengths=(1.0, 0.5),
+            distillation=0.0, disturbance=0.0, strengths=(1.0, 0.5),
         ),
         "fine_tune": FineTuneConfig(max_steps=20, batch_size=32),
         "super_fine_tune": SuperFineTuneConfig(forget_steps=10, recover_steps=10, batch_size=32),
@@ -690,7 +690,7 @@ def test_ctrl_c_in_the_model(k: int, message: str, tiny_model: Callable[[], nn.M
     model = InterruptAfter(tiny_model(), k)
     before = Snapshot.of(model)
     with pytest.raises(SanitizeInterrupted, match=f"^{message}") as caught:
-        seamfast.sanitize(model, tiny_data, config=SHORT)
+        seamfast.sanitize(model, tiny_data, config=SHORT, precision="fp32")  # found by no trial, which is a pass too
     assert Snapshot.of(model) == before
     assert model.n == 0
     if k == 1:
@@ -784,6 +784,15 @@ def test_a_time_budget_is_kept_and_the_schedule_runs_to_its_end(
     validator().validate(report)
 
 
+@pytest.mark.parametrize("preset", ["fast", "balanced", "thorough", None])
+def test_a_preset_is_a_config_by_name(
+    preset: str | None, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    result = seamfast.sanitize(tiny_model(), tiny_data, preset=preset, callbacks=[At(1, stop)])
+    assert result.report["config"] == SeamConfig.preset(preset or "balanced").to_dict()
+    assert result.report["method"] == "seam"
+
+
 def test_a_generous_time_budget_changes_nothing(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     free = seamfast.sanitize(tiny_model(), tiny_data, config=SHORT)
     bound = seamfast.sanitize(tiny_model(), tiny_data, config=SHORT, time_budget_s=3600)
@@ -806,7 +815,7 @@ def test_accuracy_that_does_not_come_back_is_not_accepted(
         f"accuracy did not come back within its budget: held-out accuracy {after / 32:.2%} after, {before / 32:.2%} "
         f"before (n = 32): {before - after} samples lost, 1 allowed by the budget of 3.0%"
     )
-    assert result.report["run"]["n_attempts"] == 3
+    assert result.report["run"]["n_attempts"] == 2  # the second helped nothing, and a third one was not tried
     assert result.report["model"]["returned"] == "sanitized"
     assert result.report["run"]["stopped"] is None
 

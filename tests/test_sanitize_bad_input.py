@@ -319,6 +319,24 @@ def test_configs_of_another_kind(method: str, config: Any, message: str) -> None
     refuses_data(ConfigError, message, (IMAGES, LABELS), method=method, config=config)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "slow"}, "preset is 'slow'; expected one of fast, balanced, thorough"),
+        ({"preset": ["fast"]}, "preset is ['fast']; expected one of fast, balanced, thorough"),
+        ({"preset": ""}, "preset is ''; expected one of fast, balanced, thorough"),
+        (
+            {"preset": "fast", "config": SeamConfig()},
+            "preset is 'fast' and a config is given; expected one of them",
+        ),
+        ({"preset": "fast", "method": "fine_tune"}, "preset is 'fast'; expected None for method 'fine_tune'"),
+        ({"preset": "slow", "method": "fine_tune"}, "preset is 'slow'; expected None for method 'fine_tune'"),
+    ],
+)
+def test_presets(options: dict[str, Any], message: str) -> None:
+    refuses_data(ConfigError, message, (IMAGES, LABELS), **options)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, "0", None, True])
 def test_seeds(seed: Any) -> None:
     refuses_data(InputError, f"seed is {seed!r}; expected an integer in [0, 2**63)", (IMAGES, LABELS), seed=seed)

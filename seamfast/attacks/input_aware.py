@@ -225,9 +225,9 @@ class _Both:
         """All that a step changes but the model: the generator too."""
         return [*self._of_model.state, *self._of_generator.state, *self._generator.parameters()]
 
-    def step(self, rate: Tensor, decay: Tensor) -> None:
-        self._of_model.step(rate, decay)
-        self._of_generator.step(rate * self._proportion, decay)
+    def step(self, rate: Tensor) -> None:
+        self._of_model.step(rate)
+        self._of_generator.step(rate * self._proportion)
 
 
 def _paste(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def _train(
     shown = sys.stderr.isatty() if progress is None else progress
     with closing(steps), tqdm(total=n_steps, desc="train", unit="step", disable=not shown, leave=False) as bar:
         for step in range(n_steps):
-            steps.take(config.rate * cosine(step / n_steps, warmup=0.2), 0.0)
+            steps.take(config.rate * cosine(step / n_steps, warmup=0.2))
             bar.update()
             if (step + 1) % steps_an_epoch == 0:
                 bad = steps.step.bad_step()

@@ -41,7 +41,7 @@ def captured(
     model: nn.Module,
     state: list[Tensor],
     witness: Tensor,
-    set_rates: Callable[[float, float], None],
+    set_rate: Callable[[float], None],
     device: torch.device,
     generators: list[torch.Generator],
 ) -> Callable[[], None]:
@@ -52,7 +52,7 @@ def captured(
         model: that it trains.
         state: all other tensors that it changes, but the next.
         witness: 0-d, to which it adds its loss.
-        set_rates: sets its learning rate and decay.
+        set_rate: sets its learning rate.
         device: where its work is.
         generators: on the device, that it draws from beside the device's own.
 
@@ -62,7 +62,7 @@ def captured(
     before = _Snapshot(model, [*state, witness], device, generators)
     try:
         # At the rate of 0 at which some schedules begin, wrong steps would look like right ones.
-        set_rates(_TRIAL_RATE, 0.0)
+        set_rate(_TRIAL_RATE)
         _warm_up(body, device)
         replay = _captured(body, device, generators)
         replaced = before.replaced()

@@ -98,15 +98,23 @@ class WorkingCopy:
         self.model.to(device=device, dtype=torch.float32)  # casts floats only: integer buffers keep their dtype
         self.model.requires_grad_(True)
         self.model.zero_grad(set_to_none=True)
-        # Not the state dict: it leaves out the buffers that are not persistent.
-        self._received = {name: t.detach().clone() for name, t in _tensors(self.model)}
+        self._received = self.weights()
 
     def reset(self) -> None:
         """Put the weights and buffers back as received."""
-        with torch.no_grad():
-            for name, tensor in _tensors(self.model):
-                if name in self._received:
-                    tensor.copy_(self._received[name])
+        self.put_back(self._received)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all parameters and buffers as they are now, by name."""
+        # Not the state dict: it leaves out the buffers that are not persistent.
+        return {name: t.detach().clone() for name, t in _tensors(self.model)}
+
+    @torch.no_grad()
+    def put_back(self, kept: dict[str, Tensor]) -> None:
+        """Make the parameters and buffers those of ``kept = weights()``; a buffer made since then stays."""
+        for name, tensor in _tensors(self.model):
+            if name in kept:
+                tensor.copy_(kept[name])
 
     def frozen_received(self) -> nn.Module:
         """A second copy with the weights as received, in eval mode and without grads: the teacher of distillation."""

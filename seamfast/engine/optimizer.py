@@ -23,12 +23,11 @@ class Optimizer(Protocol):
     def state(self) -> list[Tensor]:
         """All that a step changes beside the weights; fixed from the beginning, so that it can be put back."""
 
-    def step(self, rate: Tensor, decay: Tensor) -> None:
+    def step(self, rate: Tensor) -> None:
         """One update, then forget the grads.
 
         Args:
             rate: float32 0-d on the device: learning rate.
-            decay: float32 0-d on the device: the share of each matrix and kernel taken off, where the optimizer has it.
         """
 
 
@@ -63,7 +62,7 @@ class Adam(_Moments):
         self._weight_decay = weight_decay
 
     @torch.no_grad()
-    def step(self, rate: Tensor, decay: Tensor) -> None:
+    def step(self, rate: Tensor) -> None:
         self._count += 1
         for parameters, grads, means, squares in _by_gradient(self._parameters, self._means, self._squares):
             torch._fused_adam_(
@@ -85,7 +84,7 @@ class Adam(_Moments):
 
 
 class RelativeAdam(_Moments):
-    """``torch.optim.AdamW`` with ``lr = rate * RMS(tensor as received)`` for each tensor.
+    """``torch.optim.Adam`` with ``lr = rate * RMS(tensor as received)`` for each tensor.
 
     A rate of 0.01 moves each weight by about 1 % of its tensor's typical size a step, whatever the architecture's
     scale: the absolute rates that cure one model and destroy another differ by more than ten times, the relative ones
@@ -94,15 +93,12 @@ class RelativeAdam(_Moments):
     Args:
         model: all its parameters are trained.
         betas: Adam's decay rates of the running moments.
-        decays: whether steps have a decay.
 
-    Source: relative step sizes, Shazeer and Stern, "Adafactor", arXiv:1804.04235, section 8; decoupled decay,
-    Loshchilov and Hutter, arXiv:1711.05101.
+    Source: relative step sizes, Shazeer and Stern, "Adafactor", arXiv:1804.04235, section 8.
     """
 
-    def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.99), *, decays: bool = False) -> None:
+    def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         super().__init__(model, betas)
-        self._matrices = [p for p in self._parameters if p.ndim >= 2] if decays else []
         sizes = []
         for parameter in self._parameters:
             size = parameter.detach().float().square().mean().sqrt()
@@ -112,19 +108,15 @@ class RelativeAdam(_Moments):
         self._rate_of = list(self._rates.unbind())  # views: written through _rates
 
     @torch.no_grad()
-    def step(self, rate: Tensor, decay: Tensor) -> None:
+    def step(self, rate: Tensor) -> None:
         self._count += 1
         torch.mul(self._sizes, rate, out=self._rates)
-        decayed = [p for p in self._matrices if p.grad is not None]
-        if decayed:
-            # A rate of 0 moves nothing, as in AdamW, where decay is a share of the rate.
-            torch._foreach_mul_(decayed, torch.where(rate > 0, 1 - decay, 1.0))
         for parameter, mean, square, own_rate in zip(
             self._parameters, self._means, self._squares, self._rate_of, strict=True
         ):
             if parameter.grad is None:
                 continue
-            torch._fused_adamw_(
+            torch._fused_adam_(
                 [parameter],
                 [parameter.grad],
                 [mean],
@@ -166,7 +158,7 @@ class SGD:
         return self._velocities
 
     @torch.no_grad()
-    def step(self, rate: Tensor, decay: Tensor) -> None:
+    def step(self, rate: Tensor) -> None:
         for parameters, grads, velocities in _by_gradient(self._parameters, self._velocities):
             torch._fused_sgd_(
                 parameters,

@@ -44,14 +44,13 @@ class Step:
         fraction: in [0, 1): steps or time used up of what the phase may take, whichever is more. Schedules follow it,
             so a run with a time budget still ends with small rates.
         is_last: no further step fits into the phase.
-        take: ``take(rate, decay)``: forward, loss, backward and update, at this learning rate and, for optimizers that
-            have it, this decay (the share of each matrix and kernel taken off).
+        take: ``take(rate)``: forward, loss, backward and update, at this learning rate.
     """
 
     number: int
     fraction: float
     is_last: bool
-    take: Callable[..., None]
+    take: Callable[[float], None]
 
 
 class Clock:
@@ -268,10 +267,10 @@ class Run:
             self._stepper.close()
             self.announcer.skip(max_steps - (state.global_step - first))
 
-    def _take(self, rate: float, decay: float = 0.0) -> None:
+    def _take(self, rate: float) -> None:
         """The step that is due, and what follows from it."""
         assert self._stepper is not None
-        self._stepper.take(rate, decay)
+        self._stepper.take(rate)
         if self.device.type != "cuda":  # there it would wait for the device, and is seen when evaluating
             self._check_loss()
         elif self.clock.budget_s is not None:
@@ -360,6 +359,23 @@ class Run:
         n = len(self.split.holdout)
         n_lost = round(self.accuracy_received * n) - self.final_counts.n_correct
         return n_lost <= n_lost_allowed(n, self._accuracy_budget)
+
+    def accuracy_missing(self) -> float:
+        """By how much held-out accuracy lies below the one as received, in [-1, 1]: negative where it rose.
+
+        To be asked after ``accuracy_is_back``, which counts.
+        """
+        assert self.final_counts is not None
+        return self.accuracy_received - self.final_counts.n_correct / self.final_counts.n_samples
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all parameters and buffers as they are now, by name."""
+        return self._copy.weights()
+
+    def put_back(self, kept: dict[str, Tensor]) -> None:
+        """Make the parameters and buffers those of ``kept = weights()``; what was counted since does not hold then."""
+        self._copy.put_back(kept)
+        self.final_counts = None
 
     def time_for_another_attempt(self) -> bool:
         """Whether the time budget leaves at least what the attempts so far took on average."""

@@ -1,6 +1,6 @@
 """One training step as one object, and the two ways to take it: eagerly, or replayed as a CUDA graph.
 
-A step is: gather and augment, forward, loss, backward, optimizer, counters. Its number, rates and counters are tensors
+A step is: gather and augment, forward, loss, backward, optimizer, counters. Its number, rate and counters are tensors
 on the device, so that it can be captured once and replayed without Python, copies or waits; the host reads the counters
 where it evaluates.
 """
@@ -88,7 +88,7 @@ class TrainingStep:
     """The step itself, on one batch.
 
     Attributes:
-        rate, decay: float32 0-d on the device, of the next step.
+        rate: float32 0-d on the device, of the next step.
         loss_sum: 0-d on the device, float64 where it has that, since the last ``take_loss_sum``.
     """
 
@@ -98,7 +98,6 @@ class TrainingStep:
         self.data = data
         self.optimizer = optimizer
         self.rate = torch.zeros((), device=device)
-        self.decay = torch.zeros((), device=device)
         self._loss = loss
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # which that has not
         self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
@@ -128,12 +127,11 @@ class TrainingStep:
                 "in its forward"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step(self.rate, self.decay)
+        self.optimizer.step(self.rate)
 
-    def set_rates(self, rate: float, decay: float) -> None:
+    def set_rate(self, rate: float) -> None:
         """Written as an argument of a kernel: nothing is copied, nothing waits."""
         self.rate.fill_(rate)
-        self.decay.fill_(decay)
 
     def bad_step(self) -> tuple[int, float] | None:
         """The first step whose loss was NaN or Inf, and that loss. Waits for the device."""
@@ -152,7 +150,7 @@ class Stepper(Protocol):
 
     step: TrainingStep
 
-    def take(self, rate: float, decay: float) -> None: ...
+    def take(self, rate: float) -> None: ...
 
     def close(self) -> None: ...
 
@@ -165,8 +163,8 @@ class Eager:
         self._batches = draws.batches(step.data)
         self._number = 0
 
-    def take(self, rate: float, decay: float) -> None:
-        self.step.set_rates(rate, decay)
+    def take(self, rate: float) -> None:
+        self.step.set_rate(rate)
         indices, inputs = next(self._batches)
         self.step.on(self._number, indices, inputs)
         self._number += 1
@@ -207,13 +205,13 @@ class Replayed:
             body = self._given
         try:
             state = [*step.state, self._number]
-            self._replay = graph.captured(body, step.model, state, step.loss_sum, step.set_rates, device, generators)
+            self._replay = graph.captured(body, step.model, state, step.loss_sum, step.set_rate, device, generators)
         except BaseException:
             self.close()
             raise
 
-    def take(self, rate: float, decay: float) -> None:
-        self.step.set_rates(rate, decay)
+    def take(self, rate: float) -> None:
+        self.step.set_rate(rate)
         if self._batches is not None:
             indices, inputs = self._pending or next(self._batches)
             self._pending = None

@@ -2,14 +2,16 @@
 
 The order of things, straight down:
 
-1. *Forget.* Train on labels drawn at random until held-out accuracy falls to chance. What the model knew is shaken
-   loose, the backdoor with it.
-2. *Recover.* Train on true labels. Three things keep the backdoor from coming back with the task: rates relative to
-   the size of each tensor, so that one setting pushes every architecture equally hard; patterns pasted over the images;
-   and distillation from the model as received, which holds the task in place, but is shown the mean image where the
-   patterns are, so that it never answers to anything like a trigger.
-3. *Do no harm.* If held-out accuracy does not come back within its budget, start again from the weights as received
-   and push half as hard, until a push is gentle enough or the strengths are used up.
+1. *Forget.* Train on labels drawn at random, with rates that grow from step to step, until held-out accuracy falls to
+   chance. What the model knew is shaken loose, the backdoor with it. On the way, the *radius* is found: how far the
+   weights had moved, relative to their size, when half of the accuracy was gone. It differs by ten times between
+   models, and says how far recovery may move them.
+2. *Recover.* Train on true labels, in steps in proportion to the radius. The student sees its images under patterns
+   and disturbances, as a trigger is one. The received model is the teacher, and holds the task in place: but a teacher
+   with a backdoor leaks it, even on clean images, so it is listened to in so far as accuracy is missing, and it never
+   sees a pattern. As accuracy comes back, the teacher falls silent and the disturbances grow.
+3. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
+   strengths are given, they are tried in turn, each from the weights as received.
 
 Nothing here sees test or triggered data: every decision is made on the held-out part of the clean data.
 
@@ -27,10 +29,12 @@ import torch
 from torch import Tensor
 
 from seamfast.data.clean_set import Batch
+from seamfast.data.disturbing import disturb
 from seamfast.data.mixing import mix_up
 from seamfast.engine.optimizer import Adam, Optimizer, RelativeAdam
 from seamfast.engine.run import Run, distillation_loss
 from seamfast.engine.step import TrainingBatch
+from seamfast.errors import ConfigError
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.ops import occlude, random_label_cross_entropy, true_label_cross_entropy
@@ -42,19 +46,22 @@ class SeamConfig(MethodConfig):
 
     Attributes:
         optimizer: ``"relative_adam"``: rates are shares of each tensor's size a step; ``"adam"``: absolute rates.
-        strengths: factors on ``forget_rate`` and ``recover_rate``, tried in this order until accuracy comes back.
+        strengths: factors on ``recover_rate``, tried in this order until accuracy comes back.
         forget_fraction: share of the recovery part that the forgetting step sees, in (0, 1].
-        forget_rate: learning rate of the forgetting step.
+        forget_rate: learning rate of the first step of forgetting.
+        forget_growth: factor on it from one step to the next, at least 1.
         forget_weight_decay: as in Adam; 0 with ``relative_adam``.
-        forget_max_steps: 0 skips the forgetting step, for an ablation.
+        forget_max_steps: at least 1; 0 only where the radius is given.
         forget_until: stop once held-out accuracy is below ``forget_until / num_classes`` (and half-way down to
             guessing)...
         forget_patience: ...at so many evaluations.
         forget_eval_every: steps from one evaluation to the next.
         exclude_true: draw from the wrong classes only, else from all.
-        recover_rate: peak learning rate of the recovery step.
+        recover_from_forgotten: ``False``: put the received weights back before recovery, for an ablation; forgetting
+            then only finds the radius.
+        radius: ``None``: found by forgetting; else this one, above 0.
+        recover_rate: peak learning rate of the recovery step; with ``relative_adam``, as a multiple of the radius.
         recover_weight_decay: as in Adam; 0 with ``relative_adam``.
-        recover_decay: share of each matrix and kernel taken off at each step at the peak, with ``relative_adam``.
         recover_betas: Adam's decay rates in recovery.
         recover_max_steps: at least 1.
         recover_schedule: ``"cosine"`` (a tenth of warm-up, then down to 0) or ``"constant"``.
@@ -62,35 +69,43 @@ class SeamConfig(MethodConfig):
             the end.
         recover_patience: see above; an evaluation after the 50th below the best by more than 0.001 counts too.
         recover_eval_every: steps from one evaluation to the next.
-        distillation: weight of the received model's answers against the true labels, in [0, 1].
+        distillation: greatest weight of the received model's answers against the true labels, in [0, 1].
         temperature: of the distillation, above 0.
+        margin: where this much of the held-out accuracy is missing, or more, the teacher has all of its weight and
+            nothing is disturbed; where none is missing, the other way round; in between, in proportion. One sample more
+            than is missing is counted. In [0, 1]; 0: always the teacher, never a disturbance.
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
         occlusions: patterns pasted over each image, in both steps, at most 64; 0 for none.
+        disturbance: greatest share of the images that are disturbed as a whole, in [0, 1].
     """
 
     optimizer: str = "relative_adam"
-    strengths: tuple[float, ...] = (1.0, 0.5, 0.25)
+    strengths: tuple[float, ...] = (1.0,)
     forget_fraction: float = 1.0
-    forget_rate: float = 0.03
+    forget_rate: float = 0.002
+    forget_growth: float = 1.2
     forget_weight_decay: float = 0.0
     forget_max_steps: int = 40
     forget_until: float = 2.0
     forget_patience: int = 1
-    forget_eval_every: int = 5
+    forget_eval_every: int = 1
     exclude_true: bool = True
-    recover_rate: float = 0.15
+    recover_from_forgotten: bool = True
+    radius: float | None = None
+    recover_rate: float = 0.75
     recover_weight_decay: float = 0.0
-    recover_decay: float = 0.0
     recover_betas: tuple[float, ...] = (0.9, 0.99)
     recover_max_steps: int = 300
     recover_schedule: str = "cosine"
     recover_until: float | None = None
     recover_patience: int = 10
-    recover_eval_every: int = 50
+    recover_eval_every: int = 25
     distillation: float = 0.95
     temperature: float = 2.0
+    margin: float = 0.06
     mixing: float = 0.5
     occlusions: int = 3
+    disturbance: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,15 +125,39 @@ class SeamConfig(MethodConfig):
         ):
             self.check(name, getattr(self, name) >= 1, "an integer of at least 1")
         self.check("occlusions", 0 <= self.occlusions <= 64, "an integer in [0, 64]")
-        self.check("recover_decay", 0 <= self.recover_decay < 1, "a number in [0, 1)")
         betas = self.recover_betas
         self.check("recover_betas", len(betas) == 2 and all(0 <= b < 1 for b in betas), "two numbers in [0, 1)")
         self.check("recover_schedule", self.recover_schedule in ("cosine", "constant"), "'cosine' or 'constant'")
         self.check(
             "recover_until", self.recover_until is None or 0 < self.recover_until < 1, "None or a number in (0, 1)"
         )
-        self.check("distillation", 0 <= self.distillation <= 1, "a number in [0, 1]")
-        self.check("mixing", 0 <= self.mixing <= 1, "a number in [0, 1]")
+        for name in ("distillation", "margin", "mixing", "disturbance"):
+            self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
+        self.check("forget_growth", 1 <= self.forget_growth <= 2, "a number in [1, 2]")
+        in_all = self.forget_max_steps * math.log(max(self.forget_growth, 1))
+        self.check("forget_growth", in_all <= math.log(1e6), "a growth of at most a million over forget_max_steps")
+        self.check("radius", self.radius is None or 0 < self.radius <= 1000, "None or a number in (0, 1000]")
+        needs_forgetting = self.optimizer == "relative_adam" and self.radius is None
+        self.check("forget_max_steps", self.forget_max_steps >= 1 or not needs_forgetting, "at least 1, or a radius")
+
+    @classmethod
+    def preset(cls, name: str) -> SeamConfig:
+        """Settings by name, from the fewest steps to the surest cure.
+
+        ``"fast"``: 100 steps of recovery. ``"balanced"``: the defaults. ``"thorough"``: 900 steps, and a second push,
+        half as hard, where accuracy does not come back.
+
+        Raises:
+            ConfigError: ``preset is 'slow'; expected one of fast, balanced, thorough``.
+        """
+        presets: dict[str, dict[str, Any]] = {
+            "fast": {"recover_max_steps": 100},
+            "balanced": {},
+            "thorough": {"recover_max_steps": 900, "strengths": (1.0, 0.5)},
+        }
+        if not isinstance(name, str) or name not in presets:
+            raise ConfigError(f"preset is {name!r}; expected one of {', '.join(presets)}")
+        return cls(**presets[name])
 
     @classmethod
     def authors_cifar10(cls, n_recovery: int = 5000, **changes: Any) -> SeamConfig:
@@ -142,6 +181,7 @@ class SeamConfig(MethodConfig):
             strengths=(1.0,),
             forget_fraction=0.01,
             forget_rate=3e-5,
+            forget_growth=1.0,
             forget_weight_decay=5e-5,
             forget_max_steps=300 * forget_steps_an_epoch,
             forget_eval_every=forget_steps_an_epoch,
@@ -156,6 +196,7 @@ class SeamConfig(MethodConfig):
             distillation=0.0,
             mixing=0.0,
             occlusions=0,
+            disturbance=0.0,
         )
         return replace(preset, **changes)
 
@@ -189,25 +230,41 @@ class SeamConfig(MethodConfig):
 
 
 def seam(run: Run, config: SeamConfig) -> None:
-    """Forget, recover; again and more gently while accuracy does not come back."""
+    """Forget, recover; again and more gently while accuracy does not come back and a gentler push helps."""
+    missing = math.inf
     for strength in config.strengths:
         if run.attempt >= 0 and not run.time_for_another_attempt():
             return
+        kept = run.weights() if run.attempt >= 0 else None
         run.restart()
-        forget(run, config, strength)
-        recover(run, config, strength)
+        received = None if config.recover_from_forgotten else run.weights()
+        radius = forget(run, config)
+        if received is not None:
+            run.put_back(received)
+        recover(run, config, strength, radius)
         if run.accuracy_is_back():
+            return
+        # A push half as hard should cost half as much. Where it does not, the push is not what costs: the model
+        # remembers the held-out samples, say, as part of its training data. Then the harder push is the better cure.
+        before, missing = missing, run.accuracy_missing()
+        if kept is not None and missing > before / 2:
+            run.put_back(kept)
             return
 
 
-def forget(run: Run, config: SeamConfig, strength: float) -> None:
-    """Train on random labels, drawn anew at each step, until held-out accuracy is near chance."""
+def forget(run: Run, config: SeamConfig) -> float:
+    """Train on random labels, drawn anew at each step, until held-out accuracy is near chance.
+
+    Returns:
+        The radius: how far, as a share of each tensor's size, the weights had moved when accuracy was half-way down to
+        guessing. ``RelativeAdam`` moves each weight by about its rate a step, so the rates are summed.
+    """
     if config.forget_max_steps == 0:
-        return
+        return config.radius or 0.0
 
     def loss(batch: TrainingBatch) -> Tensor:
         # Under patterns, so that what answers to patterns is active, and forgets too.
-        seen, _ = _occluded(run, config, "forget", batch.inputs, batch.number)
+        seen, _ = _disturbed(run, config, "forget", batch.inputs, batch.number, generator, share)
         return random_label_cross_entropy(
             run.logits(seen),
             batch.labels,
@@ -217,10 +274,12 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
             exclude_true=config.exclude_true,
         )
 
+    generator = run.generator("forget")
+    share = torch.full((), config.disturbance, device=run.device)
     # With few classes 2/C is no fall at all (1 for two classes), so at least half of the way down to guessing is asked
     # for.
     threshold = min(config.forget_until / run.num_classes, run.halfway_to_guessing)
-    n_below = 0
+    moved, moved_before, accuracy, radius, n_below = 0.0, 0.0, run.accuracy_received, config.radius, 0
     for step in run.steps(
         "forget",
         loss,
@@ -232,33 +291,46 @@ def forget(run: Run, config: SeamConfig, strength: float) -> None:
         flip=config.flip,
         time_share=0.2,
     ):
-        step.take(strength * config.forget_rate)
+        rate = config.forget_rate * config.forget_growth**step.number
+        step.take(rate)
+        moved += rate
 
         if step.is_last or (step.number + 1) % config.forget_eval_every == 0:
-            n_below += run.evaluate_holdout() < threshold
+            before, accuracy = accuracy, run.evaluate_holdout()
+            if radius is None and accuracy <= run.halfway_to_guessing:
+                # Who only guessed before has no such point: all of the way counts then.
+                over = before - run.halfway_to_guessing
+                part = over / (before - accuracy) if over > 0 else 1.0
+                radius = moved_before + part * (moved - moved_before)
+            moved_before = moved
+            n_below += accuracy < threshold
             if n_below >= config.forget_patience:
-                return
+                break
+    return moved if radius is None else radius
 
 
-def recover(run: Run, config: SeamConfig, strength: float) -> None:
+def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> None:
     """Train on true labels, held in place by the received model's answers."""
     generator = run.generator("recover")
+    need = torch.ones((), device=run.device)  # of the teacher; written between steps, read within
 
     def loss(batch: TrainingBatch) -> Tensor:
         inputs = batch.inputs
-        others, share = None, None
+        others, weight = None, None
         if config.mixing and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            inputs, partner, share = mix_up(inputs, config.mixing, generator)
+            inputs, partner, weight = mix_up(inputs, config.mixing, generator)
             others = batch.labels[partner]
         # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
-        seen, neutral = _occluded(run, config, "recover", inputs, batch.number)
+        share = config.disturbance * (1 - need)
+        seen, neutral = _disturbed(run, config, "recover", inputs, batch.number, generator, share)
         logits = run.logits(seen)
-        loss = true_label_cross_entropy(logits, batch.labels, mixed_labels=others, mixed_weight=share)
+        loss = true_label_cross_entropy(logits, batch.labels, mixed_labels=others, mixed_weight=weight)
         if config.distillation:
             received = run.received_logits(neutral)
-            loss = torch.lerp(loss, distillation_loss(logits, received, config.temperature), config.distillation)
+            loss = torch.lerp(loss, distillation_loss(logits, received, config.temperature), config.distillation * need)
         return loss
 
+    push = strength * (config.recover_rate * radius if config.optimizer == "relative_adam" else config.recover_rate)
     n_evaluations, n_good, best = 0, 0, 0.0
     for step in run.steps(
         "recover",
@@ -271,10 +343,14 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
         flip=config.flip,
     ):
         factor = cosine(step.fraction) if config.recover_schedule == "cosine" else 1.0
-        step.take(strength * config.recover_rate * factor, strength * config.recover_decay * factor)
+        step.take(push * factor)
 
         if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
             accuracy = run.evaluate_holdout()
+            if config.margin:
+                # One sample more than seems may be missing: of a small held-out part, that is much.
+                missing = run.accuracy_received - accuracy + 1 / len(run.split.holdout)
+                need.fill_(min(max(missing / config.margin, 0.0), 1.0))
             n_evaluations += 1
             if config.recover_until is not None:
                 n_good += accuracy > config.recover_until or (n_evaluations > 50 and accuracy < best - 1e-3)
@@ -283,19 +359,33 @@ def recover(run: Run, config: SeamConfig, strength: float) -> None:
                     return
 
 
-def _occluded(run: Run, config: SeamConfig, phase: str, inputs: Batch, step: int | Tensor) -> tuple[Batch, Batch]:
+def _disturbed(
+    run: Run,
+    config: SeamConfig,
+    phase: str,
+    inputs: Batch,
+    step: int | Tensor,
+    generator: torch.Generator,
+    share: Tensor,
+) -> tuple[Batch, Batch]:
+    """What the student sees, and what its teacher sees."""
     input_range = run.input_range()
-    if not config.occlusions or input_range is None or isinstance(inputs, dict):
+    if input_range is None or isinstance(inputs, dict):
         return inputs, inputs
     lowest, highest = (value.flatten() for value in input_range)
-    # Places in the batch, not samples: one that comes twice, as in small sets, is to be covered in two ways.
-    places = torch.arange(len(inputs), device=inputs.device)
-    seed = run.stream_seed(phase)
-    return occlude(inputs, lowest, highest, places, n_rectangles=config.occlusions, seed=seed, step=step)
+    seen = neutral = inputs
+    if config.occlusions:
+        # Places in the batch, not samples: one that comes twice, as in small sets, is to be covered in two ways.
+        places = torch.arange(len(inputs), device=inputs.device)
+        seed = run.stream_seed(phase)
+        seen, neutral = occlude(inputs, lowest, highest, places, n_rectangles=config.occlusions, seed=seed, step=step)
+    if config.disturbance:
+        seen = disturb(seen, lowest, highest, generator, share=share)
+    return seen, neutral
 
 
 def _optimizer(run: Run, config: SeamConfig, betas: tuple[float, ...], weight_decay: float) -> Optimizer:
     pair = (float(betas[0]), float(betas[1]))
     if config.optimizer == "adam":
         return Adam(run.model, pair, weight_decay)
-    return RelativeAdam(run.model, pair, decays=config.recover_decay > 0)
+    return RelativeAdam(run.model, pair)

@@ -179,13 +179,13 @@ def test_all_that_a_step_changes_is_in_the_state_or_the_model() -> None:
     """So a captured step can be taken back."""
     model, generator = fresh(), Generator(1)
     both = _Both(SGD(model, 0.9), generator, 0.2)
-    rate, decay = torch.tensor(0.05), torch.tensor(0.0)
+    rate = torch.tensor(0.05)
 
     def step(seed: int) -> str:
         torch.manual_seed(seed)
         for parameter in (*model.parameters(), *generator.parameters()):
             parameter.grad = torch.randn_like(parameter)
-        both.step(rate, decay)
+        both.step(rate)
         return digest(model) + digest(generator)
 
     step(1)

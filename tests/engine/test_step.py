@@ -53,7 +53,7 @@ def weights(model: nn.Module) -> Tensor:
 
 def run(taken: Any, n_steps: int = N_STEPS) -> None:
     for number in range(n_steps):
-        taken.take(0.01 + 0.001 * number, 0.0)
+        taken.take(0.01 + 0.001 * number)
     taken.close()
 
 

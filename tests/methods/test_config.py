@@ -18,8 +18,8 @@ from seamfast.methods import METHODS, MethodConfig, config_class
 
 CLASSES = [config for _, config in METHODS.values()]
 # Settings whose range the strategies below must keep; all others follow from their type.
-IN_UNIT = {"accuracy_budget", "distillation", "mixing"}
-BELOW_1 = {"momentum", "recover_decay"}
+IN_UNIT = {"accuracy_budget", "distillation", "disturbance", "margin", "mixing"}
+BELOW_1 = {"momentum"}
 WITHIN_0_AND_1 = {"holdout_fraction", "forget_fraction", "recover_until"}
 
 
@@ -36,11 +36,14 @@ def values_of(cls: type[MethodConfig]) -> st.SearchStrategy[dict[str, Any]]:
         "strengths": st.lists(positive | st.integers(1, 9), min_size=1, max_size=4).map(tuple),
         "occlusions": st.integers(0, 64),
         "recover_betas": st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
+        "forget_growth": st.floats(1, 1.25),
+        "forget_max_steps": st.integers(1, 60),  # at which such a growth is not a million yet
+        "radius": st.floats(1e-30, 1000) | st.integers(1, 1000),
     }
     for f in dataclasses.fields(cls):
         if f.name in by_name:
-            continue
-        if f.name in IN_UNIT:
+            pass
+        elif f.name in IN_UNIT:
             by_name[f.name] = st.floats(0, 1)
         elif f.name in BELOW_1:
             by_name[f.name] = st.floats(0, 1, exclude_max=True)
@@ -68,7 +71,10 @@ def test_a_config_survives_a_dict_json_and_toml(cls: type[MethodConfig], data: s
     assert cls.from_toml(config.to_toml()) == config
 
 
-@pytest.mark.parametrize("config", [SeamConfig.authors_cifar10(), SeamConfig.authors_trojai(), *(c() for c in CLASSES)])
+@pytest.mark.parametrize(
+    "config",
+    [SeamConfig.authors_cifar10(), SeamConfig.authors_trojai(), *(c() for c in CLASSES), SeamConfig.preset("thorough")],
+)
 def test_presets_and_defaults_survive_too(config: MethodConfig) -> None:
     assert type(config).from_toml(config.to_toml()) == config
     assert type(config).from_dict(config.to_dict()) == config
@@ -184,17 +190,20 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     *((SeamConfig, name, [0, -1.0], [1e-9], POSITIVE) for name in ("forget_rate", "recover_rate", "forget_until")),
     (SeamConfig, "temperature", [0, -2], [1e-9], POSITIVE),
     *((SeamConfig, f"{phase}_weight_decay", [-1e-9], [0], NOT_NEGATIVE) for phase in ("forget", "recover")),
-    (SeamConfig, "forget_max_steps", [-1], [0], NOT_NEGATIVE),
+    (SeamConfig, "forget_max_steps", [-1], [1], NOT_NEGATIVE),
+    (SeamConfig, "forget_growth", [0.99, 2.01, 0, -1.5], [1, 1.4], "a number in [1, 2]"),
+    (SeamConfig, "radius", [0, -0.1, 1000.1], [1e-9, 1000, None], "None or a number in (0, 1000]"),
     (SeamConfig, "occlusions", [-1, 65], [0, 64], "an integer in [0, 64]"),
     *((SeamConfig, f"{phase}_patience", [0], [1], STEPS) for phase in ("forget", "recover")),
     *((SeamConfig, f"{phase}_eval_every", [0], [1], STEPS) for phase in ("forget", "recover")),
     (SeamConfig, "recover_max_steps", [0], [1], STEPS),
-    (SeamConfig, "recover_decay", [-0.1, 1], [0, 0.999], "a number in [0, 1)"),
     (SeamConfig, "recover_betas", [(0.9,), (0.9, 0.9, 0.9), (1, 0.5), (0.5, -0.1)], [(0, 0)], "two numbers in [0, 1)"),
     (SeamConfig, "recover_schedule", ["linear"], ["constant"], "'cosine' or 'constant'"),
     (SeamConfig, "recover_until", [0, 1], [0.999, None], "None or a number in (0, 1)"),
-    (SeamConfig, "distillation", [-0.1, 1.1], [0, 1], "a number in [0, 1]"),
-    (SeamConfig, "mixing", [-0.1, 1.1], [0, 1], "a number in [0, 1]"),
+    *(
+        (SeamConfig, name, [-0.1, 1.1], [0, 1], "a number in [0, 1]")
+        for name in ("distillation", "margin", "mixing", "disturbance")
+    ),
     (FineTuneConfig, "rate", [0, -1], [1e-9], POSITIVE),
     *((SuperFineTuneConfig, f"{name}_rate", [0], [1e-9], POSITIVE) for name in ("base", "forget", "recover")),
     *((cls, "momentum", [-0.1, 1], [0, 0.999], "a number in [0, 1)") for cls in (FineTuneConfig, SuperFineTuneConfig)),
@@ -222,6 +231,22 @@ def test_no_number_is_so_large_that_products_overflow(wrong: Any) -> None:
     assert SeamConfig(forget_rate=1e9, strengths=(1e9,)).forget_rate == 1e9
 
 
+@pytest.mark.parametrize(("growth", "steps"), [(2, 19), (1.2, 75), (1.4, 41)])
+def test_rates_grow_to_a_million_times_at_most(growth: float, steps: int) -> None:
+    assert growth**steps <= 1e6 < growth ** (steps + 1)
+    assert SeamConfig(forget_growth=growth, forget_max_steps=steps).forget_max_steps == steps
+    with raises(f"forget_growth is {growth}; expected a growth of at most a million over forget_max_steps"):
+        SeamConfig(forget_growth=growth, forget_max_steps=steps + 1)
+    assert SeamConfig(forget_growth=1, forget_max_steps=2**40).forget_growth == 1
+
+
+def test_who_does_not_forget_gives_a_radius_where_one_is_needed() -> None:
+    with raises("forget_max_steps is 0; expected at least 1, or a radius"):
+        SeamConfig(forget_max_steps=0)
+    assert SeamConfig(forget_max_steps=0, radius=0.1).radius == 0.1
+    assert SeamConfig(forget_max_steps=0, optimizer="adam").radius is None
+
+
 def test_every_setting_with_a_range_is_in_the_list_above() -> None:
     for cls in CLASSES:
         listed = {name for c, name, *_ in RANGES if c is cls}
@@ -233,6 +258,24 @@ def test_a_config_read_from_a_file_is_checked_alike() -> None:
         FineTuneConfig.from_toml("batch_size = 0")
     with raises("rate is '0.1'; expected float"):
         FineTuneConfig.from_dict({"rate": "0.1"})
+
+
+# Presets.
+
+
+def test_presets_by_name() -> None:
+    fast, balanced, thorough = (SeamConfig.preset(name) for name in ("fast", "balanced", "thorough"))
+    assert balanced == SeamConfig()
+    assert balanced.strengths == (1.0,)
+    assert fast == dataclasses.replace(balanced, recover_max_steps=100)
+    assert thorough == dataclasses.replace(balanced, recover_max_steps=900, strengths=(1.0, 0.5))
+    assert fast.recover_max_steps < balanced.recover_max_steps < thorough.recover_max_steps
+
+
+@pytest.mark.parametrize("wrong", ["slow", "Fast", "", "authors_cifar10", None, 1, ["fast"]])
+def test_unknown_presets_are_refused_with_those_that_there_are(wrong: Any) -> None:
+    with raises(f"preset is {wrong!r}; expected one of fast, balanced, thorough"):
+        SeamConfig.preset(wrong)
 
 
 # What it is.

@@ -1,0 +1,165 @@
+"""What a run keeps of the working copy, and what it says of the accuracy that is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seamfast import CleanSet, FineTuneConfig
+from seamfast.data import split_by_class
+from seamfast.data.resident import Resident
+from seamfast.engine.events import Announcer
+from seamfast.engine.model import WorkingCopy
+from seamfast.engine.optimizer import SGD
+from seamfast.engine.run import Clock, Run
+from seamfast.engine.step import TrainingBatch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def begin(tiny_data: CleanSet, tiny_model: Callable[[], nn.Module]) -> Callable[..., Run]:
+    """``begin(model)``: a run on ``tiny_data``, the model as received measured, its first attempt begun."""
+
+    def made(model: nn.Module | None = None) -> Run:
+        copied = WorkingCopy(tiny_model() if model is None else model, CPU)
+        run = Run(
+            copied,
+            Resident(tiny_data, CPU),
+            split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0),
+            num_classes=4,
+            seed=7,
+            clock=Clock(None),
+            announcer=Announcer([], FineTuneConfig(), copied.model, False),
+            accuracy_budget=0.03,
+        )
+        run.measure_received()
+        run.restart()
+        return run
+
+    return made
+
+
+def train(run: Run, n_steps: int = 3) -> None:
+    def loss(batch: TrainingBatch) -> Tensor:
+        return F.cross_entropy(run.logits(batch.inputs), batch.labels)
+
+    for step in run.steps("recover", loss, SGD(run.model), of=run.split.recovery, batch_size=16, max_steps=n_steps):
+        step.take(0.05)
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+def always_class_0(run: Run) -> None:
+    """A quarter of the held-out part is of class 0."""
+    with torch.no_grad():
+        run.model[-1].weight.zero_()  # type: ignore[index]
+        run.model[-1].bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # type: ignore[index]
+
+
+def test_weights_that_are_put_back_are_all_as_they_were(begin: Callable[..., Run]) -> None:
+    """Not only what was trained: BatchNorm's running statistics and its counts too."""
+    run = begin()
+    train(run)  # those kept in the middle of a run, not those received
+    wanted = tensors(run.model)
+    kept = run.weights()
+    train(run)
+    moved = {name for name, value in tensors(run.model).items() if not torch.equal(value, wanted[name])}
+    assert moved >= set(wanted) - {"0.bias", "4.bias"}  # BatchNorm takes these off again: they get no gradient
+    run.put_back(kept)
+    assert all(torch.equal(value, wanted[name]) for name, value in tensors(run.model).items())
+    train(run)
+    run.put_back(kept)  # and once more: what was kept is a copy, which training does not reach
+    assert all(torch.equal(value, wanted[name]) for name, value in tensors(run.model).items())
+
+
+def test_weights_are_put_back_into_the_same_tensors(begin: Callable[..., Run]) -> None:
+    """An optimizer, or a captured step, goes on with the tensors that it was given."""
+    run = begin()
+    before = [*run.model.parameters(), *run.model.buffers()]
+    run.put_back(run.weights())
+    assert all(a is b for a, b in zip((*run.model.parameters(), *run.model.buffers()), before, strict=True))
+
+
+def test_buffers_outside_the_state_dict_are_put_back_and_those_made_meanwhile_stay(begin: Callable[..., Run]) -> None:
+    class Counts(nn.Module):
+        """Has a state dict of more than tensors, a buffer that is not in it, and another from its first step on."""
+
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 4)
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+        def get_extra_state(self) -> str:
+            return "of the model's own"
+
+        def set_extra_state(self, state: str) -> None: ...
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                self.calls += 1
+                if not hasattr(self, "ones"):
+                    self.register_buffer("ones", torch.ones(4))
+                return self.head(images.flatten(1)) * self.ones  # type: ignore[no-any-return]
+            return self.head(images.flatten(1))  # type: ignore[no-any-return]
+
+    run = begin(Counts())
+    kept = run.weights()
+    assert set(kept) == {"head.weight", "head.bias", "calls"}
+    train(run)
+    assert run.model.calls == 3
+    run.put_back(kept)
+    assert run.model.calls == 0
+    assert torch.equal(run.model.ones, torch.ones(4))  # type: ignore[arg-type]
+
+
+def test_what_was_counted_is_forgotten_with_the_weights_that_it_was_counted_on(begin: Callable[..., Run]) -> None:
+    run = begin()
+    kept = run.weights()
+    always_class_0(run)
+    assert not run.accuracy_is_back()
+    counted = run.final_counts
+    assert counted is not None
+    assert counted.n_samples == len(run.split.holdout)
+    run.put_back(kept)
+    assert run.final_counts is None
+    assert run.accuracy_is_back()
+    assert run.accuracy_missing() == 0
+
+
+def test_the_accuracy_that_is_missing_is_that_received_less_that_counted_last(begin: Callable[..., Run]) -> None:
+    run = begin()
+    assert run.accuracy_received == 1
+    always_class_0(run)
+    run.accuracy_is_back()
+    assert run.accuracy_missing() == 0.75
+
+
+def test_accuracy_above_the_received_one_is_missing_less_than_nothing(
+    begin: Callable[..., Run], tiny_model: Callable[[], nn.Module]
+) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model[-1].bias.copy_(torch.tensor([1e6, 0.0, 0.0, 0.0]))  # type: ignore[index]
+    run = begin(model)
+    assert run.accuracy_received == 0.25
+    with torch.no_grad():
+        for value, right in zip(run.model.parameters(), tiny_model().parameters(), strict=True):
+            value.copy_(right)
+    assert run.accuracy_is_back()
+    assert run.accuracy_missing() == -0.75
+
+
+def test_the_accuracy_is_not_known_to_be_missing_before_it_is_counted(begin: Callable[..., Run]) -> None:
+    run = begin()
+    run.accuracy_is_back()
+    train(run, 1)
+    assert run.final_counts is None
