@@ -70,11 +70,13 @@ CORE = {
 }
 """Models and methods of ``--core``, at the zoo's usual poison rate and seed 0."""
 ABLATIONS: tuple[dict[str, Any], ...] = (
-    {"forget_max_steps": 0},
-    {"occlusions": 0},
+    {"recover_from_forgotten": False},
+    {"radius": 0.3},
     {"distillation": 0.0},
+    {"margin": 0.0},
+    {"disturbance": 0.0},
+    {"occlusions": 0},
     {"mixing": 0.0},
-    {"strengths": [1.0]},
 )
 """Changes to ``SeamConfig``, one method each."""
 

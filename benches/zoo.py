@@ -75,6 +75,7 @@ TRAINING = {
     ("fashion-mnist", "small_cnn"): TrainConfig(epochs=6),
     ("gtsrb", "small_vgg"): TrainConfig(epochs=15, rate=0.03),
     ("mnist", "small_vit"): TrainConfig(optimizer="adam", epochs=3, rate=0.002),
+    ("cifar10", "small_vgg"): TrainConfig(epochs=10, rate=0.03, crop_pad=2, flip=True),
     ("cifar10", "narrow_resnet18"): TrainConfig(epochs=8, rate=0.1, crop_pad=4, flip=True),
 }
 LARGE_TRAINING = {
