@@ -37,7 +37,8 @@ torch.manual_seed(0)
 n_steps, device, warms_up = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "warmup"
 data = seamfast.CleanSet(torch.randint(0, 256, (1000, 1, 28, 28), dtype=torch.uint8), torch.arange(1000) % 10)
 model = attacks.build("small_cnn", num_classes=10, in_channels=1, image_size=28)
-config = SeamConfig(forget_max_steps=n_steps, forget_patience=10**6, recover_max_steps=n_steps, strengths=(1.0,))
+steady = {"forget_growth": 1.0, "forget_patience": 10**6}
+config = SeamConfig(**steady, forget_max_steps=n_steps, recover_max_steps=n_steps, strengths=(1.0,))
 seconds = {"imports": time.perf_counter() - begin}
 
 def timed(name, call):

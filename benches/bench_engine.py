@@ -3,12 +3,13 @@
     python benches/bench_engine.py --data mnist --turns 5 [--baselines naive resident] [--out FILE]
 
 Rows: ``naive``, ``authors``, ``resident`` and ``compiled`` (see ``benches/baselines/``) do the very steps that
-``sanitize`` does beside them: 15 of forgetting, ``--steps`` of recovery, all evaluations; nothing stops early.
+``sanitize`` does beside them: 15 of forgetting, ``--steps`` of recovery, all evaluations; the radius is given, and
+nothing stops early.
 ``fp32`` is ``resident`` in plain float32, so that one sees what the probe of precision is good for.
 ``authors`` has the authors' settings on both sides (batch 32, Adam, no distillation), 20 and 100 steps.
 ``scratch`` trains such a model with seamfast's own engine, data path and precision on all of the training set that is
 there, by the recipe of ``seamfast plant`` but longer (MNIST ten epochs, CIFAR-10 thirty), against ``sanitize`` with its
-defaults, and against ``short``: 50 steps of recovery instead of 300. ``ratio_equal`` is against the same training, had
+defaults, and against ``fast``, the preset of 100 steps of recovery. ``ratio_equal`` is against the same training, had
 it stopped after the first epoch that reaches the sanitised model's ACC on the test set (looking is not timed).
 
 A turn runs ours, then each baseline; ratios are medians over turns of quotients within a turn. ACC and ASR on the test
@@ -152,9 +153,9 @@ def race_scratch(
     turns: int,
     trigger: Patch,
 ) -> list[dict[str, Any]]:
-    """Training from scratch against ``sanitize``, with its defaults and short; by turns."""
+    """Training from scratch against ``sanitize``, with its defaults and fast; by turns."""
     training = dataclasses.replace(recipe.training, epochs=EPOCHS.get(data, recipe.training.epochs))
-    configs = {"scratch": SeamConfig(), "scratch, short": SeamConfig(recover_max_steps=50)}
+    configs = {"scratch": SeamConfig(), "scratch, fast": SeamConfig.preset("fast")}
     ours: dict[str, list[float]] = {name: [] for name in configs}
     cured: dict[str, seamfast.SanitizeResult] = {}
     scratch_s: list[float] = []

@@ -10,9 +10,9 @@ nothing is chosen by them. Trained models are kept under ``--cache``; a row that
 again, so a killed run goes on where it was. Threads are pinned to one. Seconds are of one run each, on a machine that
 may have other load.
 
-Methods: ``seam`` (the defaults), ``seam, no forgetting`` (its ablation), ``fine_tune`` and ``super_fine_tune`` (their
-defaults), and the authors' SEAM settings, stopped blind, with a hundredth of the recovery set to forget on and at most
-30 epochs of recovery instead of 300.
+Methods: ``seam`` (the defaults), ``seam, no forgetting`` (its ablation: forgetting only finds the radius),
+``fine_tune`` and ``super_fine_tune`` (their defaults), and the authors' SEAM settings, stopped blind, with a hundredth
+of the recovery set to forget on and at most 30 epochs of recovery instead of 300.
 
 MNIST, Fashion-MNIST and CIFAR-10 (``cifar10-half.npz``) are read from ``--root``, by default ``SEAMFAST_DATA`` or
 ``../shared/data``.
@@ -51,7 +51,7 @@ def methods(n_clean: int, augments: bool) -> dict[str, tuple[str, Any]]:
         authors = SeamConfig.from_dict({**authors.to_dict(), "crop_pad": 0, "flip": False})
     return {
         "seam": ("seam", SeamConfig()),
-        "seam, no forgetting": ("seam", SeamConfig(forget_max_steps=0)),
+        "seam, no forgetting": ("seam", SeamConfig(recover_from_forgotten=False)),
         "authors' SEAM, blind": ("seam", authors),
         "fine_tune": ("fine_tune", None),
         "super_fine_tune": ("super_fine_tune", None),

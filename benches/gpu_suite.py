@@ -725,7 +725,7 @@ def time_cold(device: Any, quick: bool) -> dict[str, Any]:
         "from benches.gpu_suite import made_data\n"
         f"name, recover, n = {('narrow_resnet18', 10, 300) if quick else ('resnet18', 185, 2500)}\n"
         "model = seamfast.attacks.build(name, num_classes=10, in_channels=3, image_size=32)\n"
-        "fixed = {'forget_max_steps': 15, 'forget_until': 1e-9, 'strengths': (1.0,)}\n"
+        "fixed = {'forget_max_steps': 15, 'forget_patience': 10**6, 'strengths': (1.0,)}\n"
         "config = seamfast.SeamConfig(recover_max_steps=recover, **fixed)\n"
         "clean = made_data(n, 2)\n"
         "times = []\n"

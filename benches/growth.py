@@ -8,7 +8,8 @@ untrained ResNet-18 of 16 channels, batch 128. Each point is one ``sanitize`` wi
 steps, of which the median counts, after the first; so random data are as good as any. It is in plain float32, so that
 points differ in nothing else. What is timed, in that run but for the probe:
 
-  step      one of recovery: batch, patterns, the teacher's forward pass, the student's both passes, the update
+  step      one of recovery: batch, patterns, disturbances, the teacher's forward pass, the student's both passes,
+            the update
   forget    one of forgetting
   copy      the working copy, and the teacher's
   split     the clean data into its parts, and to where the run reaches them
@@ -110,6 +111,7 @@ def measured(device: str, steps: int, *, n: int, side: int, classes: int, width:
     model = ResNet18(classes, width=width)
     config = SeamConfig(
         batch_size=BATCH,
+        forget_growth=1.0,  # which grows to no more than a million, and so limits the steps
         forget_max_steps=steps,
         forget_eval_every=steps,
         forget_patience=10**6,

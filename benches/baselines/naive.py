@@ -3,8 +3,8 @@
 Each image goes through PIL, ``ToTensor`` and ``Normalize`` (and ``RandomCrop`` with reflected edges and
 ``RandomHorizontalFlip`` where the schedule augments), written as torchvision runs them; batches are collated by the
 loader, shuffled anew each epoch. Each step adds its loss and its number of correct predictions to Python numbers with
-``.item()``. Each evaluation is a pass over a loader of the held-out part with ``.item()`` a batch, as often as the
-schedule evaluates. The workers have cores of their own, if there are any; the model has one thread.
+``.item()``. Each evaluation is a pass over a loader of held-out samples with ``.item()`` a batch, as often and of as
+many samples as the schedule says. The workers have cores of their own, if there are any; the model has one thread.
 
 With ``SeamConfig.authors_cifar10()`` it is the authors' public loop: batch 32, Adam, no distillation, no patterns.
 """
@@ -78,10 +78,11 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             worker_init_fn=lambda _: torch.set_num_threads(1),
         )
 
-    held_out = loader(split.holdout, False)
+    need = torch.ones((), device=device)
+    received = accuracy(trained, loader(split.holdout, False), device)
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
-        batches = endless(loader(part, True))
+        batches, held_out = endless(loader(part, True)), loader(schedule.watched(split, phase), False)
         total_loss, n_correct = 0.0, 0
         for step in range(schedule.steps(phase)):
             trained.train()
@@ -92,13 +93,15 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
                 outputs.append(trained(x))
                 return outputs[-1]
 
-            loss = loss_of(schedule, phase, inputs, labels, student, teacher, ends, generator, classes)
+            loss = loss_of(schedule, phase, inputs, labels, student, teacher, ends, generator, classes, need)
             loss.backward()
             optimizer.step(schedule.rate(phase, step))
             total_loss += loss.item()
             n_correct += (outputs[-1].argmax(1) == labels).sum().item()
             if schedule.evaluates_after(phase, step):
-                accuracy(trained, held_out, device)
+                now = accuracy(trained, held_out, device)
+                if phase == "recover":
+                    need.fill_(schedule.need(split, received, now))
     return trained
 
 

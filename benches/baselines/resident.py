@@ -41,27 +41,33 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
 
         return call
 
+    def accuracy(part: Tensor) -> float:
+        trained.eval()
+        with torch.no_grad():
+            right = [
+                (forward(trained)(images[some]).argmax(1) == all_labels[some]).sum()
+                for some in part.to(device).split(512)
+            ]
+        return float(torch.stack(right).sum()) / len(part)
+
+    need = torch.ones((), device=device)
+    received = accuracy(split.holdout)
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
-        batches = endless(part.to(device), c.batch_size)
+        batches, watched = endless(part.to(device), c.batch_size), schedule.watched(split, phase)
         for step in range(schedule.steps(phase)):
             trained.train()
             chosen = next(batches)
             inputs = augmented(images[chosen], c.crop_pad, c.flip)
             labels = all_labels[chosen]
-            loss = loss_of(
-                schedule, phase, inputs, labels, forward(student_), forward(teacher_), ends, generator, classes
-            )
+            student, asked = forward(student_), forward(teacher_)
+            loss = loss_of(schedule, phase, inputs, labels, student, asked, ends, generator, classes, need)
             loss.backward()
             optimizer.step(schedule.rate(phase, step))
             if schedule.evaluates_after(phase, step):
-                trained.eval()
-                with torch.no_grad():
-                    right = [
-                        (forward(trained)(images[some]).argmax(1) == all_labels[some]).sum()
-                        for some in split.holdout.to(device).split(512)
-                    ]
-                float(torch.stack(right).sum())
+                now = accuracy(watched)
+                if phase == "recover":
+                    need.fill_(schedule.need(split, received, now))
     return trained.to(memory_format=torch.contiguous_format)
 
 

@@ -1,4 +1,13 @@
-"""A schedule without a stop rule, so that everybody does the same steps; and the arithmetic that all share."""
+"""A schedule without a stop rule, so that everybody does the same steps; and the arithmetic that all share.
+
+What SEAM finds out on its way, and steps by, would make runs differ: where forgetting stops, the radius, whether
+accuracy comes back. A schedule fixes it: so many steps, this radius, one attempt. All else is as in
+``seamfast/methods/seam.py``: the growing rates of forgetting, patterns and disturbances, the teacher's weight by the
+accuracy that is missing, and the slice of the held-out part that is evaluated. The teacher is asked and images are
+disturbed at every step, whatever weight or share they have then: on both sides a step costs the same throughout.
+Patterns are pasted by ``occlude.py``; mixing, disturbance and distillation are seamfast's own functions, which are
+plain tensor operations.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +24,14 @@ from torch import Tensor, nn
 import seamfast
 from benches.baselines.occlude import occlude
 from seamfast import SeamConfig
+from seamfast.data.disturbing import disturb
 from seamfast.data.mixing import mix_up
-from seamfast.data.split import split_by_class
-from seamfast.engine.run import distillation_loss
+from seamfast.data.split import Split, split_by_class
+from seamfast.engine.run import _EVALUATION_SHARE, _FEWEST_WATCHED, distillation_loss
 from seamfast.methods.schedules import cosine
+
+RADIUS = 0.3
+"""About that of a small CNN on MNIST; it decides how far weights move, not how long that takes."""
 
 
 class Stepper:
@@ -52,19 +65,21 @@ class Schedule:
 
     @classmethod
     def of(cls, clean: seamfast.CleanSet, forget: int, recover: int, base: SeamConfig | None = None) -> Schedule:
-        """``forget`` and ``recover`` steps of ``base``, all taken, in one attempt."""
+        """``forget`` and ``recover`` steps of ``base``, all taken, in one attempt; ``RADIUS`` where one is needed."""
+        base = base or SeamConfig()
         config = dataclasses.replace(
-            base or SeamConfig(),
+            base,
             strengths=(1.0,),
             forget_max_steps=forget,
+            forget_patience=10**6,
+            radius=RADIUS if base.optimizer == "relative_adam" else None,
             recover_max_steps=recover,
-            forget_until=1e-9,
             recover_until=None,
             accuracy_budget=1.0,
         )
         return cls(config, clean)
 
-    def split(self) -> Any:
+    def split(self) -> Split:
         return split_by_class(
             self.clean.labels,
             holdout_fraction=self.config.holdout_fraction,
@@ -85,16 +100,31 @@ class Schedule:
     def rate(self, phase: str, step: int) -> float:
         c = self.config
         if phase == "forget":
-            return c.forget_rate
-        return c.recover_rate * (cosine(step / c.recover_max_steps) if c.recover_schedule == "cosine" else 1.0)
+            return c.forget_rate * c.forget_growth**step
+        peak = c.recover_rate * (1.0 if c.radius is None else c.radius)
+        return peak * (cosine(step / c.recover_max_steps) if c.recover_schedule == "cosine" else 1.0)
 
     def steps(self, phase: str) -> int:
         return self.config.forget_max_steps if phase == "forget" else self.config.recover_max_steps
 
     def evaluates_after(self, phase: str, step: int) -> bool:
-        c = self.config
-        every = c.forget_eval_every if phase == "forget" else c.recover_eval_every
-        return (step + 1) % every == 0 or step == self.steps(phase) - 1
+        return (step + 1) % self._every(phase) == 0 or step == self.steps(phase) - 1
+
+    def watched(self, split: Split, phase: str) -> Tensor:
+        """The held-out samples that an evaluation counts: as many as are worth what they cost beside the steps."""
+        affordable = int(_EVALUATION_SHARE * 3 * self._every(phase) * self.config.batch_size)
+        order = torch.randperm(len(split.holdout), generator=torch.Generator().manual_seed(self.seed))
+        return split.holdout[order[: max(affordable, _FEWEST_WATCHED)]]
+
+    def need(self, split: Split, received: float, accuracy: float) -> float:
+        """For the teacher, in [0, 1], from the held-out accuracies of the model as received and of now."""
+        if not self.config.margin:
+            return 1.0
+        missing = received - accuracy + 1 / len(split.holdout)
+        return min(max(missing / self.config.margin, 0.0), 1.0)
+
+    def _every(self, phase: str) -> int:
+        return self.config.forget_eval_every if phase == "forget" else self.config.recover_eval_every
 
 
 def seamfast_run(schedule: Schedule, model: nn.Module, **more: Any) -> nn.Module:
@@ -113,24 +143,30 @@ def loss_of(
     ends: tuple[Tensor, Tensor],
     generator: torch.Generator,
     classes: int,
+    need: Tensor,
 ) -> Tensor:
-    """The loss of one step, by plain tensor operations."""
+    """The loss of one step, by plain tensor operations; ``need`` is the schedule's, 0-d on the device."""
     c = schedule.config
+    targets = labels
     if phase == "forget":
-        seen = occlude(inputs, *ends, generator, n_rectangles=c.occlusions)[0] if c.occlusions else inputs
         drawn = torch.randint(0, classes - 1, labels.shape, device=labels.device)
-        return F.cross_entropy(student(seen), drawn + (drawn >= labels))
-    targets = F.one_hot(labels, classes).float()
-    if c.mixing:
-        inputs, partner, weight = mix_up(inputs, c.mixing, generator)
-        targets = torch.lerp(targets[partner], targets, weight[:, None])
+        targets = drawn + (drawn >= labels)
+        share = torch.full_like(need, c.disturbance)
+    else:
+        share = c.disturbance * (1 - need)
+        if c.mixing:
+            inputs, partner, weight = mix_up(inputs, c.mixing, generator)
+            whole = F.one_hot(labels, classes).float()
+            targets = torch.lerp(whole[partner], whole, weight[:, None])
     seen, neutral = occlude(inputs, *ends, generator, n_rectangles=c.occlusions) if c.occlusions else (inputs, inputs)
+    if c.disturbance:
+        seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share)
     logits = student(seen)
     loss = F.cross_entropy(logits, targets)
-    if c.distillation:
+    if c.distillation and phase == "recover":
         with torch.no_grad():
             received = teacher(neutral)
-        loss = torch.lerp(loss, distillation_loss(logits, received, c.temperature), c.distillation)
+        loss = torch.lerp(loss, distillation_loss(logits, received, c.temperature), c.distillation * need)
     return loss
 
 

@@ -1,0 +1,139 @@
+"""The baselines of ``benches/``: they are to do what ``sanitize`` does, or their times say nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import seamfast
+from seamfast import CleanSet, SeamConfig
+from seamfast.engine.optimizer import Adam, RelativeAdam
+from seamfast.engine.precision import Precision
+from seamfast.engine.run import Run
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benches are no package of the distribution
+
+from benches.baselines import naive, resident, schedule
+from benches.baselines.schedule import Schedule, Stepper
+
+BASES = {
+    "seam": SeamConfig(batch_size=16, recover_eval_every=4, margin=0.5),
+    "authors": SeamConfig.authors_cifar10(48, recover_eval_every=4, crop_pad=1),
+}
+
+
+def watched(patch: pytest.MonkeyPatch, owner: Any, name: str, seen: Callable[..., None]) -> None:
+    """Call the method or function as before, and ``seen`` with its arguments."""
+    before = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        seen(*arguments, **options)
+        return before(*arguments, **options)
+
+    patch.setattr(owner, name, call)
+
+
+def fixed(base: str, data: CleanSet) -> Schedule:
+    return Schedule.of(data, 6, 10, BASES[base])
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", ["naive", "resident"])
+def test_a_baseline_takes_the_steps_at_the_rates_of_sanitize(
+    base: str,
+    name: str,
+    tiny_data: CleanSet,
+    tiny_model: Callable[[], nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixed_ = fixed(base, tiny_data)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for kind in (Adam, RelativeAdam):
+        watched(monkeypatch, kind, "step", lambda _, rate: ours.append(float(rate)))
+    watched(monkeypatch, Stepper, "step", lambda _, rate: theirs.append(rate))
+    result = seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
+    assert result.report["run"]["n_attempts"] == 1
+    cured = run_of(name)(fixed_, tiny_model())
+    assert len(theirs) == 16
+    assert theirs == pytest.approx(ours)
+    assert torch.isfinite(torch.cat([p.flatten() for p in cured.parameters()])).all()
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("fewest", [3, 256])
+def test_a_baseline_evaluates_as_often_and_as_many_samples(
+    base: str, fewest: int, tiny_data: CleanSet, tiny_model: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its first count and its last, which are of all that is held out."""
+    for place in ("seamfast.engine.run", "benches.baselines.schedule"):
+        monkeypatch.setattr(f"{place}._FEWEST_WATCHED", fewest)
+    fixed_ = fixed(base, tiny_data)
+    ours: list[Tensor] = []
+
+    def count(_: Run, triggers: Any, precision: Any = None, of: Tensor | None = None) -> None:
+        if of is not None:
+            ours.append(of)
+
+    watched(monkeypatch, Run, "count", count)
+    seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
+    split = fixed_.split()
+    theirs = [
+        fixed_.watched(split, phase)
+        for phase in ("forget", "recover")
+        for step in range(fixed_.steps(phase))
+        if fixed_.evaluates_after(phase, step)
+    ]
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours[:-1], theirs[:-1], strict=True):
+        assert mine.tolist() == other.tolist()
+    assert len(ours[-1]) <= len(theirs[-1])  # fewer steps lead to the last one
+
+
+def test_teacher_and_disturbance_follow_the_missing_accuracy_as_in_sanitize(
+    tiny_data: CleanSet,
+    tiny_model: Callable[[], nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixed_ = fixed("seam", tiny_data)
+    ours: list[float] = []
+    theirs: list[float] = []
+    watched(monkeypatch, sys.modules["seamfast.methods.seam"], "disturb", lambda *_, share: ours.append(float(share)))
+    result = seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
+    received = result.report["holdout"]["before"]["clean_accuracy"]["value"]
+    split = fixed_.split()
+    needs = [fixed_.need(split, received, p.holdout_accuracy) for p in result.history if p.phase == "recover"]
+    assert len(set(needs)) > 1  # or nothing is shown
+    first, second = (0.5 * (1 - need) for need in needs[:2])
+    assert ours == pytest.approx([0.5] * 6 + [0.0] * 4 + [first] * 4 + [second] * 2)
+
+    accuracies = iter([0.75, *[0.0] * 6, 0.5, 0.8, 0.8])  # received, while forgetting, in recovery
+    monkeypatch.setattr(naive, "accuracy", lambda *_: next(accuracies))
+    watched(monkeypatch, schedule, "disturb", lambda *_, share: theirs.append(float(share)))
+    naive.run(fixed_, tiny_model())
+    missing = 0.25 + 1 / len(split.holdout)
+    half = 0.5 * (1 - missing / 0.5)
+    assert theirs == pytest.approx([0.5] * 6 + [0.0] * 4 + [half] * 4 + [0.5] * 2)
+
+
+def test_without_a_margin_it_is_always_the_teacher(
+    tiny_data: CleanSet, tiny_model: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_ = Schedule.of(tiny_data, 2, 6, SeamConfig(batch_size=16, recover_eval_every=2, margin=0.0))
+    ours: list[float] = []
+    theirs: list[float] = []
+    watched(monkeypatch, sys.modules["seamfast.methods.seam"], "disturb", lambda *_, share: ours.append(float(share)))
+    watched(monkeypatch, schedule, "disturb", lambda *_, share: theirs.append(float(share)))
+    seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
+    resident.run(fixed_, tiny_model(), Precision())
+    assert theirs == ours == [0.5] * 2 + [0.0] * 6
+
+
+def run_of(name: str) -> Callable[[Schedule, nn.Module], nn.Module]:
+    return naive.run if name == "naive" else lambda fixed_, model: resident.run(fixed_, model, Precision())
