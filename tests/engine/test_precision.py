@@ -220,3 +220,9 @@ def test_float32_repeats_to_the_bit() -> None:
 
     first, second = cured(), cured()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_dropout_does_not_look_like_disagreement(clock: dict[str, float]) -> None:
+    clock["bf16"] = 0.1
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Dropout(0.5), nn.Linear(144, 5))
+    assert chosen(net=net).name == "bf16"
