@@ -94,10 +94,10 @@ def main() -> int:
         print(f"{name:<30} {row[name]:8.3f}   ({min(values):.3f} to {max(values):.3f})", flush=True)
 
     sys.path.insert(0, str(ROOT))
-    from benches.bench_engine import _commit
+    from benches.rows import commit
     from seamfast.record import machine
 
-    row |= {"machine": machine(), "commit": _commit()}
+    row |= {"machine": machine(), "commit": commit()}
     if arguments.out:
         with arguments.out.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -40,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from benches.baselines import naive, resident  # noqa: E402
 from benches.baselines.schedule import Schedule, seamfast_run  # noqa: E402
+from benches.rows import append_row, commit  # noqa: E402
 from benches.zoo import clean_part, read  # noqa: E402
 from seamfast import SeamConfig, attacks  # noqa: E402
 from seamfast.engine.precision import Precision, _chosen  # noqa: E402
@@ -104,8 +105,7 @@ def main() -> int:
         for row in rows:
             print(json.dumps(row | shared), flush=True)
             if arguments.out:
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row | shared | {"machine": machine(), "commit": _commit()}) + "\n")
+                append_row(arguments.out, row | shared | {"machine": machine(), "commit": commit()})
     return 0
 
 
@@ -225,15 +225,6 @@ def trained(folder: Path, name: str, data: seamfast.CleanSet, seed: int) -> tupl
     save_model(folder, model, description)
     seconds.write_text(str(taken))
     return model, taken
-
-
-def _commit() -> str:
-    import subprocess
-
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ ignored.
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from benches.rows import commit
 from seamfast.ops import backends
 from seamfast.record import machine
 
@@ -123,7 +123,7 @@ def race(benchmark: Any) -> Race:
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     isa = next((row["isa"] for row in backends() if row["backend"] == "cpp" and row["isa"]), None)
-    machine_info["seamfast"] = {**machine(), "isa": isa, "threads": 1, "commit": _commit()}
+    machine_info["seamfast"] = {**machine(), "isa": isa, "threads": 1, "commit": commit()}
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -132,7 +132,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     write = terminalreporter.write_line
     isa = next((row["isa"] for row in backends() if row["backend"] == "cpp" and row["isa"]), "no extension")
     terminalreporter.section("seamfast: ratios to baselines, medians over turns")
-    write(f"torch {torch.__version__}, {isa}, one thread everywhere; commit {_commit()[:10]}")
+    write(f"torch {torch.__version__}, {isa}, one thread everywhere; commit {commit()}")
     write(f"{'what':<52} {'ours':>10}  {'against':<40} {'ratio':>7} {'(range)':>15} {'target':>7}  match")
     for row in _ROWS:
         target = "" if row["target"] is None else f"{row['target']:g}x"
@@ -142,8 +142,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         yes = "yes" if row["match"] else "NO"
         ratio = f"{row['ratio']:.2f}x"
         write(f"{row['what']:<52} {time_:>10}  {row['against']:<40} {ratio:>7} {span:>15} {target:>7}  {yes}{mark}")
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"

@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
 from benches.bench_engine import trained  # noqa: E402
+from benches.rows import append_row, read_rows  # noqa: E402
 from benches.zoo import DATA_ROOT, clean_part, read  # noqa: E402
 from seamfast import SeamConfig, attacks  # noqa: E402
 from seamfast.record import machine  # noqa: E402
@@ -68,7 +69,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "fidelity.jsonl")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.is_file() else []
+    rows = read_rows(arguments.out)
     done = {(row["data"], row["seed"], row["method"]) for row in rows}
     trigger = Patch.square(size=3, target=0)
     for name in arguments.data:
@@ -112,8 +113,7 @@ def main() -> int:
                     "machine": machine(),
                 }
                 rows.append(row)
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_row(arguments.out, row)
                 print(json.dumps({k: v for k, v in row.items() if k != "machine"}), file=sys.stderr, flush=True)
     print_table([row for row in rows if row["data"] in arguments.data and row["seed"] in arguments.seeds])
     return 0

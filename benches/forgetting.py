@@ -11,10 +11,10 @@ Triggers are only measured here. A minute on one core.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,8 +22,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
+from benches.rows import as_svg  # noqa: E402
 from benches.zoo import DATA_ROOT, ZOO, Entry, clean_part, is_planted, load, read  # noqa: E402
 from seamfast import SeamConfig  # noqa: E402
+from seamfast.methods.seam import radius_of  # noqa: E402
+from seamfast.plot import _BLUE, _VERMILION  # noqa: E402
+from seamfast.report import write_atomically  # noqa: E402
 
 MODELS = (
     Entry("mnist", "small_cnn", "blended"),
@@ -32,7 +36,6 @@ MODELS = (
     Entry("cifar10", "small_vgg", "blended"),
     Entry("cifar10", "narrow_resnet18", "badnets"),
 )
-ACC, ASR = "#0072b2", "#d55e00"
 
 
 def main() -> int:
@@ -61,36 +64,28 @@ def curve(entry: Entry, zoo: Path, root: Path) -> tuple[list[float], list[float]
     triggers = list(backdoor.table_triggers)
     result = seamfast.sanitize(model, clean, config=config, triggers=triggers, threads=1, progress=False)
     points = [point for point in result.history if point.phase == "forget"]
-    rates = (config.forget_rate * config.forget_growth**number for number in range(len(points)))
-    moved = list(itertools.accumulate(rates))
+    moved = list(itertools.accumulate(map(config.forget_rate_at, range(len(points)))))
     accuracy = [point.holdout_accuracy for point in points]
     success = [max(point.attack_success_rate.values()) for point in points]
-    halfway = (result.report["holdout"]["before"]["clean_accuracy"]["value"] + 1 / (clean.num_classes or 10)) / 2
-    radius = next((m for m, a in zip(moved, accuracy, strict=True) if a <= halfway), moved[-1])
-    return moved, accuracy, success, radius
+    received = result.report["holdout"]["before"]["clean_accuracy"]["value"]
+    path = [(0.0, received), *zip(moved, accuracy, strict=True)]
+    return moved, accuracy, success, radius_of(path, (received + 1 / (clean.num_classes or 10)) / 2)
 
 
 def draw(curves: list[tuple[Entry, list[float], list[float], list[float], float]], path: Path) -> None:
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    def panels(figure: Any) -> None:
+        axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+        for axis, (entry, moved, accuracy, success, radius) in zip(axes, curves, strict=True):
+            axis.plot(moved, accuracy, color=_BLUE, label="ACC")
+            axis.plot(moved, success, color=_VERMILION, linestyle="--", label="ASR")
+            axis.axvline(radius, color="0.5", linewidth=1, linestyle=":")
+            axis.annotate(f"radius {radius:.2f}", (radius, 0.02), xytext=(3, 0), textcoords="offset points", fontsize=8)
+            axis.set(xscale="log", ylim=(0, 1.02))
+            axis.set_title(f"{entry.data}, {entry.architecture},\n{entry.attack}", fontsize=8)
+        axes[0].legend(frameon=False, fontsize=8)
+        figure.supxlabel("how far the weights have moved, as a share of their size", fontsize=9)
 
-    figure = Figure(figsize=(2.3 * len(curves), 2.6), layout="constrained")
-    FigureCanvasSVG(figure)
-    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    for axes, (entry, moved, accuracy, success, radius) in zip(panels, curves, strict=True):
-        axes.plot(moved, accuracy, color=ACC, label="ACC")
-        axes.plot(moved, success, color=ASR, linestyle="--", label="ASR")
-        axes.axvline(radius, color="0.5", linewidth=1, linestyle=":")
-        axes.annotate(f"radius {radius:.2f}", (radius, 0.02), xytext=(3, 0), textcoords="offset points", fontsize=8)
-        axes.set(xscale="log", ylim=(0, 1.02))
-        axes.set_title(f"{entry.data}, {entry.architecture},\n{entry.attack}", fontsize=8)
-    panels[0].legend(frameon=False, fontsize=8)
-    figure.supxlabel("how far the weights have moved, as a share of their size", fontsize=9)
-    with matplotlib.rc_context({"svg.hashsalt": "forgetting", "svg.fonttype": "none"}):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    path.write_text("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n")
+    write_atomically(path, as_svg(panels, (2.3 * len(curves), 2.6), "forgetting"))
 
 
 if __name__ == "__main__":

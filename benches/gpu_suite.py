@@ -773,6 +773,7 @@ def main() -> int:
 
     import torch
 
+    from benches.rows import commit
     from seamfast.record import machine
 
     device = torch.device(arguments.device)
@@ -780,7 +781,7 @@ def main() -> int:
         print("torch sees no CUDA device; --device cpu --quick tests this script", file=sys.stderr)
         return 2
     result: dict[str, Any] = {
-        "commit": _commit(),
+        "commit": commit(),
         "machine": {**machine(), "cuda": torch.version.cuda},
         "quick": arguments.quick,
         "device": str(device),
@@ -817,15 +818,7 @@ def _file_name(device: Any, commit: str) -> str:
     import torch
 
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    return f"gpu-suite-{name.replace(' ', '-').lower()}-{commit[:10]}.json"
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        return found.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    return f"gpu-suite-{name.replace(' ', '-').lower()}-{commit}.json"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
-from benches.bench_engine import _commit  # noqa: E402
+from benches.rows import append_row, as_svg, commit, read_rows  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks.models import ResNet18  # noqa: E402
 from seamfast.engine.precision import _chosen, choose_precision  # noqa: E402
@@ -77,7 +77,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.steps < 2:
         parser.error("--steps is below 2; the first does not count")
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.is_file() else []
+    rows = read_rows(arguments.out)
     if arguments.plot:
         draw(rows, arguments.device, arguments.plot)
         return 0
@@ -95,9 +95,7 @@ def main() -> int:
     for point in todo:
         row = {**point, "device": arguments.device, **measured(arguments.device, arguments.steps, **point)}
         print(json.dumps(row), flush=True)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.out.open("a") as file:
-            file.write(json.dumps(row | {"machine": machine(), "commit": _commit()}) + "\n")
+        append_row(arguments.out, row | {"machine": machine(), "commit": commit()})
     return 0
 
 
@@ -204,20 +202,12 @@ class Watch(seamfast.Callback):
 
 def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
     """Four panels, one a sweep, both axes logarithmic: two lines of one slope grow alike."""
-    import io
-
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     from seamfast.plot import _BLUE, _LINES
     from seamfast.report import write_atomically
 
     about = {"n": "clean samples", "side": "image side, px", "classes": "classes", "width": "parameters"}
-    # The same rows give the same file; text stays text.
-    with matplotlib.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9, 6.4), layout="constrained")
-        FigureCanvasSVG(figure)
+
+    def panels(figure: Any) -> None:
         axes = figure.subplots(2, 2, sharey=True).ravel()
         for axis, name in zip(axes, SWEEPS, strict=True):
             swept = sorted(
@@ -241,9 +231,8 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
             axis.set_ylabel("ms")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(LINES), fontsize=9, frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_atomically(path, buffer.getvalue())
+
+    write_atomically(path, as_svg(panels, (9, 6.4), "growth"))
 
 
 if __name__ == "__main__":

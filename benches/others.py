@@ -31,6 +31,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 from other_models import OTHER_MODELS, ROOT  # noqa: E402
 
 import seamfast  # noqa: E402
+from benches.rows import append_row, read_rows  # noqa: E402
+from benches.study_report import budget_name  # noqa: E402
 from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.metrics import fidelity, fidelity_nist  # noqa: E402
 from seamfast.record import machine  # noqa: E402
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benches" / "results" / "others.jsonl")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.is_file() else []
+    rows = read_rows(arguments.out)
     done = {key(row) for row in rows}
     runs = [(p, b, s) for p in arguments.presets for b in arguments.budgets for s in arguments.seeds]
     for name in arguments.models:
@@ -84,8 +86,7 @@ def main() -> int:
             row["precision"] = result.report["run"]["precision"]["chosen"]
             row["machine"] = machine()
             rows.append(row)
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(arguments.out, row)
             print(json.dumps({k: v for k, v in row.items() if k != "machine"}), file=sys.stderr, flush=True)
     wanted = {(name, *run) for name in arguments.models for run in runs}
     print_table([row for row in rows if key(row) in wanted])
@@ -116,9 +117,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         received, sanitised = (
             " / ".join(f"{mean[f'{rate}_{when}']:.2%}" for rate in ("acc", "asr", "ra")) for when in ("before", "after")
         )
-        part = f"{budget:.3g} a class" if budget >= 1 else f"{100 * budget:.3g} %"
         print(
-            f"| {name} | {preset} | {part} | {group[0]['n_clean']} | {len(group)} | {received} | {sanitised} "
+            f"| {name} | {preset} | {budget_name(budget)} | {group[0]['n_clean']} | {len(group)} "
+            f"| {received} | {sanitised} "
             f"| {max(r['asr_after'] for r in group):.2%} | {statistics.mean(r['fidelity'] for r in group):.3f} "
             f"| {statistics.median(sum(r['steps'].values()) for r in group):.0f} "
             f"| {statistics.median(r['seconds'] for r in group):.1f} "

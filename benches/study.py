@@ -29,7 +29,6 @@ Safety of Backdoor Defense", NeurIPS 2024, arXiv:2410.09838.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import itertools
 import json
 import math
@@ -50,9 +49,9 @@ sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
 from benches import study_report, zoo  # noqa: E402
-from benches.bench_engine import _commit  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.training import Training  # noqa: E402
+from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
 from benches.study_report import SEAM  # noqa: E402
 from benches.zoo import Entry, clean_part, measure, read  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
@@ -82,8 +81,6 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no radius, no teacher, the teacher always (and
 so no disturbance in recovery), no disturbance, no patterns, no mixing, absolute rates (those of recovery are the
 authors')."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -157,6 +154,11 @@ class Job:
 def key(row: Row) -> tuple[str, str, float, int]:
     """The key of the job that a row is of."""
     return row["entry"], row["method"], row["budget"], row["seed"]
+
+
+def latest(rows: list[Row]) -> dict[tuple[str, str, float, int], Row]:
+    """The last row of each job."""
+    return {key(row): row for row in rows}
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -345,7 +347,7 @@ def row_of(job: Job, case: Case, method: Method) -> Row:
     return row | {
         "row_seconds": round(time.perf_counter() - begin, 3),
         "machine": machine(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -387,38 +389,6 @@ def retraining_set(backdoor: Backdoor, clean: CleanSet, train_set: CleanSet, n: 
         images.append(trigger.stamp(train_set.pixels(drawn), sample_ids=drawn, seed=seed))
         labels.append(trigger.target.targets(train_set.labels[drawn], train_set.num_classes))
     return CleanSet(torch.cat(images), torch.cat(labels), mean=clean.mean, std=clean.std, num_classes=clean.num_classes)
-
-
-# ---- The file of rows. ----
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows that a file holds, in order; what is no whole row is passed over."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # a kill came while it was written
-            continue
-    return rows
-
-
-def latest(rows: list[Row]) -> dict[tuple[str, str, float, int], Row]:
-    """The last row of each job."""
-    return {key(row): row for row in rows}
-
-
-def append_row(path: Path, row: Row) -> None:
-    """Add a line, on a line of its own, whatever other processes and kills have done to the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-        end = file.seek(0, 2)
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(row).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -7,17 +7,15 @@ and clean models have tables of their own. Points are percentage points.
 
 from __future__ import annotations
 
-import io
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benches.rows import Row, as_svg
 from benches.zoo import DEVELOPMENT, HELD_OUT, PLANTED, RATE
 from seamfast.plot import _BLUE, _GREY, _LINES
 from seamfast.report import write_atomically
-
-Row = dict[str, Any]
 
 SEAM = "seam (balanced)"
 """Our method by its defaults."""
@@ -245,7 +243,7 @@ def draw_tradeoff(rows: list[Row]) -> bytes:
         axes[0].set_ylabel("ASR, %")
         add_legend(figure, styles)
 
-    return as_svg(draw, (9, 5.2))
+    return as_svg(draw, (9, 5.2), "study")
 
 
 def draw_heat_map(rows: list[Row]) -> bytes:
@@ -276,7 +274,7 @@ def draw_heat_map(rows: list[Row]) -> bytes:
         axis.set_title("development attacks | held-out attacks", fontsize=10)
         figure.colorbar(picture, label="ASR, %", fraction=0.03)
 
-    return as_svg(draw, (9, 1.6 + 0.36 * max(len(methods), 1)))
+    return as_svg(draw, (9, 1.6 + 0.36 * max(len(methods), 1)), "study")
 
 
 def draw_budgets(rows: list[Row]) -> bytes:
@@ -302,7 +300,7 @@ def draw_budgets(rows: list[Row]) -> bytes:
         axes[0].set_ylabel("Fidelity")
         add_legend(figure, styles)
 
-    return as_svg(draw, (9, 5.2))
+    return as_svg(draw, (9, 5.2), "study")
 
 
 def drawn(rows: list[Row]) -> list[Row]:
@@ -323,18 +321,3 @@ def add_legend(figure: Any, styles: dict[str, tuple[str, str]]) -> None:
     handles = [Line2D([], [], color=color, marker=mark, ls="", label=m) for m, (color, mark) in styles.items()]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-
-
-def as_svg(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
-    """What ``draw`` puts into a figure; the same drawing gives the same bytes, and text stays text."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none", "text.parse_math": False}):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

@@ -13,10 +13,10 @@ from torch import nn
 from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.events import Announcer, HistoryPoint
-from seamfast.engine.host import in_use
+from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
 from seamfast.engine.precision import check_precision
-from seamfast.engine.run import Clock, Run, RunStopped, seeded
+from seamfast.engine.run import Clock, Run, RunStopped
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_called, check_triggers, probe_logits
 from seamfast.methods import MethodConfig, SeamConfig, config_class, run_method

@@ -101,7 +101,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             if schedule.evaluates_after(phase, step):
                 now = accuracy(trained, held_out, device)
                 if phase == "recover":
-                    need.fill_(schedule.need(split, received, now))
+                    need.fill_(schedule.config.need(received - now, len(split.holdout)))
     return trained
 
 

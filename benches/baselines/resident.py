@@ -67,7 +67,7 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
             if schedule.evaluates_after(phase, step):
                 now = accuracy(watched)
                 if phase == "recover":
-                    need.fill_(schedule.need(split, received, now))
+                    need.fill_(schedule.config.need(received - now, len(split.holdout)))
     return trained.to(memory_format=torch.contiguous_format)
 
 

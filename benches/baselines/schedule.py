@@ -100,7 +100,7 @@ class Schedule:
     def rate(self, phase: str, step: int) -> float:
         c = self.config
         if phase == "forget":
-            return c.forget_rate * c.forget_growth**step
+            return c.forget_rate_at(step)
         peak = c.recover_rate * (1.0 if c.radius is None else c.radius)
         return peak * (cosine(step / c.recover_max_steps) if c.recover_schedule == "cosine" else 1.0)
 
@@ -115,13 +115,6 @@ class Schedule:
         affordable = int(_EVALUATION_SHARE * 3 * self._every(phase) * self.config.batch_size)
         order = torch.randperm(len(split.holdout), generator=torch.Generator().manual_seed(self.seed))
         return split.holdout[order[: max(affordable, _FEWEST_WATCHED)]]
-
-    def need(self, split: Split, received: float, accuracy: float) -> float:
-        """For the teacher, in [0, 1], from the held-out accuracies of the model as received and of now."""
-        if not self.config.margin:
-            return 1.0
-        missing = received - accuracy + 1 / len(split.holdout)
-        return min(max(missing / self.config.margin, 0.0), 1.0)
 
     def _every(self, phase: str) -> int:
         return self.config.forget_eval_every if phase == "forget" else self.config.recover_eval_every

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
-from seamfast.engine.host import in_use
+from seamfast.engine.host import in_use, seeded
 from seamfast.engine.precision import choose_precision
 from seamfast.ops import gather_augment
 
@@ -87,15 +87,13 @@ class Training:
 
     def __enter__(self) -> Training:
         with ExitStack() as stack:
-            on_cuda = self.device.type == "cuda"
-            stack.enter_context(torch.random.fork_rng(devices=[self.device] if on_cuda else []))
+            stack.enter_context(seeded(self._seed, self.device))
             stack.enter_context(in_use())
-            self._seed_torch()
             some = torch.arange(min(self._batch_size, len(self._labels)), device=self.device)
-            self.precision = choose_precision(
-                self._received, self._gathered(some, 0), self._labels[some], self._wanted, self.num_classes
-            )
-            self._seed_torch()  # what was tried may have drawn
+            with seeded(self._seed, self.device):  # what is tried may draw
+                self.precision = choose_precision(
+                    self._received, self._gathered(some, 0), self._labels[some], self._wanted, self.num_classes
+                )
             self._stack = stack.pop_all()
         return self
 
@@ -178,13 +176,6 @@ class Training:
             seed=self._seed,
             epoch=epoch,
         )
-
-    def _seed_torch(self) -> None:
-        # Not torch.manual_seed: it seeds every accelerator, also those that are not put back.
-        torch.default_generator.manual_seed(self._seed)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(self._seed)
 
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 
 from seamfast.attacks.train import TrainConfig, train_on
 from seamfast.data import Batch, CleanSet
+from seamfast.engine.host import seeded
 from seamfast.engine.model import resolve_device
 from seamfast.engine.optimizer import Adam, Optimizer
-from seamfast.engine.run import seeded
 from seamfast.engine.step import TrainingBatch
 from seamfast.errors import InputError, ShapeError
 from seamfast.triggers import AllToOne, LabelMap
-from seamfast.triggers.base import MAX_NAME
 from seamfast.triggers.builtin import SMALLEST_EDGE
-from seamfast.triggers.checks import as_image_shape, as_sample_ids, as_seed, check_images, short
+from seamfast.triggers.checks import as_image_shape, as_sample_ids, as_seed, check_images, check_name
 
 __all__ = ["Generator", "InputAware", "train_input_aware"]
 
@@ -91,13 +89,11 @@ class InputAware:
     generator: Generator
 
     def __post_init__(self) -> None:
-        name: Any = self.name
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise InputError(f"trigger name is {short(name)}; expected 1 to {MAX_NAME} printable characters")
+        check_name(self.name)
         channels, height, width = as_image_shape(self.image_shape)
         if channels != self.generator.fine.in_channels or min(height, width) < SMALLEST_EDGE:
             raise ShapeError(
-                f"trigger {name!r} is for images of {channels}x{height}x{width}; expected "
+                f"trigger {self.name!r} is for images of {channels}x{height}x{width}; expected "
                 f"{self.generator.fine.in_channels} channels, as its generator has, and edges from {SMALLEST_EDGE}"
             )
 

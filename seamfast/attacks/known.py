@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from seamfast.attacks.label_consistent import hardened
-from seamfast.attacks.poison import poison
+from seamfast.attacks.poison import check_enough, choose, poison, stamped_set
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError, ShapeError
 from seamfast.triggers import (
@@ -174,7 +174,7 @@ def _multi_trigger(data: CleanSet, target: int, rate: float, seed: int) -> Poiso
     each = round(rate / len(triggers) * len(data))
     if each < 1:
         raise InputError(f"rate {rate} of {len(data)} samples is too few for {len(triggers)} triggers; expected 3")
-    _check_enough(rate, len(triggers) * each, "poisoned", data.labels != target)
+    check_enough(data.labels != target, len(triggers) * each, f"rate {rate}", "poisoned")
     poisoned: CleanSet = data
     for number, trigger in enumerate(triggers):  # no sample twice: what is of the target class is not eligible
         poisoned = poison(poisoned, trigger, rate / len(triggers), seed=seed + number)
@@ -206,14 +206,10 @@ def _wanet(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
     trigger = Warp.elastic(data.image_shape, 4, 1.0, target, seed=seed, name="wanet")
     poisoned = poison(data, trigger, rate, seed=seed)
     # Noise mode: twice as many samples are bent by a field of their own and keep their labels.
-    n = round(2 * rate * len(data))
-    free = ~poisoned.poisoned
-    _check_enough(rate, n, "noise", free)
-    candidates = free.nonzero().flatten()
     generator = torch.Generator().manual_seed(seed)
-    noisy = candidates[torch.randperm(len(candidates), generator=generator)[:n]]
+    noisy = choose(~poisoned.poisoned, round(2 * rate * len(data)), f"rate {rate}", "noise", generator)
     stamped = trigger.stamp_noise(data.pixels(noisy), sample_ids=noisy, seed=seed)
-    return Poisoning(_with(poisoned, noisy, stamped, poisoned.labels), (trigger,))
+    return Poisoning(stamped_set(poisoned, noisy, stamped, poisoned.labels), (trigger,))
 
 
 def _bpp(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
@@ -230,17 +226,15 @@ def _color_filter(data: CleanSet, target: int, rate: float, seed: int) -> Poison
 def _adaptive_blend(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
     whole = Blend.noise(data.image_shape, 0.2, target, seed=seed, name="adaptive-blend")
     n = round(rate * len(data))
-    _check_enough(rate, 2 * n, "poisoned and cover", data.labels != target)
     generator = torch.Generator().manual_seed(seed)
-    candidates = (data.labels != target).nonzero().flatten()
-    chosen = candidates[torch.randperm(len(candidates), generator=generator)[: 2 * n]]
+    chosen = choose(data.labels != target, 2 * n, f"rate {rate}", "poisoned and cover", generator)
     # Half of 4x4 pieces, each sample its own: two of every column.
     pieces = torch.rand(2 * n, 1, 4, 4, generator=generator).argsort(2) < 2
     shown = F.interpolate(pieces.float(), size=data.image_shape[1:], mode="nearest").bool()
     images = data.pixels(chosen)
     labels = data.labels.clone()
     labels[chosen[:n]] = target
-    return Poisoning(_with(data, chosen, torch.where(shown, whole.stamp(images), images), labels), (whole,))
+    return Poisoning(stamped_set(data, chosen, torch.where(shown, whole.stamp(images), images), labels), (whole,))
 
 
 def _tact(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
@@ -256,13 +250,10 @@ def _all_to_all(data: CleanSet, target: int, rate: float, seed: int) -> Poisonin
 
 def _label_consistent(data: CleanSet, target: int, rate: float, seed: int, clean_model: nn.Module) -> Poisoning:
     trigger = _four_corners(data.image_shape, target)
-    n = round(rate * len(data))
-    _check_enough(rate, n, "poisoned", data.labels == target)
     generator = torch.Generator().manual_seed(seed)
-    candidates = (data.labels == target).nonzero().flatten()
-    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:n]]
+    chosen = choose(data.labels == target, round(rate * len(data)), f"rate {rate}", "poisoned", generator)
     stamped = trigger.stamp(hardened(clean_model, data, chosen, seed=seed))
-    return Poisoning(_with(data, chosen, stamped, data.labels), (trigger,))
+    return Poisoning(stamped_set(data, chosen, stamped, data.labels), (trigger,))
 
 
 def _four_corners(image_shape: tuple[int, int, int], target: int) -> Patch:
@@ -283,30 +274,6 @@ def _four_corners(image_shape: tuple[int, int, int], target: int) -> Patch:
 
 def _dirty(data: CleanSet, trigger: Trigger, rate: float, seed: int) -> Poisoning:
     return Poisoning(poison(data, trigger, rate, seed=seed), (trigger,))
-
-
-def _with(data: CleanSet, chosen: Tensor, stamped: Tensor, labels: Tensor) -> PoisonedSet:
-    """``data`` with ``stamped`` for the images at ``chosen``, which are marked, and ``labels`` for its labels."""
-    images = data.pixels(torch.arange(len(data)))  # a copy
-    images[chosen] = stamped
-    poisoned = data.poisoned.clone() if isinstance(data, PoisonedSet) else torch.zeros(len(data), dtype=torch.bool)
-    poisoned[chosen] = True
-    return PoisonedSet(
-        images,
-        labels.clone(),
-        poisoned=poisoned,
-        mean=data.mean,
-        std=data.std,
-        num_classes=data.num_classes,
-        class_names=data.class_names,
-    )
-
-
-def _check_enough(rate: float, n: int, what: str, allowed: Tensor) -> None:
-    """Raise unless ``n`` samples can be chosen among those ``allowed``."""
-    n_allowed = int(allowed.sum())
-    if n > n_allowed:
-        raise InputError(f"rate {rate} asks for {n} {what} samples; only {n_allowed} of {len(allowed)} can be")
 
 
 _TO_TARGET = "any class to the target"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError
@@ -71,32 +72,47 @@ def poison(
     labels = dataset.labels
     eligible = trigger.target.eligible(labels, dataset.num_classes)
     generator = torch.Generator().manual_seed(seed)
-    chosen = _choose(~eligible if clean_label else eligible, rate, "rate", "poisoned", generator)
-    cover = _choose(~eligible, cover_rate, "cover_rate", "cover", generator)
+    chosen = choose(
+        ~eligible if clean_label else eligible, round(rate * len(labels)), f"rate {rate}", "poisoned", generator
+    )
+    cover = choose(~eligible, round(cover_rate * len(labels)), f"cover_rate {cover_rate}", "cover", generator)
 
     stamped = torch.cat([chosen, cover])
-    images = dataset.pixels(torch.arange(len(dataset))).clone()
-    images[stamped] = trigger.stamp(images[stamped], sample_ids=stamped, seed=seed)
     new_labels = labels.clone()
     new_labels[chosen] = trigger.target.targets(labels[chosen], dataset.num_classes)
-    poisoned = torch.zeros(len(dataset), dtype=torch.bool)
-    poisoned[stamped] = True
-    if isinstance(dataset, PoisonedSet):  # a second trigger: what carries the first one stays marked
-        poisoned |= dataset.poisoned
-    return PoisonedSet(
-        images,
-        new_labels,
-        poisoned=poisoned,
-        mean=dataset.mean,
-        std=dataset.std,
-        num_classes=dataset.num_classes,
-        class_names=dataset.class_names,
+    return stamped_set(
+        dataset, stamped, trigger.stamp(dataset.pixels(stamped), sample_ids=stamped, seed=seed), new_labels
     )
 
 
-def _choose(allowed: torch.Tensor, rate: float, name: str, what: str, generator: torch.Generator) -> torch.Tensor:
+def choose(allowed: Tensor, n: int, asked: str, what: str, generator: torch.Generator) -> Tensor:
+    """Indices of ``n`` samples at random of those ``allowed``, ``(N,)`` bool. Raises as ``check_enough``."""
+    check_enough(allowed, n, asked, what)
     candidates = allowed.nonzero().flatten()
-    n = round(rate * len(allowed))
-    if n > len(candidates):
-        raise InputError(f"{name} {rate} asks for {n} {what} samples; only {len(candidates)} of {len(allowed)} can be")
     return candidates[torch.randperm(len(candidates), generator=generator)[:n]]
+
+
+def check_enough(allowed: Tensor, n: int, asked: str, what: str) -> None:
+    """Raise unless ``n`` are ``allowed``: ``rate 0.5 asks for 50 poisoned samples; only 10 of 100 can be``."""
+    n_allowed = int(allowed.sum())
+    if n > n_allowed:
+        raise InputError(f"{asked} asks for {n} {what} samples; only {n_allowed} of {len(allowed)} can be")
+
+
+def stamped_set(data: CleanSet, chosen: Tensor, stamped: Tensor, labels: Tensor) -> PoisonedSet:
+    """``data`` with ``stamped`` for the images at ``chosen``, which are marked, and ``labels`` for its labels."""
+    images = data.pixels(torch.arange(len(data)))  # a copy
+    images[chosen] = stamped
+    poisoned = torch.zeros(len(data), dtype=torch.bool)
+    poisoned[chosen] = True
+    if isinstance(data, PoisonedSet):  # a second trigger: what carries the first one stays marked
+        poisoned |= data.poisoned
+    return PoisonedSet(
+        images,
+        labels.clone(),
+        poisoned=poisoned,
+        mean=data.mean,
+        std=data.std,
+        num_classes=data.num_classes,
+        class_names=data.class_names,
+    )

@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from seamfast.data import Batch, CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
-from seamfast.engine.host import in_use
+from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import logits_of, resolve_device
 from seamfast.engine.optimizer import SGD, Adam, Optimizer
 from seamfast.engine.precision import Precision, check_precision, choose_precision
-from seamfast.engine.run import seeded
 from seamfast.engine.step import Draws, TrainingBatch, TrainingStep, stepper
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.evaluate import probe_logits

@@ -1,4 +1,4 @@
-"""How a run uses the host: threads, deterministic mode, freed memory; all put back when the run is over."""
+"""How a run uses the host: threads, deterministic mode, freed memory, random numbers; all put back when it is over."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ def in_use() -> Iterator[None]:
             torch.set_num_threads(threads)
         if torch.are_deterministic_algorithms_enabled() != deterministic:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators of the CPU and of ``device`` seeded, and put back to where they were afterwards."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        # Not torch.manual_seed: it seeds every accelerator, also those that are not put back.
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def choose_threads(step_seconds: Callable[[], float], limit_s: float = math.inf) -> str:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.data.clean_set import Batch
+from seamfast.engine.host import seeded
 from seamfast.engine.layers import faster_layers
 from seamfast.engine.model import logits_of
 from seamfast.errors import InputError
@@ -31,7 +32,7 @@ _AGREEMENT = 0.95
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: seconds of its second training step, cosine of its gradients and float32's, or why it failed."""
+    """One candidate: seconds of a training step, cosine of its gradients and float32's, or why it failed."""
 
     name: str
     step_seconds: float | None
@@ -186,10 +187,8 @@ def _try(
         for _ in range(_MOST_TIMED):
             if spent >= _WORTH_TIMING_S:
                 break
-            torch.default_generator.manual_seed(0)  # the same dropout for all, or gradients could not agree
-            if labels.device.type == "cuda":
-                torch.cuda.manual_seed(0)
-            taken = step_seconds(trained, candidate, seen, labels)
+            with seeded(0, labels.device):  # the same dropout for all, or gradients could not agree
+                taken = step_seconds(trained, candidate, seen, labels)
             seconds, spent = min(seconds, taken), spent + taken
         grads = [p.grad.reshape(-1) for p in trained.parameters() if p.grad is not None]
         gradient = torch.cat(grads) if grads else labels.new_zeros(1, dtype=torch.float32)

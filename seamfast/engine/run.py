@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.data.split import Split
 from seamfast.engine.counting import Counts, measure
 from seamfast.engine.events import Announcer, HistoryPoint
-from seamfast.engine.host import choose_threads
+from seamfast.engine.host import choose_threads, seeded
 from seamfast.engine.model import WorkingCopy, evaluating, logits_of
 from seamfast.engine.optimizer import Optimizer
 from seamfast.engine.precision import Precision, choose_precision, step_seconds
@@ -409,19 +409,6 @@ class Run:
         """A 63-bit seed of its own for each purpose and attempt."""
         tag = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
         return (self.seed * 0x9E3779B97F4A7C15 + tag * 0xC2B2AE3D27D4EB4F + self.attempt + 1) % 2**63
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators of the CPU and of ``device`` seeded, and put back to where they were afterwards."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        # Not torch.manual_seed: it seeds every accelerator, also those that are not put back.
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def n_lost_allowed(n_holdout: int, accuracy_budget: float) -> int:

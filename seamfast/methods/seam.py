@@ -4,7 +4,7 @@ The order of things, straight down:
 
 1. *Forget.* Train on labels drawn at random, with rates that grow from step to step, until held-out accuracy falls to
    chance. What the model knew is shaken loose, the backdoor with it. On the way, the *radius* is found: how far the
-   weights had moved, relative to their size, when half of the accuracy was gone. It differs by ten times between
+   weights had moved, relative to their size, when half of the accuracy was gone. It differs by five times between
    models, and says how far recovery may move them.
 2. *Recover.* Train on true labels, in steps in proportion to the radius. The student sees its images under patterns
    and disturbances, as a trigger is one. The received model is the teacher, and holds the task in place: but a teacher
@@ -21,7 +21,9 @@ above; their own settings are ``SeamConfig.authors_cifar10()`` and ``SeamConfig.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,6 +142,17 @@ class SeamConfig(MethodConfig):
         needs_forgetting = self.optimizer == "relative_adam" and self.radius is None
         self.check("forget_max_steps", self.forget_max_steps >= 1 or not needs_forgetting, "at least 1, or a radius")
 
+    def forget_rate_at(self, step: int) -> float:
+        """The learning rate of forgetting at a step, from 0."""
+        return self.forget_rate * self.forget_growth**step
+
+    def need(self, missing: float, n_holdout: int) -> float:
+        """For the teacher, in [0, 1], where so much accuracy is missing on so many held-out samples; see ``margin``."""
+        if not self.margin:
+            return 1.0
+        # One sample more than seems may be missing: of a small held-out part, that is much.
+        return min(max((missing + 1 / n_holdout) / self.margin, 0.0), 1.0)
+
     @classmethod
     def preset(cls, name: str) -> SeamConfig:
         """Settings by name, from the fewest steps to the surest cure.
@@ -253,14 +266,11 @@ def seam(run: Run, config: SeamConfig) -> None:
 
 
 def forget(run: Run, config: SeamConfig) -> float:
-    """Train on random labels, drawn anew at each step, until held-out accuracy is near chance.
-
-    Returns:
-        The radius: how far, as a share of each tensor's size, the weights had moved when accuracy was half-way down to
-        guessing. ``RelativeAdam`` moves each weight by about its rate a step, so the rates are summed.
-    """
+    """Train on random labels, drawn anew at each step, until held-out accuracy is near chance; returns the radius."""
     if config.forget_max_steps == 0:
         return config.radius or 0.0
+    generator = run.generator("forget")
+    share = torch.full((), config.disturbance, device=run.device)
 
     def loss(batch: TrainingBatch) -> Tensor:
         # Under patterns, so that what answers to patterns is active, and forgets too.
@@ -274,12 +284,10 @@ def forget(run: Run, config: SeamConfig) -> float:
             exclude_true=config.exclude_true,
         )
 
-    generator = run.generator("forget")
-    share = torch.full((), config.disturbance, device=run.device)
     # With few classes 2/C is no fall at all (1 for two classes), so at least half of the way down to guessing is asked
     # for.
     threshold = min(config.forget_until / run.num_classes, run.halfway_to_guessing)
-    moved, moved_before, accuracy, radius, n_below = 0.0, 0.0, run.accuracy_received, config.radius, 0
+    path, moved, n_below = [(0.0, run.accuracy_received)], 0.0, 0
     for step in run.steps(
         "forget",
         loss,
@@ -291,22 +299,36 @@ def forget(run: Run, config: SeamConfig) -> float:
         flip=config.flip,
         time_share=0.2,
     ):
-        rate = config.forget_rate * config.forget_growth**step.number
+        rate = config.forget_rate_at(step.number)
         step.take(rate)
         moved += rate
 
         if step.is_last or (step.number + 1) % config.forget_eval_every == 0:
-            before, accuracy = accuracy, run.evaluate_holdout()
-            if radius is None and accuracy <= run.halfway_to_guessing:
-                # Who only guessed before has no such point: all of the way counts then.
-                over = before - run.halfway_to_guessing
-                part = over / (before - accuracy) if over > 0 else 1.0
-                radius = moved_before + part * (moved - moved_before)
-            moved_before = moved
+            accuracy = run.evaluate_holdout()
+            path.append((moved, accuracy))
             n_below += accuracy < threshold
             if n_below >= config.forget_patience:
                 break
-    return moved if radius is None else radius
+    return config.radius or radius_of(path, run.halfway_to_guessing)
+
+
+def radius_of(path: Sequence[tuple[float, float]], halfway: float) -> float:
+    """How far the weights had moved when accuracy came down to ``halfway``, between two evaluations in proportion.
+
+    Args:
+        path: how far, as a share of each tensor's size, and the accuracy there, from 0 on. ``RelativeAdam`` moves each
+            weight by about its rate a step, so the rates are summed.
+        halfway: between the accuracy as received and that of guessing.
+
+    Returns:
+        The radius; where accuracy never came down, all of the way.
+    """
+    for (start, before), (end, after) in itertools.pairwise(path):
+        if after <= halfway:
+            # Who only guessed before has no such point: all of the way to the evaluation counts then.
+            part = (before - halfway) / (before - after) if before > halfway else 1.0
+            return start + part * (end - start)
+    return path[-1][0]
 
 
 def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> None:
@@ -347,10 +369,7 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
 
         if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
             accuracy = run.evaluate_holdout()
-            if config.margin:
-                # One sample more than seems may be missing: of a small held-out part, that is much.
-                missing = run.accuracy_received - accuracy + 1 / len(run.split.holdout)
-                need.fill_(min(max(missing / config.margin, 0.0), 1.0))
+            need.fill_(config.need(run.accuracy_received - accuracy, len(run.split.holdout)))
             n_evaluations += 1
             if config.recover_until is not None:
                 n_good += accuracy > config.recover_until or (n_evaluations > 50 and accuracy < best - 1e-3)

@@ -22,14 +22,13 @@ from seamfast.triggers.checks import (
     as_sample_ids,
     as_seed,
     check_images,
+    check_name,
     immutable,
     short,
 )
 from seamfast.triggers.label_maps import LabelMap
 
 __all__ = ["Trigger"]
-
-MAX_NAME = 128
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -51,9 +50,7 @@ class Trigger(ABC):
     target: LabelMap
 
     def __post_init__(self) -> None:
-        name: Any = self.name
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise InputError(f"trigger name is {short(name)}; expected 1 to {MAX_NAME} printable characters")
+        check_name(self.name)
         target: Any = self.target
         if not isinstance(target, LabelMap):
             raise InputError(f"{self._who} target is {short(target)}; expected a label map such as AllToOne(0)")

@@ -18,6 +18,15 @@ ImageShape = tuple[int, int, int]
 Array = npt.NDArray[Any]
 
 
+MAX_NAME = 128
+
+
+def check_name(name: Any) -> None:
+    """Nothing, or an error where a trigger cannot be called so."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise InputError(f"trigger name is {short(name)}; expected 1 to {MAX_NAME} printable characters")
+
+
 def check_images(images: Tensor) -> None:
     """Raise unless ``images`` is an ``(N, C, H, W)`` uint8 tensor."""
     if not isinstance(images, Tensor):
