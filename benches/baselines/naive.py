@@ -78,7 +78,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             worker_init_fn=lambda _: torch.set_num_threads(1),
         )
 
-    need = torch.ones((), device=device)
+    need, changes = torch.ones((), device=device), torch.ones((), device=device)
     received = accuracy(trained, loader(split.holdout, False), device)
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
@@ -93,7 +93,8 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
                 outputs.append(trained(x))
                 return outputs[-1]
 
-            loss = loss_of(schedule, phase, inputs, labels, student, teacher, ends, generator, classes, need)
+            changes.fill_(schedule.changes(phase, step))
+            loss = loss_of(schedule, phase, inputs, labels, student, teacher, ends, generator, classes, need, changes)
             loss.backward()
             optimizer.step(schedule.rate(phase, step))
             total_loss += loss.item()

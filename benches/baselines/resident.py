@@ -50,7 +50,7 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
             ]
         return float(torch.stack(right).sum()) / len(part)
 
-    need = torch.ones((), device=device)
+    need, changes = torch.ones((), device=device), torch.ones((), device=device)
     received = accuracy(split.holdout)
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
@@ -61,7 +61,8 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
             inputs = augmented(images[chosen], c.crop_pad, c.flip)
             labels = all_labels[chosen]
             student, asked = forward(student_), forward(teacher_)
-            loss = loss_of(schedule, phase, inputs, labels, student, asked, ends, generator, classes, need)
+            changes.fill_(schedule.changes(phase, step))
+            loss = loss_of(schedule, phase, inputs, labels, student, asked, ends, generator, classes, need, changes)
             loss.backward()
             optimizer.step(schedule.rate(phase, step))
             if schedule.evaluates_after(phase, step):

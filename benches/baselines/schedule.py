@@ -3,10 +3,10 @@
 What SEAM finds out on its way, and steps by, would make runs differ: where forgetting stops, the radius, whether
 accuracy comes back. A schedule fixes it: so many steps, this radius, one attempt. All else is as in
 ``seamfast/methods/seam.py``: the growing rates of forgetting, patterns and disturbances, the teacher's weight by the
-accuracy that is missing, and the slice of the held-out part that is evaluated. The teacher is asked and images are
-disturbed at every step, whatever weight or share they have then: on both sides a step costs the same throughout.
-Patterns are pasted by ``occlude.py``; mixing, disturbance and distillation are seamfast's own functions, which are
-plain tensor operations.
+accuracy that is missing, the plain end, and the slice of the held-out part that is evaluated. The teacher is asked and
+images are changed at every step, whatever weight or share they have then: a step costs the same throughout, on both
+sides. Patterns are pasted by ``occlude.py``; mixing, disturbance and distillation are seamfast's own functions,
+which are plain tensor operations.
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ class Schedule:
         peak = c.recover_rate * (1.0 if c.radius is None else c.radius)
         return peak * (cosine(step / c.recover_max_steps) if c.recover_schedule == "cosine" else 1.0)
 
+    def changes(self, phase: str, step: int) -> float:
+        """1 while images are changed, 0 at the plain end of recovery."""
+        return float(phase == "forget" or step / self.config.recover_max_steps < 1 - self.config.plain_end)
+
     def steps(self, phase: str) -> int:
         return self.config.forget_max_steps if phase == "forget" else self.config.recover_max_steps
 
@@ -137,8 +141,9 @@ def loss_of(
     generator: torch.Generator,
     classes: int,
     need: Tensor,
+    changes: Tensor,
 ) -> Tensor:
-    """The loss of one step, by plain tensor operations; ``need`` is the schedule's, 0-d on the device."""
+    """The loss of one step, by plain tensor operations; ``need`` and ``changes`` are 0-d on the device."""
     c = schedule.config
     targets = labels
     if phase == "forget":
@@ -148,12 +153,14 @@ def loss_of(
     else:
         share = c.disturbance * (1 - need)
         if c.mixing:
-            inputs, partner, weight = mix_up(inputs, c.mixing, generator)
+            inputs, partner, weight = mix_up(inputs, c.mixing * changes, generator)
             whole = F.one_hot(labels, classes).float()
             targets = torch.lerp(whole[partner], whole, weight[:, None])
     seen, neutral = occlude(inputs, *ends, generator, n_rectangles=c.occlusions) if c.occlusions else (inputs, inputs)
+    if c.occlusions:
+        seen, neutral = (torch.where(changes > 0, patterned, inputs) for patterned in (seen, neutral))
     if c.disturbance:
-        seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share)
+        seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share * changes)
     logits = student(seen)
     loss = F.cross_entropy(logits, targets)
     if c.distillation and phase == "recover":

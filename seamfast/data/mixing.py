@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def mix_up(inputs: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def mix_up(inputs: Tensor, share: float | Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """``w * inputs + (1 - w) * inputs[partner]``; ``w`` uniform in [0, 1) for each sample, ``partner`` a permutation.
 
     Args:
         inputs: ``(N, ...)`` floats. Not modified.
-        share: of the samples that are mixed, in [0, 1]; the others stay whole.
+        share: of the samples that are mixed, in [0, 1], a number or 0-d; the others stay whole.
         generator: on the device of ``inputs``.
 
     Returns:

@@ -9,7 +9,8 @@ The order of things, straight down:
 2. *Recover.* Train on true labels, in steps in proportion to the radius. The student sees its images under patterns
    and disturbances, as a trigger is one. The received model is the teacher, and holds the task in place: but a teacher
    with a backdoor leaks it, even on clean images, so it is listened to in so far as accuracy is missing, and it never
-   sees a pattern. As accuracy comes back, the teacher falls silent and the disturbances grow.
+   sees a pattern. As accuracy comes back, the teacher falls silent and the disturbances grow. The last steps see
+   images as they are, or the model would be at home with patterns and mixtures instead.
 3. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
    strengths are given, they are tried in turn, each from the weights as received.
 
@@ -79,6 +80,7 @@ class SeamConfig(MethodConfig):
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
         occlusions: patterns pasted over each image, in both steps, at most 64; 0 for none.
         disturbance: greatest share of the images that are disturbed as a whole, in [0, 1].
+        plain_end: share of the recovery steps, the last ones, that are free of all three, in [0, 1].
     """
 
     optimizer: str = "relative_adam"
@@ -108,6 +110,7 @@ class SeamConfig(MethodConfig):
     mixing: float = 0.5
     occlusions: int = 3
     disturbance: float = 0.5
+    plain_end: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,7 +136,7 @@ class SeamConfig(MethodConfig):
         self.check(
             "recover_until", self.recover_until is None or 0 < self.recover_until < 1, "None or a number in (0, 1)"
         )
-        for name in ("distillation", "margin", "mixing", "disturbance"):
+        for name in ("distillation", "margin", "mixing", "disturbance", "plain_end"):
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
         self.check("forget_growth", 1 <= self.forget_growth <= 2, "a number in [1, 2]")
         in_all = self.forget_max_steps * math.log(max(self.forget_growth, 1))
@@ -210,6 +213,7 @@ class SeamConfig(MethodConfig):
             mixing=0.0,
             occlusions=0,
             disturbance=0.0,
+            plain_end=0.0,
         )
         return replace(preset, **changes)
 
@@ -270,11 +274,11 @@ def forget(run: Run, config: SeamConfig) -> float:
     if config.forget_max_steps == 0:
         return config.radius or 0.0
     generator = run.generator("forget")
-    share = torch.full((), config.disturbance, device=run.device)
+    always = torch.ones((), device=run.device)
 
     def loss(batch: TrainingBatch) -> Tensor:
         # Under patterns, so that what answers to patterns is active, and forgets too.
-        seen, _ = _disturbed(run, config, "forget", batch.inputs, batch.number, generator, share)
+        seen, _ = _disturbed(run, config, "forget", batch.inputs, batch.number, generator, always, always)
         return random_label_cross_entropy(
             run.logits(seen),
             batch.labels,
@@ -334,17 +338,17 @@ def radius_of(path: Sequence[tuple[float, float]], halfway: float) -> float:
 def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> None:
     """Train on true labels, held in place by the received model's answers."""
     generator = run.generator("recover")
-    need = torch.ones((), device=run.device)  # of the teacher; written between steps, read within
+    # Written between steps, read within: the need for the teacher; 1 while images are changed, 0 at the plain end.
+    need, changes = torch.ones((), device=run.device), torch.ones((), device=run.device)
 
     def loss(batch: TrainingBatch) -> Tensor:
         inputs = batch.inputs
         others, weight = None, None
         if config.mixing and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            inputs, partner, weight = mix_up(inputs, config.mixing, generator)
+            inputs, partner, weight = mix_up(inputs, config.mixing * changes, generator)
             others = batch.labels[partner]
         # The student sees pasted patterns, its teacher the mean image in their place: a pattern never gets an answer.
-        share = config.disturbance * (1 - need)
-        seen, neutral = _disturbed(run, config, "recover", inputs, batch.number, generator, share)
+        seen, neutral = _disturbed(run, config, "recover", inputs, batch.number, generator, changes, 1 - need)
         logits = run.logits(seen)
         loss = true_label_cross_entropy(logits, batch.labels, mixed_labels=others, mixed_weight=weight)
         if config.distillation:
@@ -364,6 +368,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
         pad=config.crop_pad,
         flip=config.flip,
     ):
+        if step.fraction >= 1 - config.plain_end:
+            changes.zero_()
         factor = cosine(step.fraction) if config.recover_schedule == "cosine" else 1.0
         step.take(push * factor)
 
@@ -385,9 +391,13 @@ def _disturbed(
     inputs: Batch,
     step: int | Tensor,
     generator: torch.Generator,
-    share: Tensor,
+    changes: Tensor,
+    disturbance: Tensor,
 ) -> tuple[Batch, Batch]:
-    """What the student sees, and what its teacher sees."""
+    """What the student sees, and what its teacher sees: ``inputs`` where ``changes`` is 0; it is 0-d, 1 or 0.
+
+    ``disturbance``, 0-d in [0, 1], is the part of the greatest share of disturbed images.
+    """
     input_range = run.input_range()
     if input_range is None or isinstance(inputs, dict):
         return inputs, inputs
@@ -398,7 +408,9 @@ def _disturbed(
         places = torch.arange(len(inputs), device=inputs.device)
         seed = run.stream_seed(phase)
         seen, neutral = occlude(inputs, lowest, highest, places, n_rectangles=config.occlusions, seed=seed, step=step)
+        seen, neutral = (torch.where(changes > 0, patterned, inputs) for patterned in (seen, neutral))
     if config.disturbance:
+        share = config.disturbance * disturbance * changes
         seen = disturb(seen, lowest, highest, generator, share=share)
     return seen, neutral
 

@@ -18,7 +18,7 @@ from seamfast.methods import METHODS, MethodConfig, config_class
 
 CLASSES = [config for _, config in METHODS.values()]
 # Settings whose range the strategies below must keep; all others follow from their type.
-IN_UNIT = {"accuracy_budget", "distillation", "disturbance", "margin", "mixing"}
+IN_UNIT = {"accuracy_budget", "distillation", "disturbance", "margin", "mixing", "plain_end"}
 BELOW_1 = {"momentum"}
 WITHIN_0_AND_1 = {"holdout_fraction", "forget_fraction", "recover_until"}
 
@@ -202,7 +202,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     (SeamConfig, "recover_until", [0, 1], [0.999, None], "None or a number in (0, 1)"),
     *(
         (SeamConfig, name, [-0.1, 1.1], [0, 1], "a number in [0, 1]")
-        for name in ("distillation", "margin", "mixing", "disturbance")
+        for name in ("distillation", "margin", "mixing", "disturbance", "plain_end")
     ),
     (FineTuneConfig, "rate", [0, -1], [1e-9], POSITIVE),
     *((SuperFineTuneConfig, f"{name}_rate", [0], [1e-9], POSITIVE) for name in ("base", "forget", "recover")),

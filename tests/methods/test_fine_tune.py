@@ -16,7 +16,7 @@ from seamfast.data import split_by_class
 
 def test_against_a_loop_in_plain_pytorch(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     config = FineTuneConfig(rate=0.05, momentum=0.8, weight_decay=1e-2, max_steps=7, batch_size=128)
-    got = seamfast.sanitize(tiny_model(), tiny_data, method="fine_tune", config=config).model
+    got = seamfast.sanitize(tiny_model(), tiny_data, method="fine_tune", config=config, precision="fp32").model
 
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
     inputs = (tiny_data.inputs[split.recovery].float() / 255 - 0.4) / 0.25  # every batch is the whole recovery part

@@ -227,7 +227,7 @@ def test_recovery_with_adam_against_a_loop_in_plain_pytorch(
         forget_max_steps=0, recover_max_steps=6, batch_size=128, crop_pad=0, flip=False, recover_rate=2e-3,
         recover_weight_decay=1e-2,
     )  # fmt: skip
-    got = seamfast.sanitize(tiny_model(), tiny_data, config=config).model
+    got = seamfast.sanitize(tiny_model(), tiny_data, config=config, precision="fp32").model
 
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
     inputs = (
@@ -388,8 +388,9 @@ def test_patterns_are_shown_to_the_student_and_the_mean_image_to_the_teacher(occ
     data = CleanSet(torch.full((80, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(80) % 4)
     model = Notes()
     config = SeamConfig(
-        **RECOVERY_ALONE, recover_max_steps=5, occlusions=occlusions, mixing=0.0, disturbance=0.0, batch_size=32
-    )
+        **RECOVERY_ALONE, recover_max_steps=5, occlusions=occlusions, mixing=0.0, disturbance=0.0, plain_end=0.0,
+        batch_size=32,
+    )  # fmt: skip
     seamfast.sanitize(model, data, config=config, precision="fp32")
     trained, asked = (torch.cat(model.asked[mode]) for mode in (True, False))
     assert len(trained) == 5 * 32
@@ -404,12 +405,31 @@ def test_mixing_makes_images_between_two(mixing: float) -> None:
     data = CleanSet(pixels, torch.arange(80) % 4)
     model = Notes()
     config = SeamConfig(
-        **RECOVERY_ALONE, recover_max_steps=8, occlusions=0, mixing=mixing, disturbance=0.0, batch_size=64
-    )
+        **RECOVERY_ALONE, recover_max_steps=8, occlusions=0, mixing=mixing, disturbance=0.0, plain_end=0.0,
+        batch_size=64,
+    )  # fmt: skip
     seamfast.sanitize(model, data, config=config)
     trained = torch.cat(model.asked[True])[:, 0, 0, 0]
     between = ((trained > 1e-4) & (trained < 1 - 1e-4)).float().mean()
     assert between == pytest.approx(mixing / 2, abs=0.07)  # every other partner is of the same brightness
+
+
+@pytest.mark.parametrize("plain_end", [0.0, 0.25, 1.0])
+def test_at_the_end_images_are_shown_as_they_are(plain_end: float) -> None:
+    data = CleanSet(torch.full((80, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(80) % 4)
+    data.inputs[::2] = 102  # or a mixture would be like the others
+    model = Notes()
+    config = SeamConfig(
+        **RECOVERY_ALONE, recover_max_steps=8, mixing=1.0, disturbance=1.0, margin=1.0, plain_end=plain_end,
+        batch_size=32,
+    )  # fmt: skip
+    seamfast.sanitize(model, data, config=config, precision="fp32")
+    n_plain = round(8 * plain_end)
+    for mode in (True, False):  # the student's and the teacher's
+        batches = [images for images in model.asked[mode] if len(images) == 32]  # not the held-out samples
+        shown = torch.stack(batches[-8:]).flatten(1) * 255
+        known = ((shown - 51).abs() < 0.01) | ((shown - 102).abs() < 0.01)
+        assert known.all(1).tolist() == [step >= 8 - n_plain for step in range(8)]
 
 
 class Asked(Notes):
@@ -476,6 +496,7 @@ def needs(
     monkeypatch.setattr(seam_module, "distillation_loss", dear)
     config = SeamConfig(
         **(RECOVERY_ALONE | {"recover_rate": STILL, "recover_eval_every": 1, "recover_max_steps": len(accuracies)}),
+        plain_end=0.0,
         **changes,
     )
     result = seamfast.sanitize(sure(), data, config=config)

@@ -19,7 +19,7 @@ def test_against_a_loop_in_plain_pytorch(tiny_model: Callable[[], nn.Module], ti
         base_rate=1e-3, forget_rate=0.08, recover_rate=0.02, momentum=0.5, weight_decay=1e-2, forget_steps=8,
         recover_steps=4, n_cycles=2, batch_size=128,
     )  # fmt: skip
-    got = seamfast.sanitize(tiny_model(), tiny_data, method="super_fine_tune", config=config).model
+    got = seamfast.sanitize(tiny_model(), tiny_data, method="super_fine_tune", config=config, precision="fp32").model
 
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
     inputs = (tiny_data.inputs[split.recovery].float() / 255 - 0.4) / 0.25  # every batch is the whole recovery part
