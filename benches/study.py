@@ -76,11 +76,12 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"disturbance": 0.0},
     {"occlusions": 0},
     {"mixing": 0.0},
+    {"plain_end": 0.0},
     {"optimizer": "adam", "forget_rate": 1e-4, "recover_rate": 5e-4},
 )
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no radius, no teacher, the teacher always (and
-so no disturbance in recovery), no disturbance, no patterns, no mixing, absolute rates (those of recovery are the
-authors')."""
+so no disturbance in recovery), no disturbance, no patterns, no mixing, no plain end, absolute rates (those of recovery
+are the authors')."""
 
 
 @dataclass(frozen=True)
