@@ -518,6 +518,23 @@ def test_the_teacher_is_listened_to_in_so_far_as_accuracy_is_missing(
         assert share == pytest.approx(0.5 * (1 - need), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("missing", "n_holdout", "need"),
+    [
+        (0.03, 10_000, (0.03 + 1e-4) / 0.06),
+        (0.03, 225, (0.03 + 1 / 225) / 0.06),  # from here on down, 0.06 is within two standard errors
+        (0.05, 36, (0.05 + 1 / 36) / 0.15),
+        (0.0, 4, 0.25 / 0.45),
+        (0.2, 36, 1.0),
+        (-0.1, 36, 0.0),
+    ],
+)
+def test_on_few_held_out_samples_more_must_be_missing_before_the_teacher_is_needed(
+    missing: float, n_holdout: int, need: float
+) -> None:
+    assert SeamConfig().need(missing, n_holdout) == pytest.approx(need)
+
+
 def test_with_accuracy_above_the_received_one_the_teacher_is_silent(
     tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
