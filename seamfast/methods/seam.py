@@ -105,7 +105,7 @@ class SeamConfig(MethodConfig):
     recover_until: float | None = None
     recover_patience: int = 10
     recover_eval_every: int = 25
-    distillation: float = 0.95
+    distillation: float = 0.8
     temperature: float = 2.0
     margin: float = 0.06
     mixing: float = 0.5
