@@ -76,8 +76,8 @@ class SeamConfig(MethodConfig):
         temperature: of the distillation, above 0.
         margin: where this much of the held-out accuracy is missing, or more, the teacher has all of its weight and
             nothing is disturbed; where none is missing, the other way round; in between, in proportion. One sample more
-            than is missing is counted, and with n held-out samples the margin is at least 0.9 / sqrt(n). In [0, 1]; 0:
-            always the teacher, never a disturbance.
+            than is missing is counted, and with n held-out samples, at least 40, the margin is 0.9 / sqrt(n) or more.
+            In [0, 1]; 0: always the teacher, never a disturbance.
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
         occlusions: patterns pasted over each image, in both steps, at most 64; 0 for none.
         disturbance: greatest share of the images that are disturbed as a whole, in [0, 1].
@@ -156,7 +156,8 @@ class SeamConfig(MethodConfig):
             return 1.0
         # Of few held-out samples, much seems to be missing by chance alone: within about two standard errors of it, the
         # teacher, who leaks, must not have all of its weight. Nor none, as one sample more than seems may be missing.
-        margin = max(self.margin, 0.9 / math.sqrt(n_holdout))
+        # Below forty samples nothing can be told, and the task comes first.
+        margin = max(self.margin, 0.9 / math.sqrt(max(n_holdout, 40)))
         return min(max((missing + 1 / n_holdout) / margin, 0.0), 1.0)
 
     @classmethod

@@ -523,8 +523,9 @@ def test_the_teacher_is_listened_to_in_so_far_as_accuracy_is_missing(
     [
         (0.03, 10_000, (0.03 + 1e-4) / 0.06),
         (0.03, 225, (0.03 + 1 / 225) / 0.06),  # from here on down, 0.06 is within two standard errors
-        (0.05, 36, (0.05 + 1 / 36) / 0.15),
-        (0.0, 4, 0.25 / 0.45),
+        (0.05, 100, (0.05 + 1 / 100) / 0.09),
+        (0.05, 36, (0.05 + 1 / 36) * 40**0.5 / 0.9),  # no further down than forty
+        (0.0, 4, 1.0),
         (0.2, 36, 1.0),
         (-0.1, 36, 0.0),
     ],
