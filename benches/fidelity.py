@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
 from benches.bench_engine import trained  # noqa: E402
+from benches.defences.own import authors_config  # noqa: E402
 from benches.rows import append_row, read_rows  # noqa: E402
 from benches.zoo import DATA_ROOT, clean_part, read  # noqa: E402
 from seamfast import SeamConfig, attacks  # noqa: E402
@@ -45,15 +46,10 @@ HERE = Path(__file__).parent
 
 
 def methods(n_clean: int, augments: bool) -> dict[str, tuple[str, Any]]:
-    n_recovery = round(n_clean * 0.8)
-    steps_an_epoch = -(-n_recovery // 32)
-    authors = SeamConfig.authors_cifar10(n_recovery, recover_max_steps=30 * steps_an_epoch)
-    if not augments:
-        authors = SeamConfig.from_dict({**authors.to_dict(), "crop_pad": 0, "flip": False})
     return {
         "seam": ("seam", SeamConfig()),
         "seam, no forgetting": ("seam", SeamConfig(recover_from_forgotten=False)),
-        "authors' SEAM, blind": ("seam", authors),
+        "authors' SEAM, blind": ("seam", authors_config(n_clean, (4, True) if augments else (0, False))),
         "fine_tune": ("fine_tune", None),
         "super_fine_tune": ("super_fine_tune", None),
     }

@@ -50,13 +50,16 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def as_svg(draw: Callable[[Any], None], size: tuple[float, float], salt: str) -> bytes:
-    """What ``draw`` puts into a figure of so many inches; equal drawings give equal bytes, and text stays text."""
+def as_svg(draw: Callable[[Any], None], size: tuple[float, float], salt: str, *, math: bool = True) -> bytes:
+    """What ``draw`` puts into a figure of so many inches; equal drawings give equal bytes, and text stays text.
+
+    ``math=False``: where labels come from outside, in which ``$`` is a dollar.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "text.parse_math": math}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)

@@ -243,7 +243,7 @@ def draw_tradeoff(rows: list[Row]) -> bytes:
         axes[0].set_ylabel("ASR, %")
         add_legend(figure, styles)
 
-    return as_svg(draw, (9, 5.2), "study")
+    return as_svg(draw, (9, 5.2), "study", math=False)
 
 
 def draw_heat_map(rows: list[Row]) -> bytes:
@@ -274,7 +274,7 @@ def draw_heat_map(rows: list[Row]) -> bytes:
         axis.set_title("development attacks | held-out attacks", fontsize=10)
         figure.colorbar(picture, label="ASR, %", fraction=0.03)
 
-    return as_svg(draw, (9, 1.6 + 0.36 * max(len(methods), 1)), "study")
+    return as_svg(draw, (9, 1.6 + 0.36 * max(len(methods), 1)), "study", math=False)
 
 
 def draw_budgets(rows: list[Row]) -> bytes:
@@ -300,7 +300,7 @@ def draw_budgets(rows: list[Row]) -> bytes:
         axes[0].set_ylabel("Fidelity")
         add_legend(figure, styles)
 
-    return as_svg(draw, (9, 5.2), "study")
+    return as_svg(draw, (9, 5.2), "study", math=False)
 
 
 def drawn(rows: list[Row]) -> list[Row]:

@@ -52,11 +52,15 @@ def authors_seam(
     precision: str = "auto",
 ) -> Defended:
     """``seamfast.sanitize`` with ``SeamConfig.authors_cifar10``, at most ``epochs`` epochs of recovery."""
-    n_recovery = round(0.8 * len(clean))
-    config = SeamConfig.authors_cifar10(
+    return _sanitized(model, clean, "seam", authors_config(len(clean), augment, epochs), seed, precision)
+
+
+def authors_config(n_clean: int, augment: tuple[int, bool], epochs: int = 30) -> SeamConfig:
+    """``SeamConfig.authors_cifar10`` for so many clean samples, a fifth of them held out."""
+    n_recovery = round(0.8 * n_clean)
+    return SeamConfig.authors_cifar10(
         n_recovery, recover_max_steps=epochs * -(-n_recovery // 32), crop_pad=augment[0], flip=augment[1]
     )
-    return _sanitized(model, clean, "seam", config, seed, precision)
 
 
 def _sanitized(

@@ -17,7 +17,6 @@ from seamfast.errors import DTypeError, InputError, ShapeError
 ImageShape = tuple[int, int, int]
 Array = npt.NDArray[Any]
 
-
 MAX_NAME = 128
 
 
