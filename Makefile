@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench sanitizers clean
+.PHONY: help env demo test lint bench sanitizers fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ bench: $(VENV)/.dev ## Race the ops against what they replace; some minutes. Wan
 
 sanitizers: $(VENV)/.dev ## Drive the C++ core under the thread and the address sanitizer.
 	@$(BIN)/python -m pytest -q tests/ops/test_native.py -k sanitizer $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 600
+
+fuzz: $(VENV)/.dev ## Throw mutated inputs at the readers of strangers' files. Takes FUZZ_SECONDS, for all together.
+	@$(BIN)/python fuzz/drive.py --seconds $(FUZZ_SECONDS)
 
 clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
 	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo

@@ -16,12 +16,14 @@ from seamfast.warmup import warmup
 if TYPE_CHECKING:
     from seamfast import attacks
     from seamfast.data.readers import load
+    from seamfast.gating.pipeline import GateResult, gate
 
 __all__ = [
     "Callback",
     "CleanSet",
     "Evaluation",
     "FineTuneConfig",
+    "GateResult",
     "HistoryPoint",
     "Rate",
     "Report",
@@ -33,6 +35,7 @@ __all__ = [
     "evaluate",
     "fidelity",
     "fidelity_nist",
+    "gate",
     "load",
     "sanitize",
     "triggers",
@@ -41,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``attacks`` and ``load``, which no run needs, imported when first used."""
+    """``attacks``, ``load`` and the gate, which no run needs, imported when first used."""
     if name == "attacks":
         import seamfast.attacks
 
@@ -50,6 +53,10 @@ def __getattr__(name: str) -> Any:
         from seamfast.data.readers import load
 
         return load
+    if name in ("gate", "GateResult"):
+        from seamfast.gating import pipeline
+
+        return getattr(pipeline, name)
     raise AttributeError(f"module 'seamfast' has no attribute {name!r}")
 
 

@@ -1,6 +1,7 @@
 """The command line: a thin layer over the public API. Documents go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done (``sanitize``: accepted) · 1 not accepted · 2 could not complete · 3 input refused · 4 usage.
+Exit codes: 0 done (``sanitize``: accepted; ``gate``: every rule passed) · 1 not accepted, or a rule failed · 2 could
+not complete, and may be tried again · 3 input refused, or a rule undecided · 4 usage, wrong policies included.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from seamfast.attacks import ARCHITECTURES, OTHER_RECIPE, RECIPES, poison, train
 from seamfast.data import CleanSet
 from seamfast.data.readers import load
 from seamfast.engine.precision import PRECISIONS
-from seamfast.errors import ConfigError, DataFileError, InputError, SanitizeInterrupted, SeamfastError
+from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.model_files import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("seamfast: interrupted")
         return EXIT_INCOMPLETE
+    except PolicyError as error:  # the operator's own file, not the model's
+        _say(f"seamfast: {type(error).__name__}: {error}")
+        return EXIT_USAGE
     except SeamfastError as error:
         _say(f"seamfast: {type(error).__name__}: {error}")
         return EXIT_REFUSED
@@ -198,6 +202,57 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _gate(arguments: argparse.Namespace) -> int:
+    from seamfast.gating.pipeline import gate
+
+    _set_threads(arguments, None)
+    result = gate(
+        arguments.model,
+        arguments.data,
+        policy=arguments.policy,
+        out=arguments.out,
+        architecture=arguments.architecture,
+        arguments=dict(arguments.argument),
+        allow_pickle=arguments.allow_pickle,
+        dry_run=arguments.dry_run,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    if arguments.json:
+        _print_json(result.report)
+        return result.exit_code
+    verdict, audit = result.report["verdict"], result.report["audit"]
+    for when in ("before", "after"):
+        if audit[when] is not None:
+            rate = audit[when]["clean_accuracy"]
+            print(
+                f"audited accuracy {when:<7} {_percent(rate['value'])} "
+                f"[{_percent(rate['low'])}, {_percent(rate['high'])}]"
+            )
+    for line in [*result.report["statements"], *(f"warning: {text}" for text in result.report["warnings"])]:
+        _say_out(line)
+    print(f"{verdict['outcome']} (exit code {verdict['exit_code']})")
+    for reason in verdict["reasons"]:
+        _say_out(f"  {reason}")
+    if arguments.out and not arguments.dry_run:
+        _say_out(f"written to {arguments.out}/")
+    return result.exit_code
+
+
+def _policy(arguments: argparse.Namespace) -> int:
+    from seamfast.gating.policy import TEMPLATE, describe, read_policy
+
+    if arguments.action == "init":
+        print(TEMPLATE, end="")
+        return EXIT_OK
+    policy = read_policy(arguments.file)
+    if arguments.json:
+        _print_json(policy.to_dict())
+    else:
+        print(describe(policy))
+    return EXIT_OK
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     versions = {"seamfast": __version__, **machine()}
     extras = {
@@ -311,14 +366,14 @@ def _read_config(arguments: argparse.Namespace) -> MethodConfig | None:
         raise ConfigError(f"{arguments.config} cannot be read as TOML: {error}") from error
 
 
-def _set_threads(arguments: argparse.Namespace, description: ModelDescription) -> None:
+def _set_threads(arguments: argparse.Namespace, description: ModelDescription | None) -> None:
     """PyTorch's threads, as asked for; ``main`` puts them back.
 
     A step of a small model is shorter than two threads wait for each other, and many times shorter where they wait for
     something else that runs on the machine.
     """
     threads = arguments.threads
-    if threads is None and description.architecture == "small_cnn":
+    if threads is None and description is not None and description.architecture == "small_cnn":
         threads = 1
     if threads:
         torch.set_num_threads(threads)
@@ -338,7 +393,16 @@ def _save_partial(stop: SanitizeInterrupted, out: str | None) -> None:
 
 def _say(text: str) -> None:
     """One line on stderr. What it tells may come from a hostile file: no line breaks, no terminal escapes."""
-    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr, flush=True)
+    print(_printable(text), file=sys.stderr, flush=True)
+
+
+def _say_out(text: str) -> None:
+    """One line on stdout, in which a name from a hostile file may stand."""
+    print(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _print_json(document: dict[str, Any]) -> None:
@@ -460,6 +524,27 @@ def _parser() -> argparse.ArgumentParser:
     split_option(look, "test")
     look.add_argument("--triggers", help="npz of triggers")
 
+    door = command("gate", _gate, "inspect, audit, sanitise, audit again, and decide by a policy")
+    door.add_argument("model", help="safetensors file, or folder with one")
+    data_options(door, None)
+    door.add_argument("--policy", required=True, help="TOML file; seamfast policy init prints one to begin with")
+    door.add_argument("--out", help="folder for the report and, on a pass, sanitized/; does not exist yet")
+    door.add_argument(
+        "--architecture",
+        metavar="SPEC",
+        help="registered:NAME, module:function or timm:NAME (default: what model.json or config.json selects)",
+    )
+    door.add_argument(
+        "--argument", action="append", default=[], type=_argument, metavar="NAME=JSON", help="of the architecture"
+    )
+    door.add_argument("--allow-pickle", action="store_true", help="convert a pickled state_dict, in a child process")
+    door.add_argument("--dry-run", action="store_true", help="check policy, files and data; run and write nothing")
+
+    rules = command("policy", _policy, "print a commented policy, or check one")
+    actions = rules.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
+    actions.add_parser("init", help="print a commented policy", allow_abbrev=False)
+    actions.add_parser("check", help="say what a policy asks for", allow_abbrev=False).add_argument("file")
+
     command("doctor", _doctor, "versions, devices, backends, and why one is missing")
     return parser
 
@@ -480,6 +565,16 @@ def _integer(least: int, most: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        if not (name.isidentifier() and equals):
+            raise ValueError(text)
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=JSON, such as num_classes=10") from None
 
 
 def _fraction(text: str) -> float:

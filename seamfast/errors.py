@@ -14,6 +14,7 @@ __all__ = [
     "DataFileError",
     "InputError",
     "ModelError",
+    "PolicyError",
     "SanitizeInterrupted",
     "SeamfastError",
     "ShapeError",
@@ -38,6 +39,10 @@ class DTypeError(InputError, TypeError):
 
 class ConfigError(InputError):
     """A configuration value is out of range, or a key is unknown."""
+
+
+class PolicyError(ConfigError):
+    """A gate policy cannot be used: it is not strict TOML, or asks for what cannot be decided."""
 
 
 class DataFileError(InputError):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -21,9 +21,10 @@ from seamfast.attacks.input_aware import Generator, InputAware
 from seamfast.attacks.models import ARCHITECTURES, build
 from seamfast.attacks.plant import Backdoor
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import file_size, open_regular, shown
+from seamfast.data.readers._files import file_size, shown
 from seamfast.engine.model import check_weights
 from seamfast.errors import DataFileError, InputError
+from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, shown_value, unique_keys
 from seamfast.report import write_atomically
 from seamfast.triggers import AllToOne, load_triggers, save_triggers
 
@@ -33,9 +34,7 @@ _FORMAT, _BACKDOOR_FORMAT = "seamfast-model", "seamfast-backdoor"
 _LARGEST = 4096  # classes, channels or pixels a side
 _LONGEST_NAME = 128
 _MAX_DESCRIPTION_BYTES = 64 << 10
-_MAX_HEADER_BYTES = 1 << 20  # a ResNet-18 has 12 thousand
 _MAX_WEIGHT_BYTES = 1 << 30  # a ResNet-18 has 45 million
-_DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,17 @@ class ModelDescription:
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
             names = ", ".join(ARCHITECTURES)
-            raise InputError(f"architecture is {_shown(self.architecture)}; expected one of {names}")
+            raise InputError(f"architecture is {shown_value(self.architecture)}; expected one of {names}")
         for name, least in (("num_classes", 2), ("in_channels", 1), ("image_size", 8)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= _LARGEST:  # type(), since bool is an int too
-                raise InputError(f"{name} is {_shown(value)}; expected an integer in [{least}, {_LARGEST}]")
+                raise InputError(f"{name} is {shown_value(value)}; expected an integer in [{least}, {_LARGEST}]")
         for name, least_number, wanted in (("mean", -1e6, "number"), ("std", 1e-6, "number above 0")):
             values = getattr(self, name)
             known = isinstance(values, tuple) and len(values) in (1, self.in_channels)
             # Written so that NaN fails too.
             if not known or not all(type(v) in (int, float) and least_number <= v <= 1e6 for v in values):
-                raise InputError(f"{name} is {_shown(values)}; expected one {wanted}, or {self.in_channels}")
+                raise InputError(f"{name} is {shown_value(values)}; expected one {wanted}, or {self.in_channels}")
 
     def build(self) -> nn.Module:
         """The architecture with untrained weights."""
@@ -94,6 +93,12 @@ def save_model(folder: str | os.PathLike[str], model: nn.Module, description: Mo
     document = {"format": _FORMAT, "version": 1, **asdict(description)}
     write_atomically(Path(folder) / WEIGHTS, to_safetensors(_state(model)))
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def save_weights(folder: str | os.PathLike[str], model: nn.Module, names: Mapping[str, str]) -> None:
+    """Write the weights alone into ``folder``, whole or not at all; ``names`` says what the file calls each of them."""
+    state = {names[name]: tensor.clone() for name, tensor in _state(model).items()}  # safetensors refuses shared memory
+    write_atomically(Path(folder) / WEIGHTS, to_safetensors(state))
 
 
 def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescription]:
@@ -156,15 +161,15 @@ def load_backdoor(folder: str | os.PathLike[str]) -> Backdoor:
     document = _read_document(path, "the description of a backdoor", _BACKDOOR_FORMAT, ["attack", "input_aware"])
     attack, described = document["attack"], document["input_aware"]
     if not isinstance(attack, str) or len(attack) > _LONGEST_NAME or (attack and not attack.isprintable()):
-        raise DataFileError(f"{shown(path)}: attack is {_shown(attack)}; expected a name")
+        raise DataFileError(f"{shown(path)}: attack is {shown_value(attack)}; expected a name")
     if described is None:
         return Backdoor(attack, load_triggers(Path(folder) / TRIGGERS))
     known = ["image_shape", "name", "target"]
     if not isinstance(described, dict) or sorted(described) != known:
-        raise DataFileError(f"{shown(path)}: input_aware is {_shown(described)}; expected an object of {known}")
+        raise DataFileError(f"{shown(path)}: input_aware is {shown_value(described)}; expected an object of {known}")
     shape = described["image_shape"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n <= _LARGEST for n in shape)):
-        raise DataFileError(f"{shown(path)}: image_shape is {_shown(shape)}; expected [C, H, W]")
+        raise DataFileError(f"{shown(path)}: image_shape is {shown_value(shape)}; expected [C, H, W]")
     with torch.device("meta"):
         generator = Generator(shape[0])
     _fill(generator, Path(folder) / GENERATOR, "input_aware")
@@ -185,44 +190,14 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _fill(model: nn.Module, path: Path, what: str) -> None:
     """Read the weights of ``model``, built without memory, from ``path``; ``what`` names it in messages."""
-    expected = model.state_dict()
-    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    expected = expected_of(model)
+    n_bytes = sum(spec.n_bytes for spec in expected.values())
     if n_bytes > _MAX_WEIGHT_BYTES:
         raise DataFileError(
             f"{shown(path.parent / DESCRIPTION)} describes weights of {n_bytes:,} bytes; the limit is "
             f"{_MAX_WEIGHT_BYTES:,}"
         )
-    data = _read(path, "the weights as safetensors", n_bytes + _MAX_HEADER_BYTES)
-    try:
-        pieces = dict(deserialize(data))  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise DataFileError(
-            f"{shown(path)} is not a whole safetensors file ({shown(error)}); other formats are refused"
-        ) from error
-    _compare(pieces, expected, path.name, what)
-    state = {
-        name: torch.frombuffer(piece["data"], dtype=_DTYPES[piece["dtype"]]).reshape(piece["shape"])
-        for name, piece in pieces.items()
-    }
-    model.load_state_dict(state, assign=True)  # what was built has no memory to copy into
-
-
-def _compare(found: dict[str, Any], expected: dict[str, Tensor], file: str, architecture: str) -> None:
-    """Raise unless the tensors in the file are those of the architecture."""
-    for what, names in (("lacks", set(expected) - set(found)), ("holds besides", set(found) - set(expected))):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise DataFileError(
-                f"{file} {what} {', '.join(shown(name, 60) for name in sorted(names)[:5])}{more}, "
-                f"for the architecture {architecture}"
-            )
-    for name, tensor in expected.items():
-        shape, dtype = tuple(found[name]["shape"]), found[name]["dtype"]
-        if shape != tuple(tensor.shape):
-            raise DataFileError(f"{file} holds {name} of shape {shape}; {architecture} expects {tuple(tensor.shape)}")
-        if _DTYPES.get(dtype) != tensor.dtype:
-            wanted = next(k for k, v in _DTYPES.items() if v == tensor.dtype)
-            raise DataFileError(f"{file} holds {name} as {dtype}; expected {wanted}")
+    fill(model, read_tensors(path, expected, what=what).state)
 
 
 def _read_description(path: Path) -> ModelDescription:
@@ -230,7 +205,7 @@ def _read_description(path: Path) -> ModelDescription:
     fields = _read_document(path, "the description of a model", _FORMAT, sorted(ModelDescription.__dataclass_fields__))
     for name in ("mean", "std"):
         if not isinstance(fields[name], list):
-            raise DataFileError(f"{where}: {name} is {_shown(fields[name])}; expected a list of numbers")
+            raise DataFileError(f"{where}: {name} is {shown_value(fields[name])}; expected a list of numbers")
         fields[name] = tuple(fields[name])
     try:
         return ModelDescription(**fields)
@@ -243,7 +218,7 @@ def _read_document(path: Path, looked_for: str, wanted: str, keys: list[str]) ->
     where = shown(path)
     text = _read(path, looked_for, _MAX_DESCRIPTION_BYTES)
     try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_doubled)
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataFileError(f"{where} is not JSON: {shown(error)}") from error
     kind = (document.get("format"), document.get("version")) if isinstance(document, dict) else ()
@@ -251,29 +226,13 @@ def _read_document(path: Path, looked_for: str, wanted: str, keys: list[str]) ->
         raise DataFileError(f"{where} is not a description of format {wanted!r}, version 1")
     fields = {k: v for k, v in document.items() if k not in ("format", "version")}
     if sorted(fields) != keys:
-        raise DataFileError(f"{where} has the keys {_shown(sorted(fields))}; expected {keys}")
+        raise DataFileError(f"{where} has the keys {shown_value(sorted(fields))}; expected {keys}")
     return fields
 
 
 def _read(path: Path, looked_for: str, max_bytes: int) -> bytes:
     """The bytes of a regular file that has at most ``max_bytes``."""
-    if path.is_symlink():  # for the message; opening refuses it again
-        raise DataFileError(f"{shown(path)} is a symbolic link; expected the file itself: {looked_for}")
-    with open_regular(path, looked_for, follow=False) as file:
+    with open_untrusted(path, looked_for) as file:
         if file_size(file) > max_bytes:
             raise DataFileError(f"{shown(path)} has {file_size(file):,} bytes; expected at most {max_bytes:,}")
         return file.read(max_bytes)
-
-
-def _refuse_doubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("it holds a key twice")
-    return dict(pairs)
-
-
-def _shown(value: Any) -> str:
-    """A value from a file, fit for a message."""
-    try:
-        return shown(repr(value), 80)
-    except (ValueError, RecursionError):  # Python prints no integer of thousands of digits
-        return f"a {type(value).__name__} too long to print"

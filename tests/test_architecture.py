@@ -29,15 +29,15 @@ LAYERS = (
     {"engine"},
     {"methods", "evaluate"},
     {"record"},
-    {"sanitize", "attacks", "plot"},
+    {"sanitize", "attacks", "plot", "evidence", "intake"},
     {"model_files", "warmup"},
-    {"gate"},
+    {"gating"},
     {"cli"},
     {"__main__"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 # The public names come from everywhere but here.
-NOT_PUBLIC = {"cli", "__main__", "plot", "model_files", "gate", "record"}
+NOT_PUBLIC = {"cli", "__main__", "plot", "model_files", "record"}
 STANDARD_ONLY = {"errors", "metrics", "report"}
 # What planting backdoors shares with the methods; the methods themselves are none of its business.
 ATTACKS_FROM_METHODS = {"seamfast.methods.config", "seamfast.methods.schedules"}
@@ -46,17 +46,20 @@ ATTACKS_FROM_METHODS = {"seamfast.methods.config", "seamfast.methods.schedules"}
 OUTSIDE = {
     "torch": "*",
     "numpy": "*",
-    "tqdm": {"engine", "evaluate", "attacks", "data.readers.images"},
-    "safetensors": {"model_files"},
+    "tqdm": {"engine", "evaluate", "evidence", "attacks", "data.readers.images"},
+    "safetensors": {"model_files", "intake._pickle_child"},
     "matplotlib": {"plot"},
     "PIL": {"data.readers.images"},
     "sklearn": {"data.readers.digits"},
-    "tomli": {"methods.config"},
+    "transformers": {"gating.architecture"},
+    "timm": {"gating.architecture"},
+    "tomli": {"methods.config", "gating.policy"},
     "triton": {"ops.triton"},
     "seamfast._native": {"ops.cpp"},
     "seamfast._cuda": {"ops.cuda"},
 }
-LAZY = {"matplotlib", "PIL", "sklearn", "seamfast._native", "seamfast._cuda"}  # imported when first needed
+# Imported when first needed.
+LAZY = {"matplotlib", "PIL", "sklearn", "transformers", "timm", "seamfast._native", "seamfast._cuda"}
 ONLY_CLI = {"argparse"}
 FORBIDDEN_MODULES = {
     # Code from files.
@@ -71,7 +74,15 @@ FORBIDDEN_CALLS = {
     *("torch.load", "torch.hub", "torch.package", "torch.jit.load", "torch.compile"),
     *("numpy.load", "os.popen", "os.system", "os.fork"),
 }
-ASKED_FOR = {("seamfast.engine.run", "torch.compile")}  # only where the caller says compile=True
+ASKED_FOR = {  # only where the caller says so
+    ("seamfast.engine.run", "torch.compile"),  # compile=True
+    (
+        "seamfast.intake._pickle_child",
+        "torch.load",
+    ),  # allow_pickle=True, in a process of its own
+    ("seamfast.intake.pickles", "subprocess"),  # that process
+    ("seamfast.gating.architecture", "a module whose name is computed"),  # architecture="module:function"
+}
 FORBIDDEN_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
 
 
@@ -170,7 +181,10 @@ class Reader(ast.NodeVisitor):
     def _dynamic(self, argument: ast.expr, line: int) -> None:
         if isinstance(argument, ast.Constant):
             self._add(str(argument.value), line)
-        elif not (isinstance(argument, ast.JoinedStr) and ast.unparse(argument).startswith("f'seamfast.ops.{")):
+        elif not (
+            (self.module, "a module whose name is computed") in ASKED_FOR
+            or (isinstance(argument, ast.JoinedStr) and ast.unparse(argument).startswith("f'seamfast.ops.{"))
+        ):
             self.problems.append((line, "imports a module whose name is computed"))
 
     def visit_Name(self, node: ast.Name) -> None:
@@ -212,7 +226,7 @@ def import_problems(reader: Reader) -> Iterator[tuple[int, str]]:
         forbidden = next(
             (m for m in FORBIDDEN_MODULES if entry.imported == m or entry.imported.startswith(m + ".")), None
         )
-        if forbidden:
+        if forbidden and (reader.module, forbidden) not in ASKED_FOR:
             yield entry.line, f"imports {entry.imported}"
             continue
         outside = next((m for m in OUTSIDE if f"{entry.imported}.".startswith(f"{m}.")), None)
@@ -325,7 +339,7 @@ BROKEN = [
     ("data/readers/images.py", "from PIL import Image", "imports PIL at once, not when first needed"),
     ("data/a.py", "def f():\n  from PIL import Image", "imports PIL"),
     ("cli.py", "def f():\n  from sklearn import datasets", "imports sklearn"),
-    ("sanitize.py", "import transformers", "imports transformers, which nothing is known of"),
+    ("sanitize.py", "import keras", "imports keras, which nothing is known of"),
     ("sanitize.py", "print('done')", "uses print; only cli may"),
     ("sanitize.py", "say = print", "uses print; only cli may"),
     ("sanitize.py", "import sys\nsys.stdout.write('x')", "uses sys.stdout; only cli may"),
@@ -576,8 +590,8 @@ def test_lazy_names_are_found_and_others_are_not() -> None:
 
 
 PUBLIC = """
-    Callback CleanSet Evaluation FineTuneConfig HistoryPoint Rate Report SanitizeResult SeamConfig SuperFineTuneConfig
-    __version__ attacks evaluate fidelity fidelity_nist load sanitize triggers warmup
+    Callback CleanSet Evaluation FineTuneConfig GateResult HistoryPoint Rate Report SanitizeResult SeamConfig
+    SuperFineTuneConfig __version__ attacks evaluate fidelity fidelity_nist gate load sanitize triggers warmup
 """
 
 

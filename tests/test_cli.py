@@ -521,18 +521,18 @@ def spoilt(place: Place, folder: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("no folder", r"DataFileError: .*none/model\.json: no such file; looked for the description of a model$"),
-        ("no weights", r"DataFileError: .*model\.safetensors: no such file; looked for the weights as safetensors$"),
-        ("corrupt", r"DataFileError: .*model\.safetensors is not a whole safetensors file"),
-        ("truncated", r"DataFileError: .*model\.safetensors is not a whole safetensors file"),
+        ("no folder", r"RefusedError: .*none/model\.json: no such file; looked for the description of a model$"),
+        ("no weights", r"RefusedError: .*model\.safetensors: no such file; looked for the weights as safetensors$"),
+        ("corrupt", r"RefusedError: .*model\.safetensors is not a whole safetensors file"),
+        ("truncated", r"RefusedError: .*model\.safetensors is not a whole safetensors file"),
         (
             "pickle",
-            r"DataFileError: .*model\.safetensors is not a whole safetensors file .*; other formats are refused$",
+            r"RefusedError: .*model\.safetensors is not a whole safetensors file .*; other formats are refused$",
         ),
         ("architecture", r"DataFileError: .*architecture is '\\x1b\[31mvgg\\n'; expected one of small_cnn, "),
         (
             "size",
-            r"DataFileError: model\.safetensors holds 7\.weight of shape \(64, 128\); small_cnn expects \(64, 512\)$",
+            r"RefusedError: model\.safetensors holds 7\.weight of shape \(64, 128\); small_cnn expects \(64, 512\)$",
         ),
         ("NaN", r"ModelError: 0\.weight holds 144 NaN or Inf of 144 numbers; expected finite weights$"),
     ],
@@ -950,5 +950,5 @@ def test_module_passes_the_exit_code_on(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stdout == ""
     assert (
-        done.stderr == "seamfast: DataFileError: none/model.json: no such file; looked for the description of a model\n"
+        done.stderr == "seamfast: RefusedError: none/model.json: no such file; looked for the description of a model\n"
     )

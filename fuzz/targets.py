@@ -1,0 +1,139 @@
+"""What is fuzzed: a reader of strangers' bytes, inputs that it takes, and what an input may lead to.
+
+An input may be refused, by an ``InputError`` whose message is short and printable, or read. All else is a defect.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from seamfast.errors import InputError, PolicyError
+from seamfast.gating.architecture import parse_architecture, parse_config
+from seamfast.gating.policy import TEMPLATE, decide, describe, parse_policy
+from seamfast.intake.refusal import RefusedError
+from seamfast.intake.tensors import TensorSpec, read_tensors
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader under fire.
+
+    Attributes:
+        run: reads an input and says whether it was accepted; raises on a defect.
+        seeds: inputs to begin with, all of them accepted.
+        words: what a mutation may put in, beside bytes of its own.
+    """
+
+    run: Callable[[bytes], bool]
+    seeds: tuple[bytes, ...]
+    words: tuple[bytes, ...]
+
+
+def refusal(read: Callable[[], object], kind: type[InputError]) -> bool:
+    """Whether ``read`` refuses, as it should: by an error of this kind that fits a terminal."""
+    try:
+        read()
+    except kind as error:
+        message = str(error)
+        assert message.isprintable(), f"the message is not printable: {message!r}"
+        assert len(message) < 2000, f"the message has {len(message)} characters"
+        return True
+    return False
+
+
+# A header that says how long it is would stop most mutations at once, so half of the inputs are a header alone.
+
+STATE = {"bias": torch.zeros(2), "steps": torch.tensor(3), "weight": torch.ones(2, 3, dtype=torch.float16)}
+EXPECTED = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in STATE.items()}
+WHOLE = save(STATE)
+HEADER = WHOLE[8 : 8 + struct.unpack("<Q", WHOLE[:8])[0]]
+
+
+def run_header(data: bytes) -> bool:
+    """A safetensors file: after ``w`` as it stands, after anything else its header, to which the rest is added."""
+    content = data[1:]
+    if data[:1] != b"w":
+        content = struct.pack("<Q", len(content)) + content + WHOLE[8 + len(HEADER) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(content)
+        if refusal(lambda: read_tensors(path, EXPECTED, what="the target"), RefusedError):
+            return False
+        weights = read_tensors(path, EXPECTED, what="the target")
+    found = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.state.items()}
+    assert found == EXPECTED, f"other tensors than expected: {found}"
+    assert weights.n_bytes == len(content), f"{weights.n_bytes} bytes of {len(content)}"
+    return True
+
+
+def run_policy(data: bytes) -> bool:
+    """A policy: one that is accepted can be described, and passes nothing without a measurement."""
+    if refusal(lambda: parse_policy(data), PolicyError):
+        return False
+    policy = parse_policy(data)
+    json.dumps(policy.to_dict(), allow_nan=False)
+    assert all(line.isprintable() for line in describe(policy).splitlines())
+    assert decide(policy, {}).outcome == "inconclusive"
+    return True
+
+
+def run_config(data: bytes) -> bool:
+    """A model's description, as strict JSON and as either of the two files that may select an architecture."""
+    if refusal(lambda: parse_config(data, "config.json"), RefusedError):
+        return False
+    choice = parse_architecture(None, {})
+    for name in ("model.json", "config.json"):
+        refusal(lambda name=name: choice.resolve({name: data}, "/nowhere"), InputError)
+    return True
+
+
+SMALL = b'version=1\nname="a"\nrule=[{id="b",metric="sanitize.accepted",threshold=true,greater_is_better=true}]\n'
+SETTINGS = SMALL + b"[sanitize]\nsettings={strengths=[1.0],radius=2}\n[audit]\nlevel=0.9\ninversion=false\n"
+DESCRIPTION = (
+    b'{"format":"seamfast-model","version":1,"architecture":"small_cnn","num_classes":4,"in_channels":1,'
+    b'"image_size":8,"mean":[0.5],"std":[0.25]}'
+)
+VIT = b'{"model_type":"vit","hidden_size":32,"image_size":8,"patch_size":4,"id2label":{"0":"a","1":"b"}}'
+NUMBERS = (b"-1", b"0", b"1e999", b"9223372036854775808", b"0x" + b"f" * 64, b"nan", b"true", b"null", b"1_0.5")
+MARKS = (
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b'"',
+    b"'",
+    b",",
+    b":",
+    b"=",
+    b".",
+    b"\n",
+    b"#",
+    b"\\u001b",
+    b"\\ud800",
+    b"\0",
+    b"\xff",
+)
+NESTED = (b"[" * 2000, b'{"a":' * 2000, b"a." * 150, b"[[rule]]\n")
+WORDS = (*NUMBERS, *MARKS, *NESTED)
+
+TARGETS = {
+    "header": Target(
+        run_header, (b"w" + WHOLE, b"h" + HEADER), (*WORDS, b"__metadata__", b"data_offsets", b"shape", b"F32", b"BF16")
+    ),
+    "policy": Target(
+        run_policy, (TEMPLATE.encode(), SMALL, SETTINGS), (*WORDS, b"threshold", b"min_samples", b"sanitize.settings")
+    ),
+    "config": Target(
+        run_config,
+        (DESCRIPTION, VIT),
+        (*WORDS, b'"auto_map":', b'"depths":', b"small_vgg", b"resnet"),
+    ),
+}

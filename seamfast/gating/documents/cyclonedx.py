@@ -1,0 +1,156 @@
+"""The gate report as a CycloneDX 1.6 bill of materials with a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from typing import Any
+
+from seamfast.data.readers._files import shown
+from seamfast.errors import InputError
+from seamfast.gating.documents.subjects import model_name, received_weights, sanitized_weights
+
+_NAMESPACE = uuid.UUID("5ea3fa57-0b0a-4d3c-9f61-6d6f64656c73")  # of the serial numbers; any constant will do
+_LONGEST_TEXT = 1000
+
+
+def as_bom(report: dict[str, Any]) -> dict[str, Any]:
+    """A machine-learning bill of materials: the sanitised model, and the received one as its ancestor.
+
+    Where nothing was sanitised it describes the received model alone. Each has its files with their SHA-256 and a
+    model card with what the audit measured on it, 95 % bounds included. Property names begin with ``seamfast:``.
+
+    Args:
+        report: follows ``schema/gate-report-v1.json``.
+
+    Returns:
+        A document of strict JSON values, a function of ``report`` alone; so is its serial number.
+
+    Raises:
+        InputError: ``the report passed but holds no sanitised files; expected them: they are what passed``.
+
+    Source: OWASP CycloneDX Specification 1.6 (ECMA-424).
+    """
+    if report["verdict"]["outcome"] == "pass" and report["sanitized"] is None:  # what passed is not the received model
+        raise InputError("the report passed but holds no sanitised files; expected them: they are what passed")
+    files, weights = report["model"]["files"], received_weights(report)
+    component = received = _model(report, "received", files, weights, report["audit"]["before"])
+    if report["sanitized"] is not None:
+        files, weights = report["sanitized"]["files"], sanitized_weights(report)
+        component = _model(report, "sanitized", files, weights, report["audit"]["after"])
+        component["pedigree"] = {"ancestors": [received], "notes": "Weights changed by seamfast.sanitize."}
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{_serial_number(report)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": report["created"],
+            "tools": {
+                "components": [{"type": "application", "name": "seamfast", "version": report["tool"]["version"]}]
+            },
+            "component": component,
+            "properties": _properties(report),
+        },
+    }
+
+
+def _serial_number(report: dict[str, Any]) -> uuid.UUID:
+    """Of the whole report: documents that differ in anything must not share a serial number."""
+    text = json.dumps(report, sort_keys=True, allow_nan=False)
+    return uuid.uuid5(_NAMESPACE, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _model(
+    report: dict[str, Any],
+    state: str,
+    files: list[dict[str, Any]],
+    weights: list[dict[str, Any]],
+    audit: dict[str, Any] | None,
+) -> dict[str, Any]:
+    component: dict[str, Any] = {
+        "type": "machine-learning-model",
+        "bom-ref": state,
+        "name": shown(model_name(report)),
+        "description": "The model as received." if state == "received" else "The model as sanitised.",
+        "components": [_file(file, f"{state}/{i}") for i, file in enumerate(files)],
+        "modelCard": _model_card(report, state, audit),
+    }
+    if len(weights) == 1 and weights[0]["sha256"] is not None:  # shards have a digest each, and none together
+        component["hashes"] = _hashes(weights[0])
+    return component
+
+
+def _file(file: dict[str, Any], reference: str) -> dict[str, Any]:
+    component = {
+        "type": "file",
+        "bom-ref": reference,
+        "name": shown(file["name"]),
+        "properties": [_property("bytes", file["n_bytes"])],
+    }
+    if file["sha256"] is not None:
+        component["hashes"] = _hashes(file)
+    return component
+
+
+def _hashes(file: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"alg": "SHA-256", "content": file["sha256"]}]
+
+
+def _model_card(report: dict[str, Any], state: str, audit: dict[str, Any] | None) -> dict[str, Any]:
+    model = report["model"]
+    parameters: dict[str, Any] = {"task": "classification"}
+    if model["architecture"] is not None:
+        parameters["modelArchitecture"] = shown(model["architecture"]["name"])
+    card: dict[str, Any] = {
+        "modelParameters": parameters,
+        "considerations": {"technicalLimitations": [shown(text, _LONGEST_TEXT) for text in report["limits"]]},
+    }
+    if audit is not None:
+        card["quantitativeAnalysis"] = {"performanceMetrics": _metrics(report, state, audit)}
+    if model["n_parameters"] is not None:
+        card["properties"] = [_property("parameters", model["n_parameters"])]
+    return card
+
+
+def _metrics(report: dict[str, Any], state: str, audit: dict[str, Any]) -> list[dict[str, Any]]:
+    accuracy, change, inversion = audit["clean_accuracy"], report["audit"]["change"], audit["inversion"]
+    metrics = [_metric("accuracy", f"{accuracy['n_total']} audit samples", accuracy)]
+    if state == "sanitized" and change is not None:
+        metrics.append(_metric("accuracy lost", f"{change['n']} audit samples", change["accuracy_lost"]))
+    for found in audit["battery"]:
+        where = f"{shown(found['name'])} on {found['rate']['n_total']} audit samples, class {found['target']}"
+        metrics.append(_metric("share of stamped samples that go to one class", where, found["rate"]))
+    if inversion is not None and inversion["anomaly_index"] is not None:
+        where = f"{len(inversion['classes'])} classes"
+        metrics.append(
+            {"type": "anomaly index of trigger inversion", "slice": where, "value": str(inversion["anomaly_index"])}
+        )
+    return metrics
+
+
+def _metric(kind: str, where: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """A share with its bounds; of no samples it has no value, and bounds that say so."""
+    metric: dict[str, Any] = {
+        "type": kind,
+        "slice": where,
+        "confidenceInterval": {"lowerBound": str(measured["low"]), "upperBound": str(measured["high"])},
+    }
+    return metric if measured["value"] is None else metric | {"value": str(measured["value"])}
+
+
+def _properties(report: dict[str, Any]) -> list[dict[str, str]]:
+    """The verdict, the policy and what each rule came to, the seed, and the statements."""
+    policy, refusal = report["policy"], report["refusal"]
+    properties = [_property("outcome", report["verdict"]["outcome"]), _property("seed", report["seed"])]
+    if policy is not None:
+        properties += [_property("policy", policy["name"]), _property("policy:sha256", policy["sha256"])]
+        properties += [_property("rule", f"{rule['outcome']}: {rule['id']}") for rule in policy["rules"]]
+    if refusal is not None:
+        properties += [_property("refusal", f"{refusal['code']}: {refusal['reason']}")]
+    return properties + [_property("statement", text) for text in report["statements"]]
+
+
+def _property(name: str, value: object) -> dict[str, str]:
+    return {"name": f"seamfast:{name}", "value": shown(value, _LONGEST_TEXT)}

@@ -1,0 +1,541 @@
+"""The gate report as one page for people: no script, no network, nothing but the file itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seamfast.gating.documents.charts import curve, dots, scale
+from seamfast.gating.documents.markup import Child, Markup, element
+from seamfast.gating.documents.png import as_png
+from seamfast.gating.documents.style import STYLE
+from seamfast.gating.documents.wording import (
+    LONGEST_NAME,
+    MEANINGS,
+    NOT_KNOWN,
+    SYMBOLS,
+    TITLES,
+    by_urgency,
+    class_label,
+    duration,
+    first,
+    interval,
+    limits,
+    measured,
+    moment,
+    percent,
+    rate_with_bounds,
+    size,
+    visible,
+    wanted,
+)
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_MOST_ROWS, _MOST_LINES, _MOST_PICTURES, _MOST_CLASSES = 200, 100, 16, 5
+_LARGEST_PICTURE = 96  # pixels a side; larger ones are reduced
+_BOTH = ("as received", "sanitised")
+
+Pictures = npt.NDArray[np.uint8]
+Row = tuple[Child, Mapping[str, Any] | None, Mapping[str, Any] | None]  # its name, and the two rates
+
+
+def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> bytes:
+    """One self-contained page in UTF-8: the verdict first, then what it rests on.
+
+    Whatever stands in the report is shown as text, unprintable characters as escapes. Long lists, names and images are
+    cut, and say so: the page stays below a few megabytes. Equal reports and pictures give equal bytes.
+
+    Args:
+        report: a gate report, by ``schema/gate-report-v1.json``.
+        pictures: uint8 ``(N, H, W, C)`` by ``"samples"``, ``"patterns_before"``, ``"patterns_after"`` (one a class of
+            the inversion, in its order) and ``"parted"``; each may be missing.
+    """
+    outcome = report["verdict"]["outcome"]
+    whole = outcome not in ("refused", "incomplete")
+    sections = [
+        _rules(report) if whole else None,
+        _evidence(report) if whole else None,
+        _run(report) if whole else None,
+        _pictures(report, pictures) if whole else None,
+        _statements(report),
+        _files(report),
+        _settings(report),
+    ]
+    tool = f"{report['tool']['name']} {report['tool']['version']}"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", name="referrer", content="no-referrer"),
+        element("title", f"{TITLES[outcome]}: {visible(report['model']['path'], 80)} – seamfast intake gate"),
+        element("link", rel="icon", href="data:,"),  # or browsers ask the server for one
+        element("style", Markup(STYLE)),
+    )
+    body = element(
+        "body",
+        element("header", _line(report), _verdict(report)),
+        element("main", sections),
+        element(
+            "footer", element("p", f"Written by {tool}. The whole of it, for machines: report.json.", class_="soft")
+        ),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en-GB')}\n".encode()
+
+
+# ---- Sections, in the order of the page. ----
+
+
+def _line(report: Mapping[str, Any]) -> Markup:
+    when = element("time", moment(report["created"]), datetime=visible(report["created"]))
+    parts = [element("span", "seamfast intake gate"), element("span", _name(report["model"]["path"]))]
+    return element("div", parts, element("span", when, class_="soft"), class_="line")
+
+
+def _verdict(report: Mapping[str, Any]) -> Markup:
+    verdict, refusal = report["verdict"], report["refusal"]
+    outcome = verdict["outcome"]
+    return element(
+        "div",
+        element(
+            "h1",
+            element("span", _symbol(outcome), TITLES[outcome]),
+            element("span", f"exit code {verdict['exit_code']}", class_="exit"),
+        ),
+        element("p", MEANINGS[outcome]),
+        _list(verdict["reasons"]),
+        None if refusal is None else element("p", "Code of the refusal: ", _name(refusal["code"])),
+        class_=f"verdict {outcome}",
+    )
+
+
+def _rules(report: Mapping[str, Any]) -> Markup | None:
+    policy = report["policy"]
+    if policy is None or not policy["rules"]:
+        return None
+    rules, more = first(by_urgency(policy["rules"]), _MOST_ROWS)
+    rows = [
+        (
+            [_name(rule["id"]), _note(_name(rule["metric"])), _note(rule["reason"])],
+            _chip(rule["outcome"]),
+            measured(rule, "value"),
+            interval(rule),
+            measured(rule, "bound"),
+            wanted(rule),
+            [
+                NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}",
+                _note(f"{rule['min_samples']:,} wanted") if rule["min_samples"] else None,
+            ],
+        )
+        for rule in rules
+    ]
+    return _section(
+        "Rules of the policy",
+        element("p", "A rule holds where the bound of its interval that counts against it still meets what is wanted."),
+        _table(("Rule", "Outcome", "Measured", "Interval", "Bound", "Wanted", "Samples"), rows, "rules"),
+        _more(more),
+    )
+
+
+def _evidence(report: Mapping[str, Any]) -> Markup | None:
+    before, after = report["audit"]["before"], report["audit"]["after"]
+    if before is None:
+        return None
+    return _section(
+        "Before and after",
+        _accuracy_and_battery(report, before, after),
+        None if after is None else _lost_classes(report, before, after),
+        _inversion(report, before, after),
+        _parting(report),
+    )
+
+
+def _accuracy_and_battery(
+    report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
+) -> list[Child]:
+    change = report["audit"]["change"]
+    found = {} if after is None else {result["name"]: result for result in after["battery"]}
+    battery, more = first(before["battery"], _MOST_ROWS)
+    rows: list[Row] = [("Clean accuracy", before["clean_accuracy"], after and after["clean_accuracy"])]
+    for result in battery:
+        then = found.get(result["name"])
+        classes = [class_label(report, each["target"]) for each in (result, then) if each is not None]
+        note = f"samples moved to class {' → '.join(dict.fromkeys(classes))}"
+        rows.append(([_name(result["name"]), _note(note)], result["rate"], then and then["rate"]))
+    told = (
+        "Clean accuracy should stay high; the share of stamped samples that a built-in trigger moves to one class "
+        "should be low. Dots are shares, lines their intervals, on a scale from 0% to 100%."
+    )
+    lost = None
+    if change is not None:
+        share = change["accuracy_lost"]
+        lost = element(
+            "p",
+            f"Of {change['n']:,} audit samples, {change['n_lost']:,} were right before and are wrong after, "
+            f"{change['n_gained']:,} the other way round: accuracy lost {percent(share['value'])} "
+            f"({percent(share['low'])} to {percent(share['high'])}).",
+        )
+    return [lost, _rates("Of the audit samples", rows, _BOTH, told), _more(more)]
+
+
+def _lost_classes(
+    report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> list[Markup] | None:
+    pairs = enumerate(zip(before["class_accuracy"], after["class_accuracy"], strict=True))
+    known = [(label, b, a) for label, (b, a) in pairs if b["value"] is not None and a["value"] is not None]
+    worst = sorted(
+        (one for one in known if one[2]["value"] < one[1]["value"]), key=lambda x: x[2]["value"] - x[1]["value"]
+    )
+    if not worst:
+        return None
+    rows: list[Row] = [(f"class {class_label(report, label)}", b, a) for label, b, a in worst[:_MOST_CLASSES]]
+    told = f"{len(worst):,} of {len(known):,} classes lost accuracy" + (
+        f"; the {_MOST_CLASSES} that lost most are shown." if len(worst) > _MOST_CLASSES else "."
+    )
+    return [element("h3", "Classes that lost most"), _rates("Class", rows, _BOTH, told)]
+
+
+def _inversion(
+    report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
+) -> list[Markup] | None:
+    rows = []
+    for name, audit in zip(_BOTH, (before, after), strict=True):
+        inversion = None if audit is None else audit["inversion"]
+        if inversion is None:
+            continue
+        suspect = next((one for one in inversion["classes"] if one["class"] == inversion["suspect"]), None)
+        index = inversion["anomaly_index"]
+        steps = f"{inversion['steps']:,}" + ("" if inversion["complete"] else ", cut short by its time budget")
+        rows.append(
+            (
+                name,
+                NOT_KNOWN if index is None else [f"{index:.2f}", _note(f"usual threshold {inversion['threshold']:g}")],
+                element("bdi", class_label(report, inversion["suspect"])),
+                NOT_KNOWN if suspect is None else percent(suspect["mask_share"]),
+                NOT_KNOWN if suspect is None else rate_with_bounds(suspect["rate"]),
+                steps,
+            )
+        )
+    if not rows:
+        return None
+    headings = ("Model", "Anomaly index", "Suspect class", "Share of pixels", "Samples moved", "Steps")
+    told = (
+        "For each class, the smallest pattern found that moves other samples there. A class whose pattern is much "
+        "smaller than the others' is suspect; large, faint or warping triggers need not show."
+    )
+    return [element("h3", "Trigger inversion"), element("p", told, class_="soft"), _table(headings, rows)]
+
+
+def _parting(report: Mapping[str, Any]) -> list[Child] | None:
+    if not report["parting"]:
+        return None
+    parts, more = first(report["parting"], _MOST_ROWS)
+    rows: list[Row] = [(_name(part["perturbation"]), part["rate_clean"], part["rate"]) for part in parts]
+    told = "Share of audit samples on which the received and the sanitised model give different answers."
+    return [
+        element("h3", "Where both models part"),
+        _rates("Disturbed by", rows, ("undisturbed", "disturbed"), told),
+        _more(more),
+    ]
+
+
+def _run(report: Mapping[str, Any]) -> Markup | None:
+    run = report["sanitize"]
+    if run is None:
+        return None
+    facts = element("p", run["verdict"]["reason"], ".")
+    if not run["history"]:
+        return _section("Forgetting and recovery", facts, element("p", "No step was measured."))
+    chart = element("div", curve(run["history"], run["holdout"]["before"]["clean_accuracy"]["value"]), class_="plot")
+    steps, n_attempts = run["run"]["steps"], run["run"]["n_attempts"]
+    tries = f", in {n_attempts:,} tries" if n_attempts > 1 else ""
+    told = (
+        f"Accuracy on {run['data']['n_holdout']:,} samples held out of the repair data, over "
+        f"{steps.get('forget', 0):,} steps of forgetting and {steps.get('recover', 0):,} of recovery{tries}."
+    )
+    swatches = (
+        ("held-out accuracy", element("line", x1="0", y1="8", x2="24", y2="8", class_="path")),
+        ("as received", element("line", x1="0", y1="8", x2="24", y2="8", class_="received")),
+        ("forgetting", element("rect", x="0", y="1", width="24", height="14", class_="forget")),
+    )
+    return _section(
+        "Forgetting and recovery",
+        facts,
+        element("figure", _key(swatches), chart, element("figcaption", told)),
+    )
+
+
+def _pictures(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> Markup | None:
+    figures = [
+        _tiles(pictures.get("samples"), "clean sample", "Clean samples of the audit part, spread over the classes."),
+        _patterns(
+            report, pictures, "before", "Patterns that inversion found in the model as received, smallest first."
+        ),
+        _patterns(report, pictures, "after", "Patterns that inversion found in the sanitised model, smallest first."),
+        _tiles(
+            pictures.get("parted"),
+            "disturbed sample",
+            "Disturbed samples on which the received and the sanitised model give different answers.",
+        ),
+    ]
+    return _section("Pictures", figures) if any(figures) else None
+
+
+def _statements(report: Mapping[str, Any]) -> list[Markup]:
+    parts = (
+        ("What was found", report["statements"]),
+        ("What this does not show", limits(report)),
+        ("Warnings", report["warnings"]),
+    )
+    return [_section(title, _list(lines)) for title, lines in parts if lines]
+
+
+def _files(report: Mapping[str, Any]) -> Markup:
+    model, sanitized = report["model"], report["sanitized"]
+    received, more = first(model["files"], _MOST_ROWS)
+    rows = [
+        (
+            [_name(found["name"]), _note(found["role"])],
+            element("bdi", found["kind"]),
+            size(found["n_bytes"]),
+            "not read" if found["sha256"] is None else _digest(found["sha256"]),
+        )
+        for found in received
+    ]
+    chosen = model["architecture"]
+    facts: list[tuple[str, Child]] = [("Path", _name(model["path"]))]
+    if chosen is not None:
+        facts += [
+            ("Architecture", [_name(chosen["name"]), f" ({chosen['source']})"]),
+            ("Its arguments", _name(_json(chosen["arguments"]))),
+        ]
+    if model["n_parameters"] is not None:
+        facts.append(("Parameters", f"{model['n_parameters']:,}"))
+    if model["n_bytes"] is not None:
+        facts.append(("Weights", size(model["n_bytes"])))
+    if model["converted_from_pickle"]:
+        facts.append(("Origin", "converted from a pickle, as the caller allowed"))
+    content: list[Child] = [element("h3", "As received"), _facts(facts)]
+    content += [_table(("File", "Kind", "Size", "SHA-256"), rows) if rows else None, _more(more)]
+    content.append(element("h3", "Sanitised"))
+    if sanitized is None:
+        content.append(element("p", "No sanitised model was written."))
+    else:
+        written, more = first(sanitized["files"], _MOST_ROWS)
+        made = [(_name(found["name"]), size(found["n_bytes"]), _digest(found["sha256"])) for found in written]
+        content += [_table(("File", "Size", "SHA-256"), made), _more(more)]
+    return _section("Model files", content)
+
+
+def _settings(report: Mapping[str, Any]) -> Markup:
+    policy, data, run, machine = report["policy"], report["data"], report["sanitize"], report["machine"]
+    content: list[Child] = []
+    if policy is not None:
+        facts: list[tuple[str, Child]] = [("Name", policy["name"]), ("File", _name(policy["path"]))]
+        facts.append(("SHA-256", _digest(policy["sha256"])))
+        if policy["ignored"]:
+            ignored, more = first(policy["ignored"], _MOST_LINES)
+            facts.append(
+                ("In the model folder, not read", [[element("div", _name(name)) for name in ignored], _more(more)])
+            )
+        content += [element("h3", "Policy"), _facts(facts)]
+    if data is not None:
+        facts = [
+            ("Path", _name(data["path"])),
+            ("Samples", f"{data['n_samples']:,} in {data['num_classes']:,} classes"),
+            ("To repair with", f"{data['n_repair']:,}"),
+            ("To audit with", f"{data['n_audit']:,}"),
+        ]
+        content += [element("h3", "Clean data"), _facts(facts)]
+    if run is not None:
+        facts = [("method", run["method"]), ("precision", run["run"]["precision"]["chosen"])]
+        facts += [("device", run["run"]["device"])]
+        facts += [(name, _json(value)) for name, value in list(run["config"].items())[:_MOST_LINES]]
+        content += [element("h3", "Sanitisation"), _facts([(_words(name), value) for name, value in facts])]
+    facts = [(_words(name), "none" if value is None else str(value)) for name, value in machine.items()]
+    facts += [(f"time, {name}", duration(seconds)) for name, seconds in report["seconds"].items()]
+    if report["peak_memory_bytes"] is not None:
+        facts.append(("peak memory", size(report["peak_memory_bytes"])))
+    content += [element("h3", "Machine and run"), _facts([*facts, ("seed", str(report["seed"]))])]
+    return _section("Settings", content)
+
+
+# ---- What sections are made of. ----
+
+
+def _section(title: str, *content: Child) -> Markup:
+    return element("section", element("h2", title), content)
+
+
+def _name(text: str) -> Markup:
+    """A name from the report: its own letters, and its own direction of writing."""
+    return element("code", visible(text, LONGEST_NAME))
+
+
+def _digest(digest: str) -> Markup:
+    return element("code", digest, class_="digest")
+
+
+def _note(text: Child) -> Markup:
+    return element("span", text, class_="note")
+
+
+def _more(sentences: Sequence[str]) -> list[Markup]:
+    return [element("p", sentence, class_="soft") for sentence in sentences]
+
+
+def _symbol(outcome: str) -> Markup:
+    return element("span", SYMBOLS[outcome], class_="mark", aria_hidden="true")
+
+
+def _chip(outcome: str) -> Markup:
+    return element("span", _symbol(outcome), outcome, class_=f"chip {outcome}")
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("n_").replace("_", " ")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _list(sentences: Sequence[str]) -> Markup | None:
+    shown, more = first(sentences, _MOST_LINES)
+    lines = [element("li", sentence) for sentence in (*shown, *more)]
+    return element("ul", lines) if lines else None
+
+
+def _facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
+    """Terms and what is said of each; a digest takes a line of its own."""
+    return element(
+        "dl",
+        [
+            element("div", element("dt", term), element("dd", value), class_="wide" if term == "SHA-256" else None)
+            for term, value in pairs
+        ],
+    )
+
+
+def _table(headings: Sequence[Child], rows: Iterable[Sequence[Child]], class_: str | None = None) -> Markup:
+    """A table whose first column names the rows. On a narrow screen its rows become blocks; roles keep it a table."""
+
+    def row(cells: Sequence[Child]) -> Markup:
+        head = element("th", cells[0], scope="row", role="rowheader")
+        labels = [
+            heading if isinstance(heading, str) and not isinstance(heading, Markup) else None for heading in headings
+        ]
+        rest = [
+            element("td", cell, role="cell", data_label=label)
+            for cell, label in zip(cells[1:], labels[1:], strict=True)
+        ]
+        return element("tr", head, rest, role="row")
+
+    columns = [element("th", heading, scope="col", role="columnheader") for heading in headings]
+    return element(
+        "table",
+        element("thead", element("tr", columns, role="row"), role="rowgroup"),
+        element("tbody", [row(cells) for cells in rows], role="rowgroup"),
+        role="table",
+        class_=class_,
+    )
+
+
+def _rates(what: str, rows: Iterable[Row], names: tuple[str, str], told: str) -> Markup:
+    """A figure: a row each of a name, two dots with their intervals, and the same as numbers."""
+    body = [
+        (name, dots(before, after), *(NOT_KNOWN if rate is None else _rate(rate) for rate in (before, after)))
+        for name, before, after in rows
+    ]
+    circles = [element("circle", cx="8", cy="8", r="5", class_=side) for side in ("before", "after")]
+    headings = (what, scale(), *(name.capitalize() for name in names))
+    return element(
+        "figure", _key(zip(names, circles, strict=True)), _table(headings, body, "rates"), element("figcaption", told)
+    )
+
+
+def _rate(rate: Mapping[str, Any]) -> Child:
+    if rate["value"] is None:
+        return f"{NOT_KNOWN} (no samples)"
+    bounds = f"{percent(rate['low'])} to {percent(rate['high'])}, n = {rate['n_total']:,}"
+    return [percent(rate["value"]), _note(bounds)]
+
+
+def _key(swatches: Iterable[tuple[str, Markup]]) -> Markup:
+    """What the marks of a chart mean."""
+    parts = [
+        element(
+            "span", element("svg", mark, width="24" if "line" in mark or "rect" in mark else "16", height="16"), name
+        )
+        for name, mark in swatches
+    ]
+    return element("div", parts, class_="key")
+
+
+def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when: str, told: str) -> Markup | None:
+    """Patterns with their classes, those of the smallest masks first."""
+    images = pictures.get(f"patterns_{when}")
+    audit = report["audit"][when]
+    classes = [] if audit is None or audit["inversion"] is None else audit["inversion"]["classes"]
+    if images is None or len(images) != len(classes):
+        return _tiles(images, "pattern", told)
+    order = sorted(range(len(classes)), key=lambda i: classes[i]["mask_share"])[:_MOST_PICTURES]
+    suspect = audit["inversion"]["suspect"]
+    tiles = []
+    for i in order:
+        label, share = class_label(report, classes[i]["class"]), percent(classes[i]["mask_share"])
+        known = classes[i]["class"] == suspect
+        text = element(
+            "span", f"class {label}, suspect" if known else f"class {label}", class_="suspect" if known else None
+        )
+        tiles.append((images[i], f"pattern for class {label}", [text, _note(f"{share} of pixels")]))
+    return _figure(tiles, len(images), told)
+
+
+def _tiles(images: Pictures | None, alt: str, told: str) -> Markup | None:
+    """Images without names; of many, some that are spread over all."""
+    if images is None or not len(images):
+        return None
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(_MOST_PICTURES, len(images))).round().astype(int))
+    return _figure([(images[i], f"{alt} {i + 1}", None) for i in chosen.tolist()], len(images), told)
+
+
+def _figure(tiles: Sequence[tuple[Pictures, str, Child]], n: int, told: str) -> Markup:
+    items = [
+        element("li", element("img", src=_data_uri(image), alt=alt, width="80", height="80"), label)
+        for image, alt, label in tiles
+    ]
+    most = f" {len(tiles)} of {n:,} are shown." if len(tiles) < n else ""
+    large = max(tiles[0][0].shape[:2]) > _LARGEST_PICTURE
+    smaller = f" Larger images are reduced to at most {_LARGEST_PICTURE} pixels a side." if large else ""
+    channels = tiles[0][0].shape[2]
+    mean = "" if channels in (1, 3) else f" Each shows the mean of {channels} channels."
+    return element(
+        "figure",
+        element("ul", items, class_="tiles", role="list"),
+        element("figcaption", f"{told}{most}{smaller}{mean}"),
+    )
+
+
+def _data_uri(image: Pictures) -> str:
+    return "data:image/png;base64," + base64.b64encode(as_png(_reduced(image))).decode("ascii")
+
+
+def _reduced(image: Pictures) -> Pictures:
+    """``image`` with 1 or 3 channels and no side above the largest: means of channels, and of blocks of pixels."""
+    height, width, channels = image.shape
+    if channels not in (1, 3):
+        image = image.mean(axis=2, keepdims=True).round().astype(np.uint8)
+    block = -(-max(height, width) // _LARGEST_PICTURE)
+    if block == 1:
+        return image
+    rows, columns = -(-height // block), -(-width // block)
+    filled = np.pad(image, ((0, rows * block - height), (0, columns * block - width), (0, 0)), mode="edge")
+    means: Pictures = filled.reshape(rows, block, columns, block, -1).mean(axis=(1, 3)).round().astype(np.uint8)
+    return means

@@ -1,0 +1,202 @@
+"""The gate report as a summary in Markdown, for a pull request or the page of a CI job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from seamfast.gating.documents.wording import (
+    MEANINGS,
+    NOT_KNOWN,
+    SYMBOLS,
+    TITLES,
+    by_urgency,
+    class_label,
+    duration,
+    first,
+    interval,
+    limits,
+    measured,
+    moment,
+    percent,
+    rate_with_bounds,
+    visible,
+    wanted,
+)
+
+MAX_CHARACTERS = 65_536
+"""What GitHub takes as a comment."""
+
+_LENGTHS = (600, 120, 16)  # of texts, in characters: the largest whose summary is short enough
+_MOST_ROWS, _MOST_LINES = 40, 20
+
+# What Markdown, HTML or a code host could read as more than itself: anywhere, at an end of a word, before what is no
+# space (but for a time of day), after "www", and where a line begins, which could be an item of a list.
+_SPECIAL = re.compile(
+    r"""(?ix) [\\`*\[\]<>|~$&@\#] | (?<![a-z0-9])_ | _(?![a-z0-9]) | (?<!\d):(?=\S) | :(?=[^\s\d]) | (?<=www)\.
+    | ^[-+] | ^\d(?=\d*[.)](?:\s|$))
+    """
+)
+# After these a code host sees a mention, a reference or an emoji in text that is already rendered, entities or not:
+# what follows is parted from them by a space of no width.
+_REFERENCE = "@#:"
+_PART = "&#8203;"
+
+
+class Markdown(str):
+    """A piece of GitHub-flavoured Markdown that is whole as it stands; any other string is text, to be escaped."""
+
+    __slots__ = ()
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """Verdict, rules, key numbers, statements and limits; at most 65,536 characters.
+
+    Names stand as code, and all else from the report as text: neither is read as Markdown or HTML, linked, or taken for
+    a mention. Long names, texts and lists are cut, and say so. Equal reports give equal summaries.
+
+    Args:
+        report: a gate report, by ``schema/gate-report-v1.json``.
+    """
+    for length in _LENGTHS:
+        summary = _Writer(length).summary(report)
+        if len(summary) <= MAX_CHARACTERS:
+            break
+    return summary
+
+
+class _Writer:
+    """Writes the parts of a summary, each text and name at most ``length`` characters long."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def summary(self, report: Mapping[str, Any]) -> str:
+        verdict = report["verdict"]
+        outcome = verdict["outcome"]
+        lines = [
+            f"## {SYMBOLS[outcome]} seamfast intake gate: {TITLES[outcome].lower()} (exit code {verdict['exit_code']})",
+            f"Model {self.code(report['model']['path'])}. {MEANINGS[outcome]}",
+            self.bullets(verdict["reasons"]),
+        ]
+        if report["refusal"] is not None:
+            lines.append(f"Code of the refusal: {self.code(report['refusal']['code'])}")
+        lines += [*self.rules(report), *self.numbers(report)]
+        for title, sentences in (
+            ("Statements", report["statements"]),
+            ("Limits", limits(report)),
+            ("Warnings", report["warnings"]),
+        ):
+            if sentences:
+                lines += [f"### {title}", self.bullets(sentences)]
+        return "\n\n".join([*lines, *self.provenance(report)]) + "\n"
+
+    def rules(self, report: Mapping[str, Any]) -> list[str]:
+        policy = report["policy"]
+        if policy is None or not policy["rules"]:
+            return []
+        rules, more = first(by_urgency(policy["rules"]), _MOST_ROWS)
+        rows = [
+            (
+                f"{SYMBOLS[rule['outcome']]} {rule['outcome']}",
+                self.code(rule["id"]),
+                self.code(rule["metric"]),
+                measured(rule, "value"),
+                interval(rule),
+                measured(rule, "bound"),
+                wanted(rule),
+                NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}",
+            )
+            for rule in rules
+        ]
+        headings = ("Outcome", "Rule", "Metric", "Measured", "Interval", "Bound", "Wanted", "Samples")
+        return ["### Rules", self.table(headings, rows), *more]
+
+    def numbers(self, report: Mapping[str, Any]) -> list[str]:
+        """Accuracy, the worst of the battery and the inversion, before and after."""
+        audits = [report["audit"]["before"], report["audit"]["after"]]
+        if audits == [None, None]:
+            return []
+        rows: list[Sequence[str]] = [
+            ("Clean accuracy", *(_of(audit, lambda a: rate_with_bounds(a["clean_accuracy"])) for audit in audits)),
+            ("Battery, worst", *(_of(audit, lambda a: self.worst(report, a)) for audit in audits)),
+            ("Inversion", *(_of(audit, lambda a: self.inversion(report, a)) for audit in audits)),
+        ]
+        said = ["### Before and after", self.table(("", "As received", "Sanitised"), rows)]
+        change = report["audit"]["change"]
+        if change is not None:
+            lost = change["accuracy_lost"]
+            said.append(
+                f"Accuracy lost: {percent(lost['value'])} ({percent(lost['low'])} to {percent(lost['high'])}), "
+                f"on {change['n']:,} samples."
+            )
+        return said
+
+    def worst(self, report: Mapping[str, Any], audit: Mapping[str, Any]) -> Markdown:
+        if not audit["battery"]:
+            return Markdown(NOT_KNOWN)
+        worst = max(audit["battery"], key=lambda result: result["rate"]["high"])
+        return Markdown(
+            f"{rate_with_bounds(worst['rate'])}: {self.code(worst['name'])} to class "
+            f"{self.code(class_label(report, worst['target']))}"
+        )
+
+    def inversion(self, report: Mapping[str, Any], audit: Mapping[str, Any]) -> Markdown:
+        inversion = audit["inversion"]
+        if inversion is None or inversion["anomaly_index"] is None:
+            return Markdown(NOT_KNOWN)
+        cut = "" if inversion["complete"] else ", cut short"
+        return Markdown(
+            f"anomaly index {inversion['anomaly_index']:.2f} (usual threshold {inversion['threshold']:g}), class "
+            f"{self.code(class_label(report, inversion['suspect']))}{cut}"
+        )
+
+    def provenance(self, report: Mapping[str, Any]) -> list[str]:
+        """What was judged, by what: digests of the weights and of the policy."""
+        sanitized = [] if report["sanitized"] is None else report["sanitized"]["files"]
+        weights = [
+            found for found in report["model"]["files"] if found["role"] == "weights" and found["sha256"] is not None
+        ]
+        rows = [("as received", found) for found in weights] + [("sanitised", found) for found in sanitized]
+        if report["policy"] is not None:
+            policy = report["policy"]
+            rows.append(("policy", {"name": policy["path"], "sha256": policy["sha256"]}))
+        shown, more = first(rows, _MOST_ROWS)
+        cells = [(what, self.code(found["name"]), self.code(found["sha256"], 64)) for what, found in shown]
+        tool = report["tool"]
+        end = (
+            f"{self.text(tool['name'])} {self.text(tool['version'])}, {self.text(moment(report['created']), 40)}, "
+            f"{duration(report['seconds']['total'])}. "
+            "The whole of it: report.json, or report.html to read."
+        )
+        files = ["### Files", self.table(("", "File", "SHA-256"), cells)] if cells else []
+        return [*files, *more, end]
+
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+        lines = [headings, ["---"] * len(headings), *([self.text(cell, 80) for cell in row] for row in rows)]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    def bullets(self, sentences: Sequence[str]) -> str:
+        shown, more = first(sentences, _MOST_LINES)
+        return "\n".join(f"- {sentence}" for sentence in (*map(self.text, shown), *more))
+
+    def text(self, text: str, length: int = 0) -> Markdown:
+        """``text`` so that it stands for itself: special characters as numeric entities."""
+        if isinstance(text, Markdown):
+            return text
+        return Markdown(_SPECIAL.sub(_entity, visible(text, max(self.length, length)).strip()))
+
+    def code(self, name: str, length: int = 0) -> Markdown:
+        """``name`` as code, where nothing has a meaning but what would end it: that is shown as an escape."""
+        shown = visible(name, max(self.length, length)).replace("`", r"\x60").replace("|", r"\x7c")
+        return Markdown(f"`{shown}`")
+
+
+def _entity(found: re.Match[str]) -> str:
+    character = found[0]
+    return f"&#{ord(character)};{_PART if character in _REFERENCE else ''}"
+
+
+def _of(audit: Mapping[str, Any] | None, tell: Callable[[Mapping[str, Any]], str]) -> str:
+    return NOT_KNOWN if audit is None else tell(audit)

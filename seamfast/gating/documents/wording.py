@@ -1,0 +1,171 @@
+"""How the documents for people say numbers, names and verdicts."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from seamfast.gating.policy import METRICS
+
+T = TypeVar("T")
+
+TITLES = {
+    "pass": "Passed",
+    "fail": "Failed",
+    "inconclusive": "Inconclusive",
+    "refused": "Refused",
+    "incomplete": "Incomplete",
+}
+MEANINGS = {
+    "pass": "Every rule of the policy was evaluated, and holds at its confidence bound.",
+    "fail": "At least one rule of the policy is not met. No sanitised model was written.",
+    "inconclusive": "No rule failed, but at least one could not be decided. This is not a pass: no sanitised model was "
+    "written.",
+    "refused": "The input was refused: no model was judged, and nothing of it is passed on.",
+    "incomplete": "The gate could not complete: nothing was decided, and no sanitised model was written. Trying again "
+    "may help.",
+}
+SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?", "refused": "⊘", "incomplete": "…"}
+NOT_KNOWN = "n/a"
+
+LONGEST_NAME, LONGEST_TEXT = 200, 1000  # characters
+_MOST_MARKS = 4  # combining marks in a row; writing systems need no more, and more of them climb over their neighbours
+
+
+def visible(text: str, limit: int | None = LONGEST_TEXT) -> str:
+    """``text`` with all that is not plainly printable written as an escape, such as ``\\u202e``; too long, the middle
+    is left out.
+
+    So shown are control characters, line breaks, bidirectional overrides, zero-width and private-use characters, lone
+    surrogates, and combining marks that have nothing of ``text`` to sit on or come in heaps.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+    if text.isascii() and text.isprintable():
+        return text or "(empty)"
+    shown, n_marks = [], _MOST_MARKS  # as if in a heap, so that a first mark is shown as an escape too
+    for character in text:
+        n_marks = n_marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        plain = character.isprintable() and n_marks <= _MOST_MARKS
+        shown.append(character if plain else character.encode("unicode_escape").decode("ascii"))
+    return "".join(shown)
+
+
+def first(items: Sequence[T], limit: int) -> tuple[Sequence[T], list[str]]:
+    """At most ``limit`` items, and where some are left out a sentence that says so."""
+    rest = len(items) - limit
+    return items[:limit], [f"{rest:,} more are in report.json."] if rest > 0 else []
+
+
+def by_urgency(rules: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rules in the policy's order, those that failed before those not decided, and those before the rest."""
+    return sorted(rules, key=lambda rule: ("fail", "inconclusive", "pass").index(rule["outcome"]))
+
+
+def limits(report: Mapping[str, Any]) -> list[str]:
+    """The limits of what was found: none where nothing was looked for."""
+    found: list[str] = report["limits"] if report["statements"] or report["audit"]["before"] else []
+    return found
+
+
+def percent(value: float | None, *apart: float) -> str:
+    """A share to 0.1 %, or finer where it would else seem to be 0, 1 or one of ``apart``, or to lie beyond it."""
+    if value is None:
+        return NOT_KNOWN
+    digits = _decimals(value, 3, (0.0, 1.0, *apart))
+    return f"{round(value, digits):.{digits - 2}%}".replace("-", "−")
+
+
+def amount(metric: str, value: float | None, *apart: float) -> str:
+    """A value of a metric that a policy may name: a share as ``percent``, else to two decimals, as above."""
+    if value is None or _is_share(metric):
+        return percent(value, *apart)
+    digits = _decimals(value, 2, apart)
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def wanted(rule: Mapping[str, Any]) -> str:
+    """What a rule wants, to all digits of its threshold: ``at most 5%``."""
+    threshold = rule["threshold"]
+    if isinstance(threshold, bool):
+        return _truth(threshold)
+    number = f"{100 * threshold:.12g}%" if _is_share(rule["metric"]) else f"{threshold:.12g}"
+    return f"at {'least' if rule['greater_is_better'] else 'most'} {number}".replace("-", "−")
+
+
+def measured(rule: Mapping[str, Any], key: str) -> str:
+    """``rule[key]``, which is its ``value`` or ``bound``, fine enough to tell it from the threshold."""
+    if isinstance(rule["threshold"], bool):
+        return NOT_KNOWN if rule[key] is None else _truth(bool(rule[key]))
+    return amount(rule["metric"], rule[key], rule["threshold"])
+
+
+def interval(rule: Mapping[str, Any]) -> str:
+    """``95.9% to 98.7%``; nothing where there is none to tell."""
+    low, high = rule["low"], rule["high"]
+    if low is None or high is None or low == high:
+        return NOT_KNOWN
+    return f"{amount(rule['metric'], low)} to {amount(rule['metric'], high)}"
+
+
+def rate_with_bounds(rate: Mapping[str, Any]) -> str:
+    """``97.6% (95.9% to 98.6%)``."""
+    if rate["value"] is None:
+        return f"{NOT_KNOWN} (no samples)"
+    return f"{percent(rate['value'])} ({percent(rate['low'])} to {percent(rate['high'])})"
+
+
+def class_label(report: Mapping[str, Any], label: int) -> str:
+    """``3 (stop sign)``, or ``3`` where classes have no names or are named by their numbers."""
+    names = (report["data"] or {}).get("class_names") or []
+    known = names[label] if 0 <= label < len(names) else str(label)
+    return str(label) if known == str(label) else f"{label} ({visible(known, 60)})"
+
+
+def size(n_bytes: int) -> str:
+    """``214 bytes``, ``55.7 kB``: in powers of 1000."""
+    number = float(n_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if round(number, 1) < 1000:
+            return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """``0.04 s``, ``3.3 s``, ``2 min 5 s``, ``1 h 3 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 0.1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def moment(created: str) -> str:
+    """``2026-03-14 09:26 UTC`` of a time in ISO 8601; as it stands where it is none."""
+    try:
+        when = datetime.fromisoformat(created.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+        return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return created
+
+
+def _is_share(metric: str) -> bool:
+    return metric not in METRICS or METRICS[metric].kind != "number"
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _decimals(value: float, fewest: int, apart: Sequence[float]) -> int:
+    """How many decimals show ``value`` on its own side of each of ``apart``; at most 9."""
+
+    def side(number: float, of: float) -> int:
+        return (number > of) - (number < of)
+
+    return next(
+        (n for n in range(fewest, 9) if all(side(round(value, n), x) == side(value, x) for x in apart)),
+        9,
+    )

@@ -1,0 +1,408 @@
+"""A model folder, or one file: ``inspect`` says what is there and what it would become, ``receive`` builds it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seamfast.data.readers._files import listed, shown
+from seamfast.gating.architecture import (
+    MAX_CONFIG_BYTES,
+    Architecture,
+    nothing_imported_from,
+    parse_architecture,
+    refuse_import_path,
+)
+from seamfast.intake.identify import READABLE, identify, refuse_kind
+from seamfast.intake.pickles import convert_pickle
+from seamfast.intake.refusal import RefusedError
+from seamfast.intake.tensors import (
+    TensorSpec,
+    expected_of,
+    fill,
+    non_finite,
+    open_untrusted,
+    read_sharded,
+    read_tensors,
+)
+from seamfast.model_files import WEIGHTS
+
+INDEX = "model.safetensors.index.json"
+MAX_FILES = 1000
+MAX_DEPTH = 8
+MAX_MODEL_BYTES = 4 << 30  # of weights and buffers; a ViT of 632 million parameters has 2.5 billion
+
+_SUFFIX = ".safetensors"
+_CODE = frozenset({"python", "native"})
+_PICKLES = frozenset({"pickle", "torch-zip", "torchscript", "torch-export", "numpy-pickle"})
+_CONVERTIBLE = frozenset({"pickle", "torch-zip"})
+_OTHER_MODELS = frozenset({"onnx", "keras", "keras-zip", "hdf5", "tensorflow-savedmodel", "gguf"})
+
+_Stamp = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a model.
+
+    Attributes:
+        name: relative to the folder, with ``/`` between; printable.
+        kind: what it is by content, of ``seamfast.intake.identify``.
+        n_bytes: its size.
+        sha256: in hexadecimal, of the bytes that were used; ``None`` where none were, or not yet.
+        role: ``"weights"``, ``"description"`` or ``"ignored"``.
+    """
+
+    name: str
+    kind: str
+    n_bytes: int
+    sha256: str | None = None
+    role: str = "ignored"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model is said to be, before any weight is read.
+
+    Attributes:
+        path: as the caller gave it.
+        files: all of them, in order of name.
+        architecture: what will be built.
+        n_parameters: numbers in its parameters.
+        n_bytes: that its parameters and buffers take in memory.
+        ignored_policies: names of files that look like a policy; a model does not choose by what it is judged.
+    """
+
+    path: str
+    files: tuple[ModelFile, ...]
+    architecture: Architecture
+    n_parameters: int
+    n_bytes: int
+    ignored_policies: tuple[str, ...]
+    _root: Path = field(repr=False)  # the folder, links resolved
+    _weights: str = field(repr=False)  # what to read first: a file of tensors, an index, or a pickle
+    _stamps: Mapping[str, _Stamp] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A model in memory.
+
+    Attributes:
+        model: in eval mode, on the CPU, its weights finite and its own.
+        architecture: what it was built by.
+        files: as of the inspection, with the SHA-256 of each that was used.
+        converted_from_pickle: whether the weights went through ``convert_pickle``.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    files: tuple[ModelFile, ...]
+    converted_from_pickle: bool
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    architecture: str | Callable[..., object] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
+) -> Inspection:
+    """What is in a model's folder, and what it would become; no weight is read or allocated, nothing in it is run.
+
+    The weights are ``model.safetensors``, else the shards of ``model.safetensors.index.json``, else the only file that
+    ends in ``.safetensors``, all of them in the folder itself, not below it.
+
+    Args:
+        path: a folder, or a file of weights; it may be a symbolic link, what lies in the folder may not.
+        architecture, arguments: as for ``parse_architecture``.
+        allow_pickle: let pickles lie there, and take the weights from the only one where there is no safetensors file.
+
+    Raises:
+        RefusedError: codes ``import-path``, ``not-found``, ``symlink``, ``not-a-file``, ``file-name``,
+            ``too-many-files``, ``mixed-folder``, ``ambiguous``, ``no-weights``, ``no-architecture``, ``too-large``,
+            ``changed``, and those of ``parse_config``, of ``refuse_kind`` and of the architecture; e.g. ``model holds
+            code or pickles beside the weights: train.py (python); expected a folder of data alone``.
+        InputError: where what the caller asks for is not known, or needs an extra that is not installed.
+    """
+    choice = parse_architecture(architecture, arguments or {})
+    given = _resolved(path)
+    refuse_import_path(given)
+    with nothing_imported_from(str(given)):
+        root, stamps = (given, _listed(given)) if given.is_dir() else (given.parent, _only(given))
+        files = {name: ModelFile(name, _kind(root, name, stamp), stamp[2]) for name, stamp in stamps.items()}
+        weights = _choose_weights(files, allow_pickle)
+        _refuse_mixed(files, shown(path), allow_pickle)
+        documents: dict[str, bytes] = {}
+        for name in choice.documents(files):
+            documents[name] = _read_description(root, name, stamps[name])
+            files[name] = replace(files[name], role="description", sha256=sha256(documents[name]).hexdigest())
+        for name in weights:
+            files[name] = replace(files[name], role="weights")
+        found = choice.resolve(documents, given)
+        with torch.device("meta"):
+            model = found.build()
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if n_bytes > MAX_MODEL_BYTES:
+        raise RefusedError(
+            "too-large", f"{shown(found.name)} takes {n_bytes:,} bytes of weights; the limit is {MAX_MODEL_BYTES:,}"
+        )
+    return Inspection(
+        shown(path, 4096),
+        tuple(files[name] for name in sorted(files)),
+        found,
+        sum(parameter.numel() for parameter in model.parameters()),
+        n_bytes,
+        tuple(sorted(name for name in files if _is_policy_like(name))),
+        root,
+        weights[0],
+        stamps,
+    )
+
+
+def receive(inspection: Inspection) -> Received:
+    """The model that was inspected, filled with its weights.
+
+    Where its state dict does not hold all that it computes with, it is built with memory, under a fixed seed, and
+    takes up to twice the memory of its weights while they are filled in.
+
+    Raises:
+        RefusedError: codes ``changed`` and ``non-finite``, and those of ``read_tensors``, ``read_sharded`` and
+            ``convert_pickle``; e.g. ``model.safetensors holds NaN or Inf in head.weight; expected finite weights``.
+    """
+    used = [file.name for file in inspection.files if file.role != "ignored"]
+    _refuse_changed(inspection, used)
+    architecture, first = inspection.architecture, inspection._weights
+    with nothing_imported_from(architecture.place):
+        with torch.device("meta"):
+            model = architecture.build()
+        in_file = architecture.names_in_file(model)
+        state, hashes, converted = _read_weights(inspection, _renamed(expected_of(model), in_file))
+        if names := non_finite(state):
+            raise RefusedError(
+                "non-finite", f"{shown(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
+            )
+        _refuse_changed(inspection, used)
+        if _has_more_than_state(model):
+            with torch.device("cpu"):
+                model = architecture.build()
+        fill(model, {name: state[in_file[name]] for name in in_file})
+    files = tuple(
+        replace(file, sha256=hashes[file.name])
+        if file.name in hashes
+        else replace(file, role="ignored")  # a file of tensors that the index does not name
+        if file.role == "weights"
+        else file
+        for file in inspection.files
+    )
+    return Received(model.eval(), architecture, files, converted)
+
+
+def model_values(inspection: Inspection, received: Received | None = None) -> dict[str, Any]:
+    """The part ``"model"`` of the gate report: plain JSON values."""
+    architecture = inspection.architecture
+    return {
+        "path": inspection.path,
+        "files": [vars(file).copy() for file in (received or inspection).files],
+        "architecture": {
+            "source": architecture.source,
+            "name": architecture.name,
+            "arguments": dict(architecture.arguments),
+        },
+        "n_parameters": inspection.n_parameters,
+        "n_bytes": inspection.n_bytes,
+        "converted_from_pickle": received is not None and received.converted_from_pickle,
+    }
+
+
+# The files
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RefusedError("not-found", f"{shown(path)} cannot be opened ({reason}); expected a model") from error
+
+
+def _only(path: Path) -> dict[str, _Stamp]:
+    _check_name(path.name, path.name)
+    return {path.name: _stamp(path.lstat())}
+
+
+def _listed(root: Path) -> dict[str, _Stamp]:
+    """Size and identity of every file below ``root``, by name, in order; what is neither file nor folder is refused."""
+    found: dict[str, _Stamp] = {}
+    waiting = [(root, "", 0)]
+    n_seen = 0
+    while waiting:
+        folder, prefix, depth = waiting.pop()
+        for entry in _entries(folder):
+            n_seen += 1
+            name = prefix + entry.name
+            _check_name(entry.name, name)
+            if n_seen > MAX_FILES:
+                raise RefusedError(
+                    "too-many-files", f"{shown(root)} holds more than {MAX_FILES:,} files; expected fewer"
+                )
+            if entry.is_symlink():
+                raise RefusedError("symlink", f"{shown(name)} is a symbolic link; expected the file itself")
+            if entry.is_dir(follow_symlinks=False):
+                if depth == MAX_DEPTH:
+                    raise RefusedError("too-many-files", f"{shown(name)} lies more than {MAX_DEPTH} folders deep")
+                waiting.append((Path(entry.path), f"{name}/", depth + 1))
+            elif entry.is_file(follow_symlinks=False):
+                found[name] = _stamp(entry.stat(follow_symlinks=False))
+            else:
+                raise RefusedError("not-a-file", f"{shown(name)} is a device, a pipe or a socket; expected files only")
+    return dict(sorted(found.items()))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise RefusedError("not-a-file", f"{shown(folder)} cannot be listed ({error.strerror})") from error
+
+
+def _check_name(name: str, whole: str) -> None:
+    if not name.isprintable():  # nor are bytes that are not UTF-8
+        raise RefusedError("file-name", f"a file is called {shown(whole)}; expected a name of printable characters")
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    """What changes when a file is written to, or another takes its place: ctime cannot be set back."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _kind(root: Path, name: str, stamp: _Stamp) -> str:
+    with open_untrusted(root / name, "a file of a model") as file:
+        if _stamp(os.fstat(file.fileno())) != stamp:
+            _refuse_change_of(name)
+        return identify(file, name)
+
+
+def _read_description(root: Path, name: str, stamp: _Stamp) -> bytes:
+    with open_untrusted(root / name, "the description of a model") as file:
+        if _stamp(os.fstat(file.fileno())) != stamp:
+            _refuse_change_of(name)
+        if stamp[2] > MAX_CONFIG_BYTES:
+            raise RefusedError("config", f"{shown(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}")
+        return file.read(MAX_CONFIG_BYTES)
+
+
+def _refuse_changed(inspection: Inspection, names: Collection[str]) -> None:
+    for name in names:
+        try:
+            status = (inspection._root / name).lstat()
+        except OSError:
+            _refuse_change_of(name)
+        if not stat.S_ISREG(status.st_mode) or _stamp(status) != inspection._stamps[name]:
+            _refuse_change_of(name)
+
+
+def _refuse_change_of(name: str) -> None:
+    raise RefusedError("changed", f"{shown(name)} changed while it was looked at; expected a file that rests")
+
+
+# What they are
+
+
+def _choose_weights(files: Mapping[str, ModelFile], allow_pickle: bool) -> list[str]:
+    """The files to read the weights from, the one to begin with first."""
+    top = [file for name, file in files.items() if "/" not in name]
+    tensors = [file.name for file in top if file.kind == "safetensors" or file.name.endswith(_SUFFIX)]
+    if WEIGHTS in files and INDEX in files:
+        raise RefusedError("ambiguous", f"there are {WEIGHTS} and {INDEX}; expected one of them")
+    if WEIGHTS in files:
+        tensors = [WEIGHTS]
+    elif len(tensors) > 1 and INDEX not in files:
+        raise RefusedError(
+            "ambiguous", f"there are {listed(tensors, 5)}; expected {WEIGHTS}, {INDEX} or one {_SUFFIX} file"
+        )
+    for name in tensors:
+        if files[name].kind != "safetensors":
+            refuse_kind(files[name].kind, name)
+    if INDEX in files:
+        if files[INDEX].kind not in READABLE:
+            refuse_kind(files[INDEX].kind, INDEX)
+        return [INDEX, *tensors]
+    return tensors or [_choose_pickle(top, allow_pickle)]
+
+
+def _choose_pickle(top: Collection[ModelFile], allow_pickle: bool) -> str:
+    pickles = [file.name for file in top if file.kind in _CONVERTIBLE]
+    if allow_pickle and len(pickles) == 1:
+        return pickles[0]
+    if allow_pickle and pickles:
+        raise RefusedError("ambiguous", f"there are {listed(pickles, 5)}; expected one file of weights")
+    for file in top:  # what its author takes for the weights
+        if file.kind in _PICKLES | _OTHER_MODELS or (len(top) == 1 and file.kind not in READABLE):
+            refuse_kind(file.kind, file.name)
+    raise RefusedError("no-weights", f"there is no {WEIGHTS}, no {INDEX} and no other {_SUFFIX} file; expected one")
+
+
+def _refuse_mixed(files: Mapping[str, ModelFile], where: str, allow_pickle: bool) -> None:
+    unwanted = _CODE if allow_pickle else _CODE | _PICKLES
+    found = [f"{shown(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
+    if found:
+        what = "code" if allow_pickle else "code or pickles"
+        raise RefusedError(
+            "mixed-folder",
+            f"{where} holds {what} beside the weights: {listed(found, 5)}; expected a folder of data alone",
+        )
+
+
+def _is_policy_like(name: str) -> bool:
+    last = PurePosixPath(name).name.lower()
+    return last.endswith(".toml") or last.startswith("policy")
+
+
+# The weights
+
+
+def _read_weights(
+    inspection: Inspection, expected: Mapping[str, TensorSpec]
+) -> tuple[dict[str, Tensor], dict[str, str], bool]:
+    """The tensors by their names in the file, the SHA-256 of each file read, and whether that was a pickle."""
+    first, what = inspection._weights, shown(inspection.architecture.name)
+    path = inspection._root / first
+    kinds = {file.name: file.kind for file in inspection.files}
+    if first == INDEX:
+        sharded = read_sharded(path, expected, what=what, max_bytes=MAX_MODEL_BYTES)
+        return sharded.state, {INDEX: sharded.sha256, **{n: w.sha256 for n, w in sharded.shards.items()}}, False
+    if kinds[first] == "safetensors":
+        weights = read_tensors(path, expected, what=what, max_bytes=MAX_MODEL_BYTES)
+        return weights.state, {first: weights.sha256}, False
+    with tempfile.TemporaryDirectory(prefix="seamfast-") as private:
+        out = Path(private) / WEIGHTS
+        converted = convert_pickle(path, out)
+        weights = read_tensors(out, expected, what=what, max_bytes=MAX_MODEL_BYTES)
+    return weights.state, {first: converted.sha256}, True
+
+
+def _renamed(expected: Mapping[str, TensorSpec], in_file: Mapping[str, str]) -> dict[str, TensorSpec]:
+    return {
+        in_file[name]: replace(spec, tied_to=tuple(in_file[other] for other in spec.tied_to))
+        for name, spec in expected.items()
+    }
+
+
+def _has_more_than_state(model: nn.Module) -> bool:
+    """Whether a module built without memory lacks more than its state dict can fill: buffers, or plain attributes."""
+    in_state = set(model.state_dict())
+    lacking = {name for name, _ in model.named_buffers(remove_duplicate=False)} - in_state
+    return bool(lacking) or any(
+        isinstance(value, Tensor) for module in model.modules() for value in vars(module).values()
+    )

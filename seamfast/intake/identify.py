@@ -1,0 +1,450 @@
+"""What a file is: by what it holds first, by its name second. Nothing in it is run, and little of it is read.
+
+A file can be two things at once: a zip archive is found from its end, a pickle or a protobuf from its start, HDF5 at
+any power of two. So the question is never "is it safetensors?" alone, but whether another reader would take it too.
+
+Source: the formats' own specifications; for pickle, the standard library's ``pickletools``; for zip, PKWARE's
+"APPNOTE", 6.3.10, sections 4.3.12 to 4.3.16; for ONNX and SavedModel, their ``.proto`` files.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+from seamfast.data.readers._files import shown
+from seamfast.intake.refusal import RefusedError
+
+READABLE = frozenset({"safetensors", "safetensors-index", "json", "text"})
+"""The kinds that are read; ``refuse_kind`` has a reason for each of the others."""
+
+_CONVERT = "convert it to safetensors where you trained it"
+_RUNS = "can run any code as soon as it is read"
+_REASONS = {
+    "pickle": (f"a pickle, which {_RUNS}", _CONVERT),
+    "torch-zip": (f"a zip of torch.save around a pickle, which {_RUNS}", _CONVERT),
+    "torchscript": ("TorchScript, which is a program", "save the state dict of the module instead, as safetensors"),
+    "torch-export": ("a program of torch.export", "save the state dict of the module instead, as safetensors"),
+    "numpy-pickle": (f"a NumPy file of Python objects, that is a pickle, which {_RUNS}", _CONVERT),
+    "numpy": ("a NumPy array without the name of a tensor", _CONVERT),
+    "npz": ("an archive of NumPy arrays", _CONVERT),
+    "onnx": ("an ONNX graph, which may name files and custom operators", "save the weights of the module, not a graph"),
+    "keras": ("a Keras model in HDF5, whose layers can hold code", "save the weights in PyTorch, as safetensors"),
+    "keras-zip": ("a zip of Keras, whose layers can hold code", "save the weights in PyTorch, as safetensors"),
+    "hdf5": ("HDF5, which may name other files", _CONVERT),
+    "tensorflow-savedmodel": (
+        "a graph of TensorFlow, which is a program",
+        "save the weights in PyTorch, as safetensors",
+    ),
+    "gguf": ("GGUF, a format of quantised language models", "give the unquantised weights as safetensors"),
+    "zip": ("a zip archive, or holds one", "unpack it, look at what it holds and give the weights as safetensors"),
+    "tar": ("a tar archive", "unpack it, look at what it holds and give the weights as safetensors"),
+    "gzip": ("compressed by gzip", "unpack it, look at what it holds and give the weights as safetensors"),
+    "python": ("Python code", "name the architecture yourself: no code from a model folder is ever run"),
+    "native": ("machine code", "name the architecture yourself: no code from a model folder is ever run"),
+    "lfs-pointer": ("a pointer of Git LFS, not the file that it stands for", "fetch the file: git lfs pull"),
+    "unknown": ("of no known kind", "give the weights as safetensors"),
+}
+
+_BY_SUFFIX = {
+    "safetensors": "safetensors",
+    **dict.fromkeys(("pkl", "pickle", "pt", "pth", "ckpt", "joblib", "dill"), "pickle"),
+    "pt2": "torch-export",
+    "onnx": "onnx",
+    **dict.fromkeys(("h5", "hdf5"), "hdf5"),
+    "keras": "keras-zip",
+    **dict.fromkeys(("pb", "pbtxt"), "tensorflow-savedmodel"),
+    "gguf": "gguf",
+    **dict.fromkeys(("zip", "npz"), "zip"),
+    "tar": "tar",
+    **dict.fromkeys(("gz", "tgz"), "gzip"),
+    **dict.fromkeys(("py", "pyw", "pyc", "pyo"), "python"),
+    **dict.fromkeys(("so", "dll", "dylib", "pyd", "exe", "a", "o"), "native"),
+}
+
+_HEAD = 64 << 10
+_MAX_HEADER = 100 << 20  # the format's own limit on a safetensors header
+
+_NATIVE = (b"\x7fELF", b"!<arch>\n", b"\0asm", *(bytes.fromhex(h) for h in ("feedface", "feedfacf", "cafebabe")))
+_NATIVE += tuple(magic[::-1] for magic in _NATIVE[-3:])
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_NUMPY = b"\x93NUMPY"
+_LFS = b"version https://git-lfs."
+
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_ZIP_ENTRY, _ZIP_END, _ZIP64_END, _ZIP64_LOCATOR = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_ZIP_END_SIZE, _ZIP64_LOCATOR_SIZE, _ZIP64_END_SIZE, _ZIP_ENTRY_SIZE = 22, 20, 56, 46
+_ZIP_TAIL = _ZIP64_END_SIZE + _ZIP64_LOCATOR_SIZE + _ZIP_END_SIZE + 0xFFFF  # a comment may follow
+_ZIP_LOCAL_SIZE = 30
+_ZIP_DIRECTORY, _ZIP_DIRECTORIES = 256 << 10, 8  # bytes read of each, and how many of them
+_DEFLATED = 8
+_MAX_ARRAYS, _ARRAY_HEAD = 256, 4096  # arrays looked at in one archive, and bytes of each
+
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+_MAX_OPCODES = 5_000
+_MAX_LINES, _LINE = 16 << 20, 64 << 10  # bytes of lines that are read, in all and at a time
+_TWO_LINES = {"GLOBAL", "INST"}
+_GLOBALS = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+_CALLS = {"REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"}
+_COUNT_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+
+_VARINT, _DELIMITED = 0, 2
+_WIRE_SIZES = {1: 8, 5: 4}
+_MAX_FIELDS = 1_000
+_ONNX = {1: _VARINT, 5: _VARINT, **dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), _DELIMITED)}
+_ONNX_GRAPH, _ONNX_OPSETS = 7, 8
+_SAVED_MODEL = {1: _VARINT, 2: _DELIMITED}
+
+
+def identify(file: BinaryIO, name: str) -> str:
+    """The kind of a file: one of ``READABLE``, or one that ``refuse_kind`` refuses.
+
+    Args:
+        file: open for reading, and seekable; left at its start. At most some 64 MB of it are read, whatever its size,
+            and of most files less than a megabyte.
+        name: its name; decides only where what it holds does not.
+    """
+    size = file.seek(0, 2)
+    try:
+        return _kind(_Window(file, size), name)
+    finally:
+        file.seek(0)
+
+
+def refuse_kind(kind: str, name: str) -> NoReturn:
+    """Raise the ``RefusedError`` for a file that is no weights: its code is ``kind``.
+
+    Raises:
+        RefusedError: e.g. ``model.bin is a pickle, which can run any code as soon as it is read; convert it to
+            safetensors where you trained it``.
+    """
+    what, advice = _REASONS.get(kind, (f"of the kind {kind}", "expected weights as safetensors"))
+    raise RefusedError(kind, f"{shown(name)} is {what}; {advice}")
+
+
+class _Window:
+    """A file and its size: small pieces of it, from anywhere."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self.n_line_bytes = 0
+
+    def at(self, start: int, n: int) -> bytes:
+        """At most ``n`` bytes from ``start`` on; none where ``start`` lies outside."""
+        if not 0 <= start < self.size:
+            return b""
+        self.file.seek(start)
+        return self.file.read(n)
+
+
+def _kind(window: _Window, name: str) -> str:
+    head = window.at(0, _HEAD)
+    text = _is_text(head)
+    data = _safetensors_data(window, head)
+    if _is_native(window, head, plain=text or data is not None):
+        return "native"
+    if any(window.at(start, len(_HDF5)) == _HDF5 for start in _hdf5_places(window.size)):
+        about = head + window.at(max(window.size - _HEAD, 0), _HEAD)
+        return "keras" if re.search(rb"keras_version|model_config|layer_names", about) else "hdf5"
+    members = _zip_members(window, head)
+    if members is not None:
+        return _zip_kind(members, name, window)
+    if _is_pickle(window, head, plain=text or data is not None):
+        return "pickle"
+    if head.startswith(_NUMPY):
+        return _numpy_kind(head)
+    if head.startswith(b"\x1f\x8b\x08"):
+        return "gzip"
+    if _is_tar(head):
+        return "tar"
+    if head.startswith(b"GGUF"):
+        return "gguf"
+    if not text:
+        if graph := _graph_kind(window):
+            return graph
+        if head[2:4] == b"\r\n" and data is None:  # how the magic number of compiled Python ends
+            return "python"
+        if data is not None:
+            behind = re.match(rb"\x80[\x00-\x05]", window.at(data, 2)) and _walk(window, data) is not None
+            return "pickle" if behind else "safetensors"
+    return _by_name(name, head, text)
+
+
+def _by_name(name: str, head: bytes, text: bool) -> str:
+    """The kind of what shows no sign of its own: text, or bytes that only the name tells anything about."""
+    if head.startswith(_LFS):
+        return "lfs-pointer"
+    lower = name.lower()
+    stem, _, suffix = lower.rpartition(".")
+    if re.search(r"\.so(\.[0-9]+)+$", lower):
+        return "native"
+    if stem and suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    if not text:
+        return "unknown"
+    if re.match(rb"#![^\n]*python", head):
+        return "python"
+    if re.match(rb'\s*\{\s*["}]', head):
+        return "safetensors-index" if re.search(rb'"weight_map"\s*:\s*\{', head) else "json"
+    return "json" if suffix == "json" else "text"
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the start of a file is UTF-8 without control characters but white space; nothing at all is text too."""
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if len(head) < _HEAD or error.start < len(head) - 3:  # a character may be cut in two
+            return False
+    return not re.search(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]", head)
+
+
+def _safetensors_data(window: _Window, head: bytes) -> int | None:
+    """Where the data of a safetensors file would start, or ``None`` where it cannot be one."""
+    start = 8 + int.from_bytes(head[:8], "little")
+    return start if head[8:9] == b"{" and start <= min(window.size, 8 + _MAX_HEADER) else None
+
+
+def _is_native(window: _Window, head: bytes, *, plain: bool) -> bool:
+    """ELF, Mach-O, archives of objects, WebAssembly, or DOS and Windows programs, whose two letters prove little."""
+    if head.startswith(_NATIVE):
+        return True
+    portable = window.at(int.from_bytes(head[0x3C:0x40], "little"), 4) == b"PE\0\0"
+    return head.startswith(b"MZ") and (portable or not plain)
+
+
+def _hdf5_places(size: int) -> Iterator[int]:
+    """Where HDF5 may begin: at the start, or at 512 bytes times a power of two."""
+    yield 0
+    start = 512
+    while start < size:
+        yield start
+        start *= 2
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An entry of a zip directory; ``start`` is where it says that its local header is."""
+
+    name: str
+    method: int
+    n_bytes: int
+    start: int
+
+
+def _zip_members(window: _Window, head: bytes) -> list[_Member] | None:
+    """The members of a zip archive, wherever in the file it is; ``None`` where there is none.
+
+    Readers differ in how they find the directory: by its offset from the start of the file, or backwards from its end.
+    Here it is looked for in each place, from each record that could be the end, with zip64 and without.
+    """
+    base = max(window.size - _ZIP_TAIL, 0)
+    tail = window.at(base, _ZIP_TAIL)
+    places = set[int]()
+    for match in re.finditer(re.escape(_ZIP_END), tail):
+        record = tail[match.start() : match.start() + _ZIP_END_SIZE]
+        end = base + match.start()
+        places |= _directory_places(record[12:16], record[16:20], end)
+        locator = window.at(end - _ZIP64_LOCATOR_SIZE, _ZIP64_LOCATOR_SIZE)
+        if locator.startswith(_ZIP64_LOCATOR):
+            for at in (int.from_bytes(locator[8:16], "little"), end - _ZIP64_LOCATOR_SIZE - _ZIP64_END_SIZE):
+                larger = window.at(at, _ZIP64_END_SIZE)
+                if larger.startswith(_ZIP64_END):
+                    places |= _directory_places(larger[40:48], larger[48:56], at)
+    directories = [start for start in sorted(places) if window.at(start, len(_ZIP_ENTRY)) == _ZIP_ENTRY]
+    if not directories:
+        return [] if head.startswith(_ZIP_STARTS) else None
+    return [member for start in directories[:_ZIP_DIRECTORIES] for member in _directory(window, start)]
+
+
+def _directory_places(length: bytes, offset: bytes, end: int) -> set[int]:
+    return {int.from_bytes(offset, "little"), end - int.from_bytes(length, "little")}
+
+
+def _directory(window: _Window, start: int) -> Iterator[_Member]:
+    data, at = window.at(start, _ZIP_DIRECTORY), 0
+    while data[at : at + 4] == _ZIP_ENTRY:
+        n_name, n_extra, n_comment = (_integer(data, at + place, 2) for place in (28, 30, 32))
+        name = data[at + _ZIP_ENTRY_SIZE : at + _ZIP_ENTRY_SIZE + n_name].decode("latin-1")
+        yield _Member(name.lower(), _integer(data, at + 10, 2), _integer(data, at + 20, 4), _integer(data, at + 42, 4))
+        at += _ZIP_ENTRY_SIZE + n_name + n_extra + n_comment
+
+
+def _integer(data: bytes, start: int, n: int) -> int:
+    return int.from_bytes(data[start : start + n], "little")
+
+
+def _zip_kind(members: list[_Member], name: str, window: _Window) -> str:
+    files = {member.name.rpartition("/")[2] for member in members}
+    folders = {part for member in members for part in member.name.split("/")[:-1]}
+    if "constants.pkl" in files or "code" in folders:
+        return "torchscript"
+    if files & {"serialized_exported_program.json", "archive_format"} or name.lower().endswith(".pt2"):
+        return "torch-export"
+    if "data.pkl" in files:
+        return "torch-zip"
+    if "model.weights.h5" in files or name.lower().endswith(".keras"):
+        return "keras-zip"
+    if 0 < len(members) <= _MAX_ARRAYS and all(member.name.endswith(".npy") for member in members):
+        kinds = {_array_kind(window, member) for member in members}
+        return "npz" if kinds == {"numpy"} else "numpy-pickle" if "numpy-pickle" in kinds else "zip"
+    return "zip"
+
+
+def _array_kind(window: _Window, member: _Member) -> str:
+    """``_numpy_kind`` of a member of an archive, of whose start a little is unpacked."""
+    local = window.at(member.start, _ZIP_LOCAL_SIZE)
+    if not local.startswith(_ZIP_STARTS[0]):
+        return "unknown"
+    data = member.start + _ZIP_LOCAL_SIZE + _integer(local, 26, 2) + _integer(local, 28, 2)
+    start = window.at(data, min(member.n_bytes, _ARRAY_HEAD))
+    if member.method == _DEFLATED:
+        try:
+            start = zlib.decompressobj(-zlib.MAX_WBITS).decompress(start, _ARRAY_HEAD)
+        except zlib.error:
+            return "unknown"
+    return _numpy_kind(start)
+
+
+def _numpy_kind(start: bytes) -> str:
+    """Plain arrays, or arrays of Python objects (their dtype is ``O``), or none at all."""
+    if not start.startswith(_NUMPY):
+        return "unknown"
+    return "numpy-pickle" if re.search(rb"""['"][|<>=]?O[0-9]*['"]""", start) else "numpy"
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether the first block has the check sum of a tar header; old ones have no other mark."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _graph_kind(window: _Window) -> str | None:
+    """ONNX or SavedModel, by the fields of the protobuf that the whole file must be."""
+    fields: dict[int, int] = {}
+    at = 0
+    for _ in range(_MAX_FIELDS):
+        tag, at = _varint(window, at)
+        number, wire = tag >> 3, tag & 7
+        if at == 0 or not number or fields.setdefault(number, wire) != wire:
+            return None
+        if wire == _VARINT:
+            _, at = _varint(window, at)
+        elif wire == _DELIMITED:
+            length, at = _varint(window, at)
+            at = at and at + length
+        else:
+            at += _WIRE_SIZES.get(wire, window.size)
+        if not 0 < at <= window.size:
+            return None
+        if at == window.size:
+            break
+    if _ONNX_GRAPH in fields and fields.keys() & {1, _ONNX_OPSETS} and fields.items() <= _ONNX.items():
+        return "onnx"
+    return "tensorflow-savedmodel" if fields == _SAVED_MODEL else None
+
+
+def _varint(window: _Window, start: int) -> tuple[int, int]:
+    """An integer of 7 bits a byte, and where it ends; 0 where it does not."""
+    value = 0
+    for i, byte in enumerate(window.at(start, 10)):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, start + i + 1
+    return 0, 0
+
+
+def _is_pickle(window: _Window, head: bytes, *, plain: bool) -> bool:
+    """Whether a pickle begins the file.
+
+    Protocols 2 to 5 begin with their number. Older ones, and those that leave it out, are letters and lines, which text
+    and the length of a safetensors header may look like: such are pickles only if they call something, or end where
+    the file does.
+    """
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05" and not plain:
+        return len(head) > 1
+    end = _walk(window, 0)
+    return end is not None and (not plain or end < 0 or not window.at(end, _HEAD).strip())
+
+
+def _walk(window: _Window, start: int) -> int | None:
+    """Follow the opcodes of a pickle from ``start`` without doing what they say.
+
+    Returns:
+        ``None`` where a reader would stumble before it had called anything, -1 where something is called or the
+        opcodes have no end, else where the pickle ends.
+    """
+    depth, marks, named = 0, list[int](), False
+    window.file.seek(start)
+    for _ in range(_MAX_OPCODES):
+        opcode = _OPCODES.get(window.file.read(1))
+        if opcode is None:
+            return None
+        before, after = opcode.stack_before, opcode.stack_after
+        if opcode.name == "POP" and marks and marks[-1] == depth:
+            marks.pop()
+        elif pickletools.markobject in before:
+            if not marks:
+                return None
+            depth = marks.pop() - before.index(pickletools.markobject)
+        else:
+            depth -= len(before)
+        if depth < (marks[-1] if marks else 0):
+            return None
+        if after == [pickletools.markobject]:
+            marks.append(depth)
+        else:
+            depth += len(after)
+        if opcode.arg is not None:
+            if opcode.arg.n != pickletools.UP_TO_NEWLINE:
+                known = _skip(window, opcode.arg.n)
+            elif opcode.name in _TWO_LINES:
+                known = _names_something(_line(window)) and _names_something(_line(window))
+            else:
+                known = _line(window) is not None
+            if not known or window.n_line_bytes > _MAX_LINES:
+                return None
+        named |= opcode.name in _GLOBALS
+        if named and opcode.name in _CALLS:
+            return -1
+        if opcode.name == "STOP":
+            return window.file.tell()
+    return -1
+
+
+def _skip(window: _Window, n: int) -> bool:
+    """Pass over an argument of ``n`` bytes, or of as many as it says; whether the file holds them all."""
+    if n < 0:
+        n = int.from_bytes(window.file.read(_COUNT_BYTES[n]), "little")
+    end = window.file.tell() + n
+    if end <= window.size:
+        window.file.seek(end)
+    return end <= window.size
+
+
+def _line(window: _Window) -> bytes | None:
+    """The start of the next line, which is read to its end; ``None`` where it has none."""
+    start = part = window.file.readline(_LINE)
+    window.n_line_bytes += len(part)
+    while part and not part.endswith(b"\n") and window.n_line_bytes <= _MAX_LINES:
+        part = window.file.readline(_LINE)
+        window.n_line_bytes += len(part)
+    return start.rstrip(b"\n") if part.endswith(b"\n") else None
+
+
+def _names_something(line: bytes | None) -> bool:
+    """Whether a line is what a module or an attribute may be called: ``os.path``."""
+    return line is not None and all(part.isidentifier() for part in line.decode("utf-8", "replace").split("."))

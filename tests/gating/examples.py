@@ -1,0 +1,320 @@
+"""Whole and plausible gate reports, one an outcome, for the tests of all that is made from a report."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from seamfast.metrics import Rate
+from seamfast.record import rate_values
+
+OUTCOMES = ("pass", "fail", "inconclusive", "refused", "incomplete")
+EXIT_CODES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive": 3}
+NUM_CLASSES, N_AUDIT, N_REPAIR = 10, 500, 500
+LOST = {"value": 0.002, "low": -0.0121, "high": 0.0161}
+BATTERY = ("patch-corner", "blend-noise", "sinusoid", "warp")
+
+TOO_FEW = "measured on 450 samples; the rule wants at least 1,000"
+TOO_HIGH = "upper bound 0.1943 is above 0.05 (n = 450); so is the whole interval: more samples will hardly help"
+PICKLE = "model.bin is a pickle (protocol 2), which can run code when it is read; expected safetensors"
+NO_MEMORY = "could not complete: MemoryError: Unable to allocate 8.00 GiB for an array"
+
+
+def example(outcome: str = "pass") -> dict[str, Any]:
+    """A new gate report that ended so; equal calls give equal reports."""
+    if outcome not in OUTCOMES:
+        raise ValueError(f"outcome is {outcome!r}; expected one of {', '.join(OUTCOMES)}")
+    started = outcome != "refused"  # the model was read, and audited as received
+    decided = outcome in ("pass", "fail", "inconclusive")
+    return {
+        "schema_version": 1,
+        "kind": "seamfast-gate-report",
+        "tool": {"name": "seamfast", "version": "0.1.0"},
+        "created": "2026-03-14T09:26:53+00:00",
+        "seed": 7,
+        "verdict": {"outcome": outcome, "exit_code": EXIT_CODES[outcome], "reasons": _reasons(outcome)},
+        "policy": {
+            "name": "first gate",
+            "path": "gate/policy.toml",
+            "sha256": sha256("policy"),
+            "ignored": ["policy.toml"],
+            "rules": _rules(outcome) if decided else [],
+        },
+        "model": _model(refused=not started),
+        "refusal": None if started else {"code": "pickle", "reason": PICKLE},
+        "data": _data() if started else None,
+        "audit": {
+            "before": _audit(489, (441, 22, 31, 9), (3.9, 0)) if started else None,
+            "after": _audit(488, (71 if outcome == "fail" else 3, 2, 1, 2), (1.1, 4)) if decided else None,
+            "change": _change() if decided else None,
+        },
+        "parting": _parting() if decided else None,
+        "sanitize": _sanitize() if decided else None,
+        "sanitized": _sanitized() if outcome == "pass" else None,
+        "statements": _statements(outcome),
+        "limits": [
+            "An unknown trigger need not answer to the battery, nor show in the inversion.",
+            "Accuracy and bounds hold for data drawn like the audit part.",
+        ],
+        "warnings": ["policy.toml in the model folder was not read: the policy is the one that was given"],
+        "seconds": {
+            "inspect": 0.04,
+            "audit": 3.25 if started else 0.0,
+            "sanitize": 1.71 if decided else 0.0,
+            "total": 5.12 if started else 0.05,
+        },
+        "peak_memory_bytes": 412_315_648,
+        "machine": _machine(),
+    }
+
+
+def sha256(text: str) -> str:
+    """A digest that stands for a file's."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def rate(n_hit: int, n_total: int) -> dict[str, Any]:
+    """A rate as it stands in a report."""
+    return rate_values(Rate(n_hit, n_total))
+
+
+def _reasons(outcome: str) -> list[str]:
+    return {
+        "pass": ["all 4 rules passed"],
+        "fail": [f"battery: {TOO_HIGH}"],
+        "inconclusive": [f"battery: {TOO_FEW}"],
+        "refused": [PICKLE],
+        "incomplete": [NO_MEMORY],
+    }[outcome]
+
+
+def _rules(outcome: str) -> list[dict[str, Any]]:
+    accuracy, battery = rate(488, 500), rate(71 if outcome == "fail" else 3, 450)
+    judged = {
+        "pass": ("pass", "upper bound 0.01941 is at most 0.05 (n = 450)"),
+        "fail": ("fail", TOO_HIGH),
+        "inconclusive": ("inconclusive", TOO_FEW),
+    }[outcome]
+    return [
+        _rule("accuracy", "after.clean_accuracy", 0.95, True, 300)
+        | {**_bounds(accuracy, "low"), "n": 500}
+        | {"outcome": "pass", "reason": "lower bound 0.9585 is at least 0.95 (n = 500)"},
+        _rule("accuracy-lost", "accuracy_lost", 0.03, False, 300)
+        | {**_bounds(LOST, "high"), "n": 500}
+        | {"outcome": "pass", "reason": "upper bound 0.0161 is at most 0.03 (n = 500)"},
+        _rule("battery", "after.battery_worst", 0.05, False, 1000 if outcome == "inconclusive" else 300)
+        | {**_bounds(battery, "high"), "n": 450}
+        | {"outcome": judged[0], "reason": judged[1]},
+        _rule("sanitised", "sanitize.accepted", True, True, 1)
+        | {"value": 1.0, "low": 1.0, "high": 1.0, "bound": 1.0, "n": 100}
+        | {"outcome": "pass", "reason": "true"},
+    ]
+
+
+def _rule(name: str, metric: str, threshold: float | bool, greater: bool, least: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "metric": metric,
+        "threshold": threshold,
+        "greater_is_better": greater,
+        "min_samples": least,
+    }
+
+
+def _bounds(measured: dict[str, Any], compared: str) -> dict[str, Any]:
+    return {key: measured[key] for key in ("value", "low", "high")} | {"bound": measured[compared]}
+
+
+def _model(*, refused: bool) -> dict[str, Any]:
+    weights = ("model.bin", "pickle", 55_112, None) if refused else _file("model.safetensors", "safetensors", 55_736)
+    rows = [
+        (*weights, "weights"),
+        (*_file("model.json", "json", 214), "description"),
+        ("README.md", "text", 1_032, None, "ignored"),
+        ("policy.toml", "text", 88, None, "ignored"),
+    ]
+    arguments = {"num_classes": NUM_CLASSES, "in_channels": 1, "image_size": 8}
+    return {
+        "path": "incoming/digits-cnn",
+        "files": [dict(zip(("name", "kind", "n_bytes", "sha256", "role"), row, strict=True)) for row in rows],
+        "architecture": None if refused else {"source": "registered", "name": "small_cnn", "arguments": arguments},
+        "n_parameters": None if refused else 13_706,
+        "n_bytes": None if refused else 54_824,
+        "converted_from_pickle": False,
+    }
+
+
+def _file(name: str, kind: str, n_bytes: int) -> tuple[str, str, int, str]:
+    return name, kind, n_bytes, sha256(name)
+
+
+def _data() -> dict[str, Any]:
+    return {
+        "path": "clean/digits.npz",
+        "n_samples": N_REPAIR + N_AUDIT,
+        "num_classes": NUM_CLASSES,
+        "class_names": [str(label) for label in range(NUM_CLASSES)],
+        "n_repair": N_REPAIR,
+        "n_audit": N_AUDIT,
+    }
+
+
+def _audit(n_right: int, stamped: tuple[int, ...], found: tuple[float, int]) -> dict[str, Any]:
+    """``n_right`` of the audit samples right, so many of 450 stamped ones in class 0, and the inversion's answer."""
+    index, suspect = found
+    n_wrong = N_AUDIT - n_right
+    return {
+        "clean_accuracy": rate(n_right, N_AUDIT),
+        "class_accuracy": [rate(50 - (n_wrong + i) // NUM_CLASSES, 50) for i in range(NUM_CLASSES)],
+        "battery": [
+            {"name": name, "target": 0, "rate": rate(n_hit, 450)} for name, n_hit in zip(BATTERY, stamped, strict=True)
+        ],
+        "inversion": {
+            "anomaly_index": index,
+            "suspect": suspect,
+            "threshold": 2.0,
+            "steps": 300,
+            "complete": True,
+            "classes": [
+                {"class": label, "mask_share": 0.05 if label == suspect and index > 2 else 0.24, "rate": rate(98, 100)}
+                for label in range(NUM_CLASSES)
+            ],
+        },
+    }
+
+
+def _change() -> dict[str, Any]:
+    return {"n": N_AUDIT, "n_lost": 6, "n_gained": 5, "accuracy_lost": dict(LOST)}
+
+
+def _parting() -> list[dict[str, Any]]:
+    rows = (("pasted patches", 212), ("faint noise", 14), ("waves", 31), ("brightness", 8))
+    return [{"perturbation": name, "rate": rate(n_hit, 484), "rate_clean": rate(7, 500)} for name, n_hit in rows]
+
+
+def _sanitized() -> dict[str, Any]:
+    return {
+        "files": [
+            {"name": "sanitized/model.safetensors", "n_bytes": 55_736, "sha256": sha256("sanitised weights")},
+            {"name": "sanitized/model.json", "n_bytes": 214, "sha256": sha256("model.json")},
+        ]
+    }
+
+
+def _statements(outcome: str) -> list[str]:
+    """One a model and kind of evidence, as far as it was looked at."""
+    what = "(95 % bound, widened for all looks) on the battery of 4 built-in triggers, n = 500"
+    received = [
+        f"model as received: no evidence above 98.9% {what}; the worst is patch-corner, towards class 0",
+        "model as received: trigger inversion has its smallest mask for class 0, with an anomaly index of 3.90, above "
+        "the usual 2",
+    ]
+    worst = "19.4%" if outcome == "fail" else "1.9%"
+    sanitised = [
+        f"sanitised model: no evidence above {worst} {what}; the worst is patch-corner, towards class 0",
+        "sanitised model: trigger inversion has its smallest mask for class 4, with an anomaly index of 1.10, below "
+        "the usual 2",
+    ]
+    measured = {"refused": [], "incomplete": received}
+    return measured.get(outcome, received + sanitised)
+
+
+def _sanitize() -> dict[str, Any]:
+    """As ``seamfast.sanitize`` reports on such a run; see ``seamfast/schema/report-v1.json``."""
+    points = [
+        *(("forget", 1, 0.08, 7.06, 0.97), ("forget", 8, 0.12, 5.60, 0.93), ("forget", 15, 0.15, 4.15, 0.85)),
+        *(("forget", 20, 0.18, 2.69, 0.70), ("forget", 22, 0.19, 2.36, 0.27), ("forget", 23, 0.20, 2.33, 0.11)),
+        *(("recover", 48, 0.32, 1.93, 0.85), ("recover", 98, 0.57, 1.15, 0.92), ("recover", 148, 0.81, 1.32, 0.94)),
+        *(("recover", 198, 1.07, 1.26, 0.98), ("recover", 273, 1.46, 0.77, 0.98), ("recover", 323, 1.71, 0.05, 0.98)),
+    ]
+
+    def evaluation(n_right: int) -> dict[str, Any]:
+        accuracy = [rate(10 - (100 - n_right + i) // NUM_CLASSES, 10) for i in range(NUM_CLASSES)]
+        return {"clean_accuracy": rate(n_right, 100), "class_accuracy": accuracy, "n_nan": 0, "triggers": []}
+
+    return {
+        "schema_version": 1,
+        "tool": {"name": "seamfast", "version": "0.1.0"},
+        "created": "2026-03-14T09:26:55+00:00",
+        "verdict": {
+            "accepted": True,
+            "reason": "accuracy is back within its budget: held-out accuracy 98.00% after, 97.00% before (n = 100): "
+            "0 samples lost, 3 allowed by the budget of 3.0%",
+        },
+        "method": "seam",
+        "config": {
+            "batch_size": 128,
+            "holdout_fraction": 0.2,
+            "accuracy_budget": 0.03,
+            "crop_pad": 0,
+            "flip": False,
+            "strengths": [1.0],
+            "radius": None,
+            "recover_schedule": "cosine",
+        },
+        "seed": 7,
+        "time_budget_s": None,
+        "model": {
+            "class": "torch.nn.modules.container.Sequential",
+            "n_parameters": 13_706,
+            "digest_before": f"sha256:{sha256('state dict before')}",
+            "digest_after": f"sha256:{sha256('state dict after')}",
+            "returned": "sanitized",
+        },
+        "data": {
+            "n_samples": N_REPAIR,
+            "num_classes": NUM_CLASSES,
+            "class_counts": [N_REPAIR // NUM_CLASSES] * NUM_CLASSES,
+            "n_forget": 400,
+            "n_recovery": 400,
+            "n_holdout": 100,
+            "reading": "once",
+        },
+        "holdout": {"before": evaluation(97), "after": evaluation(98), "fidelity": None, "fidelity_nist": None},
+        "run": {
+            "device": "cpu",
+            "precision": {
+                "chosen": "fp32 channels_last",
+                "reason": "bfloat16 is 1.14 times as fast as float32, below 1.2",
+                "trials": [
+                    {"name": "fp32", "step_seconds": 0.0029, "agreement": 1.0, "error": None},
+                    {"name": "fp32 channels_last", "step_seconds": 0.0021, "agreement": 1.0, "error": None},
+                    {"name": "bf16 channels_last", "step_seconds": 0.0019, "agreement": 0.9999, "error": None},
+                ],
+            },
+            "threads": {"chosen": 1, "reason": "PyTorch was set to one thread"},
+            "stepped": dict.fromkeys(("forget", "recover"), "eager: cpu has no graphs to replay"),
+            "n_attempts": 1,
+            "steps": {"forget": 23, "recover": 300},
+            "seconds": {"forget": 0.118, "recover": 1.515, "evaluations": 0.049, "total": 1.71},
+            "time_ran_out": False,
+            "stopped": None,
+        },
+        "history": [
+            {
+                "phase": phase,
+                "attempt": 0,
+                "step": step,
+                "seconds": seconds,
+                "loss": loss,
+                "holdout_accuracy": accuracy,
+                "attack_success_rate": {},
+            }
+            for phase, step, seconds, loss, accuracy in points
+        ],
+        "machine": _machine(),
+        "warnings": [],
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "python": "3.11.7",
+        "torch": "2.13.0+cpu",
+        "numpy": "2.4.6",
+        "platform": "Linux-6.8.0-x86_64",
+        "processor": "Intel(R) Xeon(R) Processor",
+        "n_cpus": 2,
+        "n_threads": 1,
+        "accelerator": None,
+    }

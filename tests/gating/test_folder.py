@@ -1,0 +1,423 @@
+"""Model folders: a good one becomes the module that was saved; a hostile one is refused, nothing run or written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+from torch import nn
+
+from seamfast.gating import folder as folder_module
+from seamfast.gating.folder import inspect, model_values, receive
+from seamfast.intake.refusal import RefusedError
+from seamfast.model_files import ModelDescription, save_model
+from tests.hostile.case import Case
+from tests.hostile.folders import CANARY, CASES
+
+DESCRIPTION = ModelDescription("small_cnn", num_classes=4, in_channels=1, image_size=8, mean=(0.4,), std=(0.25,))
+ARGUMENTS = {"num_classes": 4, "in_channels": 1, "image_size": 8}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return DESCRIPTION.build().eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, model: nn.Module) -> Path:
+    """A folder with a good model in it."""
+    save_model(tmp_path / "model", model, DESCRIPTION)
+    return tmp_path / "model"
+
+
+def weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
+
+
+def tree(place: Path) -> dict[str, object]:
+    """All that lies below a folder: name, kind, size and times, and the beginning of each file."""
+    found: dict[str, object] = {}
+    for path in sorted(place.rglob("*")):
+        status = path.lstat()
+        content = b""
+        if stat.S_ISREG(status.st_mode):
+            with path.open("rb") as file:
+                content = file.read(1 << 20)
+        found[os.fsdecode(os.fsencode(path))] = (status.st_mode, status.st_size, status.st_mtime_ns, content)
+    return found
+
+
+def roles(files: Any) -> dict[str, str]:
+    return {file.name: file.role for file in files}
+
+
+class WithBuffer(nn.Module):
+    """Computes with a buffer that no file holds, and with a plain tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("scale", torch.full((2,), 3.0), persistent=False)
+        self.shift = torch.randn(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = self.linear(x) * self.scale + self.shift
+        return scaled
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+
+
+# What goes in comes out.
+
+
+def test_model_comes_out_as_it_was_saved(saved: Path, model: nn.Module) -> None:
+    received = receive(inspect(saved))
+    assert not received.converted_from_pickle
+    assert not any(module.training for module in received.model.modules())
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(received.model(images), model(images))
+    received.model(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in received.model.parameters())
+
+
+def test_inspection_says_what_is_there(saved: Path) -> None:
+    inspection = inspect(saved)
+    assert roles(inspection.files) == {"model.json": "description", "model.safetensors": "weights"}
+    assert [file.kind for file in inspection.files] == ["json", "safetensors"]
+    assert [file.n_bytes for file in inspection.files] == [path.stat().st_size for path in sorted(saved.iterdir())]
+    assert [file.sha256 is None for file in inspection.files] == [False, True]
+    assert (inspection.n_parameters, inspection.n_bytes) == (13_316, 13_316 * 4)
+    assert inspection.architecture.image_shape == (1, 8, 8)
+
+
+def test_values_are_those_of_the_report(saved: Path) -> None:
+    inspection = inspect(saved)
+    values = model_values(inspection, receive(inspection))
+    assert json.loads(json.dumps(values)) == values
+    assert values == {
+        "path": str(saved),
+        "files": [
+            {
+                "name": path.name,
+                "kind": "json" if path.suffix == ".json" else "safetensors",
+                "n_bytes": path.stat().st_size,
+                "sha256": folder_module.sha256(path.read_bytes()).hexdigest(),
+                "role": "description" if path.suffix == ".json" else "weights",
+            }
+            for path in sorted(saved.iterdir())
+        ],
+        "architecture": {
+            "source": "registered",
+            "name": "small_cnn",
+            "arguments": ARGUMENTS | {"mean": [0.4], "std": [0.25]},
+        },
+        "n_parameters": 13_316,
+        "n_bytes": 53_264,
+        "converted_from_pickle": False,
+    }
+    assert model_values(inspection)["files"][1]["sha256"] is None
+
+
+def test_nothing_is_drawn_and_nothing_written(saved: Path, tmp_path: Path) -> None:
+    state, before = torch.random.get_rng_state(), tree(tmp_path)
+    receive(inspect(saved))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert tree(tmp_path) == before
+
+
+def test_one_file_will_do_where_the_caller_names_the_architecture(saved: Path, model: nn.Module) -> None:
+    renamed = weights(saved).rename(saved / "epoch-3.safetensors")
+    (saved / "train.py").touch()  # beside it, and none of its business
+    inspection = inspect(renamed, architecture="registered:small_cnn", arguments=ARGUMENTS)
+    assert roles(inspection.files) == {"epoch-3.safetensors": "weights"}
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(receive(inspection).model(images), model(images))
+    with pytest.raises(
+        RefusedError,
+        match=r"^there is no model\.json or config\.json beside the weights; expected one, or an architecture: r",
+    ):
+        inspect(renamed)
+
+
+@pytest.mark.parametrize("linked", [".", "model.safetensors"])
+def test_what_the_caller_names_may_be_a_link(linked: str, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(saved / linked)
+    given = {} if linked == "." else {"architecture": "registered:small_cnn", "arguments": ARGUMENTS}
+    assert inspect(tmp_path / "link", **given).path == str(tmp_path / "link")
+
+
+def test_only_safetensors_file_is_taken_whatever_its_name(saved: Path) -> None:
+    weights(saved).rename(saved / "weights.safetensors")
+    assert receive(inspect(saved)).files[1].role == "weights"
+
+
+def test_model_safetensors_goes_before_others(saved: Path) -> None:
+    save_file({"x": torch.zeros(1)}, saved / "input_aware.safetensors")
+    received = receive(inspect(saved))
+    assert roles(received.files)["input_aware.safetensors"] == "ignored"
+    assert [file.sha256 is None for file in received.files] == [True, False, False]
+
+
+def test_shards_are_read_and_hashed_each(saved: Path, model: nn.Module) -> None:
+    state = model.state_dict()
+    weights(saved).unlink()
+    parts = {"a.safetensors": list(state)[:3], "b.safetensors": list(state)[3:], "c.safetensors": []}
+    for name, held in parts.items():
+        (saved / name).write_bytes(save({key: state[key] for key in held}))
+    index = {"weight_map": {key: name for name, held in parts.items() for key in held}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    received = receive(inspect(saved))
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(received.model(images), model(images))
+    for file in received.files:  # the last shard is none: the index does not name it
+        assert (file.sha256 is None) == (file.name == "c.safetensors") == (file.role == "ignored")
+
+
+def test_what_no_file_holds_is_made_anew(tmp_path: Path) -> None:
+    made = WithBuffer()
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    first, second = (receive(inspect(tmp_path, architecture=WithBuffer)).model for _ in range(2))
+    assert torch.equal(first.linear.weight, made.linear.weight)
+    assert torch.equal(first.scale, torch.full((2,), 3.0))
+    assert torch.equal(first.shift, second.shift)
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    made = Tied()
+    state = {name: value.clone() for name, value in made.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    model = receive(inspect(tmp_path, architecture=Tied)).model
+    assert model.first.weight is model.second.weight
+    assert torch.equal(model.first.weight, made.first.weight)
+
+
+def test_policies_in_the_folder_are_noted_and_not_read(saved: Path) -> None:
+    for name in ("policy.toml", "gate.TOML", "sub/Policy.json"):
+        (saved / name).parent.mkdir(exist_ok=True)
+        (saved / name).write_text("version = 1\n", encoding="utf-8")
+    inspection = inspect(saved)
+    assert inspection.ignored_policies == ("gate.TOML", "policy.toml", "sub/Policy.json")
+    assert all(file.role == "ignored" and file.sha256 is None for file in inspection.files if "model" not in file.name)
+
+
+def test_model_that_is_too_large_is_refused_before_it_takes_memory(saved: Path) -> None:
+    large = ARGUMENTS | {"image_size": 4096}
+    with pytest.raises(
+        RefusedError, match=r"^small_cnn takes 8,589,\d{3},\d{3} bytes of weights; the limit is 4,294,"
+    ) as e:
+        inspect(saved, architecture="registered:small_cnn", arguments=large)
+    assert e.value.code == "too-large"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_weights_that_are_no_numbers_are_refused(number: str, saved: Path, model: nn.Module) -> None:
+    with torch.no_grad():
+        model[0].bias[3] = float(number)
+    save_model(saved, model, DESCRIPTION)
+    with pytest.raises(
+        RefusedError, match=r"^model\.safetensors holds NaN or Inf in 0\.bias; expected finite weights$"
+    ) as e:
+        receive(inspect(saved))
+    assert e.value.code == "non-finite"
+
+
+def test_other_weights_than_the_architecture_has_are_refused(saved: Path) -> None:
+    with pytest.raises(RefusedError, match=r"small_vit"):
+        receive(inspect(saved, architecture="registered:small_vit", arguments=ARGUMENTS))
+
+
+# Pickles
+
+
+def test_pickle_is_taken_only_where_it_is_allowed(saved: Path, model: nn.Module) -> None:
+    weights(saved).unlink()
+    torch.save(model.state_dict(), saved / "model.pt")
+    with pytest.raises(RefusedError, match=r"^model\.pt is a zip of torch\.save around a pickle") as e:
+        inspect(saved)
+    assert e.value.code == "torch-zip"
+    inspection = inspect(saved, allow_pickle=True)
+    assert roles(inspection.files) == {"model.json": "description", "model.pt": "weights"}
+    received = receive(inspection)
+    assert received.converted_from_pickle
+    assert model_values(inspection, received)["converted_from_pickle"]
+    assert received.files[1].sha256 == folder_module.sha256((saved / "model.pt").read_bytes()).hexdigest()
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(received.model(images), model(images))
+
+
+def test_safetensors_go_before_pickles(saved: Path, model: nn.Module) -> None:
+    torch.save(model.state_dict(), saved / "model.pt")
+    with pytest.raises(
+        RefusedError,
+        match=r"/model holds code or pickles beside the weights: model\.pt \(torch-zip\); expected a folder of data al",
+    ):
+        inspect(saved)
+    received = receive(inspect(saved, allow_pickle=True))
+    assert not received.converted_from_pickle
+    assert roles(received.files)["model.pt"] == "ignored"
+
+
+def test_two_pickles_are_one_too_many(saved: Path, model: nn.Module) -> None:
+    weights(saved).unlink()
+    for name in ("a.pt", "b.pt"):
+        torch.save(model.state_dict(), saved / name)
+    with pytest.raises(RefusedError, match=r"^there are a\.pt, b\.pt; expected one file of weights$"):
+        inspect(saved, allow_pickle=True)
+
+
+def test_code_is_refused_even_where_pickles_are_allowed(saved: Path) -> None:
+    (saved / "modeling.py").write_text("x = 1\n", encoding="utf-8")
+    with pytest.raises(RefusedError, match=r"holds code beside the weights: modeling\.py \(python\)") as e:
+        inspect(saved, allow_pickle=True)
+    assert e.value.code == "mixed-folder"
+
+
+# Hostile folders
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_hostile_folder_is_refused(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "MAX_FILES", 30)
+    path = case.make(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # the folder can be imported from where the command runs
+    before = tree(tmp_path)
+    with pytest.raises(RefusedError) as caught:
+        inspect(path)
+    assert caught.value.code == case.code, str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+    assert tree(tmp_path) == before
+    assert not (tmp_path / CANARY).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("link out", r"^passwd is a symbolic link; expected the file itself$"),
+        ("pipe", r"^pipe is a device, a pipe or a socket; expected files only$"),
+        ("name with a newline", r"^a file is called 'a\\n::error::b'; expected a name of printable characters$"),
+        ("many files", r"/model holds more than 30 files; expected fewer$"),
+        ("deep folders", r"^d(/d){8} lies more than 8 folders deep$"),
+        (
+            "code in torch.py",
+            r"/model holds code or pickles beside the weights: torch\.py \(python\); expected a folder",
+        ),
+        (
+            "two weights",
+            r"^there are a\.safetensors, b\.safetensors; expected model\.safetensors, model\.safetensors\.in",
+        ),
+        (
+            "no weights",
+            r"^there is no model\.safetensors, no model\.safetensors\.index\.json and no other \.safetensors",
+        ),
+        (
+            "config with auto_map",
+            r"^config\.json holds auto_map, which names code to run; expected a description that is",
+        ),
+        ("config with a key twice", r"^config\.json is not strict JSON: it holds a key twice$"),
+        ("config with 1e309", r"^config\.json is not strict JSON: it holds 1e309$"),
+        ("config with 201 layers", r"^config\.json: num_hidden_layers is 201; expected an integer in \[1, 200\]$"),
+        ("config with many layers in stages", r"^config\.json describes 240 layers; expected at most 200$"),
+        ("config with text for a number", r"^config\.json: hidden_size is '32'; expected an integer in \[1, 16384\]$"),
+        ("config with a negative size", r"^config\.json: hidden_size is -32; expected an integer in \[1, 16384\]$"),
+        ("config with doubtful classes", r"^config\.json: num_labels is 3; expected 2, as id2label has$"),
+        (
+            "config with many classes",
+            r"^config\.json: the number of classes is 65537; expected an integer in \[2, 65536",
+        ),
+        ("config 9 deep", r"^config\.json is nested more than 8 deep; expected less$"),
+        ("config of 100 MB", r"^config\.json has 104,857,600 bytes; expected at most 2,097,152$"),
+        ("config of a language model", r"^config\.json: model_type is 'llama'; expected one of beit, convnext, "),
+    ],
+)
+def test_refusals_say_what_was_found(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "MAX_FILES", 30)
+    path = CASES[name].make(tmp_path)
+    with pytest.raises(RefusedError, match=message):
+        inspect(path)
+
+
+@pytest.mark.parametrize("entry", ["", ".", "sub"])
+def test_run_from_within_the_folder_is_refused(entry: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (saved / "sub").mkdir()
+    monkeypatch.chdir(saved)
+    inspect(saved)  # harmless as long as Python does not import from there
+    monkeypatch.setattr(sys, "path", [*sys.path, entry])
+    with pytest.raises(RefusedError, match=r"^Python imports modules from .*, which lies in the model's folder; ") as e:
+        inspect(".")
+    assert e.value.code == "import-path"
+
+
+# Between the two steps
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+
+
+def touched_back(path: Path) -> None:
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def linked(path: Path) -> None:
+    elsewhere = path.parent.parent / path.name
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+@pytest.mark.parametrize("swap", [replaced, touched_back, linked, Path.unlink])
+def test_swap_after_the_inspection_is_refused(name: str, swap: Callable[[Path], Any], saved: Path) -> None:
+    inspection = inspect(saved)
+    swap(saved / name)
+    with pytest.raises(
+        RefusedError, match=rf"^{name} changed while it was looked at; expected a file that rests$"
+    ) as e:
+        receive(inspection)
+    assert e.value.code == "changed"
+
+
+def test_swap_while_the_weights_are_read_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspection = inspect(saved)
+    read = folder_module.read_tensors
+
+    def read_other(path: Path, *args: Any, **options: Any) -> Any:
+        shutil.copy(path, path.with_name("aside"))
+        path.rename(path.with_name("first"))
+        path.with_name("aside").rename(path)
+        found = read(path, *args, **options)
+        path.with_name("first").rename(path)  # and back again
+        return found
+
+    monkeypatch.setattr(folder_module, "read_tensors", read_other)
+    with pytest.raises(RefusedError, match=r"^model\.safetensors changed while it was looked at"):
+        receive(inspection)
+
+
+def test_swap_of_the_folder_is_refused(saved: Path) -> None:
+    inspection = inspect(saved)
+    saved.rename(saved.with_name("first"))
+    shutil.copytree(saved.with_name("first"), saved)
+    with pytest.raises(RefusedError, match=r"changed while it was looked at"):
+        receive(inspection)

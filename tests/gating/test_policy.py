@@ -1,0 +1,723 @@
+"""Policies: what is accepted, what is refused and in which words, and what a rule makes of a measurement."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import seamfast
+from seamfast.errors import ConfigError, InputError, PolicyError
+from seamfast.gating import policy as module
+from seamfast.gating.policy import (
+    METRICS,
+    TEMPLATE,
+    AuditSettings,
+    Measured,
+    Policy,
+    Rule,
+    SanitizeSettings,
+    decide,
+    describe,
+    parse_policy,
+    read_policy,
+    samples_needed,
+)
+from seamfast.metrics import Bounded, Rate
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+
+HEAD = 'version = 1\nname = "gate"\n'
+RULE = """
+[[rule]]
+id = "accuracy"
+metric = "after.clean_accuracy"
+threshold = 0.9
+greater_is_better = true
+"""
+BATTERY = """
+[[rule]]
+id = "battery"
+metric = "after.battery_worst"
+threshold = 0.05
+greater_is_better = false
+min_samples = 40
+"""
+
+
+def parsed(text: str) -> Policy:
+    return parse_policy(text.encode())
+
+
+def refused(text: str | bytes) -> str:
+    """The message with which a policy is refused."""
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text if isinstance(text, bytes) else text.encode())
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
+
+
+# What is accepted.
+
+
+def test_smallest_policy_has_the_defaults() -> None:
+    policy = parsed(HEAD + RULE)
+    assert policy.name == "gate"
+    assert policy.rules == (Rule("accuracy", "after.clean_accuracy", 0.9, True, 1),)
+    assert policy.sanitize == SanitizeSettings("seam", None, None, None)
+    assert policy.audit == AuditSettings(share=0.5, level=0.95, inversion=True, inversion_time_budget_s=60.0)
+    assert policy.path is None
+
+
+def test_all_that_may_be_said() -> None:
+    text = """
+    version = 1
+    name = "Prüfstand 3"
+    [sanitize]
+    method = "seam"
+    time_budget_s = 90
+    [sanitize.settings]
+    batch_size = 32
+    strengths = [1.0, 0.5]
+    [audit]
+    share = 0.25
+    level = 0.99
+    inversion = false
+    """
+    policy = parsed(text + RULE + BATTERY)
+    config = seamfast.SeamConfig(batch_size=32, strengths=(1.0, 0.5))
+    assert policy.sanitize == SanitizeSettings("seam", config=config, time_budget_s=90)
+    assert policy.audit == AuditSettings(share=0.25, level=0.99, inversion=False)
+    assert [rule.id for rule in policy.rules] == ["accuracy", "battery"]
+    assert policy.rules[1].min_samples == 40
+
+
+def test_settings_are_of_the_method_that_is_named() -> None:
+    text = HEAD + '[sanitize]\nmethod = "fine_tune"\nsettings = { batch_size = 16 }\n' + RULE
+    assert parsed(text).sanitize.config == seamfast.FineTuneConfig(batch_size=16)
+
+
+def test_digest_is_of_the_bytes() -> None:
+    content = (HEAD + RULE).encode()
+    assert parse_policy(content).sha256 == hashlib.sha256(content).hexdigest()
+    assert parse_policy(content + b"\n").sha256 != parse_policy(content).sha256
+
+
+def test_as_dict_it_is_strict_json() -> None:
+    policy = parsed(HEAD + "[sanitize.settings]\nstrengths = [1.0, 0.5]\n" + RULE)
+    told = policy.to_dict()
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["version"] == 1
+    assert told["sanitize"]["settings"]["strengths"] == [1.0, 0.5]
+    assert told["rules"] == [
+        {
+            "id": "accuracy",
+            "metric": "after.clean_accuracy",
+            "threshold": 0.9,
+            "greater_is_better": True,
+            "min_samples": 1,
+        }
+    ]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_can_be_asked_for(name: str) -> None:
+    metric = METRICS[name]
+    threshold = True if metric.kind == "boolean" else 0.5
+    rule = Rule("r", name, threshold, metric.greater_is_better)
+    assert rule.metric == name
+    with pytest.raises(
+        PolicyError,
+        match=r"^greater_is_better is (true|false); expected (true|false), since (more|less) of .+ is better$",
+    ):
+        replace(rule, greater_is_better=not metric.greater_is_better)
+
+
+# What is refused, and in which words.
+
+SWAPPED = RULE.replace("true", "false")
+MESSAGES = [
+    # The document.
+    ("version = 1\nname", "the policy is not TOML: "),
+    (b"\xff", "the policy is not UTF-8: invalid start byte at byte 0"),
+    ('version = 1\nname = "a"\nname = "b"\n', "the policy is not TOML: Cannot overwrite a value"),
+    ("x = 1\n" * 6000, "the policy has more than 32,768 bytes; expected at most so many"),
+    (HEAD + "# " + "x" * 400, "line 3 has 402 bytes; expected at most 400"),
+    (HEAD + "rule = " + "[\n" * 10_000, "the policy is nested too deeply; expected plain tables"),
+    (HEAD + "rule = " + "[" * 300, "the policy is not TOML: "),
+    ("", "version is missing; expected version = 1"),
+    ("version = 2\nrules = 3", "version is 2; expected 1"),
+    ("version = true", "version is true; expected 1"),
+    ("version = 1.0", "version is 1.0; expected 1"),
+    ('version = "1"', "version is '1'; expected 1"),
+    ("version = 1" + RULE, "name missing; expected name"),
+    ("version = 1\nname = 7" + RULE, "name is 7; expected 1 to 100 printable characters"),
+    ('version = 1\nname = " "' + RULE, "name is ' '; expected 1 to 100 printable characters"),
+    ('version = 1\nname = "a\\u001b[2J"' + RULE, "name is 'a\\x1b[2J'; expected 1 to 100 printable characters"),
+    ('version = 1\nname = "a\\u202Eb"' + RULE, "name is 'a\\u202eb'; expected 1 to 100 printable characters"),
+    # Unknown keys, wherever they are.
+    (HEAD + "rules = 1" + RULE, "unknown key 'rules'; did you mean 'rule'?"),
+    (HEAD + '"\\u001b" = 1' + RULE, "unknown key '\\x1b'; expected one of version, name, sanitize, audit, rule"),
+    (HEAD + '[sanitise]\nmethod = "seam"' + RULE, "unknown key 'sanitise'; did you mean 'sanitize'?"),
+    (HEAD + "[sanitize]\ntime_budget = 1" + RULE, "sanitize: unknown key 'time_budget'; did you mean 'time_budget_s'?"),
+    (HEAD + '[sanitize]\nconfig = "x"' + RULE, "sanitize: unknown key 'config'; expected one of method, preset"),
+    (
+        HEAD + "[sanitize.settings]\nbatchsize = 1" + RULE,
+        "sanitize: settings: unknown key 'batchsize'; did you mean 'batch_size'?",
+    ),
+    (HEAD + "[audit]\nshares = 0.5" + RULE, "audit: unknown key 'shares'; did you mean 'share'?"),
+    (HEAD + RULE + BATTERY + "treshold = 1", "rule 2: unknown key 'treshold'; did you mean 'threshold'?"),
+    # Tables that are none.
+    (HEAD, "the policy has no rules; expected at least one [[rule]]"),
+    (HEAD + "rule = []", "the policy has no rules; expected at least one [[rule]]"),
+    (HEAD + "[rule]\n" + 'id = "a"', "rule is a table; expected tables, each headed [[rule]]"),
+    (HEAD + "rule = [1]", "rule 1: found 1; expected a table"),
+    (HEAD + "sanitize = 3" + RULE, "sanitize: found 3; expected a table"),
+    (HEAD + "audit = [1]" + RULE, "audit: found an array; expected a table"),
+    (HEAD + "[sanitize]\nsettings = 1" + RULE, "sanitize: settings: found 1; expected a table"),
+    # Rules.
+    (
+        HEAD + "[[rule]]",
+        "rule 1: id, metric, threshold, greater_is_better missing; expected id, metric, threshold, gre",
+    ),
+    (HEAD + RULE + RULE, "rules 1 and 2 have the id 'accuracy'; expected different ids"),
+    (
+        HEAD + RULE.replace('"accuracy"', '"a b"'),
+        "rule 1: id is 'a b'; expected 1 to 64 letters, digits, '.', '_' or '",
+    ),
+    (HEAD + RULE.replace('"accuracy"', '"é"'), "rule 1: id is 'é'; expected 1 to 64 letters"),
+    (HEAD + RULE.replace('"accuracy"', '""'), "rule 1: id is ''; expected 1 to 64 letters"),
+    (HEAD + RULE.replace('"accuracy"', '"a\\n"'), "rule 1: id is 'a\\n'; expected 1 to 64 letters"),
+    (HEAD + RULE.replace('"accuracy"', "5"), "rule 1: id is 5; expected 1 to 64 letters"),
+    (
+        HEAD + RULE.replace("after.clean", "after.claen"),
+        "rule 1: metric is 'after.claen_accuracy'; did you mean 'after.clean_accuracy'?",
+    ),
+    (HEAD + RULE.replace('"after.clean_accuracy"', '"x"'), "rule 1: metric is 'x'; expected one of before.clean_acc"),
+    (
+        HEAD + RULE.replace('"after.clean_accuracy"', "{}"),
+        "rule 1: metric is a table; expected one of before.clean_acc",
+    ),
+    (HEAD + SWAPPED, "rule 1: greater_is_better is false; expected true, since more of after.clean_accuracy is better"),
+    (
+        HEAD + BATTERY.replace("false", "true"),
+        "rule 1: greater_is_better is true; expected false, since less of after.battery_worst is better",
+    ),
+    (HEAD + RULE.replace("= true", "= 1"), "rule 1: greater_is_better is 1; expected true, since more of "),
+    *(
+        (
+            HEAD + RULE.replace("0.9", written),
+            f"rule 1: threshold is {shown}; expected a number in [1e-06, 0.999999]",
+        )
+        for written, shown in (
+            ('"a"', "'a'"),
+            ("true", "true"),
+            ("nan", "nan"),
+            ("inf", "inf"),
+            ("-inf", "-inf"),
+            ("1e999", "inf"),
+            ("0", "0"),
+            ("1", "1"),
+            ("-0.1", "-0.1"),
+            ("1e-7", "1e-07"),
+            ("90", "90"),
+            ("[0.9]", "an array"),
+            ("2026-01-01", "datetime.date(2026, 1, 1)"),
+        )
+    ),
+    (
+        HEAD + BATTERY.replace("after.battery_worst", "accuracy_lost").replace("0.05", "1"),
+        "rule 1: threshold is 1; expected a number in [-0.999999, 0.999999]",
+    ),
+    (
+        HEAD + BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index").replace("0.05", "inf"),
+        "rule 1: threshold is inf; expected a number above 0",
+    ),
+    (
+        HEAD + RULE.replace("after.clean_accuracy", "sanitize.accepted"),
+        "rule 1: threshold is 0.9; expected true",
+    ),
+    (
+        HEAD + RULE.replace("after.clean_accuracy", "sanitize.accepted").replace("0.9", "1"),
+        "rule 1: threshold is 1; expected true",
+    ),
+    *(
+        (
+            HEAD + BATTERY.replace("= 40", f"= {written}"),
+            f"rule 1: min_samples is {written}; expected an integer in [1, 1000000000]",
+        )
+        for written in ("0", "-1", "true", "40.0", "1000000001")
+    ),
+    (HEAD + BATTERY.replace("= 40", "= 0x" + "f" * 380), "rule 1: min_samples is 367784488971104826"),
+    # How to sanitise.
+    (HEAD + '[sanitize]\nmethod = "sgd"' + RULE, "sanitize: method is 'sgd'; expected one of seam, fine_tune, super_"),
+    (HEAD + "[sanitize]\nmethod = []" + RULE, "sanitize: method is an array; expected a string"),
+    (HEAD + '[sanitize]\npreset = "slow"' + RULE, "sanitize: preset is 'slow'; expected one of fast, balanced, thorou"),
+    (HEAD + "[sanitize]\npreset = true" + RULE, "sanitize: preset is true; expected a string"),
+    (
+        HEAD + '[sanitize]\nmethod = "fine_tune"\npreset = "fast"' + RULE,
+        "sanitize: preset is 'fast'; expected none for method 'fine_tune'",
+    ),
+    (
+        HEAD + '[sanitize]\npreset = "fast"\nsettings = { flip = true }' + RULE,
+        "sanitize: preset is 'fast' and settings are given; expected one of them",
+    ),
+    *(
+        (
+            HEAD + f"[sanitize]\ntime_budget_s = {written}" + RULE,
+            f"sanitize: time_budget_s is {written}; expected seconds above 0 and below 1e+06",
+        )
+        for written in ("0", "-1", "nan", "inf", "true", "1000000")
+    ),
+    (
+        HEAD + "[sanitize.settings]\nbatch_size = 0" + RULE,
+        "sanitize: settings: batch_size is 0; expected an integer of at least 1",
+    ),
+    (HEAD + "[sanitize.settings]\nbatch_size = true" + RULE, "sanitize: settings: batch_size is True; expected int"),
+    (
+        HEAD + "[sanitize.settings]\nforget_max_steps = 0x" + "f" * 300 + RULE,
+        "sanitize: settings: forget_max_steps has 1721847945638575061",
+    ),
+    (
+        HEAD + "[sanitize.settings.batch_size]\nx = 1" + RULE,
+        "sanitize: settings: batch_size has a table; expected strings, booleans or numbers of at most 1e9 in size",
+    ),
+    (HEAD + "[sanitize.settings]\nstrengths = [[1]]" + RULE, "sanitize: settings: strengths has an array; expected "),
+    (HEAD + "[sanitize.settings]\nstrengths = [nan]" + RULE, "sanitize: settings: strengths is (nan,); expected "),
+    # What to measure.
+    *(
+        (HEAD + f"[audit]\nshare = {written}" + RULE, f"audit: share is {shown}; expected a number in (0, 1)")
+        for written, shown in (("0", "0"), ("1", "1"), ("nan", "nan"), ("true", "true"), ('"0.5"', "'0.5'"))
+    ),
+    *(
+        (HEAD + f"[audit]\nlevel = {written}" + RULE, f"audit: level is {written}; expected a number in (0.5, 1)")
+        for written in ("0.5", "1", "95", "nan", "false")
+    ),
+    (HEAD + "[audit]\ninversion = 1" + RULE, "audit: inversion is 1; expected true or false"),
+    (HEAD + "[audit]\ninversion_time_budget_s = 0" + RULE, "audit: inversion_time_budget_s is 0; expected seconds "),
+    (
+        HEAD
+        + "[audit]\ninversion = false"
+        + RULE
+        + BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index"),
+        "rule 2: metric is 'after.inversion_anomaly_index', but audit.inversion is false; expected true",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MESSAGES, ids=[message[:60] for _, message in MESSAGES])
+def test_refusals(text: str | bytes, message: str) -> None:
+    assert refused(text).startswith(message)
+
+
+def test_deep_tables_are_refused_without_printing_them() -> None:
+    deep = ".".join(["a"] * 150)
+    assert (
+        refused(f"{HEAD}[sanitize.method.{deep}]\n{deep} = 1{RULE}") == "sanitize: method is a table; expected a string"
+    )
+    assert "did you mean" in refused(f"{HEAD}[rules.{deep}]\n{deep} = 1{RULE}")
+
+
+def test_a_policy_error_is_a_config_error() -> None:
+    assert issubclass(PolicyError, ConfigError)
+
+
+def test_policies_made_in_python_are_checked_as_well() -> None:
+    policy = parsed(HEAD + RULE)
+    with pytest.raises(PolicyError, match=r"^the policy has no rules; expected at least one \[\[rule\]\]$"):
+        replace(policy, rules=())
+    with pytest.raises(PolicyError, match=r"^config is a FineTuneConfig; expected SeamConfig$"):
+        SanitizeSettings(config=seamfast.FineTuneConfig())
+
+
+# From a file.
+
+
+def test_read_policy_says_where_from(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text(TEMPLATE, encoding="utf-8")
+    policy = read_policy(path)
+    assert policy == replace(parsed(TEMPLATE), path=str(path))
+    assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_link_that_the_caller_names_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text(TEMPLATE, encoding="utf-8")
+    (tmp_path / "link.toml").symlink_to("gate.toml")
+    assert read_policy(tmp_path / "link.toml").sha256 == parsed(TEMPLATE).sha256
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "long"])
+def test_what_is_no_readable_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "long":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)  # sparse
+    wanted = {
+        "missing": "no such file; looked for a policy as TOML",
+        "folder": "is not a regular file; looked for a policy as TOML",
+        "pipe": "is not a regular file; looked for a policy as TOML",
+        "long": "the policy has more than 32,768 bytes; expected at most so many",
+    }[kind]
+    with pytest.raises(PolicyError, match=re.escape(f"gate.toml: {wanted}")):
+        read_policy(path)
+
+
+def test_errors_in_a_file_name_it(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1bb.toml"
+    path.write_text(HEAD, encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"a\\x1bb\.toml'?: the policy has no rules") as caught:
+        read_policy(path)
+    assert str(caught.value).isprintable()
+
+
+# Deciding.
+
+
+def of(rate: Rate) -> Measured:
+    return Measured(rate.value, rate.low, rate.high, rate.n_total)
+
+
+def judged(text: str, measured: Measured | None) -> tuple[str, str]:
+    """The outcome of a policy of one rule, and the rule's reason."""
+    policy = parsed(HEAD + text)
+    (rule,) = policy.rules
+    decision = decide(policy, {} if measured is None else {rule.metric: measured})
+    (outcome,) = decision.rules
+    assert decision.outcome == outcome.outcome
+    assert outcome.reason.isprintable()
+    return outcome.outcome, outcome.reason
+
+
+UPPER, LOWER = "upper bound of after.battery_worst is ", "lower bound of after.clean_accuracy is "
+
+
+@pytest.mark.parametrize(
+    ("text", "measured", "outcome", "reason"),
+    [
+        (BATTERY, of(Rate(0, 100)), "pass", UPPER + "0.03699, at most 0.05 (n = 100)"),
+        (BATTERY, Measured(0.04, 0.03, 0.05, 900), "pass", UPPER + "0.05, at most 0.05 (n = 900)"),
+        (BATTERY, Measured(0.04, 0.03, 0.05000001, 900), "fail", UPPER + "0.05000001, above 0.05 (n = 900)"),
+        (
+            BATTERY,
+            of(Rate(0, 50)),
+            "fail",
+            UPPER + "0.07135, above 0.05 (n = 50); at the same value, 0, about 73 samples would pass",
+        ),
+        (
+            BATTERY,
+            Measured(0.05, 0.02, 0.08, 300),
+            "fail",
+            UPPER + "0.08, above 0.05 (n = 300); at the same value, 0.05, no number of samples would",
+        ),
+        (
+            BATTERY,
+            Measured(0.06, 0.04, 0.08, 300),
+            "fail",
+            UPPER + "0.08, above 0.05 (n = 300); so is the value, 0.06, but not the whole interval: more samples "
+            "might pass",
+        ),
+        (
+            BATTERY,
+            of(Rate(90, 1000)),
+            "fail",
+            UPPER + "0.1093, above 0.05 (n = 1,000); so is the whole interval: more samples will hardly help",
+        ),
+        (RULE, of(Rate(950, 1000)), "pass", LOWER + "0.9347, at least 0.9 (n = 1,000)"),
+        (
+            RULE,
+            of(Rate(19, 20)),
+            "fail",
+            LOWER + "0.7639, below 0.9 (n = 20); at the same value, 0.95, about 139 samples would pass",
+        ),
+        (BATTERY, None, "inconclusive", "after.battery_worst was not measured"),
+        (BATTERY, Measured(None, None, None, 0), "inconclusive", "after.battery_worst has no value, from 0 samples"),
+        (
+            BATTERY,
+            of(Rate(0, 39)),
+            "inconclusive",
+            "after.battery_worst was measured on 39 samples; the rule wants at least 40",
+        ),
+        (
+            BATTERY,
+            Measured(0.0, 0.0, 0.01, None),
+            "inconclusive",
+            "after.battery_worst was measured on 0 samples; the rule wants at least 40",
+        ),
+        (
+            RULE,
+            Measured(0.95, 0.94, math.nan, 900),
+            "inconclusive",
+            "after.clean_accuracy was measured as 0.95 in [0.94, nan], which it cannot be",
+        ),
+        (
+            BATTERY,
+            Measured(-0.1, -0.2, 0.0, 900),
+            "inconclusive",
+            "after.battery_worst was measured as -0.1 in [-0.2, 0.0], which it cannot be",
+        ),
+        (
+            BATTERY,
+            Measured(0.5, 0.01, 0.02, 900),
+            "inconclusive",
+            "after.battery_worst was measured as 0.5 in [0.01, 0.02], which is no interval of it",
+        ),
+        (
+            BATTERY,
+            Measured(0.01, 0.01, 0.01, 900),
+            "inconclusive",
+            "after.battery_worst was measured as 0.01 in [0.01, 0.01], which is no interval of it",
+        ),
+    ],
+)
+def test_reasons(text: str, measured: Measured | None, outcome: str, reason: str) -> None:
+    found, said = judged(text, measured)
+    assert found == outcome
+    assert said.startswith(reason)
+
+
+def test_a_number_has_no_interval() -> None:
+    text = BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index").replace("0.05", "2")
+    name = "after.inversion_anomaly_index"
+    assert judged(text, Measured(1.5, 1.5, 1.5, 40)) == ("pass", f"{name} is 1.5, at most 2 (n = 40)")
+    assert judged(text, Measured(2.5, 2.5, 2.5, 40)) == ("fail", f"{name} is 2.5, above 2 (n = 40)")
+    assert judged(text, Measured(math.inf, math.inf, math.inf, 40))[0] == "inconclusive"
+
+
+def test_a_boolean() -> None:
+    text = RULE.replace("after.clean_accuracy", "sanitize.accepted").replace("0.9", "true")
+    assert judged(text, Measured(1.0, 1.0, 1.0, 20)) == ("pass", "sanitize.accepted is true")
+    assert judged(text, Measured(0.0, 0.0, 0.0, 20)) == ("fail", "sanitize.accepted is false; expected true")
+    assert judged(text, None) == ("inconclusive", "sanitize.accepted was not measured")
+    assert judged(text, Measured(1.0, 1.0, 1.0, 0))[0] == "inconclusive"
+
+
+def test_a_rounding_error_in_a_bound_does_no_harm() -> None:
+    assert judged(BATTERY, Measured(0.0, 1e-17, 0.01, 900))[0] == "pass"
+
+
+GOOD, BAD, FEW = of(Rate(990, 1000)), of(Rate(500, 1000)), of(Rate(0, 10))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "battery", "outcome"),
+    [
+        (GOOD, of(Rate(0, 1000)), "pass"),
+        (GOOD, FEW, "inconclusive"),
+        (GOOD, None, "inconclusive"),
+        (None, None, "inconclusive"),
+        (BAD, of(Rate(0, 1000)), "fail"),
+        (BAD, FEW, "fail"),
+        (GOOD, BAD, "fail"),
+        (None, BAD, "fail"),
+    ],
+)
+def test_the_worst_rule_decides(accuracy: Measured | None, battery: Measured | None, outcome: str) -> None:
+    found = {"after.clean_accuracy": accuracy, "after.battery_worst": battery}
+    decision = decide(parsed(HEAD + RULE + BATTERY), {k: v for k, v in found.items() if v is not None})
+    assert decision.outcome == outcome
+    assert [rule.id for rule in decision.rules] == ["accuracy", "battery"]
+
+
+def test_an_outcome_is_what_a_report_holds() -> None:
+    policy = parsed(HEAD + BATTERY)
+    (outcome,) = decide(policy, {"after.battery_worst": of(Rate(0, 100))}).rules
+    assert outcome.to_dict() == {
+        "id": "battery",
+        "metric": "after.battery_worst",
+        "threshold": 0.05,
+        "greater_is_better": False,
+        "min_samples": 40,
+        "value": 0.0,
+        "low": 0.0,
+        "high": Rate(0, 100).high,
+        "bound": Rate(0, 100).high,
+        "n": 100,
+        "outcome": "pass",
+        "reason": UPPER + "0.03699, at most 0.05 (n = 100)",
+    }
+    (outcome,) = decide(policy, {"after.battery_worst": Measured(math.nan, 0.0, math.inf, 9)}).rules
+    told: dict[str, Any] = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
+    assert (told["value"], told["low"], told["high"], told["bound"]) == (None, 0.0, None, None)
+
+
+# How many samples.
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize(("level", "looks"), [(0.95, 1), (0.99, 100)])
+def test_samples_needed_is_where_the_exact_bound_arrives(threshold: float, level: float, looks: int) -> None:
+    n = samples_needed(threshold, level=level, looks=looks)
+    at, before = (Bounded.exact(0, samples, level=level, n_looks=looks).high for samples in (n, n - 1))
+    assert at <= threshold < before
+
+
+def test_fewer_samples_than_needed_never_pass() -> None:
+    text = RULE.replace("0.9", "0.95")
+    n = samples_needed(1 - 0.95)
+    assert judged(text, of(Bounded.exact(n, n)))[0] == "pass"
+    assert judged(text, of(Bounded.exact(n - 1, n - 1)))[0] == "fail"
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 30), (0, 60), (4, 200), (20, 1000)])
+def test_the_number_of_samples_in_a_reason_is_about_right(hits: int, n: int) -> None:
+    _, reason = judged(BATTERY.replace("= 40", "= 1").replace("0.05", "0.03"), of(Bounded.exact(hits, n)))
+    (about,) = re.findall(r"about ([\d,]+) samples would pass$", reason)
+    assert int(about.replace(",", "")) == pytest.approx(samples_for(0.03, hits / n), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 0.0}, "threshold is 0.0; expected a number in [1e-06, 0.999999]"),
+        ({"threshold": True}, "threshold is true; expected a number in [1e-06, 0.999999]"),
+        ({"level": 0.5}, "level is 0.5; expected a number in (0.5, 1)"),
+        ({"looks": 0}, "looks is 0; expected an integer in [1, 1000000000]"),
+        ({"looks": 1.5}, "looks is 1.5; expected an integer in [1, 1000000000]"),
+    ],
+)
+def test_samples_needed_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        samples_needed(**{"threshold": 0.05, **arguments})
+    assert str(caught.value) == message
+
+
+def samples_for(threshold: float, rate: float, looks: int = 1) -> int:
+    """The least n whose exact upper bound is there, with as many hits as ``rate`` makes of n, rounded up."""
+
+    def passes(hits: int, n: int) -> bool:
+        return n > 0 and Bounded.exact(hits, n, n_looks=looks).high <= threshold
+
+    if rate == 0:
+        return samples_needed(threshold, looks=looks)
+    for hits in itertools.count(1):
+        # So many hits belong to the n from one step of 1 / rate to the next.
+        least, most = math.floor((hits - 1) / rate + 1e-9) + 1, math.floor(hits / rate + 1e-9)
+        if passes(hits, most):
+            return next(n for n in range(least, most + 1) if passes(hits, n))
+    raise AssertionError("unreachable")
+
+
+def paired_samples_needed(threshold: float, lost: float, gained: float) -> int:
+    """By the adjusted Wald interval of Bonett and Price (2012), counted up until it fits."""
+    for n in range(1, 100_000):
+        worse, better = (lost * n + 1) / (n + 2), (gained * n + 1) / (n + 2)
+        half = 1.959963984540054 * math.sqrt((worse + better - (worse - better) ** 2) / (n + 2))
+        if worse - better + half <= threshold:
+            return n
+    raise AssertionError("no such number")
+
+
+# The template and the document say what the code does.
+
+
+def test_template_is_a_policy() -> None:
+    policy = parsed(TEMPLATE)
+    assert [rule.metric for rule in policy.rules] == [
+        "after.clean_accuracy",
+        "accuracy_lost",
+        "after.battery_worst",
+        "sanitize.accepted",
+    ]
+    assert policy.sanitize == SanitizeSettings(preset="balanced")
+    assert policy.audit == AuditSettings()
+    assert max(len(line) for line in TEMPLATE.splitlines()) <= 120
+
+
+def test_template_tells_the_right_numbers_of_samples() -> None:
+    words = " ".join(line.removeprefix("# ") for line in TEMPLATE.splitlines())
+    accuracy = f"at an accuracy of 0.95, {samples_for(0.1, 0.05)} audit samples show 0.9, and "
+    assert f"{accuracy}{samples_for(0.07, 0.05)} show 0.93." in words
+    paired = f"{paired_samples_needed(0.05, 0.02, 0.01)} audit samples show 0.05, and "
+    assert f"{paired}{paired_samples_needed(0.03, 0.02, 0.01)} show 0.03." in words
+    battery = f"of 10 and 10, {samples_for(0.2, 0.0, looks=100)} samples show 0.2 if none moves, and "
+    assert f"{battery}{samples_for(0.2, 0.1, looks=100)} if one in ten does." in words
+
+
+def test_template_lists_every_metric() -> None:
+    assert re.findall(r"^#   ([a-z_.]+)  ", TEMPLATE, re.MULTILINE) == list(METRICS)
+
+
+def test_describe() -> None:
+    policy = parsed(HEAD + "[audit]\ninversion_time_budget_s = 5\n[sanitize]\ntime_budget_s = 90" + RULE + BATTERY)
+    assert describe(policy).splitlines() == [
+        "policy    gate",
+        f"sha256    {policy.sha256}",
+        "sanitize  seam, default settings, at most 90 s",
+        "audit     0.5 of the data, bounds at 0.95, inversion for at most 5 s a model",
+        "rules     2; to pass, each must",
+        "",
+        "  accuracy",
+        "    after.clean_accuracy >= 0.9 by its lower bound, on at least 1 samples",
+        "    with fewer than 36 samples it cannot pass, whatever the model",
+        "",
+        "  battery",
+        "    after.battery_worst <= 0.05 by its upper bound, on at least 40 samples",
+        "    with fewer than 72 samples it cannot pass, whatever the model",
+    ]
+    text = describe(parsed(TEMPLATE))
+    assert "sanitize.accepted is true" in text
+    assert "preset balanced, no time limit" in text
+    index = BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index")
+    assert describe(parsed(HEAD + index)).endswith("it has no interval: the bound is the value")
+    assert "no inversion" in describe(parsed(HEAD + "[audit]\ninversion = false" + RULE))
+
+
+def rows_below(heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading of the document, but for its own head."""
+    section = DOCUMENT[DOCUMENT.index(heading) :]
+    table = re.search(r"(?:^\|.*\|\n)+", section, re.MULTILINE)
+    assert table is not None, heading
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[0].splitlines()[2:]]
+
+
+def test_document_has_the_table_of_metrics() -> None:
+    rows = [
+        [f"`{name}`", metric.kind, metric.wanted, "true" if metric.greater_is_better else "false", metric.meaning]
+        for name, metric in METRICS.items()
+    ]
+    assert rows_below("## What a rule may name") == rows
+
+
+def test_document_has_the_tables_of_samples() -> None:
+    by_rate = rows_below("### Rates")
+    assert len(by_rate) > 3
+    for threshold, *cells in by_rate:
+        wanted = [samples_for(float(threshold), float(threshold) * share) for share in (0, 0.25, 0.5)]
+        assert cells == [f"{n:,}" for n in wanted], threshold
+    by_looks = rows_below("### The battery")
+    assert len(by_looks) > 3
+    for threshold, *cells in by_looks:
+        wanted = [samples_needed(float(threshold), looks=looks) for looks in (1, 100, 1000, 10_000)]
+        assert cells == [f"{n:,}" for n in wanted], threshold
+    by_change = rows_below("### Accuracy lost")
+    assert len(by_change) > 3
+    for lost, gained, *cells in by_change:
+        shares = (float(lost.removesuffix(" %")) / 100, float(gained.removesuffix(" %")) / 100)
+        assert cells == [f"{paired_samples_needed(t, *shares):,}" for t in (0.05, 0.03)], lost
+
+
+def test_document_tells_the_limits() -> None:
+    assert f"{module.MAX_BYTES >> 10} KiB" in DOCUMENT
+    assert f"{module.MAX_LINE_BYTES} bytes" in DOCUMENT
+
+
+def test_example_of_the_document_is_a_policy() -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    policy = parsed(example)
+    assert {rule.metric for rule in policy.rules} <= set(METRICS)
+    assert policy.sanitize.config is not None
