@@ -33,7 +33,7 @@ from seamfast.data import CleanSet, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers._files import shown
 from seamfast.engine.model import evaluating, resolve_device
-from seamfast.errors import DataFileError, InputError
+from seamfast.errors import DataFileError, InputError, ModelError, SanitizeInterrupted
 from seamfast.evaluate import evaluate
 from seamfast.evidence import invert_triggers, parting, stamped_evidence
 from seamfast.evidence.inversion import Inversion
@@ -165,6 +165,7 @@ def gate(
     Raises:
         PolicyError: the policy cannot be used.
         InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
+        KeyboardInterrupt: on Ctrl-C; nothing is written.
     """
     rules = read_policy(policy)
     folder = None if out is None else _free_folder(Path(out))
@@ -175,6 +176,10 @@ def gate(
         work.refusal = error
     except DataFileError as error:
         work.refusal = RefusedError("data" if work.inspection is not None else "model", str(error))
+    except ModelError as error:
+        work.refusal = RefusedError("model", str(error))
+    except SanitizeInterrupted as stop:  # an audit under way is no result, as little as a report of half of one
+        raise KeyboardInterrupt(str(stop)) from stop
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         work.stopped = f"could not complete: {type(error).__name__}: {error}"
     report = _report(work, dry_run)
@@ -298,15 +303,20 @@ def _clean_data(data: Any, inspection: Inspection) -> CleanSet:
     else:
         samples = load(os.fspath(data), mean=chosen.mean or (0.0,), std=chosen.std or (1.0,))
     if chosen.image_shape is not None and samples.image_shape != chosen.image_shape:
-        raise InputError(
-            f"the images are {samples.image_shape}; expected {chosen.image_shape} (C, H, W), as the model takes them"
+        raise RefusedError(
+            "data",
+            f"the images are {samples.image_shape}; expected {chosen.image_shape} (C, H, W), as the model takes them",
         )
     n_classes = chosen.num_classes
     largest = int(samples.labels.max())
     if n_classes is not None and largest >= n_classes:
-        raise InputError(f"labels hold {largest}; expected integers in [0, {n_classes}) for the model's classes")
+        raise RefusedError(
+            "data", f"labels hold {largest}; expected integers in [0, {n_classes}) for the model's classes"
+        )
     if int(samples.labels.bincount().max()) < 2:
-        raise InputError(f"data hold {len(samples)} samples, no class twice; expected some to repair, some to audit")
+        raise RefusedError(
+            "data", f"data hold {len(samples)} samples, no class twice; expected some to repair, some to audit"
+        )
     return samples
 
 
@@ -557,7 +567,7 @@ def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
     """The weights, under the names that the received file had, and what is needed to build them again."""
     chosen = received.architecture
     if chosen.source == "registered":
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.arguments.items()}
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.arguments.items()}
         save_model(folder, model, ModelDescription(chosen.name, **fields))
         return
     save_weights(folder, model, chosen.names_in_file(model))
@@ -569,8 +579,10 @@ def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
 
 
 def _hashed(path: Path, root: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if sys.version_info >= (3, 11) else hashlib.sha256(file.read())
+        while part := file.read(1 << 20):
+            digest.update(part)
     return {
         "name": path.relative_to(root).as_posix(),
         "n_bytes": path.stat().st_size,

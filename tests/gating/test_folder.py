@@ -291,7 +291,6 @@ def test_code_is_refused_even_where_pickles_are_allowed(saved: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_hostile_folder_is_refused(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "MAX_FILES", 30)
     path = case.make(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # the folder can be imported from where the command runs
     before = tree(tmp_path)

@@ -196,10 +196,26 @@ def test_wrong_calls_are_errors_before_anything_is_looked_at(planted: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_images_of_another_size_are_refused_with_what_is_wanted(planted: Path, tmp_path: Path) -> None:
-    data = seamfast.CleanSet(torch.zeros(20, 1, 12, 12, dtype=torch.uint8), torch.arange(20) % 10)
-    with pytest.raises(InputError, match=r"the images are \(1, 12, 12\); expected \(1, 8, 8\)"):
-        gate(planted, data, policy=policy(tmp_path))
+@pytest.mark.parametrize(
+    ("size", "labels", "reason"),
+    [
+        (
+            12,
+            torch.arange(20) % 10,
+            "the images are (1, 12, 12); expected (1, 8, 8) (C, H, W), as the model takes them",
+        ),
+        (8, torch.arange(20) % 11, "labels hold 10; expected integers in [0, 10) for the model's classes"),
+        (8, torch.arange(10), "data hold 10 samples, no class twice; expected some to repair, some to audit"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_refused(
+    size: int, labels: Tensor, reason: str, planted: Path, tmp_path: Path
+) -> None:
+    data = seamfast.CleanSet(torch.zeros(len(labels), 1, size, size, dtype=torch.uint8), labels)
+    result = gate(planted, data, policy=policy(tmp_path))
+    assert result.exit_code == 3
+    assert result.report["refusal"] == {"code": "data", "reason": reason}
+    VALIDATOR.validate(result.report)
 
 
 @pytest.mark.parametrize("fails_at", ["as_html", "as_bom", "rename"])

@@ -545,7 +545,7 @@ def _legacy(pickled: bytes) -> bytes:
 
 
 # By file name: how the pickle lies in it, and the code if that form alone is enough to refuse it.
-_FORMS: Mapping[str, tuple[Callable[[bytes], bytes], str | None]] = {
+FORMS: Mapping[str, tuple[Callable[[bytes], bytes], str | None]] = {
     "model.pt": (torch_zip, None),
     "zip.safetensors": (torch_zip, None),
     "model.pkl": (_raw, "pickle"),
@@ -585,7 +585,7 @@ CASES: dict[str, Case] = {
     **{
         f"{payload} in {name}": Case(partial(_in_form, name=name, pickled=pickled, form=form), by_form or code)
         for payload, (pickled, code) in CALLING.items()
-        for name, (form, by_form) in _FORMS.items()
+        for name, (form, by_form) in FORMS.items()
     },
     **{
         f"{payload} in model.pt": Case(partial(_in_form, name="model.pt", pickled=pickled, form=torch_zip), code)
