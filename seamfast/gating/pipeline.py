@@ -384,7 +384,7 @@ def _change(received: nn.Module, sanitised: nn.Module, data: CleanSet, level: fl
 
 def _is_right(model: nn.Module, data: CleanSet) -> Tensor:
     examined = subject(model, data, "auto")
-    parts = torch.arange(len(data)).split(512)
+    parts = torch.split(torch.arange(len(data)), 512)
     with evaluating(model), closing(examined.data.batches((part, 0) for part in parts)) as batches:
         answers = [examined.answers(inputs).cpu() for _, inputs in batches]
     return torch.cat(answers) == data.labels
