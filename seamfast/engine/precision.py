@@ -126,7 +126,7 @@ def choose_precision(
 
 
 def _fastest(
-    model: nn.Module, inputs: Batch, wrong: Tensor, wanted: str, exact: Tensor, trials: list[Trial]
+    model: nn.Module, inputs: Batch, wrong: Tensor, wanted: str, exact: list[Tensor], trials: list[Trial]
 ) -> Precision:
     device = wrong.device
     best, best_s = Precision(), trials[0].step_seconds or math.inf
@@ -173,9 +173,14 @@ def step_seconds(model: nn.Module, candidate: Precision, inputs: Batch, labels: 
 
 
 def _try(
-    model: nn.Module, candidate: Precision, inputs: Batch, labels: Tensor, exact: Tensor | None, trials: list[Trial]
-) -> Tensor | None:
-    """A step that pays for what is made once, then some that are timed. The gradient comes back, all in one."""
+    model: nn.Module,
+    candidate: Precision,
+    inputs: Batch,
+    labels: Tensor,
+    exact: list[Tensor] | None,
+    trials: list[Trial],
+) -> list[Tensor] | None:
+    """A step that pays for what is made once, then some that are timed. The gradients come back."""
     try:
         trained = copy.deepcopy(model)
         candidate.prepare(trained)
@@ -190,19 +195,31 @@ def _try(
             with seeded(0, labels.device):  # the same dropout for all, or gradients could not agree
                 taken = step_seconds(trained, candidate, seen, labels)
             seconds, spent = min(seconds, taken), spent + taken
-        grads = [p.grad.reshape(-1) for p in trained.parameters() if p.grad is not None]
-        gradient = torch.cat(grads) if grads else labels.new_zeros(1, dtype=torch.float32)
+        grads = [p.grad for p in trained.parameters() if p.grad is not None]
     except Exception as error:  # an operation that has no kernel for it, or memory that does not suffice
         trials.append(
             Trial(candidate.name, None, None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         )
         return None
-    agreement = 1.0 if exact is None else float(F.cosine_similarity(gradient, exact, dim=0))
+    agreement = _cosine(grads, grads if exact is None else exact)
     if not math.isfinite(agreement):
         trials.append(Trial(candidate.name, seconds, None, "its gradients are not finite"))
     else:
         trials.append(Trial(candidate.name, seconds, agreement))
-    return gradient
+    return grads
+
+
+def _cosine(grads: list[Tensor], others: list[Tensor]) -> float:
+    """``cosine_similarity`` of all of them in one; tensor by tensor, for a large model's fill much memory."""
+
+    def dot(some: list[Tensor], more: list[Tensor]) -> Tensor:
+        products = [torch.dot(a.reshape(-1), b.reshape(-1)).double() for a, b in zip(some, more, strict=True)]
+        return torch.stack(products).sum() if products else torch.zeros(())
+
+    if [grad.shape for grad in grads] != [other.shape for other in others]:
+        return 0.0
+    norms = (dot(grads, grads) * dot(others, others)).sqrt()
+    return float(dot(grads, others) / norms) if norms != 0 else 0.0
 
 
 def _agrees(trial: Trial) -> bool:

@@ -390,11 +390,18 @@ def test_pictures_are_there_to_the_pixel() -> None:
     assert np.array_equal(images(parted)[-1], pictures["parted"][-1, ..., 0])
 
 
+def test_the_smallest_pattern_is_no_suspect_below_the_threshold() -> None:
+    report = example()
+    report["audit"]["before"]["inversion"] |= {"suspect": 0, "anomaly_index": 1.9}
+    _, before, *_ = galleries(parsed(report))
+    assert "suspect" not in before.text
+
+
 def test_patterns_are_in_the_order_of_their_size_with_the_suspect_marked() -> None:
     report = example()
     for found in report["audit"]["before"]["inversion"]["classes"]:
         found["mask_share"] = 0.9 - 0.05 * found["class"]
-    report["audit"]["before"]["inversion"]["suspect"] = 9
+    report["audit"]["before"]["inversion"] |= {"suspect": 9, "anomaly_index": 2.5}
     _, before, *_ = galleries(parsed(report))
     labels = [item.text for item in before.all("li")]
     assert labels[:2] == ["class 9, suspect45.0% of pixels", "class 850.0% of pixels"]

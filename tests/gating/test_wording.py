@@ -18,6 +18,10 @@ from seamfast.gating.documents import wording
         (1.0, (), "100.0%"),
         (0.976, (), "97.6%"),
         (0.00021, (), "0.02%"),
+        (0.0000004, (), "<0.01%"),
+        (0.00004, (), "<0.01%"),
+        (0.00004, (0.00005,), "0.004%"),
+        (0.00011, (), "0.01%"),
         (0.99996, (), "99.996%"),
         (-0.0107, (), "−1.1%"),
         (0.0304, (), "3.0%"),
@@ -33,7 +37,7 @@ def test_percent(value: float | None, apart: tuple[float, ...], text: str) -> No
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_percent_is_on_the_right_side_of_what_it_is_compared_with(value: int, other: int) -> None:
-    told = float(wording.percent(value / 10**6, other / 10**6).rstrip("%")) / 100
+    told = float(wording.percent(value / 10**6, other / 10**6).strip("<%")) / 100
     difference, told_difference = value - other, told - other / 10**6
     assert (difference > 0) == (told_difference > 1e-12)
     assert (difference < 0) == (told_difference < -1e-12)

@@ -224,7 +224,7 @@ def _inversion(
         )
     if not rows:
         return None
-    headings = ("Model", "Anomaly index", "Suspect class", "Share of pixels", "Samples moved", "Steps")
+    headings = ("Model", "Anomaly index", "Smallest for", "Share of pixels", "Samples moved", "Steps")
     told = (
         "For each class, the smallest pattern found that moves other samples there. A class whose pattern is much "
         "smaller than the others' is suspect; large, faint or warping triggers need not show."
@@ -486,7 +486,9 @@ def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when:
     if images is None or len(images) != len(classes):
         return _tiles(images, "pattern", told)
     order = sorted(range(len(classes)), key=lambda i: classes[i]["mask_share"])[:_MOST_PICTURES]
-    suspect = audit["inversion"]["suspect"]
+    inversion = audit["inversion"]
+    stands_out = inversion["anomaly_index"] is not None and inversion["anomaly_index"] > inversion["threshold"]
+    suspect = inversion["suspect"] if stands_out else None  # some class is always the smallest
     tiles = []
     for i in order:
         label, share = class_label(report, classes[i]["class"]), percent(classes[i]["mask_share"])

@@ -29,6 +29,8 @@ MEANINGS = {
 }
 SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?", "refused": "⊘", "incomplete": "…"}
 NOT_KNOWN = "n/a"
+_LEAST = 0.0001
+"""Shares below it are not told apart."""
 
 LONGEST_NAME, LONGEST_TEXT = 200, 1000  # characters
 _MOST_MARKS = 4  # combining marks in a row; writing systems need no more, and more of them climb over their neighbours
@@ -71,9 +73,12 @@ def limits(report: Mapping[str, Any]) -> list[str]:
 
 
 def percent(value: float | None, *apart: float) -> str:
-    """A share to 0.1 %, or finer where it would else seem to be 0, 1 or one of ``apart``, or to lie beyond it."""
+    """A share to 0.1 %, or finer where it would else seem to be 0, 1 or one of ``apart``, or to lie beyond it; what
+    is next to nothing is ``<0.01%``."""
     if value is None:
         return NOT_KNOWN
+    if 0 < value < _LEAST and not any(0 <= other <= _LEAST for other in apart):
+        return f"<{_LEAST:.2%}"
     digits = _decimals(value, 3, (0.0, 1.0, *apart))
     return f"{round(value, digits):.{digits - 2}%}".replace("-", "−")
 
