@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from seamfast.triggers import AllToOne, load_triggers, save_triggers
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 BACKDOOR, TRIGGERS, GENERATOR = "backdoor.json", "triggers.npz", "input_aware.safetensors"
-_FORMAT, _BACKDOOR_FORMAT = "seamfast-model", "seamfast-backdoor"
+FORMAT, _BACKDOOR_FORMAT = "seamfast-model", "seamfast-backdoor"
 _LARGEST = 4096  # classes, channels or pixels a side
 _LONGEST_NAME = 128
 _MAX_DESCRIPTION_BYTES = 64 << 10
@@ -90,7 +90,7 @@ class ModelDescription:
 
 def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
     """Write the weights and the description into ``folder``, each file whole or not at all."""
-    document = {"format": _FORMAT, "version": 1, **asdict(description)}
+    document = {"format": FORMAT, "version": 1, **asdict(description)}
     write_atomically(Path(folder) / WEIGHTS, to_safetensors(_state(model)))
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(document, indent=2) + "\n").encode())
 
@@ -158,7 +158,8 @@ def load_backdoor(folder: str | os.PathLike[str]) -> Backdoor:
         if not os.path.lexists(Path(folder) / TRIGGERS):
             raise DataFileError(f"{shown(folder)}: no such file; looked for {BACKDOOR} or {TRIGGERS}")
         return Backdoor("", load_triggers(Path(folder) / TRIGGERS))
-    document = _read_document(path, "the description of a backdoor", _BACKDOOR_FORMAT, ["attack", "input_aware"])
+    read = _read_document(path, "the description of a backdoor")
+    document = described_fields(read, shown(path), _BACKDOOR_FORMAT, ("attack", "input_aware"))
     attack, described = document["attack"], document["input_aware"]
     if not isinstance(attack, str) or len(attack) > _LONGEST_NAME or (attack and not attack.isprintable()):
         raise DataFileError(f"{shown(path)}: attack is {shown_value(attack)}; expected a name")
@@ -202,7 +203,7 @@ def _fill(model: nn.Module, path: Path, what: str) -> None:
 
 def _read_description(path: Path) -> ModelDescription:
     where = shown(path)
-    fields = _read_document(path, "the description of a model", _FORMAT, sorted(ModelDescription.__dataclass_fields__))
+    fields = described_fields(_read_document(path, "the description of a model"), where)
     for name in ("mean", "std"):
         if not isinstance(fields[name], list):
             raise DataFileError(f"{where}: {name} is {shown_value(fields[name])}; expected a list of numbers")
@@ -213,21 +214,30 @@ def _read_description(path: Path) -> ModelDescription:
         raise DataFileError(f"{where}: {error}") from error
 
 
-def _read_document(path: Path, looked_for: str, wanted: str, keys: list[str]) -> dict[str, Any]:
-    """The fields of a JSON file of the format ``wanted``, version 1: those ``keys``, given in order, and no others."""
-    where = shown(path)
-    text = _read(path, looked_for, _MAX_DESCRIPTION_BYTES)
-    try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise DataFileError(f"{where} is not JSON: {shown(error)}") from error
+def described_fields(
+    document: object, where: str, wanted: str = FORMAT, keys: Collection[str] = ModelDescription.__dataclass_fields__
+) -> dict[str, Any]:
+    """The fields of a document of the format ``wanted``, version 1: those ``keys`` and no others.
+
+    Raises:
+        DataFileError: e.g. ``model.json has the keys ['a']; expected ['architecture', 'image_size', ...]``.
+    """
     kind = (document.get("format"), document.get("version")) if isinstance(document, dict) else ()
-    if kind != (wanted, 1) or type(kind[1]) is not int:
+    if not isinstance(document, dict) or kind != (wanted, 1) or type(kind[1]) is not int:
         raise DataFileError(f"{where} is not a description of format {wanted!r}, version 1")
     fields = {k: v for k, v in document.items() if k not in ("format", "version")}
-    if sorted(fields) != keys:
-        raise DataFileError(f"{where} has the keys {shown_value(sorted(fields))}; expected {keys}")
+    if set(fields) != set(keys):
+        raise DataFileError(f"{where} has the keys {shown_value(sorted(fields))}; expected {sorted(keys)}")
     return fields
+
+
+def _read_document(path: Path, looked_for: str) -> object:
+    """What a JSON file holds."""
+    text = _read(path, looked_for, _MAX_DESCRIPTION_BYTES)
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise DataFileError(f"{shown(path)} is not JSON: {shown(error)}") from error
 
 
 def _read(path: Path, looked_for: str, max_bytes: int) -> bytes:

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from seamfast.data.readers._files import listed, shown
-from seamfast.errors import InputError, SeamfastError
+from seamfast.errors import DataFileError, InputError, SeamfastError
 from seamfast.intake.refusal import RefusedError
-from seamfast.intake.tensors import strict_json
-from seamfast.model_files import DESCRIPTION, ModelDescription
+from seamfast.intake.tensors import shown_value, strict_json
+from seamfast.model_files import DESCRIPTION, ModelDescription, described_fields
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 MAX_CONFIG_BYTES = 2 << 20  # 21 thousand class names, listed twice, take 1.7 million
@@ -126,7 +126,7 @@ class Architecture:
                 ) from error
         if not isinstance(model, nn.Module):
             raise RefusedError(
-                "architecture", f"architecture {shown(self.name)} returned {_value(model)}; expected an nn.Module"
+                "architecture", f"architecture {shown(self.name)} returned {shown_value(model)}; expected an nn.Module"
             )
         return model
 
@@ -222,11 +222,13 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
         return Choice("callable", name, checked, spec)
     source, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if source == "timm" and colon and not _TIMM_NAME.fullmatch(name):
-        raise InputError(f"timm model is {_value(name)}; expected a name of timm.list_models(), without prefix or tag")
+        raise InputError(
+            f"timm model is {shown_value(name)}; expected a name of timm.list_models(), without prefix or tag"
+        )
     if source in ("registered", "timm") and name:
         return Choice(source, name, checked)
     if source in _RESERVED or not isinstance(spec, str) or not _FUNCTION.fullmatch(spec):
-        raise InputError(f"architecture is {_value(spec)}; expected {_FORMS}")
+        raise InputError(f"architecture is {shown_value(spec)}; expected {_FORMS}")
     return Choice("callable", spec, checked)
 
 
@@ -242,9 +244,9 @@ def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"argument is {_value(text)}; expected NAME=VALUE")
+            raise InputError(f"argument is {shown_value(text)}; expected NAME=VALUE")
         if name in arguments:
-            raise InputError(f"argument {_value(name)} is given twice; expected it once")
+            raise InputError(f"argument {shown_value(name)} is given twice; expected it once")
         try:
             arguments[name] = strict_json(value.encode())
         except ValueError:
@@ -270,7 +272,7 @@ def parse_config(data: bytes, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise RefusedError("config", f"{where} is not strict JSON: {shown(error)}") from error
     if not isinstance(document, dict):
-        raise RefusedError("config", f"{where} holds {_value(document)}; expected an object")
+        raise RefusedError("config", f"{where} holds {shown_value(document)}; expected an object")
     level: list[Any] = [document]
     for _ in range(_MAX_DEPTH):
         for entry in level:
@@ -358,17 +360,11 @@ def _is_inside(path: str, place: str) -> bool:
 def _described(data: bytes, place: str) -> Architecture:
     """Of ``model.json``, as ``seamfast.model_files`` writes it."""
     document = parse_config(data, DESCRIPTION)
-    known = {"format", "version", *ModelDescription.__dataclass_fields__}
-    if (
-        document.get("format") != "seamfast-model"
-        or type(version := document.get("version")) is not int
-        or version != 1
-    ):
-        raise RefusedError("config", f"{DESCRIPTION} is not a description of format 'seamfast-model', version 1")
-    if set(document) != known:
-        raise RefusedError("config", f"{DESCRIPTION} has the keys {_value(sorted(document))}; expected {sorted(known)}")
-    arguments = {key: value for key, value in document.items() if key not in ("format", "version", "architecture")}
-    name = document["architecture"]
+    try:
+        arguments = described_fields(document, DESCRIPTION)
+    except DataFileError as error:
+        raise RefusedError("config", str(error)) from error
+    name = arguments.pop("architecture")
     try:
         return _registered(name, arguments, place)
     except InputError as error:
@@ -381,7 +377,7 @@ def _registered(name: str, arguments: Mapping[str, Any], place: str) -> Architec
     if unknown := set(arguments) - known:
         raise InputError(f"arguments are {listed(sorted(unknown))}; expected some of {', '.join(sorted(known))}")
     if missing := known - optional - set(arguments):
-        raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {_value(name)}")
+        raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {shown_value(name)}")
     fields = dict(arguments)
     for key in optional & set(fields):
         fields[key] = tuple(fields[key]) if isinstance(fields[key], list) else fields[key]
@@ -434,7 +430,7 @@ def _import_function(name: str, place: str) -> Callable[..., object]:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise InputError(f"architecture is {name!r}, where that module has {_value(found)}; expected a function")
+        raise InputError(f"architecture is {name!r}, where that module has {shown_value(found)}; expected a function")
     function: Callable[..., object] = found
     return function
 
@@ -474,7 +470,7 @@ def _transformers(data: bytes, preprocessor: bytes | None, place: str) -> Archit
     model_type = document.get("model_type")
     if not isinstance(model_type, str) or model_type not in _CONFIG_CLASSES:
         raise RefusedError(
-            "config", f"{CONFIG}: model_type is {_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}"
+            "config", f"{CONFIG}: model_type is {shown_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}"
         )
     num_classes = _num_classes(document)
     _check_sizes(document)  # before transformers, which takes seconds to import, sees any of it
@@ -541,17 +537,20 @@ def _num_classes(document: Mapping[str, Any]) -> int:
     names, number = document.get("id2label"), document.get("num_labels")
     if names is not None:
         if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
-            raise RefusedError("config", f"{CONFIG}: id2label is {_value(names)}; expected names of classes 0, 1, ...")
+            raise RefusedError(
+                "config", f"{CONFIG}: id2label is {shown_value(names)}; expected names of classes 0, 1, ..."
+            )
         if number is not None and number != len(names):
             raise RefusedError(
-                "config", f"{CONFIG}: num_labels is {_value(number)}; expected {len(names)}, as id2label has"
+                "config", f"{CONFIG}: num_labels is {shown_value(number)}; expected {len(names)}, as id2label has"
             )
         number = len(names)
     if number is None:
         return 2  # which transformers leaves unsaid
     if type(number) is not int or not 2 <= number <= _MAX_CLASSES:
         raise RefusedError(
-            "config", f"{CONFIG}: the number of classes is {_value(number)}; expected an integer in [2, {_MAX_CLASSES}]"
+            "config",
+            f"{CONFIG}: the number of classes is {shown_value(number)}; expected an integer in [2, {_MAX_CLASSES}]",
         )
     return number
 
@@ -563,7 +562,7 @@ def _setting(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, (list, tuple)) or (name in _PAIRS and isinstance(value, list)):
         if not isinstance(value, list) or not len(value) <= _MAX_LIST or (name in _PAIRS and len(value) != 2):
             wanted = "2 numbers" if name in _PAIRS else f"a list of at most {_MAX_LIST}"
-            raise RefusedError("config", f"{CONFIG}: {name} is {_value(value)}; expected {wanted}")
+            raise RefusedError("config", f"{CONFIG}: {name} is {shown_value(value)}; expected {wanted}")
         kind = default[0] if isinstance(default, (list, tuple)) and default else 0
         return [_scalar(name, item, kind) for item in value]
     return _scalar(name, value, default)
@@ -585,7 +584,7 @@ def _scalar(name: str, value: Any, default: Any) -> Any:
         most = _MAX_COEFFICIENT if name in _COEFFICIENTS else _MAX_NUMBER
         wanted, known = f"a number in [0, {most}]", _is_number(value, most)
     if not known:
-        raise RefusedError("config", f"{CONFIG}: {name} is {_value(value)}; expected {wanted}")
+        raise RefusedError("config", f"{CONFIG}: {name} is {shown_value(value)}; expected {wanted}")
     return value
 
 
@@ -627,7 +626,7 @@ def _preprocessing(data: bytes | None, channels: int) -> tuple[_Numbers, _Number
         ):
             raise RefusedError(
                 "config",
-                f"{PREPROCESSOR}: {key} is {_value(values)}; expected {channels} numbers in [{least:g}, 1e+06]",
+                f"{PREPROCESSOR}: {key} is {shown_value(values)}; expected {channels} numbers in [{least:g}, 1e+06]",
             )
         numbers.append(tuple(float(v) for v in values))
     side = document.get("crop_size", document.get("size"))
@@ -636,7 +635,8 @@ def _preprocessing(data: bytes | None, channels: int) -> tuple[_Numbers, _Number
         side = height if height == width else None
     if side is not None and not (type(side) is int and 1 <= side <= _MAX_IMAGE):
         raise RefusedError(
-            "config", f"{PREPROCESSOR}: the size of images is {_value(side)}; expected an integer in [1, {_MAX_IMAGE}]"
+            "config",
+            f"{PREPROCESSOR}: the size of images is {shown_value(side)}; expected an integer in [1, {_MAX_IMAGE}]",
         )
     return numbers[0], numbers[1], side
 
@@ -663,24 +663,16 @@ def _check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"there are {len(arguments)} arguments; expected at most {_MAX_ARGUMENTS}")
     for name, value in arguments.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise InputError(f"an argument is called {_value(name)}; expected a name of Python")
+            raise InputError(f"an argument is called {shown_value(name)}; expected a name of Python")
         for item in value if isinstance(value, (list, tuple)) else [value]:
             is_number = isinstance(item, (int, float)) and abs(item) <= _LARGEST_NUMBER  # NaN is not
             is_text = isinstance(item, str) and len(item) <= _LONGEST_TEXT
             if not (item is None or is_number or is_text):
                 raise InputError(
-                    f"argument {name} is {_value(value)}; expected numbers within 2^53, text, or lists of them"
+                    f"argument {name} is {shown_value(value)}; expected numbers within 2^53, text, or lists of them"
                 )
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
 
 
 def _error(error: Exception) -> str:
     return f"{type(error).__name__}: {shown(error)}"
-
-
-def _value(value: object) -> str:
-    """A value from a file or a caller, fit for a message."""
-    try:
-        return shown(repr(value), 80)
-    except (ValueError, RecursionError):  # Python prints no integer of thousands of digits
-        return f"a {type(value).__name__} too long to print"

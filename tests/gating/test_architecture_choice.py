@@ -206,7 +206,10 @@ def test_same_weights_at_every_build_and_no_random_numbers_drawn(place: Path) ->
     [
         ({"format": "other"}, r"^model\.json is not a description of format 'seamfast-model', version 1$"),
         ({"version": True}, r"^model\.json is not a description of format 'seamfast-model', version 1$"),
-        ({"extra": 1}, r"^model\.json has the keys \['architecture', 'extra', .*; expected \['architecture', 'format'"),
+        (
+            {"extra": 1},
+            r"^model\.json has the keys \['architecture', 'extra', .*; expected \['architecture', 'image_size'",
+        ),
         ({"mean": 0.5}, r"^model\.json: mean is 0\.5; expected one number, or 1$"),
         ({"architecture": ["x"]}, r"^model\.json: architecture is \['x'\]; expected one of small_cnn"),
         ({"image_size": 10**9}, r"^model\.json: image_size is 1000000000; expected an integer in \[8, 4096\]$"),
