@@ -120,6 +120,8 @@ class WorkingCopy:
         """A second copy with the weights as received, in eval mode and without grads: the teacher of distillation."""
         # Of the given model: the one in work may hold activations of a training step, which cannot be copied.
         teacher = copy.deepcopy(self._given).to(device=self._device, dtype=torch.float32)
+        for name, parameter in teacher.named_parameters():
+            parameter.data = self._received[name]  # which are there already; no step writes to them
         return teacher.eval().requires_grad_(False)
 
     def round_to_given_dtypes(self) -> bool:

@@ -6,6 +6,7 @@ than some runs, and it has one rate for a group of tensors, where ``RelativeAdam
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -101,7 +102,7 @@ class RelativeAdam(_Moments):
         super().__init__(model, betas)
         sizes = []
         for parameter in self._parameters:
-            size = parameter.detach().float().square().mean().sqrt()
+            size = torch.linalg.vector_norm(parameter.detach().float()) / math.sqrt(parameter.numel())
             sizes.append(size.clamp(min=_FLOOR if parameter.ndim < 2 else 1e-8))
         self._sizes = torch.stack(sizes)
         self._rates = torch.zeros_like(self._sizes)

@@ -23,6 +23,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 _MOST_TIMED, _WORTH_TIMING_S = 5, 0.02
 """How many steps a candidate is timed for, unless it took so long already."""
+_COMPARED = 1 << 20
+"""Elements of each tensor's gradient that are compared."""
 _GAIN_OF_LAYOUT = 1.05
 _GAIN_OF_BF16 = 1.2
 """How many times as fast bfloat16 must be to be worth its rounding."""
@@ -195,7 +197,8 @@ def _try(
             with seeded(0, labels.device):  # the same dropout for all, or gradients could not agree
                 taken = step_seconds(trained, candidate, seen, labels)
             seconds, spent = min(seconds, taken), spent + taken
-        grads = [p.grad for p in trained.parameters() if p.grad is not None]
+        # Of a large tensor a part tells as much, and does not hold a copy of the model's size until the last trial.
+        grads = [p.grad.reshape(-1)[:_COMPARED].clone() for p in trained.parameters() if p.grad is not None]
     except Exception as error:  # an operation that has no kernel for it, or memory that does not suffice
         trials.append(
             Trial(candidate.name, None, None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
@@ -210,10 +213,10 @@ def _try(
 
 
 def _cosine(grads: list[Tensor], others: list[Tensor]) -> float:
-    """``cosine_similarity`` of all of them in one; tensor by tensor, for a large model's fill much memory."""
+    """``cosine_similarity`` of vectors, all of them as one."""
 
     def dot(some: list[Tensor], more: list[Tensor]) -> Tensor:
-        products = [torch.dot(a.reshape(-1), b.reshape(-1)).double() for a, b in zip(some, more, strict=True)]
+        products = [torch.dot(a, b).double() for a, b in zip(some, more, strict=True)]
         return torch.stack(products).sum() if products else torch.zeros(())
 
     if [grad.shape for grad in grads] != [other.shape for other in others]:

@@ -265,6 +265,7 @@ class Run:
                     return
         finally:
             self._stepper.close()
+            self._stepper = None  # and with it the optimizer's state: the next phase makes its own
             self.announcer.skip(max_steps - (state.global_step - first))
 
     def _take(self, rate: float) -> None:
