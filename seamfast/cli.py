@@ -211,6 +211,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         arguments.data,
         policy=arguments.policy,
         out=arguments.out,
+        root=arguments.root,
         architecture=arguments.architecture,
         arguments=dict(arguments.argument),
         allow_pickle=arguments.allow_pickle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_exit_code_is_the_verdict(
     assert said in out
     assert f"written to {tmp_path / 'out'}/" in out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, *(["sanitized"] if code == 0 else [])}
+
+
+def test_a_data_set_by_name_is_read_below_root(
+    planted: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for kind, content in (("images-idx3", bytes(20 * 64)), ("labels-idx1", bytes(range(10)) * 2)):
+        sizes = (20, 8, 8) if kind.startswith("images") else (20,)
+        header = struct.pack(f">I{len(sizes)}I", 0x800 + len(sizes), *sizes)
+        (tmp_path / f"train-{kind}-ubyte").write_bytes(header + content)
+    named = ("gate", planted, "--data", "mnist", "--policy", policy(tmp_path), "--dry-run", "--json")
+    assert ran(*named, "--root", tmp_path) == 3
+    assert json.loads(capsys.readouterr().out)["data"]["n_samples"] == 20
+    assert ran(*named) == 3
+    assert "needs root=" in capsys.readouterr().err
 
 
 def test_json_is_one_document_on_stdout(
