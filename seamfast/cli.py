@@ -323,10 +323,10 @@ def _plant_model(arguments: argparse.Namespace) -> _Planted:
     training = replace(recipe.training, epochs=arguments.epochs or recipe.training.epochs)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)  # now, rather than find after training that it cannot be
     _set_threads(arguments, description)
-    _say(
-        f"planting a backdoor: {description.architecture} on {len(train_set)} images for {training.epochs} epochs, "
-        f"{int(poisoned.poisoned.sum())} of them with a 3x3 patch and label {arguments.target} ..."
-    )
+    n_poisoned = int(poisoned.poisoned.sum())
+    what = "planting a backdoor" if n_poisoned else "training a model without a backdoor"
+    how = f", {n_poisoned} of them with a 3x3 patch and label {arguments.target}" if n_poisoned else ""
+    _say(f"{what}: {description.architecture} on {len(train_set)} images for {training.epochs} epochs{how} ...")
     torch.manual_seed(arguments.seed)
     started = time.perf_counter()
     model = train(description.build(), poisoned, training, seed=arguments.seed, device=arguments.device)
@@ -490,7 +490,8 @@ def _parser() -> argparse.ArgumentParser:
         data_options(sub, "digits")
         sub.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="default: by data set")
         sub.add_argument("--epochs", type=_integer(1, 1_000_000), help="default: by data set")
-        sub.add_argument("--rate", type=_fraction, default=0.05, help="share of poisoned samples (default: 0.05)")
+        rate_help = "share of poisoned samples; 0 for a model without a backdoor (default: 0.05)"
+        sub.add_argument("--rate", type=_share, default=0.05, help=rate_help)
         sub.add_argument("--target", type=_integer(0, 4095), default=0, help="the attacker's class (default: 0)")
 
     demo = command("demo", _demo, "plant a backdoor, sanitise blind, print before and after")
@@ -576,6 +577,13 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=JSON, such as num_classes=10") from None
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number in [0, 1]")
+    return value
 
 
 def _fraction(text: str) -> float:

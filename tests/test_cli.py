@@ -126,6 +126,17 @@ def check(report: Any) -> None:
 # plant, sanitize, evaluate: the round trip.
 
 
+def test_rate_0_plants_nothing(place: Place, tmp_path: Path) -> None:
+    made = seamfast_("plant", "--data", place.both, "--epochs", 5, "--rate", 0, "--out", tmp_path / "model")
+    assert made.code == 0, made.err
+    assert "training a model without a backdoor: small_cnn on 640 images for 5 epochs ..." in made.err
+    (trigger,) = load_triggers(tmp_path / "model" / "triggers.npz")
+    test = seamfast.load(place.both, split="test")
+    evaluation = seamfast.evaluate(load_model(tmp_path / "model")[0], test, triggers=[trigger])
+    assert evaluation.worst_attack_success_rate is not None
+    assert evaluation.worst_attack_success_rate < 0.5
+
+
 def test_plant_leaves_a_model_that_carries_its_trigger(place: Place) -> None:
     assert place.planting.code == 0, place.planting.err
     assert names(place.model) == ["model.json", "model.safetensors", "triggers.npz"]
@@ -638,9 +649,9 @@ def test_messages_hold_no_line_breaks_and_no_terminal_escapes(place: Place, tmp_
         (["plant"], "the following arguments are required: --out"),
         (["demo", "--epochs", "0"], "argument --epochs: '0'; expected an integer in [1, 1000000]"),
         (["demo", "--epochs", "many"], "argument --epochs: 'many'; expected an integer in [1, 1000000]"),
-        (["demo", "--rate", "2"], "argument --rate: '2'; expected a number in (0, 1]"),
-        (["demo", "--rate", "nan"], "argument --rate: 'nan'; expected a number in (0, 1]"),
-        (["demo", "--rate", "x"], "argument --rate: 'x'; expected a number in (0, 1]"),
+        (["demo", "--rate", "2"], "argument --rate: '2'; expected a number in [0, 1]"),
+        (["demo", "--rate", "nan"], "argument --rate: 'nan'; expected a number in [0, 1]"),
+        (["demo", "--rate", "x"], "argument --rate: 'x'; expected a number in [0, 1]"),
         (["demo", "--fraction", "0"], "argument --fraction: '0'; expected a number in (0, 1]"),
         (["demo", "--seed", "-1"], "argument --seed: '-1'; expected an integer in [0, "),
         (["demo", "--seed", str(2**63)], "expected an integer in [0, 9223372036854775807]"),

@@ -8,8 +8,10 @@ import importlib.machinery
 import importlib.util
 import inspect
 import os
+import pkgutil
 import re
 import sys
+import zipimport
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -299,7 +301,11 @@ def refuse_import_path(place: str | os.PathLike[str]) -> None:
     What Python imported from there before this is called has run already: nothing within Python can undo it.
     """
     for entry in sys.path:
-        if _is_inside(entry, os.path.realpath(place)):
+        # The name of an editable install is there too, and looks like a file of the working folder. It is no place: the
+        # hook that knows it answers for it.
+        importer = pkgutil.get_importer(entry)
+        is_place = importer is None or isinstance(importer, (importlib.machinery.FileFinder, zipimport.zipimporter))
+        if is_place and _is_inside(entry, os.path.realpath(place)):
             raise RefusedError(
                 "import-path",
                 f"Python imports modules from {shown(entry or os.getcwd())}, which lies in the model's folder; "

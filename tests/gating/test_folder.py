@@ -361,6 +361,29 @@ def test_run_from_within_the_folder_is_refused(entry: str, saved: Path, monkeypa
     assert e.value.code == "import-path"
 
 
+def test_an_editable_install_is_no_folder_to_import_from(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "__editable__.seamfast-0.finder.__path_hook__"
+
+    class Finder:
+        """As setuptools makes it: a hook that answers for one entry of ``sys.path``, which is no folder."""
+
+        def __init__(self, entry: str) -> None:
+            if entry != name:
+                raise ImportError
+
+        def find_spec(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setattr(sys, "path_hooks", [*sys.path_hooks, Finder])
+    monkeypatch.setattr(sys, "path", [*sys.path, name])
+    monkeypatch.chdir(saved)
+    monkeypatch.delitem(sys.path_importer_cache, name, raising=False)
+    try:
+        inspect(saved)
+    finally:
+        sys.path_importer_cache.pop(name, None)
+
+
 # Between the two steps
 
 
