@@ -212,6 +212,7 @@ def _gate(arguments: argparse.Namespace) -> int:
         policy=arguments.policy,
         out=arguments.out,
         root=arguments.root,
+        split=arguments.split,
         architecture=arguments.architecture,
         arguments=dict(arguments.argument),
         allow_pickle=arguments.allow_pickle,
@@ -529,6 +530,7 @@ def _parser() -> argparse.ArgumentParser:
     door = command("gate", _gate, "inspect, audit, sanitise, audit again, and decide by a policy")
     door.add_argument("model", help="safetensors file, or folder with one")
     data_options(door, None)
+    split_option(door, "train")
     door.add_argument("--policy", required=True, help="TOML file; seamfast policy init prints one to begin with")
     door.add_argument("--out", help="folder for the report and, on a pass, sanitized/; does not exist yet")
     door.add_argument(

@@ -130,6 +130,7 @@ def gate(
     policy: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    split: str | None = None,
     architecture: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     allow_pickle: bool = False,
@@ -150,7 +151,7 @@ def gate(
         policy: a TOML file, see ``docs/policy.md``. Only this one is read.
         out: a folder that does not exist yet, or is empty; it appears whole, by one rename, at the end. ``None``:
             nothing is written.
-        root: the folder of a data set given by name, as for ``seamfast.load``.
+        root, split: as for ``seamfast.load``: the folder of a data set given by name; ``"train"`` or ``"test"``.
         architecture: ``None``: what the folder's own ``model.json`` or ``config.json`` selects from an allow-list; else
             ``registered:NAME``, ``module:function`` (operator's code), or ``timm:NAME``.
         arguments: of the architecture.
@@ -173,7 +174,8 @@ def gate(
     folder = None if out is None else _free_folder(Path(out))
     work = _Work(Path(model), seed, rules)
     try:
-        _work(work, data, root, architecture, dict(arguments or {}), allow_pickle, dry_run, device, progress)
+        where = {"root": root, "split": split}
+        _work(work, data, where, architecture, dict(arguments or {}), allow_pickle, dry_run, device, progress)
     except RefusedError as error:
         work.refusal = error
     except DataFileError as error:
@@ -195,7 +197,7 @@ def gate(
 def _work(
     work: _Work,
     data: Any,
-    root: Any,
+    where: dict[str, Any],
     architecture: str | None,
     arguments: dict[str, Any],
     allow_pickle: bool,
@@ -210,8 +212,9 @@ def _work(
             f"{name} in the model folder was not read: the policy is the one that was given"
             for name in work.inspection.ignored_policies
         ]
-        work.data_path = "(in memory)" if isinstance(data, CleanSet) else os.fspath(data)
-        work.data = _clean_data(data, root, work.inspection)
+        part = f", {where['split']}" if where["split"] else ""
+        work.data_path = "(in memory)" if isinstance(data, CleanSet) else os.fspath(data) + part
+        work.data = _clean_data(data, where, work.inspection)
         split = split_by_class(
             work.data.labels, holdout_fraction=work.policy.audit.share, forget_fraction=1.0, seed=work.seed
         )
@@ -298,13 +301,13 @@ def _worst(rates: list[Mapping[str, Any]]) -> Measured:
 # ---- The parts of the work. ----
 
 
-def _clean_data(data: Any, root: Any, inspection: Inspection) -> CleanSet:
+def _clean_data(data: Any, where: dict[str, Any], inspection: Inspection) -> CleanSet:
     """The clean images, normalised as the model takes them."""
     chosen = inspection.architecture
     if isinstance(data, CleanSet):
         samples = data
     else:
-        samples = load(os.fspath(data), root=root, mean=chosen.mean or (0.0,), std=chosen.std or (1.0,))
+        samples = load(os.fspath(data), **where, mean=chosen.mean or (0.0,), std=chosen.std or (1.0,))
     if chosen.image_shape is not None and samples.image_shape != chosen.image_shape:
         raise RefusedError(
             "data",

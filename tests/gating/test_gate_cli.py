@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seamfast.cli import main
@@ -67,6 +68,19 @@ def test_a_data_set_by_name_is_read_below_root(
     assert json.loads(capsys.readouterr().out)["data"]["n_samples"] == 20
     assert ran(*named) == 3
     assert "needs root=" in capsys.readouterr().err
+
+
+def test_a_part_of_a_file_can_be_named(
+    planted: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images, labels = np.zeros((30, 8, 8), np.uint8), np.arange(30) % 10
+    np.savez(tmp_path / "both.npz", x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])
+    arguments = ("gate", planted, "--data", tmp_path / "both.npz", "--policy", policy(tmp_path), "--dry-run", "--json")
+    assert ran(*arguments, "--split", "test") == 3
+    found = json.loads(capsys.readouterr().out)["data"]
+    assert (found["n_samples"], found["path"]) == (20, f"{tmp_path / 'both.npz'}, test")
 
 
 def test_json_is_one_document_on_stdout(
