@@ -123,15 +123,8 @@ def evaluate(
     samples = as_clean_set(data)
     if not len(samples):
         raise InputError("data holds no samples; expected at least one")
-    home = device_of(model)
-    target = home if device == "auto" else resolve_device(device, model)
-    if target != home:
-        model = copy.deepcopy(model).to(target)
-    samples = as_called(model, samples)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    resident = Resident(samples, target, dtype)
-    num_classes = probe_logits(model, resident, finite=False)
-    check_triggers(triggers, samples, num_classes)
+    model, resident, num_classes = placed(model, samples, device)
+    check_triggers(triggers, resident.samples, num_classes)
     shown = sys.stderr.isatty() if progress is None else progress
     with tqdm(total=len(samples), desc="evaluate", unit="sample", disable=not shown, leave=False) as bar:
 
@@ -150,6 +143,23 @@ def evaluate(
             on_batch=advance,
         )
     return as_evaluation(counts)
+
+
+def placed(model: nn.Module, samples: CleanSet, device: str | torch.device) -> tuple[nn.Module, Resident, int]:
+    """The model, or a copy of it, on ``device``; the samples beside it, as it is called; how many classes it knows.
+
+    Args:
+        model: its logits may hold NaN.
+        samples: at least one.
+        device: ``"auto"`` is the model's own; another one takes a copy of the model there.
+    """
+    home = device_of(model)
+    target = home if device == "auto" else resolve_device(device, model)
+    if target != home:
+        model = copy.deepcopy(model).to(target)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    resident = Resident(as_called(model, samples), target, dtype)
+    return model, resident, probe_logits(model, resident, finite=False)
 
 
 def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:

@@ -51,6 +51,17 @@ def tiny_data() -> CleanSet:
     return CleanSet(images, labels, mean=0.4, std=0.25, num_classes=NUM_CLASSES)
 
 
+@pytest.fixture
+def noisy_data(tiny_data: CleanSet) -> CleanSet:
+    """The tiny set with weaker contrast and some labels moved on: no rate is 0 or 1."""
+    images = tiny_data.inputs
+    assert isinstance(images, torch.Tensor)
+    labels = tiny_data.labels.clone()
+    labels[::9] = (labels[::9] + 1) % 4
+    weak = (images.float() * 0.5 + torch.randint(0, 90, images.shape)).to(torch.uint8)
+    return CleanSet(weak, labels, mean=tiny_data.mean, std=tiny_data.std, num_classes=4)
+
+
 @pytest.fixture(scope="session")
 def _trained() -> nn.Module:
     """Learns ``tiny_data``'s task from images of its own; a fraction of a second."""

@@ -29,17 +29,6 @@ def raises(kind: type[Exception], message: str) -> Any:
     return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
-@pytest.fixture
-def noisy_data(tiny_data: CleanSet) -> CleanSet:
-    """The tiny set with weaker contrast and some labels moved on: no rate is 0 or 1."""
-    images = tiny_data.inputs
-    assert isinstance(images, Tensor)
-    labels = tiny_data.labels.clone()
-    labels[::9] = (labels[::9] + 1) % 4
-    weak = (images.float() * 0.5 + torch.randint(0, 90, images.shape)).to(torch.uint8)
-    return CleanSet(weak, labels, mean=tiny_data.mean, std=tiny_data.std, num_classes=4)
-
-
 def linear() -> nn.Module:
     """Right on about two of three, and easily moved to any class: the brightness of the quadrants, and noise."""
     generator = torch.Generator().manual_seed(6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from seamfast.data import CleanSet
 from seamfast.data.resident import Resident
-from seamfast.engine.model import device_of, logits_of, resolve_device
+from seamfast.engine.model import logits_of
 from seamfast.engine.precision import Precision
 from seamfast.errors import InputError
-from seamfast.evaluate import as_called, probe_logits
+from seamfast.evaluate import placed
 from seamfast.triggers.checks import as_integer
 
 UNANSWERED = -1
@@ -81,15 +80,9 @@ def subject(model: Any, data: Any, device: str | torch.device) -> Subject:
         raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet")
     if not len(data):
         raise InputError("data holds no samples; expected at least one")
-    home = device_of(model)
-    target = home if device == "auto" else resolve_device(device, model)
-    if target != home:
-        model = copy.deepcopy(model).to(target)
-    samples = as_called(model, data)
-    samples.pixels(torch.arange(1))  # raises where there are no pixels to change
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    resident = Resident(samples, target, dtype)
-    return Subject(model, resident, probe_logits(model, resident, finite=False))
+    examined = Subject(*placed(model, data, device))
+    examined.pixels(torch.arange(1))  # raises where there are no pixels to change
+    return examined
 
 
 def check_positive(name: str, value: Any) -> int:

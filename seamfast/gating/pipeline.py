@@ -34,11 +34,10 @@ from seamfast.data.readers import load
 from seamfast.data.readers._files import shown
 from seamfast.engine.model import evaluating, resolve_device
 from seamfast.errors import DataFileError, InputError, ModelError, SanitizeInterrupted
-from seamfast.evaluate import evaluate
 from seamfast.evidence import invert_triggers, parting, stamped_evidence
 from seamfast.evidence.inversion import Inversion
 from seamfast.evidence.parting import Parting
-from seamfast.evidence.subject import subject
+from seamfast.evidence.subject import Subject, subject
 from seamfast.gating.documents.cyclonedx import as_bom
 from seamfast.gating.documents.html import as_html
 from seamfast.gating.documents.in_toto import as_statement
@@ -47,7 +46,7 @@ from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Inspection, Received, inspect, model_values, receive
 from seamfast.gating.policy import Decision, Measured, Policy, decide, read_policy
 from seamfast.intake.refusal import RefusedError
-from seamfast.metrics import Bounded, Rate
+from seamfast.metrics import Bounded
 from seamfast.model_files import ModelDescription, save_model, save_weights
 from seamfast.record import machine, rate_values
 from seamfast.sanitize import SanitizeResult, sanitize
@@ -227,7 +226,7 @@ def _work(
     model.to(home)
     audit_set, repair_set = work.data.subset(work.audited), work.data.subset(work.repair)
     with work.timed("audit"):
-        work.before, patterns = _audit(model, audit_set, work, progress)
+        work.before, patterns, right = _audit(model, audit_set, work, progress)
         work.pictures |= {"samples": _samples(audit_set), **_named(patterns, "patterns_before")}
     with work.timed("sanitize"):
         work.result = sanitize(
@@ -242,9 +241,9 @@ def _work(
         )
         work.warnings += work.result.report["warnings"]
     with work.timed("audit"):
-        work.after, patterns = _audit(work.result.model, audit_set, work, progress)
+        work.after, patterns, right_after = _audit(work.result.model, audit_set, work, progress)
         work.pictures |= _named(patterns, "patterns_after")
-        work.change = _change(model, work.result.model, audit_set, work.policy.audit.level)
+        work.change = _change(right, right_after, work.policy.audit.level)
         work.parted = parting(
             model, work.result.model, audit_set, level=work.policy.audit.level, seed=work.seed, progress=progress
         )
@@ -326,10 +325,15 @@ def _clean_data(data: Any, where: dict[str, Any], inspection: Inspection) -> Cle
     return samples
 
 
-def _audit(model: nn.Module, data: CleanSet, work: _Work, progress: bool | None) -> tuple[dict[str, Any], list[Any]]:
-    """AUDIT of the report, and the patterns that the inversion found."""
+def _audit(
+    model: nn.Module, data: CleanSet, work: _Work, progress: bool | None
+) -> tuple[dict[str, Any], list[Any], Tensor]:
+    """AUDIT of the report, the patterns that the inversion found, and which samples the model is right on."""
     settings = work.policy.audit
-    told = evaluate(model, data, progress=progress)
+    examined = subject(model, data, "auto")
+    right = _is_right(examined)
+    of_class = data.labels.bincount(minlength=examined.num_classes)
+    right_of_class = data.labels[right].bincount(minlength=examined.num_classes)
     battery = stamped_evidence(model, data, level=settings.level, seed=work.seed, progress=progress)
     inversion: Inversion | None = None
     if settings.inversion:
@@ -337,16 +341,17 @@ def _audit(model: nn.Module, data: CleanSet, work: _Work, progress: bool | None)
             model, data, time_budget_s=settings.inversion_time_budget_s, seed=work.seed, progress=progress
         )
 
-    def bounded(rate: Rate) -> dict[str, Any]:
-        return rate_values(Bounded.exact(rate.n_hit, rate.n_total, level=settings.level))
+    def bounded(n_hit: int, n_total: int) -> dict[str, Any]:
+        return rate_values(Bounded.exact(n_hit, n_total, level=settings.level))
 
     audit = {
-        "clean_accuracy": bounded(told.clean_accuracy),
-        "class_accuracy": [bounded(rate) for rate in told.class_accuracy],
+        "clean_accuracy": bounded(int(right.sum()), len(right)),
+        "class_accuracy": [*map(bounded, right_of_class.tolist(), of_class.tolist())],
         "battery": [{"name": r.name, "target": r.target, "rate": rate_values(r.rate)} for r in battery],
         "inversion": None if inversion is None else _inversion_values(inversion),
     }
-    return audit, [] if inversion is None else [_stamped_grey(found.mask, found.pattern) for found in inversion.classes]
+    found = () if inversion is None else inversion.classes
+    return audit, [_stamped_grey(trigger.mask, trigger.pattern) for trigger in found], right
 
 
 def _inversion_values(inversion: Inversion) -> dict[str, Any]:
@@ -369,15 +374,14 @@ def _stamped_grey(mask: Tensor, pattern: Tensor) -> np.ndarray:
     return shown.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def _change(received: nn.Module, sanitised: nn.Module, data: CleanSet, level: float) -> dict[str, Any]:
-    """How accuracy changed, sample by sample: pairs tell more than two rates apart.
+def _change(before: Tensor, after: Tensor, level: float) -> dict[str, Any]:
+    """How accuracy changed between two answers of ``_is_right``: pairs tell more than two rates apart.
 
     The interval is the adjusted Wald interval for a difference of paired proportions, which keeps its coverage where
     few pairs differ. Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of
     binomial proportions based on paired data", J. Educ. Behav. Stat. 37, 2012.
     """
-    before, after = (_is_right(model, data) for model in (received, sanitised))
-    n, n_lost, n_gained = len(data), int((before & ~after).sum()), int((~before & after).sum())
+    n, n_lost, n_gained = len(before), int((before & ~after).sum()), int((~before & after).sum())
     lost, gained = (n_lost + 1) / (n + 2), (n_gained + 1) / (n + 2)
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((lost + gained - (lost - gained) ** 2) / (n + 2))
     share = {
@@ -388,12 +392,12 @@ def _change(received: nn.Module, sanitised: nn.Module, data: CleanSet, level: fl
     return {"n": n, "n_lost": n_lost, "n_gained": n_gained, "accuracy_lost": share}
 
 
-def _is_right(model: nn.Module, data: CleanSet) -> Tensor:
-    examined = subject(model, data, "auto")
-    parts = torch.split(torch.arange(len(data)), 512)
-    with evaluating(model), closing(examined.data.batches((part, 0) for part in parts)) as batches:
+def _is_right(examined: Subject) -> Tensor:
+    """``(N,)`` bool, on the CPU: whether the model gives each sample its label."""
+    parts = torch.split(torch.arange(len(examined.data)), 512)
+    with evaluating(examined.model), closing(examined.data.batches((part, 0) for part in parts)) as batches:
         answers = [examined.answers(inputs).cpu() for _, inputs in batches]
-    return torch.cat(answers) == data.labels
+    return torch.cat(answers) == examined.samples.labels
 
 
 def _samples(data: CleanSet, n: int = 16) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import seamfast
 from seamfast import CleanSet, attacks, triggers
@@ -34,17 +34,6 @@ def planted_model(digits: tuple[CleanSet, CleanSet]) -> nn.Module:
     """The clean model's twin, but 5 % of its data had a 3x3 checkerboard in the corner and the label 3."""
     trigger = triggers.Patch.checkerboard(3, TARGET, margin=0)
     return _trained(attacks.poison(digits[0], trigger, 0.05))
-
-
-@pytest.fixture
-def noisy_data(tiny_data: CleanSet) -> CleanSet:
-    """The tiny set in weak contrast, with some labels moved on."""
-    images = tiny_data.inputs
-    assert isinstance(images, Tensor)
-    labels = tiny_data.labels.clone()
-    labels[::9] = (labels[::9] + 1) % 4
-    weak = (images.float() * 0.5 + torch.randint(0, 90, images.shape)).to(torch.uint8)
-    return CleanSet(weak, labels, mean=tiny_data.mean, std=tiny_data.std, num_classes=4)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import seamfast
 from seamfast import attacks
 from seamfast.attacks import TrainConfig
 from seamfast.errors import InputError, PolicyError
+from seamfast.evidence.subject import subject
 from seamfast.gating import pipeline
 from seamfast.gating.pipeline import FILES, gate, metrics_of
 from seamfast.model_files import ModelDescription, load_model, save_model
@@ -275,7 +276,8 @@ def test_lost_and_gained_answers_are_counted_in_pairs(tiny_model: Callable[[], n
     received, sanitised = tiny_model().eval(), tiny_model().eval()
     with torch.no_grad():
         sanitised[9].bias[0] += 100  # all answers become 0
-    change = pipeline._change(received, sanitised, tiny_data, 0.95)
+    before, after = (pipeline._is_right(subject(model, tiny_data, "auto")) for model in (received, sanitised))
+    change = pipeline._change(before, after, 0.95)
     right = (received((tiny_data.inputs.float() / 255 - 0.4) / 0.25).argmax(1) == tiny_data.labels).sum().item()
     zeros = int((tiny_data.labels == 0).sum())
     assert change["n_lost"] - change["n_gained"] == right - zeros
