@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench sanitizers fuzz clean
+.PHONY: help env demo test lint bench sanitizers fuzz mutants clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ FUZZ_SECONDS ?= 600
 
 fuzz: $(VENV)/.dev ## Throw mutated inputs at the readers of strangers' files. Takes FUZZ_SECONDS, for all together.
 	@$(BIN)/python fuzz/drive.py --seconds $(FUZZ_SECONDS)
+
+MUTANTS_ARGS ?=
+
+mutants: $(VENV)/.dev ## Plant faults in a copy; the tests must catch each. Takes MUTANTS_ARGS, e.g. '--jobs 2'.
+	@$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
 
 clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
 	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo

@@ -1,0 +1,1043 @@
+"""Planted faults, each of which the tests must catch: what the tests are worth, measured.
+
+    python tests/mutants.py                                  # all, one after the other; ``make mutants``
+    python tests/mutants.py --only split-overlaps --jobs 2
+
+The tracked files and the compiled extension are copied to a temporary folder. There the named test files run once
+without a fault and must pass; then, for each mutant, its one text is replaced, its test files run up to the first
+failure, and the text is restored. A mutant whose text does not occur exactly once, or whose tests cannot be collected,
+does not apply. The exit code is 1 if any mutant survives or does not apply.
+
+A change of the package adapts the texts of the mutants, not what they break.
+"""
+
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault.
+
+    Attributes:
+        id: names it.
+        file: below ``seamfast/``.
+        old: occurs exactly once in the file.
+        new: what replaces it.
+        breaks: what goes wrong.
+        tests: test files below ``tests/``, separated by spaces; together they must catch it.
+    """
+
+    id: str
+    file: str
+    old: str
+    new: str
+    breaks: str
+    tests: str
+
+
+MUTANTS = [
+    # methods
+    Mutant(
+        "seam-teacher-sees-student-view",
+        "methods/seam.py",
+        "received = run.received_logits(neutral)",
+        "received = run.received_logits(seen)",
+        "the teacher answers to pasted patterns",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-forgets-on-true-labels",
+        "methods/seam.py",
+        "            exclude_true=config.exclude_true,",
+        "            exclude_true=False,",
+        "forgetting draws the true class too",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-plain-end-reversed",
+        "methods/seam.py",
+        "step.fraction >= 1 - config.plain_end",
+        "step.fraction >= config.plain_end",
+        "disturbances end after a fifth of recovery, not before its last fifth",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-recover-patience-off-by-one",
+        "methods/seam.py",
+        "if n_good >= config.recover_patience:",
+        "if n_good > config.recover_patience:",
+        "recovery stops one evaluation late",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-forget-patience-off-by-one",
+        "methods/seam.py",
+        "if n_below >= config.forget_patience:",
+        "if n_below > config.forget_patience:",
+        "forgetting stops one evaluation late",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-forgets-on-recovery-part",
+        "methods/seam.py",
+        "        of=run.split.forget,",
+        "        of=run.split.recovery,",
+        "forget_fraction has no effect",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-trains-on-holdout",
+        "methods/seam.py",
+        "        of=run.split.recovery,",
+        "        of=run.split.holdout,",
+        "recovery trains on the held-out part",
+        "methods/test_seam.py test_sanitize.py",
+    ),
+    Mutant(
+        "seam-radius-from-the-wrong-end",
+        "methods/seam.py",
+        "(before - halfway) / (before - after)",
+        "(halfway - after) / (before - after)",
+        "the radius is interpolated from the wrong end",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-keeps-the-gentler-push",
+        "methods/seam.py",
+        "missing > before / 2:",
+        "missing < before / 2:",
+        "the second attempt is kept where it did not help",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "seam-teacher-weight-inverted",
+        "methods/seam.py",
+        "config.distillation * need)",
+        "config.distillation * (1 - need))",
+        "the teacher is silent where accuracy is missing",
+        "methods/test_seam.py",
+    ),
+    Mutant(
+        "fine-tune-trains-on-holdout",
+        "methods/fine_tune.py",
+        "of=run.split.recovery,",
+        "of=run.split.holdout,",
+        "fine-tuning trains on the held-out part",
+        "methods/test_fine_tune.py",
+    ),
+    Mutant(
+        "super-fine-tune-one-rate",
+        "methods/super_fine_tune.py",
+        '("recover", config.recover_rate, config.recover_steps, 1.0)',
+        '("recover", config.forget_rate, config.recover_steps, 1.0)',
+        "the second phase has the first one's peak rate",
+        "methods/test_super_fine_tune.py",
+    ),
+    Mutant(
+        "schedule-cosine-ends-early",
+        "methods/schedules.py",
+        "(fraction - warmup) / (1 - warmup)",
+        "fraction",
+        "the cosine jumps after the warm-up",
+        "methods/test_schedules.py",
+    ),
+    Mutant(
+        "config-takes-bool-for-int",
+        "methods/config.py",
+        'wrong_bool = isinstance(item, bool) != (inner == "bool")',
+        "wrong_bool = False",
+        "true passes for the number 1",
+        "methods/test_config.py",
+    ),
+    # engine
+    Mutant(
+        "run-streams-share-a-seed",
+        "engine/run.py",
+        " + tag * 0xC2B2AE3D27D4EB4F",
+        " + 0 * tag",
+        "forgetting and recovery draw the same numbers",
+        "engine/test_run_draws.py",
+    ),
+    Mutant(
+        "run-budget-of-none-allows-one",
+        "engine/run.py",
+        "1 if accuracy_budget > 0 else 0)",
+        "1)",
+        "a budget of 0 lets one sample go",
+        "engine/test_run_draws.py",
+    ),
+    Mutant(
+        "run-distillation-reversed",
+        "engine/run.py",
+        "F.kl_div(got, wanted,",
+        "F.kl_div(wanted, got,",
+        "the divergence has its arguments swapped",
+        "engine/test_run.py methods/test_seam.py",
+    ),
+    Mutant(
+        "run-callback-cannot-stop",
+        "engine/run.py",
+        "if self.announcer.control.should_training_stop:",
+        "if False:",
+        "a callback's request to stop is ignored",
+        "engine/test_events.py test_sanitize.py",
+    ),
+    Mutant(
+        "run-counts-with-a-moved-generator",
+        "engine/run.py",
+        "        with seeded(self.seed, self.device):\n            return measure(",
+        "        if True:\n            return measure(",
+        "what a model draws in eval mode shifts the draws of training",
+        "engine/test_run_draws.py",
+    ),
+    Mutant(
+        "copy-leaves-buffers",
+        "engine/model.py",
+        "return {name: t.detach().clone() for name, t in _tensors(self.model)}",
+        "return {name: t.detach().clone() for name, t in self.model.named_parameters()}",
+        "BatchNorm's buffers are not restored between attempts",
+        "engine/test_model.py",
+    ),
+    Mutant(
+        "copy-skips-rounding",
+        "engine/model.py",
+        "tensor.data.to(given).to(tensor.dtype)",
+        "tensor.data.to(tensor.dtype)",
+        "what is measured is not what is returned in half precision",
+        "engine/test_model.py",
+    ),
+    Mutant(
+        "evaluating-leaves-eval-mode",
+        "engine/model.py",
+        "            module.training = training",
+        "            module.training = False",
+        "a model stays in eval mode after it was looked at",
+        "engine/test_model.py",
+    ),
+    Mutant(
+        "counting-forgets-clean-nan",
+        "engine/counting.py",
+        'sum(row["n_nan"] for row in rows)',
+        'rows[-1]["n_nan"]',
+        "NaN under triggers is not reported",
+        "engine/test_counting.py",
+    ),
+    Mutant(
+        "counting-target-of-one-trigger",
+        "engine/counting.py",
+        "torch.full((len(part),), number)",
+        "torch.full((len(part),), 0)",
+        "every sample gets the first trigger",
+        "engine/test_counting.py",
+    ),
+    Mutant(
+        "optimizer-biases-freeze",
+        "engine/optimizer.py",
+        "_FLOOR if parameter.ndim < 2 else 1e-8",
+        "1e-8",
+        "biases of 0 never move",
+        "engine/test_optimizer.py",
+    ),
+    Mutant(
+        "precision-takes-disagreement",
+        "engine/precision.py",
+        "trial.agreement >= _AGREEMENT",
+        "trial.agreement <= _AGREEMENT",
+        "a format is chosen where its gradients differ",
+        "engine/test_precision.py",
+    ),
+    Mutant(
+        "step-crops-repeat-each-epoch",
+        "engine/step.py",
+        "self.first_epoch + n // self.epoch_steps",
+        "self.first_epoch",
+        "crops are the same in each epoch",
+        "engine/test_step.py",
+    ),
+    Mutant(
+        "host-threads-not-restored",
+        "engine/host.py",
+        "if torch.get_num_threads() != threads:",
+        "if False:",
+        "PyTorch's threads stay as the run set them",
+        "engine/test_host.py",
+    ),
+    Mutant(
+        "layers-ignore-dilation",
+        "engine/layers.py",
+        "        or _pair(dilation) != (1, 1)\n",
+        "",
+        "dilated pooling goes to the kernel without dilation",
+        "engine/test_layers.py",
+    ),
+    # data
+    Mutant(
+        "split-overlaps",
+        "data/split.py",
+        "recovery.append(members[n_holdout:])",
+        "recovery.append(members)",
+        "the held-out part is trained on",
+        "data/test_split.py",
+    ),
+    Mutant(
+        "resident-ignores-epoch",
+        "data/resident.py",
+        "return self._normalized(self._inputs, indices, pad, flip, seed, epoch)",
+        "return self._normalized(self._inputs, indices, pad, flip, seed, 0)",
+        "augmentation does not change from epoch to epoch",
+        "data/test_resident.py",
+    ),
+    Mutant(
+        "resident-drops-the-rest",
+        "data/resident.py",
+        "order = order[batch_size:]",
+        "order = samples[:0]",
+        "the rest of an epoch is dropped at each batch",
+        "data/test_resident.py",
+    ),
+    Mutant(
+        "mixing-weights-swapped",
+        "data/mixing.py",
+        "return w * inputs + (1 - w) * inputs[partner], partner, weight",
+        "return (1 - w) * inputs + w * inputs[partner], partner, weight",
+        "images and labels are mixed in opposite shares",
+        "data/test_mixing.py",
+    ),
+    Mutant(
+        "disturbing-mask-inverted",
+        "data/disturbing.py",
+        "u[0] * (u[1] < share)",
+        "u[0] * (u[1] >= share)",
+        "the other images are disturbed",
+        "data/test_disturbing.py",
+    ),
+    Mutant(
+        "prefetch-swallows-errors",
+        "data/prefetch.py",
+        "            self._ready.put(_Failure(error))",
+        "            del error",
+        "an error on the thread ends the batches without a word",
+        "data/test_prefetch.py",
+    ),
+    Mutant(
+        "rereading-labels-unchecked",
+        "data/rereading.py",
+        "            check_labels([self._keys[i] for i in indices.tolist()], self.labels[indices], labels)\n",
+        "",
+        "a loader that shuffles between reads goes unnoticed",
+        "data/test_rereading.py",
+    ),
+    Mutant(
+        "adapters-order-as-shuffled",
+        "data/adapters.py",
+        "sorted(range(len(keys)), key=keys.__getitem__)",
+        "list(range(len(keys)))",
+        "the result depends on how a loader shuffled",
+        "data/test_adapters.py",
+    ),
+    Mutant(
+        "clean-set-takes-nan",
+        "data/clean_set.py",
+        "if value.is_floating_point() and not torch.isfinite(value).all():",
+        "if False:",
+        "NaN in the data goes into training",
+        "data/test_clean_set.py",
+    ),
+    Mutant(
+        "readers-label-off-by-one",
+        "data/readers/_files.py",
+        "if low < 0 or high >= limit:",
+        "if low < 0 or high > limit:",
+        "a label equal to the number of classes passes",
+        "data/readers/test_read_npz.py data/readers/test_read_idx.py",
+    ),
+    Mutant(
+        "readers-zip-overlap",
+        "data/readers/_zip.py",
+        "if packed > archive_size:",
+        "if False:",
+        "overlapping members pass: a zip bomb",
+        "data/readers/test_read_npz.py data/readers/test_read_images.py",
+    ),
+    Mutant(
+        "readers-idx-size-unchecked",
+        "data/readers/idx.py",
+        "if not gzipped and size - header != promised:",
+        "if False:",
+        "a file shorter than its header promises is not refused by its size",
+        "data/readers/test_read_idx.py",
+    ),
+    Mutant(
+        "readers-cifar-size-unchecked",
+        "data/readers/cifar.py",
+        "if size == 0 or size % _RECORD:",
+        "if size == 0:",
+        "a cut record is dropped",
+        "data/readers/test_read_cifar.py",
+    ),
+    Mutant(
+        "readers-images-follow-links",
+        "data/readers/images.py",
+        "                if entry.is_symlink():",
+        "                if False:",
+        "symbolic links in an image folder are followed",
+        "data/readers/test_read_images.py",
+    ),
+    Mutant(
+        "readers-digits-share-samples",
+        "data/readers/digits.py",
+        'chosen = in_test if split == "test" else ~in_test',
+        "chosen = in_test",
+        "training and test set are the same",
+        "data/readers/test_read_digits.py",
+    ),
+    # triggers
+    Mutant(
+        "patch-corner-mirrored",
+        "triggers/patch.py",
+        'if horizontal == "left" else -margin - w',
+        'if horizontal == "right" else -margin - w',
+        "patches land in the opposite corner",
+        "triggers/test_trigger_kinds.py",
+    ),
+    Mutant(
+        "label-map-source-ignored",
+        "triggers/label_maps.py",
+        "torch.where(in_source, self.target, labels)",
+        "torch.full_like(labels, self.target)",
+        "every class goes to the target, not the sources alone",
+        "triggers/test_label_maps.py",
+    ),
+    Mutant(
+        "trigger-file-overlap",
+        "triggers/files.py",
+        "        if total > size:",
+        "        if False:",
+        "members that overlap pass",
+        "triggers/test_trigger_files.py",
+    ),
+    Mutant(
+        "quantize-floors",
+        "triggers/quantize.py",
+        "values = np.rint(np.arange(256) / 255 * top) / top * 255",
+        "values = np.floor(np.arange(256) / 255 * top) / top * 255",
+        "levels are cut, not rounded",
+        "triggers/test_trigger_kinds.py",
+    ),
+    Mutant(
+        "warp-noise-of-one-sample",
+        "triggers/warp.py",
+        "noise = draw_signed_per_sample((h, w, 2), sample_ids, seed)",
+        "noise = draw_signed_per_sample((h, w, 2), sample_ids * 0, seed)",
+        "all samples get the same noise",
+        "triggers/test_trigger_kinds.py",
+    ),
+    # attacks
+    Mutant(
+        "poison-clean-label-ignored",
+        "attacks/poison.py",
+        "~eligible if clean_label else eligible, round(rate",
+        "eligible, round(rate",
+        "a clean-label attack stamps other classes",
+        "attacks/test_poison.py",
+    ),
+    Mutant(
+        "train-reports-the-epoch-before",
+        "attacks/train.py",
+        "on_epoch((step + 1) // steps_an_epoch,",
+        "on_epoch(step // steps_an_epoch,",
+        "epochs are counted from 0",
+        "attacks/test_train.py",
+    ),
+    Mutant(
+        "label-consistent-descends",
+        "attacks/label_consistent.py",
+        "_STEP_SHARE * budget * gradient.sign()",
+        "-_STEP_SHARE * budget * gradient.sign()",
+        "images move to where the model is surer",
+        "attacks/test_known.py",
+    ),
+    # evidence
+    Mutant(
+        "stamped-counts-old-mistakes",
+        "evidence/stamped.py",
+        " & (answers != before[rows])",
+        "",
+        "what the model got wrong before counts as moved",
+        "evidence/test_stamped.py",
+    ),
+    Mutant(
+        "stamped-one-look",
+        "evidence/stamped.py",
+        "n_looks=n_looks)",
+        "n_looks=1)",
+        "bounds hold for one class and trigger alone",
+        "evidence/test_stamped.py evidence/test_bounds.py",
+    ),
+    Mutant(
+        "inversion-index-of-the-largest",
+        "evidence/inversion.py",
+        "return (median - min(sizes)) / spread",
+        "return (max(sizes) - median) / spread",
+        "a large mask is anomalous, a small one is not",
+        "evidence/test_inversion.py",
+    ),
+    Mutant(
+        "inversion-tested-on-its-own",
+        "evidence/inversion.py",
+        "order[n_used : n_used + _TESTED]",
+        "order[:_TESTED]",
+        "patterns are tested on the samples that made them",
+        "evidence/test_inversion.py",
+    ),
+    Mutant(
+        "parting-of-those-apart",
+        "evidence/parting.py",
+        "hit = alike & (answers[0] != answers[1])",
+        "hit = answers[0] != answers[1]",
+        "samples on which the models differ undisturbed count",
+        "evidence/test_parting.py",
+    ),
+    # gating
+    Mutant(
+        "gate-audits-what-it-repairs-on",
+        "gating/pipeline.py",
+        "work.data.subset(work.audited), work.data.subset(work.repair)",
+        "work.data.subset(work.repair), work.data.subset(work.repair)",
+        "the audit measures on the training data",
+        "gating/test_pipeline.py",
+    ),
+    Mutant(
+        "gate-returns-a-failed-model",
+        "gating/pipeline.py",
+        "work.result.model if passed and work.result is not None else None",
+        "work.result.model if work.result is not None else None",
+        "a model that failed its policy is returned",
+        "gating/test_pipeline.py",
+    ),
+    Mutant(
+        "gate-worst-is-the-best",
+        "gating/pipeline.py",
+        'max(rate["high"] for rate in known)',
+        'min(rate["high"] for rate in known)',
+        "the best bound stands for the worst",
+        "gating/test_pipeline.py",
+    ),
+    Mutant(
+        "gate-inconclusive-is-zero",
+        "gating/pipeline.py",
+        '"refused": 3, "inconclusive": 3}',
+        '"refused": 3, "inconclusive": 0}',
+        "an undecided gate exits with 0",
+        "gating/test_pipeline.py",
+    ),
+    Mutant(
+        "policy-comparison-inverted",
+        "gating/policy.py",
+        "return number >= rule.threshold if rule.greater_is_better else number <= rule.threshold",
+        "return number <= rule.threshold if rule.greater_is_better else number >= rule.threshold",
+        "a rule passes where it should fail",
+        "gating/test_policy.py",
+    ),
+    Mutant(
+        "policy-compares-the-good-bound",
+        "gating/policy.py",
+        "bound, other = (low, high) if rule.greater_is_better",
+        "bound, other = (high, low) if rule.greater_is_better",
+        "the optimistic bound is compared",
+        "gating/test_policy.py",
+    ),
+    Mutant(
+        "policy-min-samples-off-by-one",
+        "gating/policy.py",
+        "if n < rule.min_samples:",
+        "if n < rule.min_samples - 1:",
+        "one sample too few passes",
+        "gating/test_policy.py",
+    ),
+    Mutant(
+        "policy-any-pass-is-a-pass",
+        "gating/policy.py",
+        'outcomes["pass"] == len(rules) > 0',
+        'outcomes["pass"] > 0',
+        "an undecided rule is overlooked",
+        "gating/test_policy.py",
+    ),
+    Mutant(
+        "folder-follows-links",
+        "gating/folder.py",
+        "            if entry.is_symlink():",
+        "            if False:",
+        "a symbolic link in a model folder is not refused as one",
+        "gating/test_folder.py",
+    ),
+    Mutant(
+        "folder-takes-nan",
+        "gating/folder.py",
+        "if names := non_finite(state):",
+        "if names := []:",
+        "weights of NaN are received",
+        "gating/test_folder.py",
+    ),
+    Mutant(
+        "architecture-takes-remote-code",
+        "gating/architecture.py",
+        "                if key in entry:",
+        "                if False:",
+        "a configuration that names code to run is read",
+        "gating/test_architecture_choice.py",
+    ),
+    Mutant(
+        "html-not-escaped",
+        "gating/documents/markup.py",
+        "html.escape(visible(text, limit), quote=True)",
+        'html.escape("") + visible(text, limit)',
+        "text of a stranger is read as HTML",
+        "gating/test_html.py",
+    ),
+    Mutant(
+        "wording-shows-controls",
+        "gating/documents/wording.py",
+        "plain = character.isprintable() and n_marks <= _MOST_MARKS",
+        "plain = n_marks <= _MOST_MARKS",
+        "control characters reach the reader",
+        "gating/test_wording.py",
+    ),
+    Mutant(
+        "sarif-failure-is-a-pass",
+        "gating/documents/sarif.py",
+        '"fail": ("fail", "error"),',
+        '"fail": ("pass", "none"),',
+        "dashboards show a failed rule as passed",
+        "gating/test_formats.py",
+    ),
+    Mutant(
+        "in-toto-attests-received",
+        "gating/documents/in_toto.py",
+        "sanitized_weights(report) if passed else received_weights(report)",
+        "received_weights(report)",
+        "the weights as received are attested as passed",
+        "gating/test_formats.py",
+    ),
+    Mutant(
+        "cyclonedx-audit-before",
+        "gating/documents/cyclonedx.py",
+        'sanitized", files, weights, report["audit"]["after"])',
+        'sanitized", files, weights, report["audit"]["before"])',
+        "the sanitized model carries the figures of the received one",
+        "gating/test_formats.py",
+    ),
+    Mutant(
+        "markdown-takes-html",
+        "gating/documents/markdown.py",
+        "[\\\\`*\\[\\]<>|~$&@\\#]",
+        "[\\\\`*\\[\\]|~$&@\\#]",
+        "HTML of a stranger stands in the summary",
+        "gating/test_markdown.py",
+    ),
+    Mutant(
+        "png-sides-swapped",
+        "gating/documents/png.py",
+        '">IIBBBBB", width, height,',
+        '">IIBBBBB", height, width,',
+        "width and height of a picture are swapped",
+        "gating/test_png.py",
+    ),
+    Mutant(
+        "charts-upside-down",
+        "gating/documents/charts.py",
+        "return _BOTTOM - share * (_BOTTOM - _TOP)",
+        "return _TOP + share * (_BOTTOM - _TOP)",
+        "the curve is upside down",
+        "gating/test_html.py",
+    ),
+    # intake
+    Mutant(
+        "tensors-with-holes",
+        "intake/tensors.py",
+        "        if entry.start != end:",
+        "        if entry.start < end:",
+        "bytes that belong to no tensor are let through",
+        "intake/test_tensors.py",
+    ),
+    Mutant(
+        "tensors-size-unchecked",
+        "intake/tensors.py",
+        "    if size > largest:",
+        "    if False:",
+        "a file larger than the model needs is read",
+        "intake/test_tensors.py",
+    ),
+    Mutant(
+        "json-doubled-keys",
+        "intake/tensors.py",
+        "    if len(result) != len(pairs):",
+        "    if False:",
+        "of a doubled key the last one counts",
+        "intake/test_tensors.py",
+    ),
+    Mutant(
+        "identify-pickle-unseen",
+        "intake/identify.py",
+        "        if named and opcode.name in _CALLS:",
+        "        if False:",
+        "a pickle that calls something passes for another file",
+        "intake/test_identify_pickles.py",
+    ),
+    Mutant(
+        "pickle-any-global",
+        "intake/pickles.py",
+        "            if named and named not in _GLOBALS:",
+        "            if False:",
+        "a pickle may name any function",
+        "intake/test_pickles.py",
+    ),
+    # ops
+    Mutant(
+        "count-asr-over-target-class",
+        "ops/reference/count_outcomes.py",
+        "eligible & (predicted == wanted)",
+        "predicted == wanted",
+        "attack success counts samples of the target class too",
+        "ops/test_count_outcomes.py",
+    ),
+    Mutant(
+        "count-nan-is-right",
+        "ops/reference/count_outcomes.py",
+        "predicted = torch.where(nan, -1, logits.argmax(1))",
+        "predicted = torch.where(nan, labels, logits.argmax(1))",
+        "NaN counts as right",
+        "ops/test_count_outcomes.py",
+    ),
+    Mutant(
+        "cross-entropy-sum-for-mean",
+        "ops/reference/cross_entropy.py",
+        "        grad = grad / n\n",
+        "",
+        "the gradient of a mean is that of the sum",
+        "ops/test_cross_entropy.py",
+    ),
+    Mutant(
+        "gather-crop-not-keyed-by-epoch",
+        "ops/reference/gather_augment.py",
+        "draw(seed, indices, epoch, STREAM_AUGMENT)",
+        "draw(seed, indices, 0, STREAM_AUGMENT)",
+        "crops are the same in each epoch",
+        "ops/test_gather_augment.py",
+    ),
+    Mutant(
+        "occlude-pastes-itself",
+        "ops/reference/occlude.py",
+        "images[partner[:, r]], filling)",
+        "images, filling)",
+        "an image is pasted over itself",
+        "ops/test_occlude.py",
+    ),
+    Mutant(
+        "dither-shares-swapped",
+        "ops/reference/stamping.py",
+        "(1, -1, 3 / 16), (0, 1, 7 / 16)",
+        "(1, -1, 7 / 16), (0, 1, 3 / 16)",
+        "errors spread in the wrong shares",
+        "ops/test_stamp_trigger.py",
+    ),
+    Mutant(
+        "triton-count-last-of-equals",
+        "ops/triton/count_outcomes.py",
+        "larger = tile_largest > largest",
+        "larger = tile_largest >= largest",
+        "of equal logits the last tile wins",
+        "ops/test_count_outcomes.py",
+    ),
+    Mutant(
+        "triton-flip-inverted",
+        "ops/triton/gather_augment.py",
+        "(mirror >> 31) == 1",
+        "(mirror >> 31) == 0",
+        "the other images are mirrored",
+        "ops/test_golden.py",
+    ),
+    Mutant(
+        "dispatch-warns-each-time",
+        "ops/dispatch.py",
+        "        _warned = True",
+        "        _warned = False",
+        "the slow backend is reported at each call",
+        "ops/test_dispatch.py",
+    ),
+    Mutant(
+        "library-loss-unscaled",
+        "ops/library.py",
+        'if outer.ndim == 0 and outer.device.type == "cpu" and outer.item() == 1:',
+        "if outer.ndim == 0:",
+        "the gradient ignores what comes after the loss",
+        "ops/test_cross_entropy.py",
+    ),
+    Mutant(
+        "random-labels-skip",
+        "ops/random_labels.py",
+        "    return wrong + (wrong >= labels)",
+        "    return wrong",
+        "the true class is drawn",
+        "ops/test_random_labels.py",
+    ),
+    Mutant(
+        "normalization-bias-sign",
+        "ops/normalization.py",
+        "tuple(-m / s for m, s in pairs)",
+        "tuple(m / s for m, s in pairs)",
+        "the mean is added",
+        "ops/test_normalization.py",
+    ),
+    # top
+    Mutant(
+        "sanitize-returns-half-a-run",
+        "sanitize.py",
+        "returned = copied.finish() if record.stopped is None else _copy_of(model)",
+        "returned = copied.finish()",
+        "a run that broke off returns its weights",
+        "test_sanitize.py",
+    ),
+    Mutant(
+        "sanitize-measures-unrounded",
+        "sanitize.py",
+        "if rounded or run.final_counts is None else",
+        "if run.final_counts is None else",
+        "accuracy is measured before the rounding to half precision",
+        "test_report_figures.py",
+    ),
+    Mutant(
+        "sanitize-takes-poisoned-data",
+        "sanitize.py",
+        "    if isinstance(samples, PoisonedSet):",
+        "    if False:",
+        "a poisoned set passes for clean data",
+        "test_sanitize_bad_input.py",
+    ),
+    Mutant(
+        "evaluate-rates-swapped",
+        "evaluate.py",
+        "Rate(t.n_hit, t.n_eligible), Rate(t.n_restored, t.n_eligible)",
+        "Rate(t.n_restored, t.n_eligible), Rate(t.n_hit, t.n_eligible)",
+        "attack success and robust accuracy are swapped",
+        "test_evaluate.py",
+    ),
+    Mutant(
+        "metrics-wilson-centre",
+        "metrics.py",
+        "centre = (p + z2 / (2 * n)) / (1 + z2 / n)",
+        "centre = (p + z2 / n) / (1 + z2 / n)",
+        "Wilson's interval is off its centre",
+        "test_metrics.py",
+    ),
+    Mutant(
+        "metrics-one-tail",
+        "metrics.py",
+        "tail = (1 - level) / 2 / n_looks",
+        "tail = (1 - level) / n_looks",
+        "exact intervals are too short",
+        "test_metrics.py evidence/test_bounds.py",
+    ),
+    Mutant(
+        "record-fidelity-of-the-best",
+        "record.py",
+        "asr_after=max(a for _, a in rates)",
+        "asr_after=min(a for _, a in rates)",
+        "Fidelity counts the weakest trigger",
+        "test_report_figures.py",
+    ),
+    Mutant(
+        "record-budget-off-by-one",
+        "record.py",
+        "        if n_lost > allowed:",
+        "        if n_lost >= allowed:",
+        "a loss within the budget is not accepted",
+        "test_sanitize.py",
+    ),
+    Mutant(
+        "report-writes-nan",
+        "report.py",
+        "json.dumps(self, indent=2, allow_nan=False, ensure_ascii=False)",
+        "json.dumps(self, indent=2, ensure_ascii=False)",
+        "a report holds NaN, which is no JSON",
+        "test_report.py",
+    ),
+    Mutant(
+        "report-leaves-partial-files",
+        "report.py",
+        "        os.unlink(temporary)\n",
+        "",
+        "a failed write leaves its temporary file",
+        "test_report.py",
+    ),
+    Mutant(
+        "model-files-size-unchecked",
+        "model_files.py",
+        "        if file_size(file) > max_bytes:",
+        "        if False:",
+        "a description of any size is read",
+        "test_model_files.py",
+    ),
+    Mutant(
+        "cli-exit-zero",
+        "cli.py",
+        "return EXIT_OK if result.accepted else EXIT_NOT_ACCEPTED",
+        "return EXIT_OK",
+        "a model that was not accepted ends in 0",
+        "test_cli.py",
+    ),
+    Mutant(
+        "cli-prints-escapes",
+        "cli.py",
+        "c if c.isprintable() else ascii(c)[1:-1] for c in text",
+        "c for c in text",
+        "terminal escapes of a stranger reach the terminal",
+        "test_cli.py gating/test_gate_cli.py",
+    ),
+    Mutant(
+        "plot-right-and-wanted-swapped",
+        "plot.py",
+        'kind = "right" if answer == labels[column] else',
+        'kind = "right" if answer == wanted[column] else',
+        "what the attacker wants is drawn as right",
+        "test_plot.py",
+    ),
+    Mutant(
+        "warmup-calls-back",
+        "warmup.py",
+        '"progress": False, "callbacks": (), ',
+        '"progress": False, ',
+        "the caller's callbacks see the warm-up",
+        "test_warmup.py",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant: ``"caught"``, ``"SURVIVED"`` or ``"does not apply"``; and by which test, or why not."""
+
+    mutant: Mutant
+    state: str
+    seconds: float
+    detail: str
+
+
+def copy_of_tree(place: Path) -> Path:
+    """The tracked files, as they are now, and the compiled extension."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [*filter(None, listed.split("\0")), *(str(p.relative_to(ROOT)) for p in ROOT.glob("seamfast/_native*.so"))]
+    for name in names:
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, place / name)
+    found = run_in(place, "-c", "import seamfast; print(seamfast.__file__)").stdout.strip()
+    if Path(found) != place / "seamfast" / "__init__.py":
+        sys.exit(f"Python imports seamfast from {found}; expected the copy in {place}")
+    return place
+
+
+def run_in(place: Path, *arguments: str, limit_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Python on the copy in ``place``."""
+    data = os.environ.get("SEAMFAST_DATA") or str(ROOT.parent / "shared" / "data")
+    env = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "SEAMFAST_DATA": data}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=place, env=env, capture_output=True, text=True, timeout=limit_s
+    )
+
+
+def run_tests(place: Path, files: list[str], limit_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    tests = [f"tests/{name}" for name in files]
+    return run_in(place, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests, limit_s=limit_s)
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a source file; its byte code, which Python knows by size and second of writing, is dropped."""
+    path.write_text(text, encoding="utf-8")
+    for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
+def outcome_of(mutant: Mutant, place: Path) -> Outcome:
+    """Plant the fault in the copy, run its tests, restore the file."""
+    path = place / "seamfast" / mutant.file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text.count(mutant.old) != 1:
+        return Outcome(mutant, "does not apply", 0.0, f"the text occurs {text.count(mutant.old)} times; expected once")
+    start = time.perf_counter()
+    try:
+        write(path, text.replace(mutant.old, mutant.new))
+        run = run_tests(place, mutant.tests.split(), _TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return Outcome(mutant, "caught", time.perf_counter() - start, f"no end within {_TIMEOUT_S} s")
+    finally:
+        write(path, text)
+    seconds = time.perf_counter() - start
+    if run.returncode == 1:
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", run.stdout, re.MULTILINE)
+        return Outcome(mutant, "caught", seconds, failed[1] if failed else "")
+    if run.returncode == 0:
+        return Outcome(mutant, "SURVIVED", seconds, mutant.breaks)
+    last = (run.stdout + run.stderr).strip().splitlines()[-1:]
+    return Outcome(mutant, "does not apply", seconds, f"pytest returned {run.returncode}: {''.join(last)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="ID", help="some of the mutants")
+    parser.add_argument("--jobs", type=int, default=1, help="copies that run at a time (default: 1)")
+    arguments = parser.parse_args()
+    known = {mutant.id: mutant for mutant in MUTANTS}
+    if len(known) < len(MUTANTS):
+        parser.error("two mutants have one id")
+    if unknown := [name for name in arguments.only or () if name not in known]:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    chosen = [known[name] for name in arguments.only] if arguments.only else MUTANTS
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(arguments.jobs):
+            copies.put(first := copy_of_tree(Path(folder).resolve() / str(number)))
+        start = time.perf_counter()
+        clean = run_tests(first, sorted({name for mutant in chosen for name in mutant.tests.split()}))
+        if clean.returncode:
+            print(clean.stdout[-5000:] + clean.stderr[-5000:])
+            return 1
+        print(f"the tests pass without a fault ({time.perf_counter() - start:.0f} s)", flush=True)
+
+        def tried(mutant: Mutant) -> Outcome:
+            place = copies.get()
+            try:
+                return outcome_of(mutant, place)
+            finally:
+                copies.put(place)
+
+        outcomes = []
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            for found in pool.map(tried, chosen):
+                outcomes.append(found)
+                print(f"{found.mutant.id:<34} {found.state:<14} {found.seconds:5.1f} s  {found.detail}", flush=True)
+    bad = [found for found in outcomes if found.state != "caught"]
+    print(f"{len(outcomes) - len(bad)} of {len(outcomes)} caught in {time.perf_counter() - start:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
