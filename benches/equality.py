@@ -83,7 +83,7 @@ def fashion_mnist(root: Path) -> Iterator[tuple[str, Result]]:
     data = part_of("fashion-mnist", root / "fashion-mnist", 0.15, root=root / "fashion-mnist")
     trigger = triggers.Patch.checkerboard(size=3, target=1, corner="random")
     model = planted("small_cnn", data, trigger, TrainConfig(epochs=2, crop_pad=2, flip=True))
-    config = replace(SHORT, crop_pad=2, flip=True, forget_fraction=0.5)
+    config = replace(SHORT, crop_pad=2, flip=True)
     yield "fashion-mnist", sanitized(model, data.draw(0.15, seed=1), config=config, triggers=[trigger])
 
 
