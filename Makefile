@@ -31,9 +31,10 @@ demo: $(VENV)/.demo ## Plant a backdoor in a small model, remove it, and show wh
 test: $(VENV)/.dev ## Run the tests. Takes PYTEST_ARGS, e.g. PYTEST_ARGS='-k split -x'.
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev ## Check style, formatting and types. Changes nothing.
+lint: $(VENV)/.dev ## Check style, formatting, who imports whom, and types. Changes nothing.
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m mypy
 
 # bench_engine.py trains models from scratch, which takes half an hour: run it by itself.
