@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from torch import nn
 
 from seamfast import CleanSet
@@ -127,8 +128,7 @@ def test_failed_write_leaves_the_old_model_whole(folder: Path, monkeypatch: pyte
     for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, step, full)
-            with pytest.raises(OSError, match="No space left"):
-                save_model(folder, DESCRIPTION.build(), DESCRIPTION)
+            refused(OSError, "No space left", save_model, folder, DESCRIPTION.build(), DESCRIPTION)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -439,16 +439,14 @@ def test_number_beyond_floats_is_refused(folder: Path) -> None:
     text = json.dumps(DOCUMENT).replace('"mean": [0.4]', '"mean": [1e309]')
     assert "1e309" in text
     (folder / "model.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DataFileError, match=A_MODEL + r": mean is \(inf,\); expected one number, or 1$"):
-        load_model(folder)
+    refused(DataFileError, A_MODEL + r": mean is \(inf,\); expected one number, or 1$", load_model, folder)
 
 
 @pytest.mark.parametrize(("key", "value", "message"), SPOILT_VALUES)
 def test_what_cannot_be_loaded_cannot_be_described(key: str, value: Any, message: str) -> None:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in DOCUMENT.items() if k not in ("format", "version")}
     value = tuple(value) if key in ("mean", "std") and isinstance(value, list) else value
-    with pytest.raises(InputError, match=f"^{key} is "):
-        ModelDescription(**fields | {key: value})
+    refused(InputError, f"^{key} is ", ModelDescription, **fields | {key: value})
 
 
 JSON = st.recursive(
@@ -502,8 +500,7 @@ def test_symbolic_links_are_refused(name: str, folder: Path, tmp_path: Path) -> 
     elsewhere = tmp_path / name
     (folder / name).rename(elsewhere)
     (folder / name).symlink_to(elsewhere)
-    with pytest.raises(DataFileError, match=rf"/{name} is a symbolic link; expected the file itself: the "):
-        load_model(folder)
+    refused(DataFileError, rf"/{name} is a symbolic link; expected the file itself: the ", load_model, folder)
 
 
 def test_link_that_appears_while_looking_is_refused(
@@ -533,15 +530,13 @@ def test_what_is_no_regular_file_is_refused_without_waiting(name: str, kind: str
         (folder / name).mkdir()
     wanted = "no such file" if kind == "missing" else "is not a regular file"
     looked_for = "the weights as safetensors" if name == "model.safetensors" else "the description of a model"
-    with pytest.raises(DataFileError, match=rf"/{name}: {wanted}; looked for {looked_for}$"):
-        load_model(folder)
+    refused(DataFileError, rf"/{name}: {wanted}; looked for {looked_for}$", load_model, folder)
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_file_is_refused(folder: Path) -> None:
     weights(folder).chmod(0)
-    with pytest.raises(DataFileError, match=r"model\.safetensors: cannot be opened \(Permission denied\)"):
-        load_model(folder)
+    refused(DataFileError, r"model\.safetensors: cannot be opened \(Permission denied\)", load_model, folder)
 
 
 # What the description is for.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor, nn
 
 from seamfast import CleanSet, HistoryPoint
@@ -257,8 +258,7 @@ def test_wrong_number_of_samples_is_refused(n_samples: Any, tmp_path: Path) -> N
 def test_data_without_eligible_samples_is_refused(tmp_path: Path) -> None:
     only_target = images().subset([0, 4, 8])
     wanted = r"^data holds no sample that the trigger 'patch' is meant to move; expected one$"
-    with pytest.raises(InputError, match=wanted):
-        save_picture(tmp_path / "p.png", Says(), Says(), only_target, PATCH, history())
+    refused(InputError, wanted, save_picture, tmp_path / "p.png", Says(), Says(), only_target, PATCH, history())
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 import seamfast
@@ -248,10 +249,8 @@ def test_a_report_survives_text_and_file(report: Report, tmp_path: Path) -> None
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_no_nan_is_written(value: float, tmp_path: Path) -> None:
     report = Report(schema_version=1, history=[{"loss": value}])
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        report.to_json()
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        report.save(tmp_path / "report.json")
+    refused(ValueError, "not JSON compliant", report.to_json)
+    refused(ValueError, "not JSON compliant", report.save, tmp_path / "report.json")
     assert not list(tmp_path.iterdir())
 
 
@@ -275,12 +274,10 @@ def test_no_nan_is_written(value: float, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Report.from_json(text)
+    refused(ValueError, f"^{re.escape(message)}$", Report.from_json, text)
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Report.load(path)
+    refused(ValueError, f"^{re.escape(message)}$", Report.load, path)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1} {}', "{'schema_version': 1}", "\ufeff{}"])
@@ -305,8 +302,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, fail)
-        with pytest.raises(OSError, match="disk full"):
-            new.save(path)
+        refused(OSError, "disk full", new.save, path)
     assert Report.load(path) == old
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
     new.save(path)

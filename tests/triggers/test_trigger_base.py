@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
@@ -160,8 +161,7 @@ TRIGGER = Patch.square(name="x")
     ],
 )
 def test_stamp_errors(images: Any, more: dict[str, Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        TRIGGER.stamp(images, **more)
+    refused(kind, message, TRIGGER.stamp, images, **more)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,7 @@ def test_name_and_target_errors(name: Any, target: Any, message: str) -> None:
     ],
 )
 def test_array_errors(pattern: Any, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        Blend(name="b", target=AllToOne(0), pattern=pattern, alpha=0.5)
+    refused(kind, message, Blend, name="b", target=AllToOne(0), pattern=pattern, alpha=0.5)
 
 
 def test_alpha_zero_and_the_like_change_nothing() -> None:
@@ -244,8 +243,7 @@ def test_battery_covers_every_kind_by_different_names() -> None:
     ],
 )
 def test_battery_errors(shape: tuple[int, ...], classes: int, target: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        battery(shape, classes, target)
+    refused(InputError, message, battery, shape, classes, target)
 
 
 def test_import_brings_nothing_but_torch_and_numpy() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from seamfast.data.readers import read_cifar10
 from seamfast.errors import DataFileError, InputError
@@ -67,8 +68,7 @@ def test_the_pickle_version_is_refused_by_name(tmp_path, place):
         r"holds CIFAR-10 as Python pickle \(.*data_batch_1\), which seamfast never reads, since loading a pickle can "
         r"run any code; use the binary version \(data_batch_1\.bin and so on\), or an \.npz with x_train"
     )
-    with pytest.raises(DataFileError, match=wanted):
-        read_cifar10(tmp_path)
+    refused(DataFileError, wanted, read_cifar10, tmp_path)
 
 
 def test_hostile_records(tmp_path):
@@ -107,8 +107,7 @@ def test_what_is_missing_is_named(tmp_path):
         DataFileError, match=r"no CIFAR-10 train files; looked for data_batch_1\.bin, .*or a cifar\*10\*\.npz"
     ):
         read_cifar10(tmp_path)
-    with pytest.raises(InputError, match=r"split is 'dev'; expected 'train' or 'test'"):
-        read_cifar10(tmp_path, "dev")
+    refused(InputError, r"split is 'dev'; expected 'train' or 'test'", read_cifar10, tmp_path, "dev")
     for name in ("cifar10-a.npz", "cifar10-b.npz"):
         (tmp_path / name).touch()
     with pytest.raises(DataFileError, match=r"holds cifar10-a\.npz, cifar10-b\.npz; pass the path of one of them"):
@@ -117,5 +116,4 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_images_of_another_size_are_refused(tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=np.zeros((2, 28, 28, 1), np.uint8), y_train=np.arange(2))
-    with pytest.raises(DataFileError, match=r"images have shape \(1, 28, 28\); expected \(3, 32, 32\)"):
-        read_cifar10(tmp_path)
+    refused(DataFileError, r"images have shape \(1, 28, 28\); expected \(3, 32, 32\)", read_cifar10, tmp_path)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader_files import allocating_at_most, idx_bytes
+from refusals import refused
 
 from seamfast.data.readers import read_fashion_mnist, read_idx, read_mnist
 from seamfast.errors import DataFileError, InputError
@@ -99,8 +100,8 @@ def test_refuses_hostile_plain_files(tmp_path, images, message):
 @pytest.mark.parametrize(("images", "message"), HOSTILE_GZIP.values(), ids=HOSTILE_GZIP)
 def test_refuses_hostile_gzip_files(tmp_path, images, message):
     paths = write(tmp_path, images=images)
-    with allocating_at_most(2 * MIB), pytest.raises(DataFileError, match=message):
-        read_idx(*paths)
+    with allocating_at_most(2 * MIB):
+        refused(DataFileError, message, read_idx, *paths)
 
 
 def test_gzip_bomb_stops_at_the_promised_size(tmp_path):
@@ -110,8 +111,8 @@ def test_gzip_bomb_stops_at_the_promised_size(tmp_path):
         for _ in range(64):
             stream.write(bytes(MIB))
     paths = write(tmp_path, images=out.getvalue())
-    with allocating_at_most(4 * MIB), pytest.raises(DataFileError, match="holds more than the 60 bytes"):
-        read_idx(*paths)
+    with allocating_at_most(4 * MIB):
+        refused(DataFileError, "holds more than the 60 bytes", read_idx, *paths)
 
 
 def test_budget_is_checked_before_allocating(tmp_path):
@@ -153,15 +154,11 @@ def test_refuses_what_is_no_regular_file(tmp_path):
     images, labels = write(tmp_path)
     with pytest.raises(DataFileError, match="absent: no such file; looked for an IDX file of uint8 with 3 dimensions"):
         read_idx(tmp_path / "absent", labels)
-    with pytest.raises(ValueError, match="is not a regular file"):
-        read_idx(tmp_path, labels)
+    refused(ValueError, "is not a regular file", read_idx, tmp_path, labels)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataFileError, match="is not a regular file"):
-        read_idx(tmp_path / "pipe", labels)
-    with pytest.raises(DataFileError, match="is not a regular file"):
-        read_idx(images, "/dev/zero")
-    with pytest.raises(DataFileError, match="cannot be opened"):
-        read_idx("nul\0byte", labels)
+    refused(DataFileError, "is not a regular file", read_idx, tmp_path / "pipe", labels)
+    refused(DataFileError, "is not a regular file", read_idx, images, "/dev/zero")
+    refused(DataFileError, "cannot be opened", read_idx, "nul\0byte", labels)
 
 
 def test_message_escapes_a_name_with_terminal_codes(tmp_path):
@@ -240,10 +237,8 @@ def test_mnist_files_that_are_missing_are_named(tmp_path):
         r"no MNIST test files; looked for t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, with or without \.gz, "
         r"in \., raw, MNIST/raw"
     )
-    with pytest.raises(DataFileError, match=wanted):
-        read_mnist(tmp_path, "test")
-    with pytest.raises(InputError, match=r"split is 'val'; expected 'train' or 'test'"):
-        read_mnist(tmp_path, "val")
+    refused(DataFileError, wanted, read_mnist, tmp_path, "test")
+    refused(InputError, r"split is 'val'; expected 'train' or 'test'", read_mnist, tmp_path, "val")
 
 
 def test_mnist_refuses_an_eleventh_class(tmp_path):
