@@ -71,23 +71,22 @@ def test_the_pickle_version_is_refused_by_name(tmp_path, place):
     refused(DataFileError, wanted, read_cifar10, tmp_path)
 
 
-def test_hostile_records(tmp_path):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r": 0 bytes; expected a multiple of 3,073"),
+        (bytes(RECORD - 1), r": 3,072 bytes; expected a multiple of 3,073"),
+        (bytes(RECORD + 1), r": 3,074 bytes; expected a multiple of 3,073"),
+        (records([0, 10])[0], r": label 10 in row 1; expected integers in \[0, 10\)"),
+        (None, r" missing; expected data_batch_1\.bin, data_batch_2\.bin"),
+    ],
+    ids=["empty", "short", "long", "label", "missing"],
+)
+def test_hostile_records(tmp_path, data, message):
     write_binary(tmp_path)
     batch = tmp_path / "data_batch_2.bin"
-    for data in (b"", bytes(RECORD - 1), bytes(RECORD + 1)):
-        batch.write_bytes(data)
-        with pytest.raises(
-            DataFileError, match=rf"data_batch_2\.bin: {len(data):,} bytes; expected a multiple of 3,073"
-        ):
-            read_cifar10(tmp_path)
-    batch.write_bytes(records([0, 10])[0])
-    with pytest.raises(DataFileError, match=r"data_batch_2\.bin: label 10 in row 1; expected integers in \[0, 10\)"):
-        read_cifar10(tmp_path)
-    batch.unlink()
-    with pytest.raises(
-        DataFileError, match=r"data_batch_2\.bin missing; expected data_batch_1\.bin, data_batch_2\.bin"
-    ):
-        read_cifar10(tmp_path)
+    batch.unlink() if data is None else batch.write_bytes(data)
+    refused(DataFileError, r"data_batch_2\.bin" + message, read_cifar10, tmp_path)
 
 
 def test_budget_is_checked_before_allocating(tmp_path):
@@ -99,14 +98,10 @@ def test_budget_is_checked_before_allocating(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(
-        DataFileError, match=r"absent: no such folder; looked for test_batch\.bin in \. or cifar-10-batches-bin"
-    ):
-        read_cifar10(tmp_path / "absent", "test")
-    with pytest.raises(
-        DataFileError, match=r"no CIFAR-10 train files; looked for data_batch_1\.bin, .*or a cifar\*10\*\.npz"
-    ):
-        read_cifar10(tmp_path)
+    message = r"absent: no such folder; looked for test_batch\.bin in \. or cifar-10-batches-bin"
+    refused(DataFileError, message, read_cifar10, tmp_path / "absent", "test")
+    message = r"no CIFAR-10 train files; looked for data_batch_1\.bin, .*or a cifar\*10\*\.npz"
+    refused(DataFileError, message, read_cifar10, tmp_path)
     refused(InputError, r"split is 'dev'; expected 'train' or 'test'", read_cifar10, tmp_path, "dev")
     for name in ("cifar10-a.npz", "cifar10-b.npz"):
         (tmp_path / name).touch()

@@ -72,36 +72,24 @@ HOSTILE = {
     ),
     "no images": (idx_bytes(IMAGES, (0, 4, 5)), "expected at least 1 in every dimension"),
     "no width": (idx_bytes(IMAGES, (2**32 - 1, 2**32 - 1, 0)), "expected at least 1 in every dimension"),
-}
-HOSTILE_GZIP = {
+    # Within gzip.
     "cut stream": (gzip.compress(idx_bytes(IMAGES))[:-9], "truncated or corrupt"),
     "cut trailer": (gzip.compress(idx_bytes(IMAGES))[:-2], "truncated or corrupt"),
     "short data": (gzip.compress(idx_bytes(IMAGES)[:-1]), "ends after 59 of 60 bytes"),
-    "trailing byte": (
-        gzip.compress(idx_bytes(IMAGES) + b"\0"),
-        "holds more than the 60 bytes that its header promises",
-    ),
+    "trailing byte inside": (gzip.compress(idx_bytes(IMAGES) + b"\0"), "holds more than the 60 bytes that its header"),
     "garbage after": (gzip.compress(idx_bytes(IMAGES)) + b"garbage", "truncated or corrupt"),
     "wrong CRC": (gzip.compress(idx_bytes(IMAGES))[:-8] + bytes(8), "truncated or corrupt"),
     "no deflate": (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 40, "truncated or corrupt"),
-    "2^93 promised": (gzip.compress(idx_bytes(IMAGES, (2**31,) * 3)), "compressed bytes cannot hold as much"),
+    "2^93 promised by few": (gzip.compress(idx_bytes(IMAGES, (2**31,) * 3)), "compressed bytes cannot hold as much"),
     "1 GiB promised": (gzip.compress(idx_bytes(IMAGES, (2**20, 32, 32))), "compressed bytes cannot hold as much"),
 }
 
 
 @pytest.mark.parametrize(("images", "message"), HOSTILE.values(), ids=HOSTILE)
-def test_refuses_hostile_plain_files(tmp_path, images, message):
+def test_refuses_hostile_files(tmp_path, images, message):
     paths = write(tmp_path, images=images)
-    with allocating_at_most(MIB), pytest.raises(DataFileError, match=message) as error:
-        read_idx(*paths)
-    assert str(paths[0]) in str(error.value)
-
-
-@pytest.mark.parametrize(("images", "message"), HOSTILE_GZIP.values(), ids=HOSTILE_GZIP)
-def test_refuses_hostile_gzip_files(tmp_path, images, message):
-    paths = write(tmp_path, images=images)
-    with allocating_at_most(2 * MIB):
-        refused(DataFileError, message, read_idx, *paths)
+    with allocating_at_most(2 * MIB if images.startswith(b"\x1f") else MIB):
+        assert str(paths[0]) in refused(DataFileError, message, read_idx, *paths)
 
 
 def test_gzip_bomb_stops_at_the_promised_size(tmp_path):
@@ -130,24 +118,22 @@ def test_sparse_file_of_true_but_vast_size_is_over_budget(tmp_path):
         read_idx(images, labels)
 
 
-def test_label_errors(tmp_path):
-    with pytest.raises(
-        DataFileError, match=r"labels: 2 labels, but 3 images in .*images; expected as many labels as images"
-    ):
-        read_idx(*write(tmp_path, labels=idx_bytes(LABELS[:2])))
-    with pytest.raises(
-        DataFileError, match=r"labels: label 2 in row 0; expected integers in \[0, 2\) for num_classes=2"
-    ):
-        read_idx(*write(tmp_path), num_classes=2)
-    with pytest.raises(
-        DataFileError, match=r"header promises shape \(4,\), 4 bytes; the file holds 3 after its header"
-    ):
-        read_idx(*write(tmp_path, labels=idx_bytes(LABELS, (4,))))
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (LABELS[:2], {}, r"labels: 2 labels, but 3 images in .*images; expected as many labels as images"),
+        (LABELS, {"num_classes": 2}, r"labels: label 2 in row 0; expected integers in \[0, 2\) for num_classes=2"),
+        (LABELS, {"mean": (0, 0), "std": (1, 1)}, r"mean has 2 numbers; expected 1 or one for each of 1 channels"),
+    ],
+)
+def test_labels_and_options_that_do_not_fit(tmp_path, labels, options, message):
+    error = InputError if "mean" in options else DataFileError
+    refused(error, message, read_idx, *write(tmp_path, labels=idx_bytes(labels)), **options)
 
 
-def test_bad_normalisation_is_an_argument_error(tmp_path):
-    with pytest.raises(InputError, match=r"mean has 2 numbers; expected 1 or one for each of 1 channels"):
-        read_idx(*write(tmp_path), mean=(0, 0), std=(1, 1))
+def test_labels_are_checked_against_their_header(tmp_path):
+    paths = write(tmp_path, labels=idx_bytes(LABELS, (4,)))
+    refused(DataFileError, r"shape \(4,\), 4 bytes; the file holds 3 after its header", read_idx, *paths)
 
 
 def test_refuses_what_is_no_regular_file(tmp_path):
@@ -162,9 +148,7 @@ def test_refuses_what_is_no_regular_file(tmp_path):
 
 
 def test_message_escapes_a_name_with_terminal_codes(tmp_path):
-    with pytest.raises(DataFileError) as error:
-        read_idx(tmp_path / "\x1b[2J", tmp_path / "labels")
-    assert str(error.value).isprintable()
+    assert refused(DataFileError, "no such file", read_idx, tmp_path / "\x1b[2J", tmp_path / "labels").isprintable()
 
 
 @pytest.fixture(scope="module")
