@@ -309,7 +309,7 @@ def test_a_rho_that_destroys_the_model_is_followed_by_the_next(
 # NAD
 
 
-def test_an_attention_map_is_the_sum_of_powers_over_channels_normalised_over_places() -> None:
+def test_an_attention_map_is_the_sum_of_powers_over_channels_normalized_over_places() -> None:
     maps = torch.randn(2, 3, 4, 5)
     for power in (1.0, 2.0):
         wanted = torch.zeros(2, 4, 5)

@@ -40,7 +40,7 @@ def test_reads_what_was_written(tmp_path, pack):
     assert (data.mean, data.std, data.num_classes) == ((0.5,), (0.25,), 3)
 
 
-def test_normalisation_defaults_to_the_unit_scale(tmp_path):
+def test_normalization_defaults_to_the_unit_scale(tmp_path):
     data = read_idx(*write(tmp_path))
     assert (data.mean, data.std, data.num_classes) == ((0.0,), (1.0,), None)
 
