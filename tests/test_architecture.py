@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from importlib import resources
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,71 +55,92 @@ def contract_lines(place: Path) -> str:
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True).stdout
 
 
-# Where an import is planted, what it is, and what import-linter says of it.
-PLANTED_IMPORTS = [
-    ("ops/planted.py", "from seamfast.data import CleanSet", "seamfast.ops.planted -> seamfast.data"),
-    ("data/planted.py", "from seamfast.triggers import Patch", "seamfast.data.planted -> seamfast.triggers"),
-    ("data/planted.py", "from seamfast.engine.run import Run", "seamfast.data.planted -> seamfast.engine.run"),
-    ("triggers/planted.py", "import seamfast.data.split", "seamfast.triggers.planted -> seamfast.data.split"),
-    ("engine/planted.py", "from seamfast.methods import seam", "seamfast.engine.planted -> seamfast.methods.seam"),
-    ("engine/planted.py", "from .. import sanitize", "seamfast.engine.planted -> seamfast.sanitize"),
-    ("engine/planted.py", "from ..attacks.train import train", "seamfast.engine.planted -> seamfast.attacks.train"),
-    ("methods/planted.py", "from seamfast import evaluate", "seamfast.methods.planted -> seamfast.evaluate"),
-    ("methods/planted.py", "def f():\n  from seamfast import record", "seamfast.methods.planted -> seamfast.record"),
-    ("methods/planted.py", "import seamfast", "seamfast.methods.planted -> seamfast (l."),
-    ("triggers/planted.py", "from seamfast import Report", "seamfast.triggers.planted -> seamfast (l."),
-    ("record.py", "from seamfast.sanitize import sanitize", "seamfast.record -> seamfast.sanitize"),
-    ("sanitize.py", "from seamfast import cli", "seamfast.sanitize -> seamfast.cli"),
-    ("sanitize.py", "import seamfast.attacks", "seamfast.sanitize -> seamfast.attacks"),
-    ("attacks/planted.py", "from seamfast.methods import seam", "seamfast.attacks.planted -> seamfast.methods.seam"),
-    ("attacks/planted.py", "from seamfast import model_files", "seamfast.attacks.planted -> seamfast.model_files"),
-    ("plot.py", "from seamfast.cli import main", "seamfast.plot -> seamfast.cli"),
-    ("__init__.py", "def f():\n  from seamfast import cli", "seamfast -> seamfast.cli"),
-    ("__init__.py", "import seamfast.plot", "seamfast -> seamfast.plot"),
-    ("report.py", "import numpy as np", "seamfast.report -> numpy"),
-    ("metrics.py", "from torch import Tensor", "seamfast.metrics -> torch"),
-    ("errors.py", "from seamfast.report import Report", "seamfast.errors -> seamfast.report"),
-    ("engine/planted.py", "import triton", "seamfast.engine.planted -> triton"),
-    ("ops/planted.py", "def f():\n  import triton.language as tl", "seamfast.ops.planted -> triton"),
-    ("data/planted.py", "def f():\n  from PIL import Image", "seamfast.data.planted -> PIL"),
-    ("cli.py", "def f():\n  from sklearn import datasets", "seamfast.cli -> sklearn"),
-    ("sanitize.py", "import argparse", "seamfast.sanitize -> argparse"),
-    ("magic.py", "", "seamfast.magic"),
-    *(
-        ("data/planted.py", source, f"seamfast.data.planted -> {source.split()[1].split('.')[0]}")
-        for source in (
-            *("import pickle", "from _pickle import loads", "import marshal", "import shelve", "from dill import load"),
-            *("import cloudpickle as c", "import joblib", "import subprocess", "import socket", "import http.client"),
-            *("from urllib.request import urlopen", "import requests", "import multiprocessing", "import ctypes"),
-        )
-    ),
-    ("intake/pickles.py", "import pickle", "seamfast.intake.pickles -> pickle"),
-    ("intake/_pickle_child.py", "import pickle", "seamfast.intake._pickle_child -> pickle"),
-    ("cli.py", "from subprocess import run", "seamfast.cli -> subprocess"),
-]
-
-
-def plant(place: Path, planted: list[tuple[str, str, str]]) -> Path:
-    """A copy of the package's source in ``place`` with each of ``planted`` at the end of its file."""
-    shutil.copytree(PACKAGE, place / "seamfast", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.json"))
-    for file, source, _ in planted:
-        with open(place / "seamfast" / file, "a", encoding="utf-8") as end:
-            end.write(source + "\n")
-    return place
+# By contract: where an import is planted, what it is, and what import-linter reports.
+PLANTED_IMPORTS = {
+    "Imports point down; parts of one layer do not import each other": [
+        ("ops/planted.py", "from seamfast.data import CleanSet", "seamfast.ops.planted -> seamfast.data (l."),
+        ("data/planted.py", "from seamfast.triggers import Patch", "seamfast.data.planted -> seamfast.triggers"),
+        ("data/planted.py", "from seamfast.engine.run import Run", "seamfast.data.planted -> seamfast.engine.run"),
+        ("triggers/planted.py", "import seamfast.data.split", "seamfast.triggers.planted -> seamfast.data.split"),
+        ("engine/planted.py", "from seamfast.methods import seam", "seamfast.engine.planted -> seamfast.methods.seam"),
+        ("engine/planted.py", "from .. import sanitize", "seamfast.engine.planted -> seamfast.sanitize"),
+        ("engine/planted.py", "from ..attacks import train", "seamfast.engine.planted -> seamfast.attacks.train"),
+        ("methods/planted.py", "from seamfast import evaluate", "seamfast.methods.planted -> seamfast.evaluate"),
+        (
+            "methods/planted.py",
+            "def f():\n  from seamfast import record",
+            "seamfast.methods.planted -> seamfast.record",
+        ),
+        ("record.py", "from seamfast.sanitize import sanitize", "seamfast.record -> seamfast.sanitize"),
+        ("sanitize.py", "from seamfast import cli", "seamfast.sanitize -> seamfast.cli"),
+        ("sanitize.py", "import seamfast.attacks", "seamfast.sanitize -> seamfast.attacks"),
+        ("attacks/planted.py", "from seamfast import model_files", "seamfast.attacks.planted -> seamfast.model_files"),
+        ("plot.py", "from seamfast.cli import main", "seamfast.plot -> seamfast.cli"),
+        ("errors.py", "from seamfast.report import Report", "seamfast.errors -> seamfast.report"),
+        ("magic.py", "", "seamfast.magic"),
+    ],
+    "Only the command line imports the package as a whole": [
+        ("methods/planted.py", "import seamfast", "seamfast.methods.planted -> seamfast (l."),
+        ("triggers/planted.py", "from seamfast import Report", "seamfast.triggers.planted -> seamfast (l."),
+    ],
+    "The public names come from elsewhere": [
+        ("__init__.py", "def f():\n  from seamfast import cli", "seamfast -> seamfast.cli"),
+        ("__init__.py", "import seamfast.plot", "seamfast -> seamfast.plot"),
+    ],
+    "Planting backdoors shares settings and schedules with the methods, and no method": [
+        ("attacks/planted.py", "from seamfast.methods import seam", "attacks.planted -> seamfast.methods.seam"),
+    ],
+    "Errors, metrics and the report need the standard library only": [
+        ("report.py", "import numpy as np", "seamfast.report -> numpy"),
+        ("metrics.py", "from torch import Tensor", "seamfast.metrics -> torch"),
+    ],
+    "What lies outside is imported in its place, and some of it nowhere": [
+        ("engine/planted.py", "import triton", "seamfast.engine.planted -> triton"),
+        ("ops/planted.py", "def f():\n  import triton.language as tl", "seamfast.ops.planted -> triton"),
+        ("data/planted.py", "def f():\n  from PIL import Image", "seamfast.data.planted -> PIL"),
+        ("cli.py", "def f():\n  from sklearn import datasets", "seamfast.cli -> sklearn"),
+        ("sanitize.py", "import argparse", "seamfast.sanitize -> argparse"),
+        ("intake/pickles.py", "import pickle", "seamfast.intake.pickles -> pickle"),
+        ("intake/_pickle_child.py", "import pickle", "seamfast.intake._pickle_child -> pickle"),
+        ("cli.py", "from subprocess import run", "seamfast.cli -> subprocess"),
+        *(
+            ("data/planted.py", source, f"seamfast.data.planted -> {source.split()[1].split('.')[0]} (l.")
+            for source in (
+                *("import pickle", "from _pickle import loads", "import marshal", "import shelve", "import joblib"),
+                *("from dill import load", "import cloudpickle as c", "import subprocess", "import socket"),
+                *("import http.client", "from urllib.request import urlopen", "import requests", "import ctypes"),
+                *("import multiprocessing",),
+            )
+        ),
+    ],
+}
 
 
 def test_package_keeps_the_contracts() -> None:
+    assert set(PLANTED_IMPORTS) == set(CONTRACTS)
     assert f"{len(CONTRACTS)} kept, 0 broken" in contract_lines(ROOT)
 
 
 @pytest.fixture(scope="module")
-def found_imports(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return contract_lines(plant(tmp_path_factory.mktemp("imports"), PLANTED_IMPORTS))
+def found_imports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By contract, the findings in a copy of the package with all planted imports at the ends of their files."""
+    place = tmp_path_factory.mktemp("imports")
+    shutil.copytree(PACKAGE, place / "seamfast", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.json"))
+    for file, source, _ in chain(*PLANTED_IMPORTS.values()):
+        with open(place / "seamfast" / file, "a", encoding="utf-8") as end:
+            end.write(source + "\n")
+    sections = re.split(rf"^({'|'.join(map(re.escape, CONTRACTS))})\n-+$", contract_lines(place), flags=re.MULTILINE)
+    return dict(zip(sections[1::2], sections[2::2], strict=True))
 
 
-@pytest.mark.parametrize(("file", "source", "line"), PLANTED_IMPORTS)
-def test_planted_import_breaks_a_contract(file: str, source: str, line: str, found_imports: str) -> None:
-    assert line in found_imports
+@pytest.mark.parametrize(
+    ("contract", "file", "source", "line"),
+    [(contract, *row) for contract, rows in PLANTED_IMPORTS.items() for row in rows],
+)
+def test_planted_import_breaks_a_contract(
+    contract: str, file: str, source: str, line: str, found_imports: dict[str, str]
+) -> None:
+    assert line in found_imports[contract], f"{source} in {file}"
 
 
 # Uses: what ruff reports of a file in data/ with these lines.
@@ -219,11 +240,11 @@ def test_layers_are_those_of_the_document() -> None:
     (layers,) = (contract["layers"] for contract in CONTRACTS.values() if contract["type"] == "layers")
     rank = {part: -depth for depth, layer in enumerate(layers) for part in layer.split(" | ")}
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (chain,) = re.findall(r"Imports point one way: (.+?)\.", text, re.DOTALL)
-    documented = [[rank[part] for part in re.findall(r"`(\w+)`", step)] for step in chain.split("→")]
+    (order,) = re.findall(r"Imports point one way: (.+?)\.", text, re.DOTALL)
+    documented = [[rank[part] for part in re.findall(r"`(\w+)`", step)] for step in order.split("→")]
     assert len(documented) > 4
     for above, below in pairwise(documented):
-        assert min(above) > max(below), chain
+        assert min(above) > max(below), order
     (standard,) = re.findall(r"^- (.*) need nothing but the standard library", text, re.MULTILINE)
     modules = [f"seamfast.{part}" for part in re.findall(r"`(\w+)`", standard)]
     assert modules == CONTRACTS["Errors, metrics and the report need the standard library only"]["source_modules"]
@@ -402,6 +423,4 @@ def test_lists_of_public_names_hold(package: str) -> None:
 def test_type_information_and_schema_are_shipped() -> None:
     files = resources.files("seamfast")
     assert files.joinpath("py.typed").is_file()
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (shipped,) = re.findall(r"^\[tool\.setuptools\.package-data\]\nseamfast = (\[.*\])$", text, re.MULTILINE)
-    assert {"py.typed", "schema/*.json"} <= set(json.loads(shipped))
+    assert {"py.typed", "schema/*.json"} <= set(PYPROJECT["tool"]["setuptools"]["package-data"]["seamfast"])
