@@ -148,27 +148,31 @@ def test_spoilt_values_are_refused(key: str, value: Any, message: str, folder: P
     refused(DataFileError, rf"^.*/backdoor\.json: {message}", load_backdoor, folder)
 
 
-def test_spoilt_networks_are_refused(folder: Path) -> None:
-    path = folder / "input_aware.safetensors"
-    good = load_file(path)
-    for spoilt, message in (
+NETWORK = r"input_aware\.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (None, NETWORK + r" lacks out\.bias, for the architecture input_aware"),
+        (torch.zeros(4), NETWORK + r" holds out\.bias of shape \(4,\); input_aware expects \(2,\)"),
         (
-            {k: v for k, v in good.items() if k != "out.bias"},
-            r"input_aware\.safetensors lacks out\.bias, for the architecture input_aware",
-        ),
-        (
-            good | {"out.bias": torch.zeros(4)},
-            r"input_aware\.safetensors holds out\.bias of shape \(4,\); input_aware expects \(2,\)",
-        ),
-        (
-            good | {"out.bias": torch.full((2,), torch.nan)},
+            torch.full((2,), torch.nan),
             r".*/backdoor\.json: out\.bias holds 2 NaN or Inf of 2 numbers; expected finite weights",
         ),
-    ):
-        save_file(spoilt, path)
-        refused(DataFileError, f"^{message}$", load_backdoor, folder)
-    path.write_bytes(pickle.dumps(good["out.bias"].tolist()))
-    refused(DataFileError, r"input_aware\.safetensors is not a whole safetensors file", load_backdoor, folder)
+    ],
+    ids=["missing", "shape", "NaN"],
+)
+def test_spoilt_networks_are_refused(bias: Tensor | None, message: str, folder: Path) -> None:
+    path = folder / "input_aware.safetensors"
+    spoilt = load_file(path) | {"out.bias": bias}
+    save_file({name: tensor for name, tensor in spoilt.items() if tensor is not None}, path)
+    refused(DataFileError, f"^{message}$", load_backdoor, folder)
+
+
+def test_a_pickle_for_a_network_is_refused(folder: Path) -> None:
+    (folder / "input_aware.safetensors").write_bytes(pickle.dumps([0.0, 0.0]))
+    refused(DataFileError, NETWORK + " is not a whole safetensors file", load_backdoor, folder)
 
 
 @pytest.mark.parametrize("name", ["backdoor.json", "input_aware.safetensors"])

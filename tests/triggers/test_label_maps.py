@@ -25,11 +25,8 @@ LABELS = [0, 1, 2, 3, 3, 0]
         (AllToAll(6), [2, 3, 0, 1, 1, 2], [1, 1, 1, 1, 1, 1]),
         (SourceSpecific(0, 2), [2, 1, 2, 3, 3, 2], [1, 0, 0, 0, 0, 1]),
         (SourceSpecific((3, 1), 2), [0, 2, 2, 2, 2, 0], [0, 1, 0, 1, 1, 0]),
-        (
-            SourceSpecific((1, 2), 2),
-            [0, 2, 2, 3, 3, 0],
-            [0, 1, 0, 0, 0, 0],
-        ),  # the target itself is no source that can move
+        # The target itself is no source that can move.
+        (SourceSpecific((1, 2), 2), [0, 2, 2, 3, 3, 0], [0, 1, 0, 0, 0, 0]),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])

@@ -132,6 +132,7 @@ def test_labels_above_num_classes(tmp_path):
         read_npz(tmp_path / "a.npz", num_classes=3)
 
 
+OF_120 = npy_header((4, 6, 5))
 HOSTILE_NPY = {
     "empty": (b"", "ends after 0 of 8 bytes"),
     "no npy": (b"PK\3\4" * 8, r"does not start as \.npy data does; expected the magic string"),
@@ -154,14 +155,8 @@ HOSTILE_NPY = {
     ),
     "fortran 1": (npy_bytes(npy_header((4, 6, 5), fortran=1)), "has fortran_order 1; expected True or False"),
     "vast shape": (npy_bytes(npy_header((2**40, 6, 5))), r"32,985,348,833,280 bytes; its member holds 0"),
-    "short data": (
-        npy_bytes(npy_header((4, 6, 5)), bytes(119)),
-        r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 119",
-    ),
-    "long data": (
-        npy_bytes(npy_header((4, 6, 5)), bytes(121)),
-        r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 121",
-    ),
+    "short data": (npy_bytes(OF_120, bytes(119)), r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 119"),
+    "long data": (npy_bytes(OF_120, bytes(121)), r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 121"),
     "void": (npy_bytes(npy_header((4, 6, 5), "|V2000000000")), r"has dtype \|V2000000000; expected plain numbers"),
     "dates": (npy_bytes(npy_header((4, 6, 5), "<M8[ns]")), "expected plain numbers"),
     "subarray": (npy_bytes(npy_header((4, 6, 5), ("|u1", (2**31, 2**31)))), "expected plain numbers"),
