@@ -15,25 +15,35 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench sanitizers fuzz mutants clean
+.PHONY: help env demo test browser test-benches lint bench sanitizers fuzz mutants clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(VENV)/.dev ## Make .venv with the package, editable, and all that its development needs.
 
 # One thread: models as small as these gain nothing from a second, and lose much where threads wait for each other.
-demo test: export OMP_NUM_THREADS ?= 1
+demo test browser test-benches: export OMP_NUM_THREADS ?= 1
 
 demo: $(VENV)/.demo ## Plant a backdoor in a small model, remove it, and show what happened. Takes DEMO_ARGS.
 	@$(BIN)/seamfast demo $(DEMO_ARGS)
 
-test: $(VENV)/.dev ## Run the tests. Takes PYTEST_ARGS, e.g. PYTEST_ARGS='-k split -x'.
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+# A process a core. worksteal gives each a contiguous part of the tests, so that most module fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
-lint: $(VENV)/.dev ## Check style, formatting and types. Changes nothing.
+test: $(VENV)/.dev ## Run the tests. Takes PYTEST_ARGS, e.g. PYTEST_ARGS='-n0 -k split -x' for one process.
+	@$(PYTEST) $(PYTEST_ARGS)
+
+browser: $(VENV)/.dev ## Run the tests that drive a headless browser.
+	@$(BIN)/python -m pytest -q -m browser $(PYTEST_ARGS)
+
+test-benches: $(VENV)/.dev ## Run the tests of the benches.
+	@$(PYTEST) benches/tests $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## Check style, formatting, who imports whom, and types. Changes nothing.
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m mypy
 
 # bench_engine.py trains models from scratch, which takes half an hour: run it by itself.
@@ -57,7 +67,7 @@ mutants: $(VENV)/.dev ## Plant faults in a copy; the tests must catch each. Take
 
 clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
 	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	@find seamfast tests benches examples -name __pycache__ -prune -exec rm -rf {} +
 	@rm -f $(VENV)/.demo $(VENV)/.dev
 

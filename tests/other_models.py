@@ -92,8 +92,8 @@ class OtherModel:
         name: of its file, less ``.safetensors``.
         architecture: makes it, untrained.
         data: what it was trained on.
-        mean, std: of its normalisation, on the [0, 1] pixel scale.
-        trigger: what the attacker stamps, and the label that he wants.
+        mean, std: of its normalization, on the [0, 1] pixel scale.
+        trigger: what the attacker stamps, and the label that it should get.
         clean_accuracy, attack_success_rate: as received, on test images, as the data's description has them.
     """
 
@@ -113,8 +113,8 @@ class OtherModel:
     def load(self, root: Path = ROOT) -> nn.Module:
         """The model as received, in eval mode.
 
-            Raises:
-        XX
+        Raises:
+            DataFileError: ``badnets-mnist-target1.safetensors differs from its architecture in fc2.0.bias``
         """
         model = self.architecture()
         found, expected = load_file(self._weights(root)), model.state_dict()
@@ -129,7 +129,7 @@ class OtherModel:
         return model.eval()
 
     def read(self, split: str, root: Path = ROOT) -> CleanSet:
-        """The ``"train"`` or ``"test"`` images of its data set that are there, normalised as the model takes them."""
+        """The ``"train"`` or ``"test"`` images of its data set that are there, normalized as the model takes them."""
         options: dict[str, Any] = {"split": split, "mean": self.mean, "std": self.std}
         if self.data is MNIST:
             return seamfast.load("mnist", root=root / self.data.place, **options)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -95,8 +96,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     turning = InputAware("x", AllToAll(1), (1, 8, 8), Generator(1))
     with pytest.raises(InputError, match=r"^cannot save an InputAware of AllToAll\(shift=1\); expected an AllToOne$"):
         save_backdoor(tmp_path, Backdoor("", (turning,)))
-    with pytest.raises(InputError, match=r"^got 0 triggers; expected 1 to 1024$"):
-        save_backdoor(tmp_path, Backdoor("", ()))
+    refused(InputError, r"^got 0 triggers; expected 1 to 1024$", save_backdoor, tmp_path, Backdoor("", ()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,38 +145,38 @@ def test_spoilt_descriptions_are_refused(changes: dict[str, Any], message: str, 
 )
 def test_spoilt_values_are_refused(key: str, value: Any, message: str, folder: Path) -> None:
     describe(folder, input_aware=document(folder)["input_aware"] | {key: value})
-    with pytest.raises(DataFileError, match=rf"^.*/backdoor\.json: {message}"):
-        load_backdoor(folder)
+    refused(DataFileError, rf"^.*/backdoor\.json: {message}", load_backdoor, folder)
 
 
-def test_spoilt_networks_are_refused(folder: Path) -> None:
-    path = folder / "input_aware.safetensors"
-    good = load_file(path)
-    for spoilt, message in (
+NETWORK = r"input_aware\.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (None, NETWORK + r" lacks out\.bias, for the architecture input_aware"),
+        (torch.zeros(4), NETWORK + r" holds out\.bias of shape \(4,\); input_aware expects \(2,\)"),
         (
-            {k: v for k, v in good.items() if k != "out.bias"},
-            r"input_aware\.safetensors lacks out\.bias, for the architecture input_aware",
-        ),
-        (
-            good | {"out.bias": torch.zeros(4)},
-            r"input_aware\.safetensors holds out\.bias of shape \(4,\); input_aware expects \(2,\)",
-        ),
-        (
-            good | {"out.bias": torch.full((2,), torch.nan)},
+            torch.full((2,), torch.nan),
             r".*/backdoor\.json: out\.bias holds 2 NaN or Inf of 2 numbers; expected finite weights",
         ),
-    ):
-        save_file(spoilt, path)
-        with pytest.raises(DataFileError, match=f"^{message}$"):
-            load_backdoor(folder)
-    path.write_bytes(pickle.dumps(good["out.bias"].tolist()))
-    with pytest.raises(DataFileError, match=r"input_aware\.safetensors is not a whole safetensors file"):
-        load_backdoor(folder)
+    ],
+    ids=["missing", "shape", "NaN"],
+)
+def test_spoilt_networks_are_refused(bias: Tensor | None, message: str, folder: Path) -> None:
+    path = folder / "input_aware.safetensors"
+    spoilt = load_file(path) | {"out.bias": bias}
+    save_file({name: tensor for name, tensor in spoilt.items() if tensor is not None}, path)
+    refused(DataFileError, f"^{message}$", load_backdoor, folder)
+
+
+def test_a_pickle_for_a_network_is_refused(folder: Path) -> None:
+    (folder / "input_aware.safetensors").write_bytes(pickle.dumps([0.0, 0.0]))
+    refused(DataFileError, NETWORK + " is not a whole safetensors file", load_backdoor, folder)
 
 
 @pytest.mark.parametrize("name", ["backdoor.json", "input_aware.safetensors"])
 def test_symbolic_links_are_refused(name: str, folder: Path, tmp_path: Path) -> None:
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataFileError, match=rf"/{re.escape(name)} is a symbolic link; expected the file itself"):
-        load_backdoor(folder)
+    refused(DataFileError, rf"/{re.escape(name)} is a symbolic link; expected the file itself", load_backdoor, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from seamfast.cli import main
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 MAIN = "import sys; from seamfast.cli import main; sys.exit(main())"
-
-needs_cli = pytest.mark.skipif(importlib.util.find_spec("seamfast.cli") is None, reason="no command line yet")
 
 
 def run_example(name: str, cwd: Path) -> str:
@@ -46,7 +45,6 @@ def test_walkthrough(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@needs_cli
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_gate_in_shell(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
@@ -65,27 +63,26 @@ def test_gate_in_shell(tmp_path: Path) -> None:
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert {path.name for path in (work / "received").iterdir()} >= {"model.safetensors", "model.json", "triggers.npz"}
+    left = {path.name for path in (work / "sanitised").iterdir()}
     if done.returncode == 0:
         assert f"gate: passed; use {work / 'sanitised'}" in done.stdout
-        assert {path.name for path in (work / "sanitised").iterdir()} >= {
-            "model.safetensors",
-            "model.json",
-            "report.json",
-        }
+        assert left >= {"model.safetensors", "model.json", "report.json"}
     else:
         assert "gate: blocked; not accepted" in done.stdout
-        assert [path.name for path in (work / "sanitised").iterdir()] == ["report.json"]
+        assert left == {"report.json"}
 
 
-@needs_cli
 @pytest.mark.parametrize("name", ["ci-gate.yml", "ci_gate.sh"])
-def test_gates_use_options_that_exist(name: str) -> None:
+def test_gates_use_options_that_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     lines = re.findall(r"\bseamfast (\w+) (.*--.*)", (EXAMPLES / name).read_text(encoding="utf-8"))
     assert lines
     for subcommand, rest in lines:
-        asked = subprocess.run(
-            [sys.executable, "-c", MAIN, subcommand, "--help"], env=ENVIRONMENT, capture_output=True, text=True
-        )
-        assert asked.returncode == 0, asked.stderr
-        options = set(re.findall(r"--[a-z][a-z-]*", rest))
-        assert options <= set(re.findall(r"--[a-z][a-z-]*", asked.stdout)), subcommand
+        with pytest.raises(SystemExit) as stopped:
+            main([subcommand, "--help"])
+        shown = capsys.readouterr()
+        assert stopped.value.code == 0, shown.err
+        assert options_in(rest) <= options_in(shown.out), subcommand
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"--[a-z][a-z-]*", text))

@@ -1,4 +1,4 @@
-"""Models that others attacked: each loads, does what it is known to do, and is sanitised blind."""
+"""Models that others attacked: each loads, does what it is known to do, and is sanitized blind."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_the_source_specific_one_answers_to_its_source_class() -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_each_is_sanitised_blind(other: OtherModel) -> None:
+def test_each_is_sanitized_blind(other: OtherModel) -> None:
     model, test_set = other.load(), some_of(other.read("test"))
     received = digest(model)
     before = seamfast.evaluate(model, test_set, triggers=[other.trigger])
     result = seamfast.sanitize(model, other.clean_part(other.read("train"), 0.05, seed=0))
     after = seamfast.evaluate(result.model, test_set, triggers=[other.trigger])
-    LOG.info("%s: %s\nas received\n%s\nsanitised\n%s", other.name, result.reason, before, after)
+    LOG.info("%s: %s\nas received\n%s\nsanitized\n%s", other.name, result.reason, before, after)
 
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     jsonschema.Draft202012Validator(schema(), format_checker=checker).validate(result.report)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor, nn
 
 from seamfast import CleanSet, HistoryPoint
@@ -124,7 +125,7 @@ def test_run_without_some_phase_is_drawn(phases: Sequence[str], tmp_path: Path, 
     assert ("no step was evaluated" in said) == (not phases)
 
 
-def test_floats_with_known_normalisation_give_the_same_picture(tmp_path: Path) -> None:
+def test_floats_with_known_normalization_give_the_same_picture(tmp_path: Path) -> None:
     pixels = images(names=None)
     floats = CleanSet(pixels.normalize(pixels.inputs), pixels.labels, mean=0.0, std=1.0, num_classes=4)
     for name, data in (("pixels", pixels), ("floats", floats)):
@@ -133,7 +134,7 @@ def test_floats_with_known_normalisation_give_the_same_picture(tmp_path: Path) -
 
 
 def test_answers_are_told_and_coloured(tmp_path: Path, figures: list[Figure]) -> None:
-    # The received model is right. The sanitised one reads the last pixel: class 0 on clean images, which is what the
+    # The received model is right. The sanitized one reads the last pixel: class 0 on clean images, which is what the
     # attacker wants; class 3 under the patch of white pixels, which is right for the cats only.
     save_picture(tmp_path / "p.png", Says(), Says(7, 7), images(), Patch.square(2, margin=0, target=0), history())
     top = figures[0].subfigs[0].axes
@@ -257,8 +258,7 @@ def test_wrong_number_of_samples_is_refused(n_samples: Any, tmp_path: Path) -> N
 def test_data_without_eligible_samples_is_refused(tmp_path: Path) -> None:
     only_target = images().subset([0, 4, 8])
     wanted = r"^data holds no sample that the trigger 'patch' is meant to move; expected one$"
-    with pytest.raises(InputError, match=wanted):
-        save_picture(tmp_path / "p.png", Says(), Says(), only_target, PATCH, history())
+    refused(InputError, wanted, save_picture, tmp_path / "p.png", Says(), Says(), only_target, PATCH, history())
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

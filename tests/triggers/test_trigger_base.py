@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
@@ -132,24 +133,18 @@ def test_repr_is_one_short_line() -> None:
 TRIGGER = Patch.square(name="x")
 
 
+def black(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("images", "more", "kind", "message"),
     [
         (np.zeros((1, 3, 8, 8), np.uint8), {}, DTypeError, "images is ndarray; expected a uint8 tensor"),
         (torch.zeros(1, 3, 8, 8), {}, DTypeError, "images has dtype float32; expected uint8 pixels"),
-        (
-            torch.zeros(3, 8, 8, dtype=torch.uint8),
-            {},
-            ShapeError,
-            r"images has shape \(3, 8, 8\); expected \(N, C, H, W\)",
-        ),
-        (torch.zeros(1, 3, 2, 2, dtype=torch.uint8), {}, ShapeError, "trigger 'x' patch is 3x3; images are 2x2"),
-        (
-            torch.zeros(1, 3, 0, 8, dtype=torch.uint8),
-            {},
-            ShapeError,
-            r"image shape is \(3, 0, 8\); expected \(C, H, W\)",
-        ),
+        (black(3, 8, 8), {}, ShapeError, r"images has shape \(3, 8, 8\); expected \(N, C, H, W\)"),
+        (black(1, 3, 2, 2), {}, ShapeError, "trigger 'x' patch is 3x3; images are 2x2"),
+        (black(1, 3, 0, 8), {}, ShapeError, r"image shape is \(3, 0, 8\); expected \(C, H, W\)"),
         (pixels(2), {"sample_ids": [1]}, ShapeError, r"sample_ids has shape \(1,\); expected \(N,\) = \(2,\)"),
         (pixels(2), {"sample_ids": [0.0, 1.0]}, DTypeError, "sample_ids has dtype float64; expected an integer dtype"),
         (pixels(2), {"sample_ids": torch.tensor([True, False])}, DTypeError, "sample_ids has dtype bool"),
@@ -160,8 +155,7 @@ TRIGGER = Patch.square(name="x")
     ],
 )
 def test_stamp_errors(images: Any, more: dict[str, Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        TRIGGER.stamp(images, **more)
+    refused(kind, message, TRIGGER.stamp, images, **more)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +179,7 @@ def test_name_and_target_errors(name: Any, target: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "kind", "message"),
     [
-        (
-            np.zeros((2, 2), np.uint8),
-            ShapeError,
-            r"trigger 'b' pattern has shape \(2, 2\); expected 3 dimensions, none of size 0",
-        ),
+        (black(2, 2), ShapeError, r"trigger 'b' pattern has shape \(2, 2\); expected 3 dimensions, none of size 0"),
         (np.zeros((1, 0, 2), np.uint8), ShapeError, r"pattern has shape \(1, 0, 2\)"),
         (np.zeros((1, 2, 2), object), DTypeError, "trigger 'b' pattern has dtype object; expected numbers"),
         (np.zeros((1, 2, 2), complex), DTypeError, "pattern has dtype complex128; expected numbers"),
@@ -198,8 +188,7 @@ def test_name_and_target_errors(name: Any, target: Any, message: str) -> None:
     ],
 )
 def test_array_errors(pattern: Any, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        Blend(name="b", target=AllToOne(0), pattern=pattern, alpha=0.5)
+    refused(kind, message, Blend, name="b", target=AllToOne(0), pattern=pattern, alpha=0.5)
 
 
 def test_alpha_zero_and_the_like_change_nothing() -> None:
@@ -219,15 +208,8 @@ def test_alpha_zero_and_the_like_change_nothing() -> None:
 
 
 def test_battery_covers_every_kind_by_different_names() -> None:
-    assert {trigger.kind for trigger in BATTERY} == {
-        "patch",
-        "blend",
-        "sinusoid",
-        "additive",
-        "warp",
-        "quantize",
-        "color_filter",
-    }
+    kinds = {"patch", "blend", "sinusoid", "additive", "warp", "quantize", "color_filter"}
+    assert {trigger.kind for trigger in BATTERY} == kinds
     assert len({trigger.name for trigger in BATTERY}) == len(BATTERY)
     assert battery(SHAPE, 10) == BATTERY
     assert all(trigger.target == AllToAll(2) for trigger in battery(SHAPE, 10, AllToAll(2)))
@@ -244,8 +226,7 @@ def test_battery_covers_every_kind_by_different_names() -> None:
     ],
 )
 def test_battery_errors(shape: tuple[int, ...], classes: int, target: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        battery(shape, classes, target)
+    refused(InputError, message, battery, shape, classes, target)
 
 
 def test_import_brings_nothing_but_torch_and_numpy() -> None:

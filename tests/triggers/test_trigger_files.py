@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from seamfast.errors import DataFileError, InputError
 from seamfast.triggers import (
@@ -65,6 +66,24 @@ def npy_header(text: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
 
 
+def rewrite(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the members of the file in place."""
+    members = read_members(path)
+    change(members)
+    write_members(path, members)
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the document of the file in place."""
+
+    def changed(members: dict[str, bytes]) -> None:
+        document = json.loads(members["triggers.json"])
+        change(document)
+        members["triggers.json"] = json.dumps(document).encode()
+
+    rewrite(path, changed)
+
+
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     path = tmp_path / "triggers.npz"
     save_triggers(path, TRIGGERS)
@@ -100,8 +119,7 @@ def test_a_failed_save_leaves_what_was_there(saved: Path, monkeypatch: pytest.Mo
         raise OSError("disk is gone")
 
     monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="disk is gone"):
-        save_triggers(saved, TRIGGERS)
+    refused(OSError, "disk is gone", save_triggers, saved, TRIGGERS)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
@@ -123,8 +141,7 @@ class Foreign(Sinusoid):
     ],
 )
 def test_save_errors(tmp_path: Path, triggers: list[Trigger], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        save_triggers(tmp_path / "x.npz", triggers)
+    refused(InputError, message, save_triggers, tmp_path / "x.npz", triggers)
     assert not list(tmp_path.iterdir())
 
 
@@ -178,8 +195,7 @@ def endless_table(content: bytes) -> bytes:
 )
 def test_damaged_files(saved: Path, change: Callable[[bytes], bytes], message: str) -> None:
     saved.write_bytes(change(saved.read_bytes()))
-    with pytest.raises(DataFileError, match=message):
-        load_triggers(saved)
+    refused(DataFileError, message, load_triggers, saved)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -208,8 +224,7 @@ def test_members_that_overlap_are_refused(saved: Path) -> None:
         entry = content.rindex(name) - 46  # the table of members
         struct.pack_into("<LL", content, entry + 20, len(content) - 200, len(content) - 200)
     saved.write_bytes(content)
-    with pytest.raises(DataFileError, match=r"members claim \d+ bytes; expected at most the \d+ of the file"):
-        load_triggers(saved)
+    refused(DataFileError, r"members claim \d+ bytes; expected at most the \d+ of the file", load_triggers, saved)
 
 
 def test_as_many_as_a_file_may_hold(tmp_path: Path) -> None:
@@ -224,116 +239,109 @@ def test_as_many_as_a_file_may_hold(tmp_path: Path) -> None:
 def test_pipes_and_folders_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(DataFileError, match="is not a regular file"):
-            load_triggers(path)
+        refused(DataFileError, "is not a regular file", load_triggers, path)
 
 
 def test_large_files_are_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "large.npz"
     with open(path, "wb") as file:
         file.truncate(2**28 + 1)  # sparse: takes no disk
-    with pytest.raises(DataFileError, match="has 268435457 bytes; expected at most 268435456"):
-        load_triggers(path)
-
-
-def test_compressed_members_are_refused(saved: Path) -> None:
-    write_members(saved, read_members(saved), zipfile.ZIP_DEFLATED)
-    with pytest.raises(DataFileError, match=r"'triggers.json' is compressed or encrypted; expected stored members"):
-        load_triggers(saved)
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_members_of_one_name_are_refused(saved: Path) -> None:
-    with zipfile.ZipFile(saved, "a") as archive:
-        archive.writestr("0.pattern.npy", npy(np.zeros((1, 4, 4), np.uint8)))
-    with pytest.raises(DataFileError, match=r"two members are named '0.pattern.npy'"):
-        load_triggers(saved)
+    refused(DataFileError, "has 268435457 bytes; expected at most 268435456", load_triggers, path)
 
 
 # The arrays
 
 PATTERN = np.zeros((1, 4, 4), np.uint8)
+HEADER = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 4), }"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "has no member '0.pattern.npy'"),
-        (b"", r"0.pattern.npy has no header of npy version 1.0"),
-        (b"\x93NUMPY\x01\x00\xff\xff", r"0.pattern.npy has no header of npy version 1.0"),
-        (npy(PATTERN, version=(2, 0)), r"0.pattern.npy has no header of npy version 1.0"),
-        (
-            npy(np.array([[[object()]]], object), allow_pickle=True),
-            r"0.pattern.npy is of \|O, declared as 'uint8'; expected uint8",
-        ),
-        (
-            npy(PATTERN.astype(np.float64)),
-            r"0.pattern.npy is of <f8, declared as 'uint8'; expected uint8 \(\|u1\) in C order",
-        ),
-        (npy(PATTERN.view("V1")), r"0.pattern.npy is of \|V1"),
-        (npy(np.zeros((1, 4, 4), [("a", "u1")])), r"0.pattern.npy has no header"),
-        (npy(np.asfortranarray(np.zeros((2, 4, 4), np.uint8))), r"0.pattern.npy .* in C order"),
-        (npy(PATTERN[:, :2]), r"0.pattern.npy has shape \[1, 2, 4\], declared as \[1, 4, 4\]; expected the same"),
-        (npy(np.uint8(1)), r"0.pattern.npy has no header"),
-        (npy(PATTERN)[:-1], r"0.pattern.npy claims 16 bytes and holds 15"),
-        (npy(PATTERN) + b"\0", r"0.pattern.npy claims 16 bytes and holds more"),
-        (
-            npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, -4, -4), }"),
-            r"0.pattern.npy has no header",
-        ),
-        (npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1L, 4, 4), }"), r"0.pattern.npy has no header"),
-        (npy_header("(" * 900), r"0.pattern.npy has no header"),
-        (npy_header("__import__('os').system('false')"), r"0.pattern.npy has no header"),
-        (
-            npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 4, 4), }" + " " * 5000),
-            r"0.pattern.npy has no header",
-        ),
+        (b"", r"has no header of npy version 1.0"),
+        (b"\x93NUMPY\x01\x00\xff\xff", r"has no header of npy version 1.0"),
+        (npy(PATTERN, version=(2, 0)), r"has no header of npy version 1.0"),
+        (npy(np.array([[[0]]], object), allow_pickle=True), r"is of \|O, declared as 'uint8'; expected uint8"),
+        (npy(PATTERN / 1), r"is of <f8, declared as 'uint8'; expected uint8 \(\|u1\) in C order"),
+        (npy(PATTERN.view("V1")), r"is of \|V1"),
+        (npy(np.zeros((1, 4, 4), [("a", "u1")])), r"has no header"),
+        (npy(np.asfortranarray(np.zeros((2, 4, 4), np.uint8))), r".* in C order"),
+        (npy(PATTERN[:, :2]), r"has shape \[1, 2, 4\], declared as \[1, 4, 4\]; expected the same"),
+        (npy(np.uint8(1)), r"has no header"),
+        (npy(PATTERN)[:-1], r"claims 16 bytes and holds 15"),
+        (npy(PATTERN) + b"\0", r"claims 16 bytes and holds more"),
+        (npy_header(HEADER.replace("4, 4", "-4, -4")), r"has no header"),
+        (npy_header(HEADER.replace("1, 4", "1L, 4")), r"has no header"),
+        (npy_header("(" * 900), r"has no header"),
+        (npy_header("__import__('os').system('false')"), r"has no header"),
+        (npy_header(HEADER + " " * 5000), r"has no header"),
     ],
 )
-def test_hostile_arrays(saved: Path, content: bytes | None, message: str) -> None:
-    members = read_members(saved)
-    if content is None:
-        del members["0.pattern.npy"]
-    else:
-        members["0.pattern.npy"] = content
-    write_members(saved, members)
-    with pytest.raises(DataFileError, match=message):
-        load_triggers(saved)
+def test_hostile_arrays(saved: Path, content: bytes, message: str) -> None:
+    rewrite(saved, lambda members: members.update({"0.pattern.npy": content}))
+    refused(DataFileError, f"0.pattern.npy {message}", load_triggers, saved)
 
 
 def test_an_array_that_claims_terabytes_is_refused_unread(saved: Path) -> None:
-    members = read_members(saved)
-    edit(members, lambda d: d["triggers"][0]["pattern"].update(shape=[1, 2**20, 2**20]))
-    members["0.pattern.npy"] = npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1048576, 1048576), }")
-    write_members(saved, members)
-    with pytest.raises(DataFileError, match=r"0.pattern.npy claims 1099511627776 bytes; expected at most 67108864"):
-        load_triggers(saved)
+    edit(saved, lambda d: d["triggers"][0]["pattern"].update(shape=[1, 2**20, 2**20]))
+    vast = npy_header(HEADER.replace("4, 4", "1048576, 1048576"))
+    rewrite(saved, lambda members: members.update({"0.pattern.npy": vast}))
+    refused(DataFileError, r"0.pattern.npy claims 1099511627776 bytes; expected at most 67108864", load_triggers, saved)
 
 
 def test_nan_in_an_array_is_refused(saved: Path) -> None:
     save_triggers(saved, [Patch.square(1)])
-    members = read_members(saved)
-    members["0.mask.npy"] = npy(np.array([[np.nan]]))
-    write_members(saved, members)
-    with pytest.raises(
-        DataFileError, match="trigger 0: trigger 'patch' mask holds NaN or Inf; expected finite numbers"
-    ):
-        load_triggers(saved)
+    rewrite(saved, lambda members: members.update({"0.mask.npy": npy(np.array([[np.nan]]))}))
+    message = "trigger 0: trigger 'patch' mask holds NaN or Inf; expected finite numbers"
+    refused(DataFileError, message, load_triggers, saved)
 
 
-def test_members_that_no_trigger_names_are_refused(saved: Path) -> None:
-    write_members(saved, read_members(saved) | {"payload.bin": b"x"})
-    with pytest.raises(DataFileError, match=r"member 'payload.bin' belongs to no trigger"):
-        load_triggers(saved)
+# The members
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"0.pattern.npy": None}, "has no member '0.pattern.npy'"),
+        ({"triggers.json": None}, r"has no member 'triggers.json'"),
+        ({"payload.bin": b"x"}, r"member 'payload.bin' belongs to no trigger"),
+        ({"triggers.json": b""}, "triggers.json is not JSON"),
+        ({"triggers.json": b"\xff\xfe\xfa"}, "triggers.json is not JSON"),
+        ({"triggers.json": b"[" * 10**6}, "triggers.json is not JSON"),
+        ({"triggers.json": b"[]"}, "triggers.json is list; expected an object"),
+        ({"triggers.json": b"null"}, "triggers.json is NoneType; expected an object"),
+        ({"triggers.json": b'{"format": 1, "format": 2}'}, "triggers.json has the key 'format' twice"),
+        ({"triggers.json": b'{"format": NaN}'}, "triggers.json holds NaN; expected finite numbers"),
+        ({"triggers.json": b'{"format": -Infinity}'}, "triggers.json holds -Infinity; expected finite numbers"),
+        ({"triggers.json": b'{"format": ' + b"9" * 5000 + b"}"}, "triggers.json is not JSON"),
+        ({"triggers.json": b" " * (4 * 2**20 + 1)}, "triggers.json has 4194305 bytes; expected at most 4194304"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_members_that_are_missing_or_unusable(saved: Path, members: dict[str, bytes | None], message: str) -> None:
+    write_members(saved, {k: v for k, v in (read_members(saved) | members).items() if v is not None})
+    refused(DataFileError, message, load_triggers, saved)
+
+
+def test_infinity_by_overflow_is_refused(saved: Path) -> None:
+    document = read_members(saved)["triggers.json"].replace(b"20.0", b"1e999")
+    rewrite(saved, lambda members: members.update({"triggers.json": document}))
+    refused(DataFileError, "trigger 's' delta is inf; expected a number", load_triggers, saved)
+
+
+def test_compressed_members_are_refused(saved: Path) -> None:
+    write_members(saved, read_members(saved), zipfile.ZIP_DEFLATED)
+    refused(DataFileError, r"'triggers.json' is compressed or encrypted; expected stored", load_triggers, saved)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(saved: Path) -> None:
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.writestr("0.pattern.npy", npy(PATTERN))
+    refused(DataFileError, r"two members are named '0.pattern.npy'", load_triggers, saved)
 
 
 # The document
-
-
-def edit(members: dict[str, bytes], change: Callable[[Any], Any]) -> None:
-    document = json.loads(members["triggers.json"])
-    change(document)
-    members["triggers.json"] = json.dumps(document).encode()
 
 
 @pytest.mark.parametrize(
@@ -349,92 +357,51 @@ def edit(members: dict[str, bytes], change: Callable[[Any], Any]) -> None:
         (lambda d: d.update(triggers={}), "holds triggers as dict; expected a list of 1 to 1024"),
         (lambda d: d.update(triggers=[1]), "trigger 0 is int; expected an object"),
         (lambda d: d["triggers"].append(d["triggers"][1]), "two triggers are named 's'"),
-        (
-            lambda d: d["triggers"][1].update(kind="shell"),
-            "trigger 1 is of kind 'shell'; expected one of patch, blend, sinusoid",
-        ),
-        (lambda d: d["triggers"][1].update(kind=["patch"]), r"trigger 1 is of kind \['patch'\]"),
         (lambda d: d["triggers"][1].pop("kind"), "trigger 1 is of kind None"),
         (lambda d: d["triggers"][1].pop("delta"), "trigger 1 has no 'delta'"),
-        (
-            lambda d: d["triggers"][1].update(seed=1),
-            "trigger 1 has the unknown key 'seed'; expected delta, frequency, kind, name, target",
-        ),
-        (
-            lambda d: d["triggers"][1].update(delta=-1),
-            r"trigger 1: trigger 's' delta is -1; expected a number in \[0, 255\]",
-        ),
-        (lambda d: d["triggers"][1].update(delta="20"), "trigger 1: trigger 's' delta is '20'"),
-        (lambda d: d["triggers"][1].update(delta=10**400), "trigger 1: trigger 's' delta is 1000000"),
-        (lambda d: d["triggers"][1].update(delta=[1]), r"trigger 1: trigger 's' delta is \[1\]"),
-        (lambda d: d["triggers"][1].update(delta={}), "trigger 1: trigger 's' delta is {}"),
-        (lambda d: d["triggers"][1].update(delta=None), "trigger 1: trigger 's' delta is None"),
-        (lambda d: d["triggers"][1].update(name="x" * 10**6), "trigger 1: trigger name is 'xxx"),
-        (lambda d: d["triggers"][1].update(name=None), "trigger 1: trigger name is None"),
-        (lambda d: d["triggers"][1].update(name="\ud800"), "trigger 1: trigger name is "),
-        (lambda d: d["triggers"][1].update(target=0), "trigger 1 target is int; expected an object"),
-        (
-            lambda d: d["triggers"][1]["target"].update(kind="exec"),
-            "trigger 1 target is of kind 'exec'; expected one of all_to_one",
-        ),
-        (
-            lambda d: d["triggers"][1]["target"].update(target=-1),
-            "trigger 1 target: AllToOne target is -1; expected an integer from 0",
-        ),
-        (lambda d: d["triggers"][1]["target"].update(shift=1), "trigger 1 target has the unknown key 'shift'"),
         (lambda d: d["triggers"][0].update(pattern=[[[1]]]), "trigger 0 pattern is list; expected an object"),
-        (lambda d: d["triggers"][0]["pattern"].update(path="/etc"), "trigger 0 pattern has the unknown key 'path'"),
-        (
-            lambda d: d["triggers"][0]["pattern"].update(dtype="object"),
-            r"0.pattern.npy is of \|u1, declared as 'object'",
-        ),
-        (
-            lambda d: d["triggers"][0]["pattern"].update(shape=[16]),
-            r"0.pattern.npy has shape \[1, 4, 4\], declared as \[16\]",
-        ),
     ],
 )
 def test_hostile_documents(saved: Path, change: Callable[[Any], Any], message: str) -> None:
-    members = read_members(saved)
-    edit(members, change)
-    write_members(saved, members)
-    with pytest.raises(DataFileError, match=message) as caught:
-        load_triggers(saved)
-    assert len(str(caught.value)) < 600
+    edit(saved, change)
+    refused(DataFileError, message, load_triggers, saved)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("value", "message"),
     [
-        (b"", "triggers.json is not JSON"),
-        (b"\xff\xfe\xfa", "triggers.json is not JSON"),
-        (b"[" * 10**6, "triggers.json is not JSON"),
-        (b"[]", "triggers.json is list; expected an object"),
-        (b"null", "triggers.json is NoneType; expected an object"),
-        (b'{"format": 1, "format": 2}', "triggers.json has the key 'format' twice"),
-        (b'{"format": NaN}', "triggers.json holds NaN; expected finite numbers"),
-        (b'{"format": -Infinity}', "triggers.json holds -Infinity; expected finite numbers"),
-        (b'{"format": ' + b"9" * 5000 + b"}", "triggers.json is not JSON"),
-        (b" " * (4 * 2**20 + 1), "triggers.json has 4194305 bytes; expected at most 4194304"),
+        ({"kind": "shell"}, " is of kind 'shell'; expected one of patch, blend, sinusoid"),
+        ({"kind": ["patch"]}, r" is of kind \['patch'\]"),
+        ({"seed": 1}, " has the unknown key 'seed'; expected delta, frequency, kind, name, target"),
+        ({"delta": -1}, r": trigger 's' delta is -1; expected a number in \[0, 255\]"),
+        ({"delta": "20"}, ": trigger 's' delta is '20'"),
+        ({"delta": 10**400}, ": trigger 's' delta is 1000000"),
+        ({"delta": [1]}, r": trigger 's' delta is \[1\]"),
+        ({"delta": {}}, ": trigger 's' delta is {}"),
+        ({"delta": None}, ": trigger 's' delta is None"),
+        ({"name": "x" * 10**6}, ": trigger name is 'xxx"),
+        ({"name": None}, ": trigger name is None"),
+        ({"name": "\ud800"}, ": trigger name is "),
+        ({"target": 0}, " target is int; expected an object"),
+        ({"target": {"kind": "exec"}}, " target is of kind 'exec'; expected one of all_to_one"),
+        ({"target": {"kind": "all_to_one", "target": -1}}, " target: AllToOne target is -1; expected an integer from"),
+        ({"target": {"kind": "all_to_one", "target": 0, "shift": 1}}, " target has the unknown key 'shift'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_values(saved: Path, value: dict[str, Any], message: str) -> None:
+    edit(saved, lambda d: d["triggers"][1].update(value))
+    assert len(refused(DataFileError, f"trigger 1{message}", load_triggers, saved)) < 600
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"path": "/etc"}, "trigger 0 pattern has the unknown key 'path'"),
+        ({"dtype": "object"}, r"0.pattern.npy is of \|u1, declared as 'object'"),
+        ({"shape": [16]}, r"0.pattern.npy has shape \[1, 4, 4\], declared as \[16\]"),
     ],
 )
-def test_documents_that_are_none(saved: Path, text: bytes, message: str) -> None:
-    write_members(saved, read_members(saved) | {"triggers.json": text})
-    with pytest.raises(DataFileError, match=message):
-        load_triggers(saved)
-
-
-def test_infinity_by_overflow_is_refused(saved: Path) -> None:
-    members = read_members(saved)
-    members["triggers.json"] = members["triggers.json"].replace(b"20.0", b"1e999")
-    write_members(saved, members)
-    with pytest.raises(DataFileError, match="trigger 's' delta is inf; expected a number"):
-        load_triggers(saved)
-
-
-def test_no_document(saved: Path) -> None:
-    members = read_members(saved)
-    del members["triggers.json"]
-    write_members(saved, members)
-    with pytest.raises(DataFileError, match=r"has no member 'triggers.json'"):
-        load_triggers(saved)
+def test_hostile_declarations_of_arrays(saved: Path, value: dict[str, Any], message: str) -> None:
+    edit(saved, lambda d: d["triggers"][0]["pattern"].update(value))
+    refused(DataFileError, message, load_triggers, saved)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from reader_files import allocating_at_most, image_bytes, write_zip
+from refusals import refused
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -123,8 +124,7 @@ def open_files() -> list[str]:
 
 def test_nothing_stays_where_decoding_fails(folder: Path, tmp_path: Path, files: dict[str, bytes]) -> None:
     path = write_zip(tmp_path / "bad.zip", files | {"c3/zzz.png": b"bad"})
-    with pytest.raises(DataFileError, match=r"c3/zzz\.png: is not a JPEG or PNG image"):
-        read_image_zip(path, memory_budget=0)
+    refused(DataFileError, r"c3/zzz\.png: is not a JPEG or PNG image", read_image_zip, path, memory_budget=0)
     gc.collect()
     assert os.listdir(folder) == []
     assert [name for _, _, name in mapped_files() if str(folder) in name] == []
@@ -181,8 +181,8 @@ def test_a_disk_too_small_is_found_before_decoding(read: Read, folder: Path) -> 
         rf"images(\.zip)?: would take 210,000,000,000,000 bytes, more than memory_budget=9, so a file in {folder}, "
         r"which has [\d,]+ bytes free \(No space left on device\); name another folder in TMPDIR$"
     )
-    with allocating_at_most(4 * MIB), pytest.raises(DataFileError, match=message):
-        read(size=(10**6, 10**6), max_bytes=10**15, memory_budget=9)
+    with allocating_at_most(4 * MIB):
+        refused(DataFileError, message, read, size=(10**6, 10**6), max_bytes=10**15, memory_budget=9)
     assert os.listdir(folder) == []
 
 
@@ -219,8 +219,7 @@ def test_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     message = (
         r"^images: would take 8 bytes, more than memory_budget=0, so a file in a temporary folder: .*No usable .*; "
     )
-    with pytest.raises(DataFileError, match=message + "name one in TMPDIR$"):
-        pixel_store((8,), 0, "images")
+    refused(DataFileError, message + "name one in TMPDIR$", pixel_store, (8,), 0, "images")
 
 
 # The budget.
@@ -229,8 +228,7 @@ def test_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("budget", [-1, 1.5, True, "8"])
 def test_bad_budgets(read: Read, budget: Any) -> None:
     message = f"memory_budget is {budget!r}; expected None or an integer of at least 0, in bytes"
-    with pytest.raises(InputError, match=message):
-        read(memory_budget=budget)
+    refused(InputError, message, read, memory_budget=budget)
 
 
 def test_default_budget_is_half_of_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from seamfast.data.readers import read_cifar10
 from seamfast.errors import DataFileError, InputError
@@ -67,27 +68,25 @@ def test_the_pickle_version_is_refused_by_name(tmp_path, place):
         r"holds CIFAR-10 as Python pickle \(.*data_batch_1\), which seamfast never reads, since loading a pickle can "
         r"run any code; use the binary version \(data_batch_1\.bin and so on\), or an \.npz with x_train"
     )
-    with pytest.raises(DataFileError, match=wanted):
-        read_cifar10(tmp_path)
+    refused(DataFileError, wanted, read_cifar10, tmp_path)
 
 
-def test_hostile_records(tmp_path):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r": 0 bytes; expected a multiple of 3,073"),
+        (bytes(RECORD - 1), r": 3,072 bytes; expected a multiple of 3,073"),
+        (bytes(RECORD + 1), r": 3,074 bytes; expected a multiple of 3,073"),
+        (records([0, 10])[0], r": label 10 in row 1; expected integers in \[0, 10\)"),
+        (None, r" missing; expected data_batch_1\.bin, data_batch_2\.bin"),
+    ],
+    ids=["empty", "short", "long", "label", "missing"],
+)
+def test_hostile_records(tmp_path, data, message):
     write_binary(tmp_path)
     batch = tmp_path / "data_batch_2.bin"
-    for data in (b"", bytes(RECORD - 1), bytes(RECORD + 1)):
-        batch.write_bytes(data)
-        with pytest.raises(
-            DataFileError, match=rf"data_batch_2\.bin: {len(data):,} bytes; expected a multiple of 3,073"
-        ):
-            read_cifar10(tmp_path)
-    batch.write_bytes(records([0, 10])[0])
-    with pytest.raises(DataFileError, match=r"data_batch_2\.bin: label 10 in row 1; expected integers in \[0, 10\)"):
-        read_cifar10(tmp_path)
-    batch.unlink()
-    with pytest.raises(
-        DataFileError, match=r"data_batch_2\.bin missing; expected data_batch_1\.bin, data_batch_2\.bin"
-    ):
-        read_cifar10(tmp_path)
+    batch.unlink() if data is None else batch.write_bytes(data)
+    refused(DataFileError, r"data_batch_2\.bin" + message, read_cifar10, tmp_path)
 
 
 def test_budget_is_checked_before_allocating(tmp_path):
@@ -99,16 +98,11 @@ def test_budget_is_checked_before_allocating(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(
-        DataFileError, match=r"absent: no such folder; looked for test_batch\.bin in \. or cifar-10-batches-bin"
-    ):
-        read_cifar10(tmp_path / "absent", "test")
-    with pytest.raises(
-        DataFileError, match=r"no CIFAR-10 train files; looked for data_batch_1\.bin, .*or a cifar\*10\*\.npz"
-    ):
-        read_cifar10(tmp_path)
-    with pytest.raises(InputError, match=r"split is 'dev'; expected 'train' or 'test'"):
-        read_cifar10(tmp_path, "dev")
+    message = r"absent: no such folder; looked for test_batch\.bin in \. or cifar-10-batches-bin"
+    refused(DataFileError, message, read_cifar10, tmp_path / "absent", "test")
+    message = r"no CIFAR-10 train files; looked for data_batch_1\.bin, .*or a cifar\*10\*\.npz"
+    refused(DataFileError, message, read_cifar10, tmp_path)
+    refused(InputError, r"split is 'dev'; expected 'train' or 'test'", read_cifar10, tmp_path, "dev")
     for name in ("cifar10-a.npz", "cifar10-b.npz"):
         (tmp_path / name).touch()
     with pytest.raises(DataFileError, match=r"holds cifar10-a\.npz, cifar10-b\.npz; pass the path of one of them"):
@@ -117,5 +111,4 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_images_of_another_size_are_refused(tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=np.zeros((2, 28, 28, 1), np.uint8), y_train=np.arange(2))
-    with pytest.raises(DataFileError, match=r"images have shape \(1, 28, 28\); expected \(3, 32, 32\)"):
-        read_cifar10(tmp_path)
+    refused(DataFileError, r"images have shape \(1, 28, 28\); expected \(3, 32, 32\)", read_cifar10, tmp_path)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from seamfast.data.readers import read_digits
 from seamfast.errors import InputError
@@ -40,13 +41,10 @@ def test_split_depends_on_the_seed_alone():
 
 
 def test_bad_arguments():
-    with pytest.raises(InputError, match=r"split is 'all'; expected 'train' or 'test'"):
-        read_digits("all")
-    with pytest.raises(InputError, match="seed is -1; expected an integer of at least 0"):
-        read_digits(seed=-1)
+    refused(InputError, r"split is 'all'; expected 'train' or 'test'", read_digits, "all")
+    refused(InputError, "seed is -1; expected an integer of at least 0", read_digits, seed=-1)
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"read_digits needs scikit-learn: pip install seamfast\[demo\]"):
-        read_digits()
+    refused(InputError, r"read_digits needs scikit-learn: pip install seamfast\[demo\]", read_digits)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from reader_files import allocating_at_most, image_bytes, png_claiming, write_zip
+from refusals import refused
 
 from seamfast.data.readers import read_image_folder, read_image_zip
 from seamfast.errors import DataFileError, InputError
@@ -73,10 +74,7 @@ def test_channels(read):
     assert torch.equal(read(files).inputs[:, 0], torch.from_numpy(np.stack([GREY, GREY])))
     assert torch.equal(read(files, channels=3).inputs[1, 2], torch.from_numpy(GREY))
     mixed = files | {"b/3.png": image_bytes(RGB)}
-    with pytest.raises(
-        DataFileError, match=r"b/3\.png: is colour, the first image grey; pass channels=1 or 3 to convert"
-    ):
-        read(mixed)
+    refused(DataFileError, r"b/3\.png: is colour, the first image grey; pass channels=1 or 3 to convert", read, mixed)
     assert read(mixed, channels=1).image_shape == (1, 8, 6)
     assert read(mixed, channels=3).image_shape == (3, 8, 6)
 
@@ -103,10 +101,7 @@ def test_pixels_of_sixteen_bits_are_refused(read):
 
 def test_sizes(read):
     files = {"a/1.png": image_bytes(RGB), "a/2.png": image_bytes(RGB[:7])}
-    with pytest.raises(
-        DataFileError, match=r"a/2\.png: is 7 x 6 \(height x width\), the first image 8 x 6; pass size="
-    ):
-        read(files)
+    refused(DataFileError, r"a/2\.png: is 7 x 6 \(height x width\), the first image 8 x 6; pass size=", read, files)
     data = read(files, size=(4, 3))
     wanted = np.asarray(Image.fromarray(RGB).resize((3, 4), Image.Resampling.BILINEAR))
     assert torch.equal(data.inputs[0], torch.from_numpy(wanted.copy()).permute(2, 0, 1))
@@ -139,35 +134,27 @@ def test_an_empty_class_folder_keeps_its_number(tmp_path):
 
 def test_layouts_that_are_refused(read, tmp_path):
     png = image_bytes(RGB)
-    with pytest.raises(DataFileError, match=r"1\.png lies outside any class folder; expected class/image\.png"):
-        read({"1.png": png})
+    refused(DataFileError, r"1\.png lies outside any class folder; expected class/image\.png", read, {"1.png": png})
     (tmp_path / "images" / "1.png").unlink(missing_ok=True)
-    with pytest.raises(DataFileError, match=r"holds 1\.gif, but no image; looked for \.jpeg, \.jpg, \.png"):
-        read({"a/1.gif": b"GIF89a"})
-    with pytest.raises(
-        DataFileError, match=r"class folder .* has unprintable characters in its name|has an unusable name"
-    ):
-        read({"\x1b[2Ja/1.png": png})
+    refused(DataFileError, r"holds 1\.gif, but no image; looked for \.jpeg, \.jpg, \.png", read, {"a/1.gif": b"GIF89a"})
+    message = r"class folder .* has unprintable characters in its name|has an unusable name"
+    refused(DataFileError, message, read, {"\x1b[2Ja/1.png": png})
 
 
 def test_nothing_to_read(tmp_path):
     with pytest.raises(DataFileError, match=r"no class folders; expected class/image\.png, with \.jpeg, \.jpg, \.png"):
         read_image_folder(tmp_path)
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataFileError, match="no images in 1 class folders"):
-        read_image_folder(tmp_path)
+    refused(DataFileError, "no images in 1 class folders", read_image_folder, tmp_path)
     with pytest.raises(DataFileError, match="absent: no such folder; looked for a folder of class folders"):
         read_image_folder(tmp_path / "absent")
     with pytest.raises(DataFileError, match=r"absent\.zip: no such file; looked for a zip of class folders"):
         read_image_zip(tmp_path / "absent.zip")
-    with pytest.raises(DataFileError, match="no class folders"):
-        read_image_zip(write_zip(tmp_path / "empty.zip", {}))
+    refused(DataFileError, "no class folders", read_image_zip, write_zip(tmp_path / "empty.zip", {}))
     write_folder(tmp_path, {"a/b/1.png": image_bytes(RGB)})
-    with pytest.raises(DataFileError, match=r"a: holds a folder, b; expected images only"):
-        read_image_folder(tmp_path)
+    refused(DataFileError, r"a: holds a folder, b; expected images only", read_image_folder, tmp_path)
     path = write_zip(tmp_path / "deep.zip", {"top/a/1.png": image_bytes(RGB)})
-    with pytest.raises(DataFileError, match=r"top/a/1\.png lies too deep; expected class/image\.png: pass folder="):
-        read_image_zip(path)
+    refused(DataFileError, r"top/a/1\.png lies too deep; expected class/image\.png: pass folder=", read_image_zip, path)
 
 
 def test_zip_folder_says_where_the_classes_lie(tmp_path):
@@ -206,16 +193,15 @@ BAD_IMAGES = {
 @pytest.mark.parametrize(("data", "message"), BAD_IMAGES.values(), ids=BAD_IMAGES)
 @pytest.mark.parametrize("size", [None, (4, 4)])
 def test_bad_images_are_refused_by_name(read, data, message, size):
-    with allocating_at_most(4 * MIB), pytest.raises(DataFileError, match=rf"a/1\.png: ({message})"):
-        read({"a/1.png": data}, size=size)
+    with allocating_at_most(4 * MIB):
+        refused(DataFileError, rf"a/1\.png: ({message})", read, {"a/1.png": data}, size=size)
 
 
 def test_the_first_bad_image_is_the_one_named(read):
     files = {f"a/{k:03}.png": image_bytes(GREY) for k in range(200)}
     files["a/050.png"] = files["a/150.png"] = b"bad"
     for _ in range(3):
-        with pytest.raises(DataFileError, match=r"a/050\.png"):
-            read(files, threads=4)
+        refused(DataFileError, r"a/050\.png", read, files, threads=4)
 
 
 def test_pillow_keeps_its_settings(read):
@@ -227,13 +213,10 @@ def test_pillow_keeps_its_settings(read):
 
 def test_own_pixel_limit_holds_where_pillow_has_none(read, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with (
-        allocating_at_most(4 * MIB),
-        pytest.raises(DataFileError, match=r"declares 60,000 x 60,000 .* the limit is max_pixels="),
-    ):
-        read({"a/1.png": png_claiming(60000, 60000)})
-    with pytest.raises(DataFileError, match="48 pixels; the limit is max_pixels=47"):
-        read({"a/1.png": image_bytes(RGB)}, max_pixels=47)
+    vast = {"a/1.png": png_claiming(60000, 60000)}
+    with allocating_at_most(4 * MIB):
+        refused(DataFileError, r"declares 60,000 x 60,000 .* the limit is max_pixels=", read, vast)
+    refused(DataFileError, "48 pixels; the limit is max_pixels=47", read, {"a/1.png": image_bytes(RGB)}, max_pixels=47)
 
 
 def test_a_switch_that_hides_truncation_is_refused(read, monkeypatch):
@@ -247,8 +230,8 @@ def test_budget_is_checked_before_decoding(read):
     with pytest.raises(DataFileError, match=r"images(\.zip)?: would take 432 bytes; the limit is max_bytes=431"):
         read(files, max_bytes=431)
     assert len(read(files, max_bytes=432)) == 3
-    with allocating_at_most(4 * MIB), pytest.raises(DataFileError, match=r"would take 9,000,000,000,000 bytes"):
-        read(files, size=(10**6, 10**6))
+    with allocating_at_most(4 * MIB):
+        refused(DataFileError, r"would take 9,000,000,000,000 bytes", read, files, size=(10**6, 10**6))
 
 
 @pytest.mark.parametrize(
@@ -262,14 +245,12 @@ def test_budget_is_checked_before_decoding(read):
     ],
 )
 def test_bad_arguments(read, options, message):
-    with pytest.raises(InputError, match=message):
-        read({"a/1.png": image_bytes(RGB)}, **options)
+    refused(InputError, message, read, {"a/1.png": image_bytes(RGB)}, **options)
 
 
 def test_without_pillow_the_extra_is_named(read, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(InputError, match=r"reading images needs Pillow: pip install seamfast\[images\]"):
-        read({"a/1.png": b""})
+    refused(InputError, r"reading images needs Pillow: pip install seamfast\[images\]", read, {"a/1.png": b""})
 
 
 def test_progress_is_shown_on_request_only(read, capsys):
@@ -288,8 +269,7 @@ def test_links_are_not_followed(tmp_path, link):
         (root / "b").symlink_to(outside)
     else:
         (root / "a" / "2.png").symlink_to(outside / "secret.png" if link == "image" else root / "a" / "1.png")
-    with pytest.raises(DataFileError, match="is a symbolic link; links below the root are not followed"):
-        read_image_folder(root)
+    refused(DataFileError, "is a symbolic link; links below the root are not followed", read_image_folder, root)
 
 
 def test_the_root_itself_may_be_a_link(tmp_path):
@@ -301,24 +281,17 @@ def test_the_root_itself_may_be_a_link(tmp_path):
 def test_a_pipe_does_not_block(tmp_path):
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "a" / "1.png")
-    with pytest.raises(DataFileError, match="is not a regular file"):
-        read_image_folder(tmp_path)
+    refused(DataFileError, "is not a regular file", read_image_folder, tmp_path)
 
 
 def test_an_encoded_image_may_not_be_vast(tmp_path):
     write_folder(tmp_path, {"a/1.png": b""})
     os.truncate(tmp_path / "a" / "1.png", 65 * MIB)
-    with (
-        allocating_at_most(MIB),
-        pytest.raises(DataFileError, match="68,157,440 bytes; the limit for one encoded image"),
-    ):
-        read_image_folder(tmp_path)
+    with allocating_at_most(MIB):
+        refused(DataFileError, "68,157,440 bytes; the limit for one encoded image", read_image_folder, tmp_path)
     path = write_zip(tmp_path / "a.zip", {"a/1.png": bytes(65 * MIB)}, zipfile.ZIP_DEFLATED)
-    with (
-        allocating_at_most(MIB),
-        pytest.raises(DataFileError, match="68,157,440 bytes; the limit for one encoded image"),
-    ):
-        read_image_zip(path)
+    with allocating_at_most(MIB):
+        refused(DataFileError, "68,157,440 bytes; the limit for one encoded image", read_image_zip, path)
 
 
 @pytest.mark.parametrize(
@@ -336,9 +309,7 @@ def test_an_encoded_image_may_not_be_vast(tmp_path):
 )
 def test_zip_names_that_lead_elsewhere(tmp_path, name, message):
     path = write_zip(tmp_path / "a.zip", {"ok/1.png": image_bytes(RGB), name: image_bytes(RGB)})
-    with pytest.raises(DataFileError, match=message) as error:
-        read_image_zip(path)
-    assert str(error.value).isprintable()
+    assert refused(DataFileError, message, read_image_zip, path).isprintable()
     assert sorted(os.listdir(tmp_path)) == ["a.zip"]
 
 
@@ -358,8 +329,7 @@ def test_zip_checksum_is_checked(tmp_path):
     data[14:18] = data[data.index(b"PK\x01\x02") + 16 :][:4] = struct.pack("<I", 1)
     data[data.index(b"PK\x01\x02") + 16 : data.index(b"PK\x01\x02") + 20] = struct.pack("<I", 1)
     path.write_bytes(data)
-    with pytest.raises(DataFileError, match=r"a/1\.png: data is truncated or corrupt \(Bad CRC-32"):
-        read_image_zip(path)
+    refused(DataFileError, r"a/1\.png: data is truncated or corrupt \(Bad CRC-32", read_image_zip, path)
 
 
 @pytest.fixture(scope="module")

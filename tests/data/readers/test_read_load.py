@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reader_files import idx_bytes, image_bytes, write_zip
+from refusals import refused
 
 from seamfast.data.readers import load
 from seamfast.errors import DataFileError, InputError
@@ -55,25 +56,20 @@ def test_folders_and_zips_of_images(tmp_path):
 def test_pickled_cifar_is_refused_by_path_too(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"\x80")
-    with pytest.raises(DataFileError, match="Python pickle"):
-        load(tmp_path)
+    refused(DataFileError, "Python pickle", load, tmp_path)
 
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     known = r"'foo' is neither a known data set \(cifar10, digits, fashion-mnist, mnist\) nor a file or folder"
-    with pytest.raises(DataFileError, match=known):
-        load("foo")
+    refused(DataFileError, known, load, "foo")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataFileError, match="'mnist' is neither"):
-        load(Path("mnist"))
-    with pytest.raises(InputError, match=r"load\('mnist'\) needs root=, the folder that holds its files"):
-        load("mnist")
+    refused(DataFileError, "'mnist' is neither", load, Path("mnist"))
+    refused(InputError, r"load\('mnist'\) needs root=, the folder that holds its files", load, "mnist")
     with pytest.raises(InputError, match=r"got root='.' with a path; expected root= only with one of cifar10, digits"):
         load(tmp_path, root=".")
     with pytest.raises(InputError, match=r"read_mnist takes no size=; expected max_bytes, mean, std"):
         load("mnist", root=tmp_path, size=(8, 8))
-    with pytest.raises(InputError, match=r"split is 'dev'; expected 'train' or 'test'"):
-        load(tmp_path, split="dev")
+    refused(InputError, r"split is 'dev'; expected 'train' or 'test'", load, tmp_path, split="dev")
     (tmp_path / "model.pkl").touch()
     with pytest.raises(DataFileError, match=r"model\.pkl: unknown kind of file; expected \.npz, \.zip or a folder"):
         load(tmp_path / "model.pkl")

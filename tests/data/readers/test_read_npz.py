@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader_files import allocating_at_most, forge_size, npy_bytes, npy_header, write_zip
+from refusals import refused
 
 from seamfast.data.readers import read_npz
 from seamfast.errors import DataFileError, InputError
@@ -85,19 +86,14 @@ def test_names_that_do_not_fit_are_answered_with_those_there(tmp_path):
         r"no arrays named images and labels, or x and y, or data and target; found x_test, x_train, y_test, y_train; "
         r"pass split=, or name them by images= and labels="
     )
-    with pytest.raises(DataFileError, match=wanted):
-        read_npz(path)
+    refused(DataFileError, wanted, read_npz, path)
     with pytest.raises(DataFileError, match=r"no array named nope; found x_test, x_train, y_test, y_train"):
         read_npz(path, images="nope", labels="y_test")
-    with pytest.raises(InputError, match=r"got images='x' and labels=None; expected both or neither"):
-        read_npz(path, images="x")
-    with pytest.raises(InputError, match=r"split is 'val'; expected 'train' or 'test'"):
-        read_npz(path, split="val")
+    refused(InputError, r"got images='x' and labels=None; expected both or neither", read_npz, path, images="x")
+    refused(InputError, r"split is 'val'; expected 'train' or 'test'", read_npz, path, split="val")
     np.savez(path, x=X, y=Y, data=X, target=Y)
-    with pytest.raises(DataFileError, match="more than one pair of arrays named"):
-        read_npz(path)
-    with pytest.raises(DataFileError, match="found none"):
-        read_npz(write_zip(path, {}))
+    refused(DataFileError, "more than one pair of arrays named", read_npz, path)
+    refused(DataFileError, "found none", read_npz, write_zip(path, {}))
 
 
 HOSTILE_ARRAYS = {
@@ -127,8 +123,7 @@ HOSTILE_ARRAYS = {
 @pytest.mark.parametrize(("arrays", "message"), HOSTILE_ARRAYS.values(), ids=HOSTILE_ARRAYS)
 def test_refuses_unsuitable_arrays(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(DataFileError, match=message):
-        read_npz(tmp_path / "a.npz")
+    refused(DataFileError, message, read_npz, tmp_path / "a.npz")
 
 
 def test_labels_above_num_classes(tmp_path):
@@ -137,6 +132,7 @@ def test_labels_above_num_classes(tmp_path):
         read_npz(tmp_path / "a.npz", num_classes=3)
 
 
+OF_120 = npy_header((4, 6, 5))
 HOSTILE_NPY = {
     "empty": (b"", "ends after 0 of 8 bytes"),
     "no npy": (b"PK\3\4" * 8, r"does not start as \.npy data does; expected the magic string"),
@@ -159,14 +155,8 @@ HOSTILE_NPY = {
     ),
     "fortran 1": (npy_bytes(npy_header((4, 6, 5), fortran=1)), "has fortran_order 1; expected True or False"),
     "vast shape": (npy_bytes(npy_header((2**40, 6, 5))), r"32,985,348,833,280 bytes; its member holds 0"),
-    "short data": (
-        npy_bytes(npy_header((4, 6, 5)), bytes(119)),
-        r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 119",
-    ),
-    "long data": (
-        npy_bytes(npy_header((4, 6, 5)), bytes(121)),
-        r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 121",
-    ),
+    "short data": (npy_bytes(OF_120, bytes(119)), r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 119"),
+    "long data": (npy_bytes(OF_120, bytes(121)), r"\(4, 6, 5\) of uint8, 120 bytes; its member holds 121"),
     "void": (npy_bytes(npy_header((4, 6, 5), "|V2000000000")), r"has dtype \|V2000000000; expected plain numbers"),
     "dates": (npy_bytes(npy_header((4, 6, 5), "<M8[ns]")), "expected plain numbers"),
     "subarray": (npy_bytes(npy_header((4, 6, 5), ("|u1", (2**31, 2**31)))), "expected plain numbers"),
@@ -176,8 +166,8 @@ HOSTILE_NPY = {
 @pytest.mark.parametrize(("member", "message"), HOSTILE_NPY.values(), ids=HOSTILE_NPY)
 def test_refuses_hostile_npy_headers(tmp_path, member, message):
     path = write_zip(tmp_path / "a.npz", {"x.npy": member, "y.npy": saved(Y)})
-    with allocating_at_most(2 * MIB), pytest.raises(DataFileError, match=message):
-        read_npz(path)
+    with allocating_at_most(2 * MIB):
+        refused(DataFileError, message, read_npz, path)
 
 
 class Canary:
@@ -207,20 +197,16 @@ def test_object_arrays_are_refused_and_nothing_is_unpickled(tmp_path, which):
 def test_a_bare_pickle_is_refused_and_not_unpickled(tmp_path):
     canary = tmp_path / "canary"
     (tmp_path / "a.npz").write_bytes(pickle.dumps(Canary(canary)))
-    with pytest.raises(DataFileError, match="is not a zip archive that can be read"):
-        read_npz(tmp_path / "a.npz")
+    refused(DataFileError, "is not a zip archive that can be read", read_npz, tmp_path / "a.npz")
     members = {"x.npy": pickle.dumps(Canary(canary)), "y.npy": saved(Y)}
-    with pytest.raises(DataFileError, match=r"does not start as \.npy data does"):
-        read_npz(write_zip(tmp_path / "b.npz", members))
+    refused(DataFileError, r"does not start as \.npy data does", read_npz, write_zip(tmp_path / "b.npz", members))
     assert not canary.exists()
 
 
 def test_refuses_what_is_no_zip(tmp_path):
-    with pytest.raises(DataFileError, match=r"absent\.npz: no such file; looked for an \.npz archive"):
-        read_npz(tmp_path / "absent.npz")
+    refused(DataFileError, r"absent\.npz: no such file; looked for an \.npz archive", read_npz, tmp_path / "absent.npz")
     np.save(tmp_path / "a.npy", X)
-    with pytest.raises(DataFileError, match="is not a zip archive that can be read"):
-        read_npz(tmp_path / "a.npy")
+    refused(DataFileError, "is not a zip archive that can be read", read_npz, tmp_path / "a.npy")
 
 
 def test_a_cut_archive_is_refused(tmp_path):
@@ -243,30 +229,26 @@ def test_zip_bomb_is_over_budget_before_it_is_inflated(tmp_path):
     bomb = npy_bytes(npy_header((65536, 32, 32)), bytes(64 * MIB))
     path = write_zip(tmp_path / "a.npz", {"x.npy": bomb, "y.npy": saved(np.zeros(65536, int))}, zipfile.ZIP_DEFLATED)
     del bomb
-    with allocating_at_most(2 * MIB), pytest.raises(DataFileError, match="the limit is max_bytes=1,000,000"):
-        read_npz(path, max_bytes=1_000_000)
+    with allocating_at_most(2 * MIB):
+        refused(DataFileError, "the limit is max_bytes=1,000,000", read_npz, path, max_bytes=1_000_000)
 
 
 def test_declared_sizes_that_cannot_be_true(tmp_path):
     vast = npy_bytes(npy_header((2**20, 32, 32)))
     path = write_zip(tmp_path / "a.npz", {"x.npy": vast, "y.npy": saved(Y)}, zipfile.ZIP_DEFLATED)
     forge_size(path, len(vast) + 2**30)
-    with (
-        allocating_at_most(2 * MIB),
-        pytest.raises(DataFileError, match=r"declares 1,073,741,904 bytes from .* cannot be true"),
-    ):
-        read_npz(path)
+    with allocating_at_most(2 * MIB):
+        refused(DataFileError, r"declares 1,073,741,904 bytes from .* cannot be true", read_npz, path)
     path = write_zip(tmp_path / "b.npz", {"x.npy": saved(X), "y.npy": saved(Y)})
     forge_size(path, 5000)
-    with pytest.raises(DataFileError, match="declares 5,000 bytes from 488, which cannot be true"):
-        read_npz(path)
+    refused(DataFileError, "declares 5,000 bytes from 488, which cannot be true", read_npz, path)
 
 
 def test_member_that_inflates_beyond_its_declared_size_stops_there(tmp_path):
     path = write_zip(tmp_path / "a.npz", {"x.npy": saved(X) + bytes(32 * MIB), "y.npy": saved(Y)}, zipfile.ZIP_DEFLATED)
     forge_size(path, len(saved(X)))
-    with allocating_at_most(2 * MIB), pytest.raises(DataFileError, match="truncated or corrupt"):
-        read_npz(path)
+    with allocating_at_most(2 * MIB):
+        refused(DataFileError, "truncated or corrupt", read_npz, path)
 
 
 def test_a_flipped_bit_fails_the_checksum(tmp_path):
@@ -274,8 +256,7 @@ def test_a_flipped_bit_fails_the_checksum(tmp_path):
     data = bytearray(path.read_bytes())
     data[300] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataFileError, match=r"truncated or corrupt \(Bad CRC-32"):
-        read_npz(path)
+    refused(DataFileError, r"truncated or corrupt \(Bad CRC-32", read_npz, path)
 
 
 def test_refuses_odd_zip_members(tmp_path):
@@ -283,14 +264,12 @@ def test_refuses_odd_zip_members(tmp_path):
         read_npz(write_zip(tmp_path / "lzma.npz", {"x.npy": saved(X)}, zipfile.ZIP_LZMA))
     path = write_zip(tmp_path / "twice.npz", {"x.npy": saved(X), "z.npy": saved(X)})
     path.write_bytes(path.read_bytes().replace(b"z.npy", b"x.npy"))
-    with pytest.raises(DataFileError, match=r"member x\.npy occurs twice; expected unique names"):
-        read_npz(tmp_path / "twice.npz")
+    refused(DataFileError, r"member x\.npy occurs twice; expected unique names", read_npz, tmp_path / "twice.npz")
     path = write_zip(tmp_path / "locked.npz", {"x.npy": saved(X), "y.npy": saved(Y)})
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
-    with pytest.raises(DataFileError, match=r"member x\.npy is encrypted; expected plain members"):
-        read_npz(path)
+    refused(DataFileError, r"member x\.npy is encrypted; expected plain members", read_npz, path)
 
 
 def test_overlapping_members_are_refused(tmp_path):
@@ -302,17 +281,13 @@ def test_overlapping_members_are_refused(tmp_path):
         data[at + 20 : at + 28] = struct.pack("<II", 4096, 4096)
         at = data.index(b"PK\x01\x02", at + 4)
     path.write_bytes(data)
-    with pytest.raises(DataFileError, match=r"members take 86,016 bytes of a file of [\d,]+; they overlap or lie"):
-        read_npz(path)
+    refused(DataFileError, r"members take 86,016 bytes of a file of [\d,]+; they overlap or lie", read_npz, path)
 
 
 def test_a_vast_directory_is_refused_before_it_is_parsed(tmp_path):
     path = write_zip(tmp_path / "a.npz", {f"{k:0200}": b"" for k in range(4300)})
-    with (
-        allocating_at_most(4 * MIB),
-        pytest.raises(DataFileError, match="its zip directory is larger than 1,048,576 bytes"),
-    ):
-        read_npz(path)
+    with allocating_at_most(4 * MIB):
+        refused(DataFileError, "its zip directory is larger than 1,048,576 bytes", read_npz, path)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
+from benches.baselines import naive, resident, schedule
+from benches.baselines.schedule import Schedule, Stepper
 from seamfast import CleanSet, SeamConfig
 from seamfast.engine.optimizer import Adam, RelativeAdam
 from seamfast.engine.precision import Precision
 from seamfast.engine.run import Run
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the benches are no package of the distribution
-
-from benches.baselines import naive, resident, schedule
-from benches.baselines.schedule import Schedule, Stepper
 
 BASES = {
     "seam": SeamConfig(batch_size=16, recover_eval_every=4, margin=0.5),

@@ -13,16 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from benches import study, study_report, zoo
+from benches.zoo import Entry
 from seamfast import CleanSet, attacks
 from seamfast.attacks import Backdoor, TrainConfig
 from seamfast.engine.model import digest
 from seamfast.errors import InputError
 from seamfast.triggers import Patch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the benches are no package of the distribution
-
-from benches import study, study_report, zoo
-from benches.zoo import Entry
 
 NOWHERE = Path("nowhere")  # digits come with scikit-learn
 DIGITS = {("digits", "small_cnn"): TrainConfig(epochs=10, batch_size=64, rate=0.1)}

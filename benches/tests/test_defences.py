@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,18 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seamfast
-from seamfast import CleanSet
-from seamfast.attacks import build
-from seamfast.engine.precision import Precision
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the benches are no package of the distribution
-
 from benches.defences import DEFENCES, training
 from benches.defences.fine_pruning import activity, find_reader, fine_pruning
 from benches.defences.ft_sam import ft_sam, perturbation, sam_step
 from benches.defences.nad import attention_loss, attention_map, cutout, nad, stages
 from benches.defences.scratch import redraw, scratch
 from benches.defences.training import Training
+from seamfast import CleanSet
+from seamfast.attacks import build
+from seamfast.engine.precision import Precision
 
 ARCHITECTURES = ["small_cnn", "narrow_resnet18", "small_vgg", "small_vit"]
 WITHOUT_AUGMENTATION = {"seed": 0, "augment": (0, False), "precision": "fp32"}
@@ -314,7 +309,7 @@ def test_a_rho_that_destroys_the_model_is_followed_by_the_next(
 # NAD
 
 
-def test_an_attention_map_is_the_sum_of_powers_over_channels_normalised_over_places() -> None:
+def test_an_attention_map_is_the_sum_of_powers_over_channels_normalized_over_places() -> None:
     maps = torch.randn(2, 3, 4, 5)
     for power in (1.0, 2.0):
         wanted = torch.zeros(2, 4, 5)
