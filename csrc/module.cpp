@@ -9,7 +9,7 @@ namespace {
 using namespace seamfast;
 
 // Raised by one whenever a signature of a binding changes, so that a stale build is refused instead of called wrongly.
-constexpr int kInterface = 5;
+constexpr int kInterface = 6;
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;

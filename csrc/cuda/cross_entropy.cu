@@ -103,32 +103,29 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
     nan = over_lanes<kLanes>(nan, [](int a, int b) { return a | b; });
 
     int32_t place = classes;  // the first of equals
-    float total = 0, plain = 0;
+    float total = 0;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int32_t c = lane + i * kLanes;
       if (c < classes && x[i] == largest) place = min(place, c);
-      x[i] -= largest;
-      if (c < classes) plain += x[i];
-      x[i] = expf(x[i]);  // 0 beyond the row
+      x[i] = expf(x[i] - largest);  // 0 beyond the row
       total += x[i];
     }
     place = over_lanes<kLanes>(place, [](int32_t a, int32_t b) { return min(a, b); });
     total = sum_lanes<kLanes>(total);
-    if (job.even != 0) plain = sum_lanes<kLanes>(plain);
     if (!live) continue;
 
     const int64_t label = job.labels[row];
     const int32_t first = in_range(aim(job, row, label, seed, step), classes);
     bool usable = in_range(label, classes) >= 0;
-    float first_weight = job.sharp, second_weight = 0;
+    float first_weight = 1, second_weight = 0;
     int32_t second = -1;
     if (job.mixed_labels != nullptr) {
       second = in_range(job.mixed_labels[row], classes);
       usable = usable && second >= 0;
       const float share = job.mixed_weight[row];
-      first_weight = job.sharp * share;
-      second_weight = job.sharp * (1 - share);
+      first_weight = share;
+      second_weight = 1 - share;
     }
 
     if (lane == 0) {
@@ -138,7 +135,6 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
         loss -= first_weight * (widen(logits[first * job.column_stride]) - largest - log_total);
       if (second >= 0 && second_weight != 0)
         loss -= second_weight * (widen(logits[second * job.column_stride]) - largest - log_total);
-      if (job.even != 0) loss += job.even * (static_cast<float>(classes) * log_total - plain);
       if (!usable) loss = nothing;  // of NaN among the logits it is NaN by itself
       if (job.each) job.loss[row] = loss;
       sum += loss;
@@ -154,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
       float slope = x[i] * inverse;
       if (c == first) slope -= first_weight;
       if (c == second) slope -= second_weight;
-      if (c < classes) store(grad + c, (slope - job.even) * job.scale);
+      if (c < classes) store(grad + c, slope * job.scale);
     }
   }
 

@@ -33,9 +33,8 @@ struct LossJob {
   const float* mixed_weight;
   Counter seed, step;
   bool exclude_true;
-  float sharp, even;  // what smoothing leaves to the label, and gives to each class
-  float scale;        // of the sum over rows, and of the gradient
-  bool each;          // a loss a row, not their sum
+  float scale;  // of the sum over rows, and of the gradient
+  bool each;    // a loss a row, not their sum
   float* loss;
   void* grad;  // of the logits' type, (rows, classes) contiguous; null: not wanted
   std::int64_t* n_correct;

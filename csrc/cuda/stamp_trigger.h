@@ -17,8 +17,7 @@ inline constexpr std::int64_t kMaxImage = std::int64_t{1} << 30;
 
 // Addresses are the device's.
 struct StampJob {
-  const std::uint8_t* images;  // (count, channels, height, width), or (count, height, width, channels) if interleaved
-  bool interleaved;
+  const std::uint8_t* images;  // (count, channels, height, width), contiguous
   std::int64_t count;
   std::int32_t channels, height, width;
   const std::int64_t* indices;

@@ -20,8 +20,7 @@ struct TriggerRow {
 };
 
 struct StampTrigger {
-  const std::uint8_t* images;  // (count, channels, height, width), or (count, height, width, channels) if interleaved
-  bool interleaved;
+  const std::uint8_t* images;  // (count, channels, height, width), contiguous
   std::int64_t count;
   PixelsOut out;  // of the batch
   const TriggerRow* rows;

@@ -8,10 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from seamfast.errors import InputError, ShapeError
+from seamfast.errors import InputError
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_tensor, check_vector
-from seamfast.ops.philox import as_seed, as_when
+from seamfast.ops._check import MAX_THREADS, as_integer, check_vector
+from seamfast.ops.arguments import OccludeArguments, check_images
+from seamfast.ops.philox import Counter, as_seed, as_when
 
 __all__ = ["MAX_RECTANGLES", "length_thresholds", "occlude", "thresholds_on"]
 
@@ -26,8 +27,8 @@ def occlude(
     *,
     n_rectangles: int = 3,
     largest: float = 0.4,
-    seed: int | Tensor = 0,
-    step: int | Tensor = 0,
+    seed: Counter = 0,
+    step: Counter = 0,
     backend: str = "auto",
     threads: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -73,42 +74,31 @@ def occlude(
         >>> bool((occluded != 0).any()), bool((neutral != 0).any())
         (True, False)
     """
-    check_tensor("images", images, torch.float32)
-    if images.ndim != 4:
-        raise ShapeError(f"images has shape {tuple(images.shape)}; expected (N, C, H, W)")
-    n, channels, height, width = images.shape
-    if not 1 <= channels <= MAX_CHANNELS or height < 1 or width < 1:
-        wanted = f"(N, C, H, W) with C in [1, {MAX_CHANNELS}] and at least one pixel"
-        raise ShapeError(f"images has shape {tuple(images.shape)}; expected {wanted}")
+    check_images(images, torch.float32, MAX_CHANNELS)
+    n, channels = images.shape[:2]
     for name, value in (("lowest", lowest), ("highest", highest)):
         check_vector(name, value, torch.float32, length=channels, device=images.device)
     check_vector("sample_ids", sample_ids, torch.int64, length=n, device=images.device)
     n_rectangles = as_integer("n_rectangles", n_rectangles, 0, MAX_RECTANGLES)
     if isinstance(largest, bool) or not isinstance(largest, (int, float)) or not 0 <= largest <= 1:
         raise InputError(f"largest is {largest!r}; expected a number in [0, 1]")
-    seed, seed_tensor = as_seed(seed, images.device)
-    step, step_tensor = as_when("step", step, images.device)
-    threads = as_integer("threads", threads, 0, MAX_THREADS)
     images = images.detach()
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     images = images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    mean = images.mean(0).contiguous()
-    result: tuple[Tensor, Tensor] = library.call(
-        "occlude",
+    args = OccludeArguments(
         images,
-        mean,
+        images.mean(0).contiguous(),
         lowest,
         highest,
         sample_ids,
         n_rectangles,
         float(largest),
-        seed,
-        seed_tensor,
-        step,
-        step_tensor,
+        as_seed(seed, images.device),
+        as_when("step", step, images.device),
         backend,
-        threads,
+        as_integer("threads", threads, 0, MAX_THREADS),
     )
+    result: tuple[Tensor, Tensor] = library.call("occlude", args)
     return result
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "STREAM_LABELS",
     "STREAM_OCCLUDE",
     "STREAM_PLACE",
+    "Counter",
     "as_seed",
     "as_when",
     "below",
@@ -40,6 +41,9 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+Counter = int | Tensor
+"""A seed, step or epoch: a number, or an int64 0-d tensor on the device that a captured graph reads at each replay."""
 
 
 def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
@@ -70,11 +74,11 @@ def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     return c0, c1, c2, c3
 
 
-def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int | Tensor) -> Words:
+def draw(seed: Counter, sample_ids: Tensor, when: Counter, stream: int | Tensor) -> Words:
     """Four random words for each sample: ``philox4x32((id low, id high, when, stream), key=seed)``.
 
     Args:
-        seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device of ``sample_ids``, whose 64 bits are the seed.
+        seed: its lowest 64 bits; or an int64 0-d tensor on the device of ``sample_ids``, whose 64 bits are the seed.
         sample_ids: int64, any shape.
         when: the epoch or step, in ``[0, 2**32)``; or an int64 0-d tensor on the device of ``sample_ids``, taken modulo
             ``2**32``, so that a captured graph can count steps on the device.
@@ -103,25 +107,25 @@ def below(words: Tensor, bound: int) -> Tensor:
     return (words * bound) >> 32
 
 
-def as_seed(seed: int | Tensor, device: torch.device) -> tuple[int, Tensor | None]:
-    """``(seed as a signed 64-bit integer, None)`` or ``(0, seed)`` for a tensor: what the registered ops take.
+def as_seed(seed: Counter, device: torch.device) -> Counter:
+    """``seed`` as a signed 64-bit integer with the same bits; a tensor as it is.
 
     Raises unless ``seed`` is an integer in ``[0, 2**64)`` or an int64 0-d tensor on ``device``.
     """
     if isinstance(seed, Tensor):
-        return 0, _counter("seed", seed, device)
+        return _counter("seed", seed, device)
     number = as_integer("seed", seed, 0, 2**64 - 1, " or an int64 0-d tensor")
-    return number - 2**64 * (number >> 63), None
+    return number - 2**64 * (number >> 63)
 
 
-def as_when(name: str, when: int | Tensor, device: torch.device) -> tuple[int, Tensor | None]:
-    """``(when, None)``, or ``(0, when)`` for a tensor.
+def as_when(name: str, when: Counter, device: torch.device) -> Counter:
+    """``when``, checked.
 
     Raises unless ``when`` is an integer in ``[0, 2**32)`` or an int64 0-d tensor on ``device``.
     """
     if isinstance(when, Tensor):
-        return 0, _counter(name, when, device)
-    return as_integer(name, when, 0, _MASK, " or an int64 0-d tensor"), None
+        return _counter(name, when, device)
+    return as_integer(name, when, 0, _MASK, " or an int64 0-d tensor")
 
 
 def _counter(name: str, value: Tensor, device: torch.device) -> Tensor:

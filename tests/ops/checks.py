@@ -17,7 +17,7 @@ GRAD_SLACK = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
 def exact_loss(
-    logits: Tensor, labels: Tensor, mixed: tuple[Tensor, Tensor] | None, label_smoothing: float, reduction: str
+    logits: Tensor, labels: Tensor, mixed: tuple[Tensor, Tensor] | None, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """Loss and gradient by PyTorch, in the dtype of ``logits``."""
     x = logits.detach().clone().requires_grad_()
@@ -26,9 +26,9 @@ def exact_loss(
         other, weight = mixed
         w = weight.to(x.dtype)[:, None]
         targets = w * targets + (1 - w) * F.one_hot(other, x.shape[1]).to(x.dtype)
-        loss = F.cross_entropy(x, targets, label_smoothing=label_smoothing, reduction=reduction)
+        loss = F.cross_entropy(x, targets, reduction=reduction)
     else:
-        loss = F.cross_entropy(x, labels, label_smoothing=label_smoothing, reduction=reduction)
+        loss = F.cross_entropy(x, labels, reduction=reduction)
     loss.sum().backward()
     assert x.grad is not None
     return loss.detach(), x.grad
@@ -41,11 +41,10 @@ def check_loss(
     grad: Tensor,
     *,
     mixed: tuple[Tensor, Tensor] | None = None,
-    label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> None:
     """Loss and gradient on ``trained`` labels are as near to float64 as PyTorch's in the dtype of ``logits``."""
-    arguments: Any = (trained, mixed, label_smoothing, reduction)
+    arguments: Any = (trained, mixed, reduction)
     exact, exact_grad = exact_loss(logits.double(), *arguments)
     theirs, their_grad = exact_loss(logits, *arguments)
     assert loss.dtype == torch.float32
@@ -83,14 +82,11 @@ def check_count(logits: Tensor, labels: Tensor, n_correct: Tensor) -> None:
     assert int(n_correct) == count
 
 
-def counted_slowly(
-    logits: Tensor, labels: Tensor, targets: Tensor, trigger_ids: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(counters, class_correct, confusion)`` row by row, in plain Python."""
+def counted_slowly(logits: Tensor, labels: Tensor, targets: Tensor, trigger_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """``(counters, class_correct)`` row by row, in plain Python."""
     triggers, classes = targets.shape
     counters = [[0] * len(OUTCOMES) for _ in range(triggers + 1)]
     class_correct = [[0] * classes for _ in range(triggers + 1)]
-    confusion = torch.zeros(triggers + 1, classes, classes, dtype=torch.int64)
     wanted_classes = targets.tolist()
     for row, label, trigger in zip(logits.tolist(), labels.tolist(), trigger_ids.tolist(), strict=True):
         nan = any(value != value for value in row)
@@ -106,15 +102,13 @@ def counted_slowly(
         )
         counters[trigger] = [n + yes for n, yes in zip(counters[trigger], outcomes, strict=True)]
         class_correct[trigger][label] += predicted == label
-        if not nan:
-            confusion[trigger, label, predicted] += 1
-    return torch.tensor(counters), torch.tensor(class_correct), confusion
+    return torch.tensor(counters), torch.tensor(class_correct)
 
 
 def check_outcomes(
-    logits: Tensor, labels: Tensor, targets: Tensor, trigger_ids: Tensor, found: tuple[Tensor, Tensor, Tensor]
+    logits: Tensor, labels: Tensor, targets: Tensor, trigger_ids: Tensor, found: tuple[Tensor, Tensor]
 ) -> None:
-    """Counters, correct by class and confusion are those of a slow loop."""
+    """The counters, and the correct ones by class, are those of a slow loop."""
     for got, want in zip(found, counted_slowly(logits, labels, targets, trigger_ids), strict=True):
         assert got.dtype == torch.int64
         assert torch.equal(got.cpu(), want)

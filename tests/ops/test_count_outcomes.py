@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seamfast.errors import DTypeError, InputError, ShapeError
 from seamfast.ops import OUTCOMES, count_outcomes, cpp
+from seamfast.ops.arguments import CountArguments
 from seamfast.triggers import AllToAll, AllToOne, SourceSpecific
 
 
@@ -30,10 +31,9 @@ def batch(n: int, classes: int, triggers: int, seed: int = 0) -> tuple[Tensor, T
 def count(backend: Backend, logits: Tensor, labels: Tensor, targets: Tensor, ids: Tensor, **more: Any) -> Any:
     rows, classes = len(targets) + 1, logits.shape[1]
     class_correct = torch.zeros(rows, classes, dtype=torch.int64, device=backend.device)
-    confusion = torch.zeros(rows, classes, classes, dtype=torch.int64, device=backend.device)
     on = [value.to(backend.device) for value in (logits, labels, targets, ids)]
-    counters = count_outcomes(*on, class_correct=class_correct, confusion=confusion, backend=backend.name, **more)
-    return counters.cpu(), class_correct.cpu(), confusion.cpu()
+    counters = count_outcomes(*on, class_correct=class_correct, backend=backend.name, **more)
+    return counters.cpu(), class_correct.cpu()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_threads_and_isa_change_nothing(native: Any) -> None:
         for threads in (1, 4):
             for isa in native.isas():
                 counters = torch.zeros(4, len(OUTCOMES), dtype=torch.int64)
-                cpp.count_outcomes(counters, None, None, logits, labels, ids, targets, threads=threads, isa=isa)
+                cpp.count_outcomes(CountArguments(counters, None, logits, labels, ids, targets, "cpp", threads), isa)
                 found.append(counters)
         assert all(torch.equal(counters, found[0]) for counters in found)
 
@@ -183,11 +183,6 @@ GOOD: dict[str, Any] = {
             {"class_correct": torch.zeros(3, 9, dtype=torch.int64)},
             ShapeError,
             "class_correct has shape (3, 9); expected (T + 1, C) with T + 1 = 3, C = 10",
-        ),
-        (
-            {"confusion": torch.zeros(3, 10, dtype=torch.int64)},
-            ShapeError,
-            "confusion has shape (3, 10); expected (T + 1, C, C) with T + 1 = 3, C = 10, C = 10",
         ),
         ({"threads": -1}, InputError, "threads is -1; expected an integer in [0, 1024]"),
     ],

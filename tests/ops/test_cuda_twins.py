@@ -55,7 +55,6 @@ from test_stamp_trigger import (  # noqa: F401
     test_dtypes_and_layouts,
     test_every_kind_is_its_definition,
     test_no_triggers_at_all,
-    test_out_is_written_and_noticed,
     test_places_follow_the_sample_and_the_seed,
     test_the_battery,
     test_what_is_out_of_range_is_nan_in_triton,
@@ -131,9 +130,9 @@ def test_the_edges_of_the_launch_table(backend: Backend, classes: int) -> None:
     logits, labels, ids = test_cross_entropy.batch(9, classes)
     logits[0, -1] = logits[1, 0] = 50.0
     labels[0], labels[1] = classes - 1, 0
-    loss, grad, n_correct = test_cross_entropy.forget(backend, logits, labels, ids, label_smoothing=0.1)
+    loss, grad, n_correct = test_cross_entropy.forget(backend, logits, labels, ids)
     drawn = random_labels(labels, ids, num_classes=classes, seed=3, step=5)
-    check_loss(logits, drawn, loss, grad, label_smoothing=0.1)
+    check_loss(logits, drawn, loss, grad)
     check_count(logits, labels, n_correct)
 
 
@@ -199,9 +198,9 @@ def test_it_says_why_it_cannot_run(unknown: None, monkeypatch: pytest.MonkeyPatc
 
     how = "install with SEAMFAST_CUDA=1 where nvcc is"
     assert why(None) == f"the extension seamfast._cuda is not built: {how}"
-    another = "seamfast._cuda is of another build (interface 0; expected 1)"
+    another = "seamfast._cuda is of another build (interface 0; expected 2)"
     assert why(SimpleNamespace(INTERFACE=0)) == f"{another}: {how}"
-    extension = SimpleNamespace(INTERFACE=1, why_unavailable=lambda: "insufficient")
+    extension = SimpleNamespace(INTERFACE=2, why_unavailable=lambda: "insufficient")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert why(extension) == "torch sees no CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -228,7 +227,7 @@ def test_it_says_why_it_cannot_run(unknown: None, monkeypatch: pytest.MonkeyPatc
 def test_the_loss_refuses_what_would_corrupt_memory(emulated: Any, change: dict[str, int], message: str) -> None:
     names = "logits labels sample_ids mixed_labels mixed_weight seed_at step_at loss grad n_correct parts"
     arguments = {**dict.fromkeys(names.split(), 8), "element": 0, "rows": 4, "classes": 10, "row_stride": 10}
-    arguments |= {"column_stride": 1, "seed": 0, "step": 0, "exclude_true": True, "label_smoothing": 0.0, "scale": 1.0}
+    arguments |= {"column_stride": 1, "seed": 0, "step": 0, "exclude_true": True, "scale": 1.0}
     with pytest.raises(ValueError) as caught:
         emulated.cross_entropy(**{**arguments, "each": False, "device": 0, "stream": 0, **change})
     assert str(caught.value) == f"seamfast._cuda: {message}"
@@ -250,7 +249,7 @@ def test_the_loss_refuses_what_would_corrupt_memory(emulated: Any, change: dict[
 )
 def test_stamping_refuses_what_would_corrupt_memory(emulated: Any, change: dict[str, int], message: str) -> None:
     names = "images indices trigger_ids sample_ids rows numbers table seed_at out above"
-    arguments = {**dict.fromkeys(names.split(), 8), "interleaved": False, "count": 4, "channels": 3, "height": 8}
+    arguments = {**dict.fromkeys(names.split(), 8), "count": 4, "channels": 3, "height": 8}
     arguments |= {"width": 8, "batch": 2, "triggers": 1, "element": 0, "seed": 0, "channels_last": False}
     with pytest.raises(ValueError) as caught:
         emulated.stamp_trigger(**{**arguments, "device": 0, "stream": 0, **change})

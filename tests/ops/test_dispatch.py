@@ -65,7 +65,7 @@ def test_a_named_backend_that_cannot_run_raises(without_native: None) -> None:
 def test_a_build_of_another_interface_is_refused(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "seamfast._native", SimpleNamespace(INTERFACE=0))  # type: ignore[arg-type]
     assert cpp.why_unavailable() == (
-        "seamfast._native is of another build (interface 0; expected 5); reinstall seamfast"
+        "seamfast._native is of another build (interface 0; expected 6); reinstall seamfast"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops.cpp.native import LOGIT_TYPES, load
+from seamfast.ops.cpp.native import LOGIT_TYPES, address, load
 
 
 def batch_norm(
@@ -39,11 +39,11 @@ def batch_norm(
         type=LOGIT_TYPES[x.dtype],
         rows=x.numel() // channels,
         channels=channels,
-        weight=_address(weight),
-        bias=_address(bias),
+        weight=address(weight),
+        bias=address(bias),
         epsilon=eps,
-        running_mean=_address(running_mean),
-        running_variance=_address(running_var),
+        running_mean=address(running_mean),
+        running_variance=address(running_var),
         momentum=momentum,
         output=out.data_ptr(),
         mean=statistics[0].data_ptr(),
@@ -83,17 +83,13 @@ def batch_norm_backward(
         type=LOGIT_TYPES[x.dtype],
         rows=x.numel() // channels,
         channels=channels,
-        weight=_address(weight),
+        weight=address(weight),
         mean=statistics[0].data_ptr(),
         inverse_std=statistics[1].data_ptr(),
         grad_weight=of_weight.data_ptr(),
         grad_bias=of_bias.data_ptr(),
-        grad_input=_address(of_x),
+        grad_input=address(of_x),
         threads=threads,
         isa=isa,
     )
     return of_x, of_weight, of_bias
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

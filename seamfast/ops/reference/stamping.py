@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops.philox import STREAM_PLACE, below, draw
+from seamfast.ops.philox import STREAM_PLACE, Counter, below, draw
 
 
 def mix(pixels: Tensor, keep: Tensor | float, added: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def paste(images: Tensor, keep: Tensor, added: Tensor, top: int, left: int) -> T
     return out
 
 
-def paste_at_random(images: Tensor, keep: Tensor, added: Tensor, sample_ids: Tensor, seed: int | Tensor) -> Tensor:
+def paste_at_random(images: Tensor, keep: Tensor, added: Tensor, sample_ids: Tensor, seed: Counter) -> Tensor:
     """``mix`` at a place drawn for each sample, uniformly among those where the patch lies wholly inside."""
     n, _, height, width = images.shape
     h, w = keep.shape

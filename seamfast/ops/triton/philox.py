@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from seamfast.ops.philox import Counter
+
+
+def counter(value: Counter, unused: Tensor) -> tuple[int, Tensor]:
+    """A seed or step as the kernels take it, for ``scalar``: ``(number, any tensor)``, or ``(0, tensor)``."""
+    return (0, value) if isinstance(value, Tensor) else (value, unused)
 
 
 @triton.jit
