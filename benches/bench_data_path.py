@@ -150,7 +150,7 @@ def test_gather_against_a_loader(race: Any, size: int, dataset: type[Torchvision
             return sum(len(images_) for images_ in loader)
 
         epoch()  # starts the workers
-        name = f"gather {size}x{size} x{len(data)} crop flip"
+        name = f"gather {size}x{size} x{len(data)} crop flip, new memory"
         against = "loader, 2 workers, torchvision style" if dataset is TorchvisionStyle else "lean loader, 2 workers"
         race(name, ours, against, epoch, match=epoch() == len(data), target=target, turns=5, turn_seconds=0.01)
 
