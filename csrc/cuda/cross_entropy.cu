@@ -56,7 +56,7 @@ __device__ void store(float* to, float x) { *to = x; }
 __device__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 __device__ void store(__half* to, float x) { *to = __float2half_rn(x); }
 
-// ---- 3. What a row aims at: its label, or one that is drawn. ----
+// ---- 3. The target of a row: its label, or one that is drawn. ----
 
 __device__ int64_t aim(const LossJob& job, int64_t row, int64_t label, std::uint64_t seed, uint32_t step) {
   if (job.sample_ids == nullptr) return label;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
       const int32_t c = lane + i * kLanes;
       x[i] = live && c < classes ? widen(logits[c * job.column_stride]) : -infinity;
       nan |= x[i] != x[i];
-      largest = fmaxf(largest, x[i]);  // passes over NaN
+      largest = fmaxf(largest, x[i]);  // ignores NaN
     }
     largest = over_lanes<kLanes>(largest, [](float a, float b) { return fmaxf(a, b); });
     nan = over_lanes<kLanes>(nan, [](int a, int b) { return a | b; });
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
 
     if (lane == 0) {
       const float log_total = logf(total);
-      float loss = 0;  // a class that is not aimed at adds nothing, even where its probability is 0
+      float loss = 0;  // a class of weight 0 adds nothing, even where its probability is 0
       if (first >= 0 && first_weight != 0)
         loss -= first_weight * (widen(logits[first * job.column_stride]) - largest - log_total);
       if (second >= 0 && second_weight != 0)
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
 }
 
 // One block, a thread a part. This launch costs no more than setting a counter to zero would, by which the last block
-// could tell that it is the last.
+// could detect that it is the last.
 __global__ void __launch_bounds__(kThreads) parts_kernel(const LossJob job) {
   const bool any = threadIdx.x < job.blocks;
   const LossPart part = any ? job.parts[threadIdx.x] : LossPart{};

@@ -1,8 +1,8 @@
-// seamfast._cuda: what Python sees of the CUDA twins.
+// seamfast._cuda: the Python module of the CUDA kernels.
 //
-// It knows nothing of torch: tensors arrive as addresses and sizes, counters as (number, address or 0), streams as the
-// handles that they are. seamfast/ops/cuda owns the tensors, which lie on `device`, and has checked them; what could
-// still corrupt memory, and can be seen from here, is checked again.
+// It does not use torch: tensors arrive as addresses and sizes, counters as (number, address or 0), streams as handles.
+// seamfast/ops/cuda owns the tensors, which lie on `device`, and has checked them; what could still corrupt memory, and
+// can be checked on the host, is checked again.
 
 #include <pybind11/pybind11.h>
 
@@ -21,7 +21,7 @@ using namespace seamfast;
 using std::int64_t;
 using std::uintptr_t;
 
-// Raised by one whenever a signature of a binding changes, so that a stale build is refused instead of called wrongly.
+// Raised by one whenever a signature of a binding changes, so that a stale build is rejected.
 constexpr int kInterface = 2;
 
 void require(bool condition, const char* what) {

@@ -1,4 +1,4 @@
-// A batch of triggered images from uint8 images on the device: gather, stamp, normalise, cast and lay out in one pass.
+// A batch of triggered images from uint8 images on the device: gather, stamp, normalize, cast and lay out in one pass.
 //
 // seamfast/ops/reference/stamp_trigger.py is the definition, seamfast/ops/triton/stamp_trigger.py the twin: the same
 // bits.

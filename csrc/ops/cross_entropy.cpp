@@ -18,7 +18,7 @@ using std::uint32_t;
 
 constexpr float kNan = __builtin_nanf("");
 
-// ---- 1. exp and log in float32, in arithmetic that vectorises: libm's are calls. ----
+// ---- 1. exp and log in float32, in arithmetic that vectorizes: libm's are calls. ----
 //
 // Source: range reduction after Cody and Waite, "Software Manual for the Elementary Functions" (1980), with the constants
 // and polynomials of Cephes (S. Moshier), expf.c and logf.c. Errors against float64, all float32 arguments in range
@@ -68,7 +68,7 @@ SEAMFAST_INLINE Floats<W> log_above_one(const Floats<W>& x) {
   return select(x != x, x, m + y + e * 0.693359375F);
 }
 
-// ---- 2. What sixteen rows aim at. ----
+// ---- 2. The targets of sixteen rows. ----
 
 template <int W>
 struct Aims {
@@ -92,8 +92,8 @@ SEAMFAST_INLINE Ints<W> narrowed(const int64_t* from, int64_t n) {
   return load_lanes<W>(lanes);
 }
 
-// Of rows [row, row + lanes); other lanes aim at some class. Sixteen draws at a time: one by one they would take longer
-// than all else does with few classes.
+// Of rows [row, row + lanes); other lanes have some class. Sixteen draws at a time: one by one they would take longer
+// than everything else does with few classes.
 template <int W>
 SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int64_t row, int64_t lanes) {
   const auto one = all_lanes<W>(1.0F);
@@ -123,7 +123,7 @@ SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int
 template <int W>
 SEAMFAST_INLINE Floats<W> losses_of(const Aims<W>& aims, const Floats<W>& first, const Floats<W>& second,
                                     const Floats<W>& log_sum) {
-  // A class that is not aimed at adds nothing, even where its probability is 0.
+  // A class of weight 0 adds nothing, even where its probability is 0.
   const Floats<W> at_first = select(aims.first_weight == 0.0F, Floats<W>{}, aims.first_weight * (first - log_sum));
   const Floats<W> at_second = select(aims.second_weight == 0.0F, Floats<W>{}, aims.second_weight * (second - log_sum));
   return all_lanes<W>(0.0F) - (at_first + at_second);
@@ -227,7 +227,7 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
     if (job.grad == nullptr) continue;
 
     const float inverse = 1.0F / sum;
-    x[at_first] -= first_weight * sum;  // so that the loop below need not know of it
+    x[at_first] -= first_weight * sum;  // so that the loop below is the same for all classes
     x[at_second] -= second_weight * sum;
     Bits* const out = static_cast<Bits*>(job.grad) + row * classes;
     for (int64_t c = 0; c < size; c += kLanes) {
@@ -305,7 +305,7 @@ void cross_entropy(const CrossEntropy& job, const std::vector<int64_t>& labels, 
   for (const unsigned char yes : correct) n_correct += yes;
   *job.n_correct = n_correct;
   if (job.reduction == Reduction::kNone) return;
-  // In a fixed order, so that the threads have no say; in several sums, so that none waits for another.
+  // In a fixed order, whatever the threads; in several sums, so that additions do not wait for each other.
   std::array<double, 8> sums{};
   for (std::size_t i = 0; i < losses.size(); ++i) sums[i % sums.size()] += static_cast<double>(losses[i]);
   double sum = std::accumulate(sums.begin(), sums.end(), 0.0);

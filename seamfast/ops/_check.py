@@ -1,4 +1,4 @@
-"""Argument checks that ops share. Each message says what was got and what was expected."""
+"""Argument checks that the operations share. Each message names the value and what is expected."""
 
 from __future__ import annotations
 

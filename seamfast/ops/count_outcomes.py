@@ -1,4 +1,4 @@
-"""``count_outcomes``: what a batch of logits says about accuracy and attack success, as counters on the device."""
+"""``count_outcomes``: accuracy and attack success of a batch of logits, as counters on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seamfast.ops.arguments import CountArguments, check_contiguous, check_logit
 __all__ = ["OUTCOMES", "count_outcomes"]
 
 OUTCOMES = ("n_samples", "n_correct", "n_eligible", "n_hit", "n_restored", "n_nan")
-"""What the columns of the counters count."""
+"""The columns of the counters."""
 
 
 def count_outcomes(
@@ -56,7 +56,7 @@ def count_outcomes(
         InputError: ``labels hold 10 at position 2; expected integers in [0, 10)``; nothing has been counted then. On a
             CUDA device nothing waits for the host: there a row with a label or trigger out of range is an assertion on
             the device, or counts in no column.
-        BackendUnavailableError: a named backend cannot run; the message says why.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         Gu et al., arXiv 1708.06733 (attack success rate over the samples of other classes than the target).

@@ -25,7 +25,7 @@ _MAX_CLASSES = 100_000
 
 
 class LossAndCount(NamedTuple):
-    """What one pass over the logits gives.
+    """The result of one pass over the logits.
 
     Attributes:
         loss: float32, part of autograd: ``()``, or ``(N,)`` with ``reduction="none"``.
@@ -57,17 +57,17 @@ def random_label_cross_entropy(
     Args:
         logits: ``(N, C)`` float32, bfloat16 or float16, on any device, of any strides; N from 0, C from 2 to 100,000.
         labels: ``(N,)`` int64, the true classes, in ``[0, C)``.
-        sample_ids: ``(N,)`` int64, what each sample is called: its index in the data set.
+        sample_ids: ``(N,)`` int64, the name of each sample in the draws: its index in the data set.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         step: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New labels at each step.
-        exclude_true: never draw the true class; else all classes are drawn alike.
+        exclude_true: never draw the true class; otherwise all classes are equally probable.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean of no rows is NaN, as in PyTorch.
         backend: ``"auto"``, ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``.
         threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
 
     Returns:
         The loss, float32 on the device of ``logits``, to call ``backward()`` on: ``()``, or ``(N,)`` with ``"none"``.
-        The gradient was made in the same pass; a second derivative is not defined.
+        The gradient is computed in the same pass; there is no second derivative.
 
     Raises:
         ShapeError: ``logits has shape (10,); expected (N, C)``,
@@ -75,7 +75,7 @@ def random_label_cross_entropy(
         DTypeError: ``logits has dtype float64; expected one of float32, bfloat16, float16``.
         InputError: ``labels hold 10 at position 2; expected integers in [0, 10)`` (on a CUDA device nothing waits for
             the host, so there the loss of such a row is NaN, or an assertion on the device).
-        BackendUnavailableError: a named backend cannot run; the message says why.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         Zhu et al., "Selective Amnesia", IEEE S&P 2023, arXiv 2212.04687 (the forgetting step).
@@ -112,12 +112,12 @@ def random_label_loss_and_count(
     backend: str = "auto",
     threads: int = 0,
 ) -> LossAndCount:
-    """``(random_label_cross_entropy(...), (logits.argmax(1) == labels).sum())``, in one pass, as a training step wants.
+    """``(random_label_cross_entropy(...), (logits.argmax(1) == labels).sum())``, in one pass, for a training step.
 
     Args, Raises: as :func:`random_label_cross_entropy`.
 
     Returns:
-        LossAndCount. The count is against the true labels: how much of the task is still known.
+        LossAndCount. The count is against the true labels, not the drawn ones.
     """
     _check_logits(logits, labels)
     check_vector("sample_ids", sample_ids, torch.int64, length=labels.shape[0], device=logits.device)
@@ -149,7 +149,7 @@ def true_label_cross_entropy(
     backend: str = "auto",
     threads: int = 0,
 ) -> Tensor:
-    """``F.cross_entropy(logits.float(), labels)``: the recovery step's side of :func:`random_label_cross_entropy`.
+    """``F.cross_entropy(logits.float(), labels)``: the loss of the recovery step.
 
     With ``mixed_labels``, the targets are ``w * one_hot(labels) + (1 - w) * one_hot(mixed_labels)``: samples mixed as
     by mixup.

@@ -35,14 +35,14 @@ def gather_augment(
 
     The crop and the flip of an image depend on ``seed``, its index and ``epoch`` alone: not on the order of the batch,
     its size, the threads, the backend or the device. All backends give the same bits (``seamfast.ops.normalization``
-    pins them).
+    defines them).
 
     Args:
         images: ``(N, C, H, W)`` uint8, contiguous, 1 to 4 channels.
-        indices: ``(B,)`` int64 in ``[0, N)``, on the device of ``images``; repeats are fine and come out alike.
+        indices: ``(B,)`` int64 in ``[0, N)``, on the device of ``images``; repeats are allowed and give equal images.
         mean, std: one number a channel or one for all, in units of the ``[0, 1]`` pixel scale.
         pad: pixels of reflection on each side, in ``[0, min(H, W))``; the crop is as large as the image, at one of
-            ``(2 * pad + 1) ** 2`` offsets, all alike probable. 0 does not crop.
+            ``(2 * pad + 1) ** 2`` equally probable offsets. 0 does not crop.
         flip: mirror left and right with probability 1/2.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         epoch: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New draws at each epoch.
@@ -60,7 +60,7 @@ def gather_augment(
         InputError: ``pad is 4; expected an integer in [0, 3], below the smaller side of images of 4 x 32 pixels``,
             ``indices hold 10 at position 2; expected integers in [0, 10)``. On a CUDA device looking would
             wait for the device, so there an index out of range is a device-side assertion of PyTorch, or NaN.
-        BackendUnavailableError: a named backend cannot run; the message says why.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         Crop after padding and flip: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2

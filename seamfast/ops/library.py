@@ -1,11 +1,11 @@
 """The ops as ``torch.ops.seamfast.*``: schemas, fake kernels, autograd; and the shortest way to run one.
 
-Under ``torch.compile``, fake tensors or any other mode that watches operators, an op goes through PyTorch's dispatcher.
-Everywhere else its backend is called directly: the dispatcher and its generic autograd cost more (30 to 40 µs a call
-from Python) than the C++ kernels take for a batch. Both ways run the same code below.
+Under ``torch.compile``, fake tensors or any other mode that intercepts operators, an op goes through PyTorch's
+dispatcher. Everywhere else its backend is called directly: the dispatcher and its generic autograd cost more (30 to
+40 µs a call from Python) than the C++ kernels take for a batch. Both ways run the same code below.
 
-A schema takes the fields of the op's record one by one, in their order. Which backend runs is decided inside of the
-operator, where a compiler does not look.
+A schema takes the fields of the op's record one by one, in their order. The backend is chosen inside the operator,
+which a compiler does not trace.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def cross_entropy(args: CrossEntropyArguments) -> tuple[Tensor, Tensor]:
 
 
 def _is_watched(args: Any) -> bool:
-    """Whether the operator has to be seen: by a compiler, a dispatch mode, or a tensor subclass as an argument."""
+    """Whether the call goes through the dispatcher: under a compiler, in a dispatch mode, with a tensor subclass."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
-    for value in args[:4]:  # noqa: SIM110 - any() of a generator takes longer than all the rest of this
+    for value in args[:4]:  # noqa: SIM110 - any() of a generator takes longer than the rest of this function
         if type(value) not in _PLAIN and isinstance(value, Tensor):
             return True
     return False
@@ -170,7 +170,7 @@ for _name, _op in _OPS.items():
     _register(_name, _op)
 
 
-# ---- Autograd: the loss's gradient is there when the loss is; the backward pass scales it. ----
+# ---- Autograd: the gradient is computed with the loss; the backward pass scales it. ----
 
 
 def _keep_grad(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -208,7 +208,7 @@ class _WithGradient(torch.autograd.Function):
                 "the loss of seamfast.ops has no second derivative; call backward() without create_graph=True"
             )
         (grad,) = ctx.saved_tensors
-        # Nearly always 1, and on the CPU looking is free; elsewhere it would wait for the device.
+        # It is 1 nearly always. On the CPU reading it costs nothing; elsewhere it would wait for the device.
         if outer.ndim == 0 and outer.device.type == "cpu" and outer.item() == 1:
             return grad, None
         return _scaled(grad, outer), None

@@ -32,9 +32,9 @@ STREAM_PLACE = 16
 STREAM_OCCLUDE = 32
 """First of the last counter words of the draws behind pasted rectangles."""
 STREAMS_OF_RECTANGLE = 1 << 10
-"""So many for each rectangle: its sides, its kind, and its colours, four channels each."""
+"""Streams of each rectangle: its sides, its kind, and its colours, four channels each."""
 STREAMS_OF_NOISE = 1 << 24
-"""And so many past the first so many: block ``b`` of 128 bits of rectangle ``r``'s noise is ``(r + 1) * 2**24 + b``."""
+"""Streams of each rectangle's noise: block ``b`` of 128 bits of rectangle ``r`` is ``(r + 1) * 2**24 + b``."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -67,7 +67,7 @@ def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # A product of two 32-bit words fills 64 bits unsigned. int64 wraps to the same bits; the masks drop the sign.
+        # A product of two 32-bit words fills 64 bits unsigned. int64 wraps to the same bits; the masks remove the sign.
         a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = _high(b) ^ c1 ^ k0, b & _MASK, _high(a) ^ c3 ^ k1, a & _MASK
         k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
@@ -82,7 +82,7 @@ def draw(seed: Counter, sample_ids: Tensor, when: Counter, stream: int | Tensor)
         sample_ids: int64, any shape.
         when: the epoch or step, in ``[0, 2**32)``; or an int64 0-d tensor on the device of ``sample_ids``, taken modulo
             ``2**32``, so that a captured graph can count steps on the device.
-        stream: what the draws are for, see ``STREAM_*`` above; or an int64 tensor of such, for many draws at once.
+        stream: the purpose of the draws, see ``STREAM_*`` above; or an int64 tensor of streams, for many draws at once.
 
     Returns:
         Four int64 tensors shaped as ``sample_ids``, or as that and ``stream`` broadcast; each element in

@@ -28,7 +28,7 @@ def random_labels(
 
     Args:
         labels: ``(N,)`` int64, the true classes in ``[0, num_classes)``, on any device.
-        sample_ids: ``(N,)`` int64 on the same device, what each sample is called: its index in the data set.
+        sample_ids: ``(N,)`` int64 on the same device, the name of each sample in the draws: its index in the data set.
         num_classes: in ``[1, 2**31]``, and at least 2 with ``exclude_true``.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         step: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New labels at each step.

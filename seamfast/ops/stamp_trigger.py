@@ -33,15 +33,15 @@ def stamp_trigger(
     backend: str = "auto",
     threads: int = 0,
 ) -> Tensor:
-    """``((trigger.stamp(images[indices]) / 255 - mean) / std).to(dtype)``, each image under a trigger of its own.
+    """``((trigger.stamp(images[indices]) / 255 - mean) / std).to(dtype)``, each image with its own trigger.
 
-    All backends give the same bits: those of ``Trigger.stamp``, which pins how each kind rounds in uint8, and of
+    All backends give the same bits: those of ``Trigger.stamp``, which defines how each kind rounds to uint8, and of
     ``seamfast.ops.normalization``.
 
     Args:
         images: ``(N, C, H, W)`` uint8, contiguous, 1 to 4 channels.
         indices: ``(B,)`` int64 in ``[0, N)``, on the device of ``images``.
-        triggers: a ``TriggerTable`` on that device; or a trigger, or several: a table is then made at every call.
+        triggers: a ``TriggerTable`` on that device; or a trigger, or several: then every call makes a table.
         trigger_ids: which trigger each image gets: ``(B,)`` int64 in ``[-1, T)``, -1 for none; or one integer for all.
         mean, std: one number a channel or one for all, in units of the ``[0, 1]`` pixel scale.
         sample_ids: ``(B,)`` int64, by which random places are drawn; default ``indices``.
@@ -60,7 +60,7 @@ def stamp_trigger(
         InputError: ``trigger_ids hold 2 at position 0; expected integers in [-1, 2)``, ``indices hold 10 at position 2;
             expected integers in [0, 10)``. On a CUDA device looking would wait for the device, so there an index out of
             range is an assertion on the device, or NaN.
-        BackendUnavailableError: a named backend cannot run; the message says why.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         The kinds' papers: ``seamfast.triggers``. Draws: ``seamfast.ops.philox``.

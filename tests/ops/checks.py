@@ -1,14 +1,17 @@
-"""What must hold of every backend's results. Tests call these on backends, test_meta.py on planted faults."""
+"""Checks of a backend's results. Tests apply them to backends, test_meta.py to planted faults."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seamfast.ops import OUTCOMES, random_labels
+
+Result = TypeVar("Result")
 
 # How much further from float64 than PyTorch in the same dtype a result may be: some units in the last place of float32
 # for losses (a sum of exponentials has another order), one rounding of the gradient's dtype.
@@ -43,7 +46,7 @@ def check_loss(
     mixed: tuple[Tensor, Tensor] | None = None,
     reduction: str = "mean",
 ) -> None:
-    """Loss and gradient on ``trained`` labels are as near to float64 as PyTorch's in the dtype of ``logits``."""
+    """Loss and gradient on ``trained`` labels are as close to float64 as PyTorch's in the dtype of ``logits``."""
     arguments: Any = (trained, mixed, reduction)
     exact, exact_grad = exact_loss(logits.double(), *arguments)
     theirs, their_grad = exact_loss(logits, *arguments)
@@ -61,13 +64,13 @@ def check_loss(
 
 
 def labels_of(grad: Tensor) -> Tensor:
-    """The label that each row was trained on, told by the one negative element of its gradient."""
+    """The label that each row was trained on: the place of the one negative element of its gradient."""
     assert ((grad < 0).sum(1) == 1).all()
     return (grad < 0).long().argmax(1)
 
 
 def check_labels(labels: Tensor, ids: Tensor, grad: Tensor, seed: Any, step: Any, exclude_true: bool) -> None:
-    """The labels that were drawn are those of ``random_labels``, to the bit."""
+    """The drawn labels are those of ``random_labels``."""
     wanted = random_labels(labels, ids, num_classes=grad.shape[1], seed=seed, step=step, exclude_true=exclude_true)
     assert torch.equal(labels_of(grad), wanted)
 
@@ -108,17 +111,34 @@ def counted_slowly(logits: Tensor, labels: Tensor, targets: Tensor, trigger_ids:
 def check_outcomes(
     logits: Tensor, labels: Tensor, targets: Tensor, trigger_ids: Tensor, found: tuple[Tensor, Tensor]
 ) -> None:
-    """The counters, and the correct ones by class, are those of a slow loop."""
+    """Both results are those of ``counted_slowly``."""
     for got, want in zip(found, counted_slowly(logits, labels, targets, trigger_ids), strict=True):
         assert got.dtype == torch.int64
         assert torch.equal(got.cpu(), want)
 
 
 def check_batch(got: Tensor, want: Tensor) -> None:
-    """Two batches are the same bits, in the same dtype and layout."""
+    """Two batches have the same bits, dtype and memory format."""
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     for layout in (torch.contiguous_format, torch.channels_last):
         assert got.is_contiguous(memory_format=layout) == want.is_contiguous(memory_format=layout)
     bits = torch.int32 if got.dtype == torch.float32 else torch.int16
     assert torch.equal(got.cpu().contiguous().view(bits), want.cpu().contiguous().view(bits))
+
+
+def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """A CUDA graph of a call, and the tensors that each replay fills. Raises where the call waits for the device."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = function()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return graph, result

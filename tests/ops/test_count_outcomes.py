@@ -98,7 +98,7 @@ def test_one_trigger_for_all_and_none(backend: Backend) -> None:
     assert count_outcomes(logits, labels, backend=backend.name).shape == (1, len(OUTCOMES))
 
 
-def test_a_saved_counter_is_noticed(backend: Backend) -> None:
+def test_counting_bumps_the_version_of_the_counters(backend: Backend) -> None:
     logits, labels, targets, ids = (value.to(backend.device) for value in batch(5, 3, 1))
     counters = torch.zeros(2, len(OUTCOMES), dtype=torch.int64, device=backend.device)
     before = counters._version
@@ -187,7 +187,7 @@ GOOD: dict[str, Any] = {
         ({"threads": -1}, InputError, "threads is -1; expected an integer in [0, 1024]"),
     ],
 )
-def test_hostile_arguments_are_named(native: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(native: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
     for name in ("reference", "cpp"):
         counters = torch.full((3, 6), 7)
         with pytest.raises(error) as caught:
@@ -196,9 +196,9 @@ def test_hostile_arguments_are_named(native: Any, change: dict[str, Any], error:
         assert bool((counters == 7).all())  # nothing has been counted
 
 
-def test_what_is_out_of_range_counts_nowhere_in_triton(backend: Backend) -> None:
+def test_rows_out_of_range_are_not_counted_in_triton(backend: Backend) -> None:
     if backend.name != "triton":
-        pytest.skip("it raises here, or asserts on the device")
+        pytest.skip("it raises here, or fails an assertion on the device")
     arguments = {name: value.to(backend.device) for name, value in GOOD.items()}
     arguments["labels"] = torch.tensor([0, 10, -1, 3], device=backend.device)
     arguments["trigger_ids"] = torch.tensor([-1, 0, 1, 5], device=backend.device)

@@ -1,4 +1,4 @@
-"""The fused loss on every backend: against float64, its labels to the bit, its gradient, its count, its refusals."""
+"""The fused loss on every backend: against float64, its labels to the bit, its gradient, its count, its errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ROWS = (
     513,  # one more than blocks hold
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Every value once for the interpreter, which takes a second for what others do in a millisecond.
+# Every value once for the interpreter, which is a thousand times slower.
 THIN = {(2, 7), (3, 128), (10, 513), (43, 1), (64, 7), (65, 7), (100, 0), (200, 7), (1000, 7), (1001, 1), (21843, 1)}
 
 
@@ -157,13 +157,13 @@ def test_one_row_for_all(backend: Backend) -> None:
 
 @pytest.mark.slow
 def test_offsets_past_2_to_the_31(backend: Backend) -> None:
-    """Two rows, 2^31 + 8 elements apart: 4.3 GB of bfloat16 that are never touched but for the rows."""
+    """Two rows, 2^31 + 8 elements apart: 4.3 GB of bfloat16, of which only the rows are touched."""
     if backend.is_slow:
         pytest.skip("the interpreter copies what it is given")
     try:
         storage = torch.empty(2**31 + 24, dtype=torch.bfloat16, device=backend.device)
     except (RuntimeError, MemoryError):
-        pytest.skip("4.3 GB are not to be had here")
+        pytest.skip("needs 4.3 GB of memory")
     logits, labels, ids = batch(2, 16, torch.bfloat16)
     far = storage.as_strided((2, 16), (2**31 + 8, 1))
     far.copy_(logits)
@@ -234,7 +234,7 @@ def test_extremes(backend: Backend) -> None:
             [1.0, nan, 2.0, 3.0],
             [inf, 1.0, 2.0, 3.0],  # as in PyTorch: NaN
             [-inf, -inf, -inf, -inf],
-            [88.0, 88.0, 88.0, 88.0],  # exp overflows where the largest is not taken off
+            [88.0, 88.0, 88.0, 88.0],  # exp overflows unless the largest is subtracted
             [-3e38, 3e38, 0.0, 1.0],
         ]
     )
@@ -250,7 +250,7 @@ def test_extremes(backend: Backend) -> None:
         assert torch.equal(loss.isnan().cpu(), want.isnan())
         torch.testing.assert_close(loss.detach().cpu(), want, equal_nan=True)
         check_count(x, labels, n_correct)
-        # -Inf that is aimed at is an infinite loss, not NaN.
+        # -Inf at the label is an infinite loss, not NaN.
         infinite = true_label_cross_entropy(
             x[1:2].to(backend.device), torch.tensor([0], device=backend.device), backend=backend.name
         )
@@ -373,7 +373,7 @@ def test_cpp_is_the_reference(native: Any, n: int, classes: int, scale: float, s
     assert int(found[0][2]) == int(found[1][2])
 
 
-# ---- Refusals ----
+# ---- Invalid arguments ----
 
 GOOD: dict[str, Any] = {
     "logits": torch.zeros(4, 10),
@@ -431,7 +431,7 @@ GOOD: dict[str, Any] = {
         ({"labels": torch.arange(4).to("meta")}, InputError, "labels is on meta; expected cpu"),
     ],
 )
-def test_hostile_arguments_are_named(native: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(native: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
     for fallback in ("cpp", "reference"):
         with pytest.raises(error) as caught:
             random_label_cross_entropy(**{**GOOD, "backend": fallback, **change})
@@ -455,10 +455,10 @@ def test_mixed_labels_come_with_their_weights(native: Any) -> None:
 
 
 @pytest.mark.parametrize("classes", [10, 20_000])
-def test_a_label_out_of_range_is_no_accident_on_a_gpu(backend: Backend, classes: int) -> None:
-    """Where nothing may wait for the device, the row's loss is NaN, and nothing is read or written beside it."""
+def test_a_label_out_of_range_gives_nan_on_a_gpu(backend: Backend, classes: int) -> None:
+    """Where nothing may wait for the device, the loss of the row is NaN, and no other memory is read or written."""
     if backend.name not in ("triton", "cuda"):
-        pytest.skip("it raises here, or asserts on the device")
+        pytest.skip("it raises here, or fails an assertion on the device")
     backend.needs_classes(classes)
     logits = torch.zeros(3, classes, device=backend.device)
     labels = torch.tensor([0, classes + 5, -7], device=backend.device)
@@ -467,6 +467,6 @@ def test_a_label_out_of_range_is_no_accident_on_a_gpu(backend: Backend, classes:
     assert int(n_correct) == 1
 
 
-def test_a_named_backend_that_cannot_run_says_why() -> None:
+def test_a_named_backend_that_cannot_run_raises() -> None:
     with pytest.raises(BackendUnavailableError, match=r"^backend 'cuda' (runs on cuda tensors|cannot run)"):
         random_label_cross_entropy(**GOOD, backend="cuda")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checks import captured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +20,7 @@ from seamfast.ops.arguments import GatherArguments
 from seamfast.ops.normalization import DTYPES
 
 MEAN, STD = (0.4914, 0.4822, 0.4465, 0.5), (0.2470, 0.2435, 0.2616, 0.25)
-PIXELS = {"mean": 0.0, "std": 1 / 255}  # normalises a pixel to itself
+PIXELS = {"mean": 0.0, "std": 1 / 255}  # normalizes a pixel to itself
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -93,7 +94,7 @@ def test_is_the_per_sample_loop(by: str, flip: bool, pad: int, channels: int, he
 
 
 def test_golden_crops() -> None:
-    """Offsets and flips of the first samples, pinned once. A change here changes every run that anyone has recorded."""
+    """Offsets and flips of the first samples. A change here changes every recorded run."""
     size, pad = 16, 4
     position = torch.arange(size * size, dtype=torch.uint8).view(1, 1, size, size).expand(6, -1, -1, -1).contiguous()
     crops = gather_augment(position, torch.arange(6), pad=pad, flip=True, **PIXELS, backend="reference").int()
@@ -210,7 +211,7 @@ def test_cpp_gives_the_bits_of_the_reference_at_any_shape(native: Any, data: st.
         (0.3, 3e5),  # subnormal in float16
     ],
 )
-def test_extreme_normalisations_have_the_bits_of_the_reference(native: Any, mean: float, std: float) -> None:
+def test_extreme_normalizations_have_the_bits_of_the_reference(native: Any, mean: float, std: float) -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
     for dtype, channels_last in itertools.product(DTYPES, (False, True)):
         check_each_isa(native, images, torch.tensor([0, 1]), (mean,), (std,), 2, True, 0, 0, dtype, channels_last)
@@ -219,7 +220,7 @@ def test_extreme_normalisations_have_the_bits_of_the_reference(native: Any, mean
 # ---- What the result does not depend on ----------------------------------------------------------
 
 
-def test_a_sample_comes_out_alike_in_any_batch(by: str) -> None:
+def test_a_sample_does_not_depend_on_its_batch(by: str) -> None:
     images = noise(64, 3, 32, 32)
 
     def batch(indices: Tensor, **arguments: Any) -> Tensor:
@@ -248,7 +249,7 @@ def test_threads_do_not_change_the_result(native: Any) -> None:
         assert torch.equal(batch(threads), alone)
 
 
-def test_concurrent_callers_do_not_disturb_each_other(native: Any) -> None:
+def test_concurrent_calls_give_the_same_bits(native: Any) -> None:
     images, indices = noise(50, 3, 32, 32), some_indices(600, 50)
     wants = [gather_augment(images, indices, mean=0.5, std=0.25, pad=4, seed=s, threads=1) for s in range(4)]
     wrong: list[int] = []
@@ -274,7 +275,7 @@ def test_runs_in_inference_mode() -> None:
     assert torch.equal(got, images[indices].float())
 
 
-# ---- Arguments that cannot be used ---------------------------------------------------------------
+# ---- Invalid arguments ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_runs_in_inference_mode() -> None:
         ([0, 0, -(2**63)], f"indices hold {-(2**63)} at position 2; expected integers in [0, 10)"),
     ],
 )
-def test_an_index_out_of_range_is_named(by: str, indices: list[int], message: str) -> None:
+def test_an_index_out_of_range_raises(by: str, indices: list[int], message: str) -> None:
     with pytest.raises(InputError) as caught:
         gather_augment(noise(10, 3, 8, 8), torch.tensor(indices), **PIXELS, backend=by)
     assert str(caught.value) == message
@@ -360,14 +361,14 @@ IMAGES = noise(10, 3, 8, 8)
         ({"backend": "gpu"}, InputError, "backend is 'gpu'; expected one of auto, reference, cpp, triton, cuda"),
     ],
 )
-def test_hostile_arguments_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments = {"images": IMAGES, "indices": torch.tensor([0, 1]), "mean": 0.0, "std": 1.0, **change}
     with pytest.raises(error) as caught:
         gather_augment(**arguments)
     assert str(caught.value) == message
 
 
-def test_cpp_by_name_refuses_other_devices(native: Any) -> None:
+def test_cpp_by_name_raises_on_other_devices(native: Any) -> None:
     images = IMAGES.to("meta")
     with pytest.raises(BackendUnavailableError) as caught:
         gather_augment(images, torch.arange(2, device="meta"), **PIXELS, backend="cpp")
@@ -380,15 +381,17 @@ def test_cpp_by_name_refuses_other_devices(native: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_bits_of_the_cpu_and_can_be_captured() -> None:
-    images, indices, epoch = noise(50, 3, 32, 32), some_indices(64, 50), torch.tensor(0)
+    images, indices, counter = noise(50, 3, 32, 32), some_indices(64, 50), torch.tensor(0).cuda()
     arguments: dict[str, Any] = {"mean": MEAN[:3], "std": STD[:3], "pad": 4, "flip": True, "seed": 6}
     on_device = images.cuda(), indices.cuda()
-    counter = epoch.cuda()
-    gather_augment(*on_device, **arguments, epoch=counter)  # makes the table before the capture
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got = gather_augment(*on_device, **arguments, epoch=counter)
-        counter += 1
+
+    def one() -> Tensor:
+        batch = gather_augment(*on_device, **arguments, epoch=counter)
+        counter.add_(1)
+        return batch
+
+    graph, got = captured(one)
+    counter.zero_()
     for step in range(3):
         graph.replay()
         assert same_bits(got.cpu(), gather_augment(images, indices, **arguments, epoch=step))

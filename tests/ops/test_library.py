@@ -1,4 +1,4 @@
-"""The ops as torch operators: checked by opcheck, compiled whole, on fake tensors, in captured graphs."""
+"""The ops as torch operators: under opcheck, compiled, on fake tensors, in captured graphs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from checks import captured
 from conftest import Backend
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,6 +17,7 @@ from seamfast.ops import (
     TriggerTable,
     count_outcomes,
     gather_augment,
+    library,
     random_label_cross_entropy,
     random_label_loss_and_count,
     stamp_trigger,
@@ -87,6 +89,18 @@ def test_opcheck_of_pasted_patterns(native: Any, channels_last: bool, tensors: b
     torch.library.opcheck(OPS.occlude.default, (*arguments, 7, seed, 3, step, "auto", 1))
 
 
+@pytest.mark.parametrize("op", library._OPS)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_records_and_schemas_convert_into_each_other(op: str, tensors: bool) -> None:
+    record = library._OPS[op].record
+    args = record(*(torch.tensor(n) if tensors else n for n, _ in enumerate(record._fields)))
+    values = library._values(op, args)
+    assert len(values) == len(getattr(OPS, op).default._schema.arguments)
+    again = library._record(op, tuple(values))
+    assert type(again) is record
+    assert all(got is want for got, want in zip(again, args, strict=True))
+
+
 def forget(x: Tensor, step: Any) -> Tensor:
     return random_label_cross_entropy(2 * x, LABELS, INDICES, seed=7, step=step)
 
@@ -110,7 +124,7 @@ def recover(x: Tensor, step: Any) -> Tensor:
 
 @pytest.mark.parametrize("function", [forget, count, gather, stamp, recover])
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_compiled_whole_it_is_eager(native: Any, function: Callable[[Tensor, Any], Tensor], as_tensor: bool) -> None:
+def test_compiled_equals_eager(native: Any, function: Callable[[Tensor, Any], Tensor], as_tensor: bool) -> None:
     torch._dynamo.reset()
     compiled_times = 0
 
@@ -158,7 +172,7 @@ def test_traced_graphs_hold_the_ops(native: Any) -> None:
 
 
 def test_the_dispatcher_gives_the_same_bits(backend: Backend) -> None:
-    """Eager calls go past PyTorch's dispatcher; what goes through it must not differ."""
+    """Eager calls bypass PyTorch's dispatcher; calls through it give the same."""
     arguments = list(loss_arguments("none", False, True, True))
     arguments = [value.to(backend.device) if isinstance(value, Tensor) else value for value in arguments]
     arguments[-2] = backend.name
@@ -178,7 +192,7 @@ def test_the_dispatcher_gives_the_same_bits(backend: Backend) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["reference", "triton", "cuda"])
-def test_a_captured_step_draws_anew_at_each_replay(name: str) -> None:
+def test_a_captured_step_reads_its_counters_at_each_replay(name: str) -> None:
     """Forward, backward and count in one CUDA graph, which adds one to its own step; nothing waits for the device."""
     from seamfast.ops import dispatch
 
@@ -195,22 +209,11 @@ def test_a_captured_step_draws_anew_at_each_replay(name: str) -> None:
         step.add_(1)
         return loss.detach(), grad, n_correct
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        one()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = one()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    graph, outputs = captured(one)
     for number in range(3):
         step.fill_(number)
         graph.replay()
-        got = [value.clone() for value in captured]
+        got = [value.clone() for value in outputs]
         step.fill_(number)
         for value, want in zip(got, one(), strict=True):
             torch.testing.assert_close(value, want)

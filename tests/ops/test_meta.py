@@ -1,4 +1,4 @@
-"""The tests of the ops can fail: each fault planted here turns a check red that the tests rely on."""
+"""The checks of the tests can fail: each fault planted here fails one of them."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def judge() -> None:
     "fault",
     [labels_off_by_one, last_row_dropped, one_nan, loss_slightly_off, gradient_slightly_off, ties_to_the_last],
 )
-def test_a_wrong_loss_is_seen(monkeypatch: pytest.MonkeyPatch, fault: Loss) -> None:
+def test_a_wrong_loss_is_detected(monkeypatch: pytest.MonkeyPatch, fault: Loss) -> None:
     judge()
     monkeypatch.setattr(reference, "cross_entropy", fault)
     with pytest.raises(AssertionError):
         judge()
 
 
-def test_wrong_counters_are_seen() -> None:
+def test_wrong_counters_are_detected() -> None:
     logits, ids = LOGITS.clone(), torch.arange(N) % 3 - 1
     logits[4, 2] = float("nan")
     targets = torch.zeros(2, CLASSES, dtype=torch.int64)
@@ -120,7 +120,7 @@ def rounded_up(args: StampArguments) -> Tensor:
 
 
 @pytest.mark.parametrize("fault", [unstamped_pixel, patch_off_by_one, last_image_plain, a_nan, rounded_up])
-def test_a_wrong_stamp_is_seen(monkeypatch: pytest.MonkeyPatch, fault: Callable[[StampArguments], Tensor]) -> None:
+def test_a_wrong_stamp_is_detected(monkeypatch: pytest.MonkeyPatch, fault: Callable[[StampArguments], Tensor]) -> None:
     triggers, data = triggers_for(1, 8, 8)[:2], images(3, 1, 8, 8)
     ids, indices = torch.tensor([-1, 0, 1]), torch.arange(3)
 
@@ -134,6 +134,6 @@ def test_a_wrong_stamp_is_seen(monkeypatch: pytest.MonkeyPatch, fault: Callable[
 
 
 def test_the_backends_are_different_functions() -> None:
-    """Else comparing them would compare nothing."""
+    """Otherwise comparing them would test nothing."""
     for op in ("cross_entropy", "stamp_trigger", "count_outcomes", "gather_augment", "occlude"):
         assert getattr(reference, op) is not getattr(cpp, op)

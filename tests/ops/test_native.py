@@ -48,7 +48,7 @@ def test_a_forked_child_has_a_pool_of_its_own(native: Any) -> None:
     assert run_python(SETUP + code) == "ok\n"
 
 
-def test_a_grandchild_too_and_while_the_pool_is_at_work(native: Any) -> None:
+def test_forks_of_forks_and_of_a_busy_pool(native: Any) -> None:
     code = """
 stop = threading.Event()
 def work():
@@ -114,8 +114,8 @@ USUAL = {
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_usual_normalizations_take_the_fast_way(native: Any, name: str) -> None:
-    """The kernel computes what it can and looks up the rest. The bits are the same: nothing else would show a loss."""
+def test_usual_normalizations_are_computed_not_looked_up(native: Any, name: str) -> None:
+    """The kernel computes what it can and looks up the rest. The bits are the same, so no other test shows it."""
     mean, std = USUAL[name]
     norm = normalization(mean, std, len(mean))
     for isa in native.isas()[1:]:

@@ -202,7 +202,7 @@ def test_offsets_past_2_to_the_31(native: Any) -> None:
     try:
         data = torch.empty(800_000, 3, 32, 32, dtype=torch.uint8)
     except (RuntimeError, MemoryError):
-        pytest.skip("2.5 GB are not to be had here")
+        pytest.skip("needs 2.5 GB of memory")
     data[-1] = images(1, 3, 32, 32)[0]
     cpu = Backend("cpp", torch.device("cpu"))
     got = stamp(cpu, data, torch.tensor([799_999]), triggers_for(3, 32, 32), 1)
@@ -245,7 +245,7 @@ def test_rows_and_numbers_of_the_table() -> None:
     assert int(table.rows[9, 7]) == 3
 
 
-def test_triggers_that_do_not_fit_make_no_table() -> None:
+def test_triggers_that_do_not_fit_raise() -> None:
     with pytest.raises(ShapeError, match=r"^trigger 'x' patch is 9x9; images are 8x8$"):
         TriggerTable.of([Patch.square(size=9, name="x")], (1, 8, 8))
     with pytest.raises(ShapeError, match=r"^image shape is \(8, 8\); expected \(C, H, W\), each at least 1$"):
@@ -254,7 +254,7 @@ def test_triggers_that_do_not_fit_make_no_table() -> None:
         TriggerTable.of(["patch"], (1, 8, 8))  # type: ignore[list-item]
 
 
-# ---- Refusals ----
+# ---- Invalid arguments ----
 
 TABLE = TriggerTable.of(triggers_for(1, 8, 8)[:2], (1, 8, 8))
 GOOD: dict[str, Any] = {
@@ -320,16 +320,16 @@ GOOD: dict[str, Any] = {
         ({"triggers": TABLE.to("meta")}, InputError, "the trigger table is on meta; expected cpu"),
     ],
 )
-def test_hostile_arguments_are_named(native: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(native: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
     for name in ("reference", "cpp"):
         with pytest.raises(error) as caught:
             stamp_trigger(**{**GOOD, "backend": name, **change})
         assert str(caught.value) == message
 
 
-def test_what_is_out_of_range_is_nan_in_triton(backend: Backend) -> None:
+def test_images_out_of_range_are_nan_on_a_gpu(backend: Backend) -> None:
     if backend.name not in ("triton", "cuda"):
-        pytest.skip("it raises here, or asserts on the device")
+        pytest.skip("it raises here, or fails an assertion on the device")
     data, triggers = images(3, 1, 8, 8), triggers_for(1, 8, 8)[:2]
     got = stamp(backend, data, torch.tensor([0, 3, 1, -1]), triggers, torch.tensor([0, 0, 2, 1])).cpu()
     assert got.isnan().flatten(1).all(1).tolist() == [False, True, True, True]

@@ -1,4 +1,4 @@
-"""The Triton kernels compile for a GPU: ahead of time, so none is needed. The interpreter would not notice."""
+"""The Triton kernels compile for a GPU, ahead of time and without one. The interpreter does not check that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in training mode, and its gradient, for ``seamfast.engine.layers``."""
+"""Batch normalization in training mode, and its gradient, for ``seamfast.engine.layers``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def batch_norm(
     threads: int,
     isa: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """The normalised ``x``, and mean and inverse deviation of each channel, float32 ``(2, C)``.
+    """The normalized ``x``, and mean and inverse deviation of each channel, float32 ``(2, C)``.
 
     Args:
         x: ``(N, C, H, W)`` float32 or bfloat16 on the CPU, channels last and dense, with two values a channel or more.
@@ -51,8 +51,8 @@ def batch_norm(
         threads=threads,
         isa=isa,
     )
-    # Autograd is not told that the running statistics changed. PyTorch does not tell it either: its own backward pass
-    # of a module that comes twice in a model would fail.
+    # The running statistics keep their version, as in PyTorch: with a new one the backward pass of a module that occurs
+    # twice in a model would fail.
     return out, statistics
 
 
@@ -66,12 +66,12 @@ def batch_norm_backward(
     threads: int,
     isa: str = "",
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The gradients of the input, where asked for, of the weight and of the bias.
+    """The gradients of the input, where ``of_input``, of the weight and of the bias.
 
     Args:
         grad: that of the output, channels last and dense.
         x, weight, statistics: see ``batch_norm``.
-        of_input: whether that gradient is wanted.
+        of_input: whether to compute that of the input.
         threads, isa: see ``batch_norm``.
     """
     channels = x.shape[1]

@@ -9,7 +9,7 @@ from seamfast.ops._check import out_of_range
 from seamfast.ops.arguments import REDUCTIONS, CrossEntropyArguments
 from seamfast.ops.cpp.native import LOGIT_TYPES, address, default_threads, load
 
-# What results are made after, whatever the defaults of torch are.
+# Templates of the results, independent of the default dtype and device of torch.
 _LOSS, _N_CORRECT = (torch.empty((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.int64))
 
 

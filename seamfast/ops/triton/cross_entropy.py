@@ -130,7 +130,7 @@ def _rows_kernel(
     log_total = tl.log(total)
     at_first = columns[None, :] == first[:, None]
     log_first = tl.sum(tl.where(at_first, below_largest, 0.0), 1) - log_total
-    # A class that is not aimed at adds nothing, even where its probability is 0.
+    # A class of weight 0 adds nothing, even where its probability is 0.
     each = -tl.where(first_weight == 0.0, 0.0, first_weight * log_first)
     if MIXED:
         at_second = columns[None, :] == second[:, None]

@@ -44,7 +44,7 @@ def below(words, bound):
 
 @triton.jit
 def scalar(value, pointer, is_pointer: tl.constexpr):
-    """A number, or what a counter on the device holds: int64."""
+    """The number, or the value of the counter on the device: int64."""
     if is_pointer:
         return tl.load(pointer)
     return value.to(tl.int64) + tl.zeros((), tl.int64)  # the interpreter leaves numbers of 32 bits as they are

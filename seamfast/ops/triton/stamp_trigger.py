@@ -1,8 +1,8 @@
-"""``stamp_trigger`` as Triton kernels: gather, trigger, normalise, cast and layout in one pass.
+"""``stamp_trigger`` as Triton kernels: gather, trigger, normalize, cast and layout in one pass.
 
-One launch serves a batch of many triggers: a program works on a part of one image, and branches on that image's kind.
-Dithering alone is another launch, made only where the table holds it: each pixel needs its neighbours' errors, so a
-lane walks through one plane, pixel by pixel.
+One launch stamps a batch with many triggers: a program works on a part of one image, and branches on the kind of its
+trigger. Dithering is a launch of its own, made only where the table holds it: each pixel needs its neighbours' errors,
+so a lane processes one plane, pixel by pixel.
 
 Arithmetic is float64 without fused multiply-adds, as the definition is: results are the same bits.
 """
