@@ -4,14 +4,13 @@
 
 Baselines:
   memcpy       libc's, of as many bytes as the output has. Above 1, the kernel is faster than a copy of its output (it
-               reads a quarter of the bytes, or half); below 1, its arithmetic costs more than the memory does.
+               reads a quarter of the bytes, or half); below 1, its arithmetic and its new tensor cost more than that.
   loader       what most training code does: ``torch.utils.data.DataLoader``, 2 persistent workers, batch 128 (32 of the
                large ones), default collate, and torchvision's transforms image by image, as that library runs them on
                PIL images: RandomCrop(padding=4, padding_mode="reflect"), which pads in NumPy, RandomHorizontalFlip,
                ToTensor, Normalize. One epoch, after one that starts the workers. The workers have a core each, if there
-               are so many; the kernel has one. "into a buffer": ours writes every batch into the same memory, as a
-               training step with a place for its batch does; "new memory": a fresh tensor each, as the loader gives,
-               whose pages the kernel of the operating system has to clear first: 19 MB of them at 224x224.
+               are so many; the kernel has one. Both give a new tensor for each batch, whose pages the operating system
+               has to clear first: 19 MB of them at 224x224.
   lean loader  the same without PIL: NumPy pads, tensors do the rest.
   tensor ops   the stamping chain in eager PyTorch on the whole batch: ``images[indices]``, the trigger's formula, then
                ``.float()``, ``/ 255``, ``- mean``, ``/ std`` (in place after the first). Fractions in float32, as such
@@ -67,17 +66,16 @@ def test_gather_against_memcpy(
 ) -> None:
     data = images(8 * batch if size == 32 else 128, size)
     indices = drawn(len(data), batch)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    out, other = (torch.zeros(batch, 3, size, size, dtype=dtype).to(memory_format=layout) for _ in range(2))
     arguments: dict[str, Any] = {"mean": MEAN, "std": STD, "dtype": dtype, "channels_last": channels_last, "threads": 1}
     if augment:
         arguments |= {"pad": PAD, "flip": True}
-    n_bytes = out.numel() * out.element_size()
 
     def ours() -> Tensor:
-        return gather_augment(data, indices, **arguments, backend="cpp", out=out)
+        return gather_augment(data, indices, **arguments, backend="cpp")
 
-    match = torch.equal(ours(), gather_augment(data, indices, **arguments, backend="reference"))
+    out, other = ours(), ours()
+    n_bytes = out.numel() * out.element_size()
+    match = torch.equal(out, gather_augment(data, indices, **arguments, backend="reference"))
     name = f"gather {size}x{size} x{batch} {str(dtype)[6:]}{' crop flip' if augment else ''}"
     row = race(
         name,
@@ -127,26 +125,16 @@ class Lean(TorchvisionStyle):
 
 
 @pytest.mark.parametrize(
-    ("size", "dataset", "reuses", "target"),
-    [
-        (32, TorchvisionStyle, False, 20),
-        (32, Lean, False, None),
-        (224, TorchvisionStyle, False, 10),
-        (224, TorchvisionStyle, True, 10),
-        (224, Lean, True, None),
-    ],
+    ("size", "dataset", "target"),
+    [(32, TorchvisionStyle, 20), (32, Lean, None), (224, TorchvisionStyle, 10), (224, Lean, None)],
 )
-def test_gather_against_a_loader(
-    race: Any, size: int, dataset: type[TorchvisionStyle], reuses: bool, target: float | None
-) -> None:
+def test_gather_against_a_loader(race: Any, size: int, dataset: type[TorchvisionStyle], target: float | None) -> None:
     data, batch = (images(2048, 32), 128) if size == 32 else (images(256, 224), 32)
     order = torch.arange(len(data)).split(batch)
 
-    buffer = torch.zeros(batch, 3, size, size) if reuses else None
-
     def ours() -> None:
         for indices in order:
-            gather_augment(data, indices, mean=MEAN, std=STD, pad=PAD, flip=True, threads=1, backend="cpp", out=buffer)
+            gather_augment(data, indices, mean=MEAN, std=STD, pad=PAD, flip=True, threads=1, backend="cpp")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer Pythons warn of a fork beside threads
@@ -162,7 +150,7 @@ def test_gather_against_a_loader(
             return sum(len(images_) for images_ in loader)
 
         epoch()  # starts the workers
-        name = f"gather {size}x{size} x{len(data)} crop flip, {'into a buffer' if reuses else 'new memory'}"
+        name = f"gather {size}x{size} x{len(data)} crop flip, new memory"
         against = "loader, 2 workers, torchvision style" if dataset is TorchvisionStyle else "lean loader, 2 workers"
         race(name, ours, against, epoch, match=epoch() == len(data), target=target, turns=5, turn_seconds=0.01)
 

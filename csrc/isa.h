@@ -1,8 +1,8 @@
 // Which instruction set a kernel runs on, chosen at run time: a wheel built on one machine runs on every other.
 //
 // A kernel is written once, in plain loops, as an always-inline function. Each level wraps it in a function compiled
-// for that level, and the compiler vectorises the same source for each. SEAMFAST_TARGET functions must call only what
-// is inlined or what the baseline holds, so that no instruction leaks into code that other levels share.
+// for that level, and the compiler vectorizes the same source for each. SEAMFAST_TARGET functions call only inlined
+// functions and those of the baseline, so that no instruction leaks into code that other levels share.
 
 #pragma once
 

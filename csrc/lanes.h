@@ -1,8 +1,8 @@
 // Sixteen lanes, in vectors that are as wide as the level's registers: W of them each. One source for every level, and
-// the same bits on all of them, as lanes never mix but where said.
+// the same bits on all of them, as lanes do not mix unless a comment says so.
 //
-// The vectors are GCC's and Clang's own. Were all of them 64 bytes, GCC would take comparisons and conversions apart
-// lane by lane where registers are narrower.
+// The vectors are GCC's and Clang's own. With 64 bytes everywhere, GCC would split comparisons and conversions lane by
+// lane where registers are narrower.
 
 #pragma once
 

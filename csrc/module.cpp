@@ -1,4 +1,4 @@
-// seamfast._native: what Python sees of the compiled part.
+// seamfast._native: the Python module of the CPU kernels.
 
 #include "bindings/bindings.h"
 #include "memory.h"
@@ -8,8 +8,8 @@ namespace {
 
 using namespace seamfast;
 
-// Raised by one whenever a signature of a binding changes, so that a stale build is refused instead of called wrongly.
-constexpr int kInterface = 5;
+// Raised by one whenever a signature of a binding changes, so that a stale build is rejected.
+constexpr int kInterface = 6;
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;

@@ -15,7 +15,7 @@
 
 namespace seamfast {
 
-// Last counter word: what a draw is for. The same numbers stand in seamfast/ops/philox.py.
+// Last counter word: the purpose of a draw. The same numbers stand in seamfast/ops/philox.py.
 enum class Stream : std::uint32_t { kAugment = 1, kLabels = 2, kPlace = 16 };
 
 // The streams of a rectangle pasted over an image: its sides, its kind, its colours, four channels each; and the blocks
@@ -48,7 +48,7 @@ constexpr PhiloxCounter draw(std::uint64_t seed, std::uint64_t sample_id, std::u
                     {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
 }
 
-// Lemire's multiply-high: a 32-bit word to [0, bound). Biased by at most bound / 2^32, which no test of ours can see.
+// Lemire's multiply-high: a 32-bit word to [0, bound). Biased by at most bound / 2^32, which no test can detect.
 // Source: Lemire, "Fast Random Integer Generation in an Interval", ACM TOMACS 29(1), 2019 (without the rejection step).
 constexpr std::uint32_t below(std::uint32_t word, std::uint32_t bound) noexcept {
   return static_cast<std::uint32_t>((std::uint64_t{word} * bound) >> 32);

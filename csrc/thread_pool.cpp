@@ -17,7 +17,7 @@ namespace {
 
 std::atomic<ThreadPool*> pool{nullptr};
 
-// In a forked child the pool's threads are gone and its mutex may be held for ever, so the child forgets it (and leaks
+// In a forked child the pool's threads are gone and its mutex may be held for ever, so the child drops it (and leaks
 // a few hundred bytes). Registered when the module is loaded, before any pool can exist.
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
 

@@ -1,6 +1,6 @@
-// What the bindings share. They are the only files that know Python, and they know nothing of torch: tensors arrive as
-// addresses and sizes. seamfast/ops/cpp owns the tensors for the length of a call and has checked them; what could still
-// corrupt memory is checked again here.
+// Shared by the bindings, the only files that use Python. They do not use torch: tensors arrive as addresses and sizes.
+// seamfast/ops/cpp owns the tensors for the length of a call and has checked them; what could still corrupt memory is
+// checked again here.
 
 #pragma once
 
@@ -38,7 +38,7 @@ inline Isa isa_named(const std::string& wanted) {
   return *found;
 }
 
-// What `threads` asks for; 0 is one for each CPU in the affinity mask.
+// The number of threads to use; 0 is one for each CPU in the affinity mask.
 inline int threads_of(int threads) {
   require(threads >= 0 && threads <= kMaxThreads, "threads is not in [0, 1024]");
   return threads == 0 ? cpu_count() : threads;
@@ -52,7 +52,7 @@ inline std::vector<std::int64_t> copied(std::uintptr_t address, std::int64_t n) 
 
 // The position of the first value outside [low, high), or -1.
 inline std::int64_t first_outside(const std::vector<std::int64_t>& values, std::int64_t low, std::int64_t high) {
-  bool any = false;  // without a branch for each, as there is hardly ever one
+  bool any = false;  // without a branch for each, as errors are rare
   for (const std::int64_t v : values) any |= (v < low) | (v >= high);
   if (!any) return -1;
   const auto bad = std::find_if(values.begin(), values.end(), [=](std::int64_t v) { return v < low || v >= high; });

@@ -14,8 +14,7 @@ std::pair<int, std::int64_t> call_count_outcomes(std::uintptr_t logits, int type
                                                  std::int64_t column_stride, std::uintptr_t labels,
                                                  std::uintptr_t trigger_ids, std::uintptr_t targets,
                                                  std::int64_t triggers, std::uintptr_t counters,
-                                                 std::uintptr_t class_correct, std::uintptr_t confusion, int threads,
-                                                 const std::string& isa) {
+                                                 std::uintptr_t class_correct, int threads, const std::string& isa) {
   CountOutcomes job{};
   job.logits = logits_of(logits, type, rows, classes, row_stride, column_stride);
   require(classes >= 1, "classes is below 1");
@@ -26,7 +25,6 @@ std::pair<int, std::int64_t> call_count_outcomes(std::uintptr_t logits, int type
   job.triggers = triggers;
   job.counters = reinterpret_cast<std::int64_t*>(counters);
   job.class_correct = reinterpret_cast<std::int64_t*>(class_correct);
-  job.confusion = reinterpret_cast<std::int64_t*>(confusion);
   const Isa chosen = isa_named(isa);
 
   const py::gil_scoped_release release;
@@ -46,7 +44,7 @@ void bind_count_outcomes(py::module_& m) {
         "and the position of the first out of range.",
         py::arg("logits"), py::arg("type"), py::arg("rows"), py::arg("classes"), py::arg("row_stride"),
         py::arg("column_stride"), py::arg("labels"), py::arg("trigger_ids"), py::arg("targets"), py::arg("triggers"),
-        py::arg("counters"), py::arg("class_correct"), py::arg("confusion"), py::arg("threads"), py::arg("isa"));
+        py::arg("counters"), py::arg("class_correct"), py::arg("threads"), py::arg("isa"));
 }
 
 }  // namespace seamfast::bindings

@@ -14,9 +14,8 @@ std::pair<int, std::int64_t> call_cross_entropy(std::uintptr_t logits, int type,
                                                 std::uintptr_t labels, std::uintptr_t sample_ids,
                                                 std::uintptr_t mixed_labels, std::uintptr_t mixed_weight,
                                                 std::uint64_t seed, std::uint32_t step, bool exclude_true,
-                                                float label_smoothing, int reduction, std::uintptr_t loss,
-                                                std::uintptr_t grad, std::uintptr_t n_correct, int threads,
-                                                const std::string& isa) {
+                                                int reduction, std::uintptr_t loss, std::uintptr_t grad,
+                                                std::uintptr_t n_correct, int threads, const std::string& isa) {
   CrossEntropy job{};
   job.logits = logits_of(logits, type, rows, classes, row_stride, column_stride);
   require(classes >= 2, "classes is below 2");
@@ -30,7 +29,6 @@ std::pair<int, std::int64_t> call_cross_entropy(std::uintptr_t logits, int type,
   job.seed = seed;
   job.step = step;
   job.exclude_true = exclude_true;
-  job.label_smoothing = label_smoothing;
   job.reduction = static_cast<Reduction>(reduction);
   job.loss = reinterpret_cast<float*>(loss);
   job.grad = reinterpret_cast<void*>(grad);
@@ -54,9 +52,8 @@ void bind_cross_entropy(py::module_& m) {
         "1: mixed labels) and the position of the first out of range.",
         py::arg("logits"), py::arg("type"), py::arg("rows"), py::arg("classes"), py::arg("row_stride"),
         py::arg("column_stride"), py::arg("labels"), py::arg("sample_ids"), py::arg("mixed_labels"),
-        py::arg("mixed_weight"), py::arg("seed"), py::arg("step"), py::arg("exclude_true"), py::arg("label_smoothing"),
-        py::arg("reduction"), py::arg("loss"), py::arg("grad"), py::arg("n_correct"), py::arg("threads"),
-        py::arg("isa"));
+        py::arg("mixed_weight"), py::arg("seed"), py::arg("step"), py::arg("exclude_true"), py::arg("reduction"),
+        py::arg("loss"), py::arg("grad"), py::arg("n_correct"), py::arg("threads"), py::arg("isa"));
 }
 
 }  // namespace seamfast::bindings

@@ -56,7 +56,7 @@ __device__ void store(float* to, float x) { *to = x; }
 __device__ void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 __device__ void store(__half* to, float x) { *to = __float2half_rn(x); }
 
-// ---- 3. What a row aims at: its label, or one that is drawn. ----
+// ---- 3. The target of a row: its label, or one that is drawn. ----
 
 __device__ int64_t aim(const LossJob& job, int64_t row, int64_t label, std::uint64_t seed, uint32_t step) {
   if (job.sample_ids == nullptr) return label;
@@ -97,48 +97,44 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
       const int32_t c = lane + i * kLanes;
       x[i] = live && c < classes ? widen(logits[c * job.column_stride]) : -infinity;
       nan |= x[i] != x[i];
-      largest = fmaxf(largest, x[i]);  // passes over NaN
+      largest = fmaxf(largest, x[i]);  // ignores NaN
     }
     largest = over_lanes<kLanes>(largest, [](float a, float b) { return fmaxf(a, b); });
     nan = over_lanes<kLanes>(nan, [](int a, int b) { return a | b; });
 
     int32_t place = classes;  // the first of equals
-    float total = 0, plain = 0;
+    float total = 0;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int32_t c = lane + i * kLanes;
       if (c < classes && x[i] == largest) place = min(place, c);
-      x[i] -= largest;
-      if (c < classes) plain += x[i];
-      x[i] = expf(x[i]);  // 0 beyond the row
+      x[i] = expf(x[i] - largest);  // 0 beyond the row
       total += x[i];
     }
     place = over_lanes<kLanes>(place, [](int32_t a, int32_t b) { return min(a, b); });
     total = sum_lanes<kLanes>(total);
-    if (job.even != 0) plain = sum_lanes<kLanes>(plain);
     if (!live) continue;
 
     const int64_t label = job.labels[row];
     const int32_t first = in_range(aim(job, row, label, seed, step), classes);
     bool usable = in_range(label, classes) >= 0;
-    float first_weight = job.sharp, second_weight = 0;
+    float first_weight = 1, second_weight = 0;
     int32_t second = -1;
     if (job.mixed_labels != nullptr) {
       second = in_range(job.mixed_labels[row], classes);
       usable = usable && second >= 0;
       const float share = job.mixed_weight[row];
-      first_weight = job.sharp * share;
-      second_weight = job.sharp * (1 - share);
+      first_weight = share;
+      second_weight = 1 - share;
     }
 
     if (lane == 0) {
       const float log_total = logf(total);
-      float loss = 0;  // a class that is not aimed at adds nothing, even where its probability is 0
+      float loss = 0;  // a class of weight 0 adds nothing, even where its probability is 0
       if (first >= 0 && first_weight != 0)
         loss -= first_weight * (widen(logits[first * job.column_stride]) - largest - log_total);
       if (second >= 0 && second_weight != 0)
         loss -= second_weight * (widen(logits[second * job.column_stride]) - largest - log_total);
-      if (job.even != 0) loss += job.even * (static_cast<float>(classes) * log_total - plain);
       if (!usable) loss = nothing;  // of NaN among the logits it is NaN by itself
       if (job.each) job.loss[row] = loss;
       sum += loss;
@@ -154,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
       float slope = x[i] * inverse;
       if (c == first) slope -= first_weight;
       if (c == second) slope -= second_weight;
-      if (c < classes) store(grad + c, (slope - job.even) * job.scale);
+      if (c < classes) store(grad + c, slope * job.scale);
     }
   }
 
@@ -168,7 +164,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
 }
 
 // One block, a thread a part. This launch costs no more than setting a counter to zero would, by which the last block
-// could tell that it is the last.
+// could detect that it is the last.
 __global__ void __launch_bounds__(kThreads) parts_kernel(const LossJob job) {
   const bool any = threadIdx.x < job.blocks;
   const LossPart part = any ? job.parts[threadIdx.x] : LossPart{};

@@ -19,7 +19,7 @@ struct LossPart {
   float loss;
   std::int32_t correct;
 };
-static_assert(sizeof(LossPart) == 8, "whoever makes room for parts counts in integers of 8 bytes");
+static_assert(sizeof(LossPart) == 8, "seamfast/ops/cuda allocates a part as one int64");
 
 // Addresses are the device's. Element (i, c) of the logits is at logits + i * row_stride + c * column_stride.
 struct LossJob {
@@ -33,9 +33,8 @@ struct LossJob {
   const float* mixed_weight;
   Counter seed, step;
   bool exclude_true;
-  float sharp, even;  // what smoothing leaves to the label, and gives to each class
-  float scale;        // of the sum over rows, and of the gradient
-  bool each;          // a loss a row, not their sum
+  float scale;  // of the sum over rows, and of the gradient
+  bool each;    // a loss a row, not their sum
   float* loss;
   void* grad;  // of the logits' type, (rows, classes) contiguous; null: not wanted
   std::int64_t* n_correct;
@@ -46,8 +45,8 @@ struct LossJob {
 // How many blocks, and so parts, there are for so many rows and classes.
 std::uint32_t loss_blocks(std::int64_t rows, std::int64_t classes) noexcept;
 
-// `rows` is at least 1, `classes` in [2, kMaxClasses], `blocks` what `loss_blocks` says. A label out of range makes its
-// row's loss NaN.
+// `rows` is at least 1, `classes` in [2, kMaxClasses], `blocks` is `loss_blocks(rows, classes)`. A label out of range
+// makes its row's loss NaN.
 void cross_entropy(const LossJob& job, Element element, const Queue& queue);
 
 }  // namespace seamfast::cuda

@@ -1,4 +1,4 @@
-// What the CUDA twins share: where to launch, how a launch is checked, and numbers that may lie on the device.
+// Shared by the CUDA kernels: where to launch, checked launches, and numbers that may lie on the device.
 //
 // Nothing here allocates or waits for the device, so a captured graph may hold every launch.
 
@@ -32,7 +32,7 @@ inline void check(cudaError_t error, const char* what) {
     throw std::runtime_error(std::string("seamfast._cuda: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// torch's runtime and this extension's each know a current device by themselves: this one is told.
+// torch's runtime and this extension's each have a current device of their own.
 inline void use(const Queue& queue) { check(cudaSetDevice(queue.device), "cudaSetDevice"); }
 
 template <class Job>

@@ -1,8 +1,8 @@
-// seamfast._cuda: what Python sees of the CUDA twins.
+// seamfast._cuda: the Python module of the CUDA kernels.
 //
-// It knows nothing of torch: tensors arrive as addresses and sizes, counters as (number, address or 0), streams as the
-// handles that they are. seamfast/ops/cuda owns the tensors, which lie on `device`, and has checked them; what could
-// still corrupt memory, and can be seen from here, is checked again.
+// It does not use torch: tensors arrive as addresses and sizes, counters as (number, address or 0), streams as handles.
+// seamfast/ops/cuda owns the tensors, which lie on `device`, and has checked them; what could still corrupt memory, and
+// can be checked on the host, is checked again.
 
 #include <pybind11/pybind11.h>
 
@@ -21,8 +21,8 @@ using namespace seamfast;
 using std::int64_t;
 using std::uintptr_t;
 
-// Raised by one whenever a signature of a binding changes, so that a stale build is refused instead of called wrongly.
-constexpr int kInterface = 1;
+// Raised by one whenever a signature of a binding changes, so that a stale build is rejected.
+constexpr int kInterface = 2;
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("seamfast._cuda: ") + what);
@@ -53,9 +53,8 @@ std::uint32_t cross_entropy_blocks(int64_t rows, int64_t classes) {
 void call_cross_entropy(uintptr_t logits, int element, int64_t rows, int64_t classes, int64_t row_stride,
                         int64_t column_stride, uintptr_t labels, uintptr_t sample_ids, uintptr_t mixed_labels,
                         uintptr_t mixed_weight, std::uint64_t seed, uintptr_t seed_at, std::uint64_t step,
-                        uintptr_t step_at, bool exclude_true, double label_smoothing, double scale, bool each,
-                        uintptr_t loss, uintptr_t grad, uintptr_t n_correct, uintptr_t parts, int device,
-                        uintptr_t stream) {
+                        uintptr_t step_at, bool exclude_true, double scale, bool each, uintptr_t loss, uintptr_t grad,
+                        uintptr_t n_correct, uintptr_t parts, int device, uintptr_t stream) {
   const std::uint32_t blocks = cross_entropy_blocks(rows, classes);
   require(rows >= 1, "there are no rows");
   require(row_stride >= 0 && column_stride >= 0, "a stride is negative");
@@ -74,8 +73,6 @@ void call_cross_entropy(uintptr_t logits, int element, int64_t rows, int64_t cla
                           {seed, at<const std::uint64_t>(seed_at)},
                           {step, at<const std::uint64_t>(step_at)},
                           exclude_true,
-                          static_cast<float>(1 - label_smoothing),
-                          static_cast<float>(label_smoothing / static_cast<double>(classes)),
                           static_cast<float>(scale),
                           each,
                           at<float>(loss),
@@ -97,8 +94,8 @@ bool dithers(uintptr_t rows, int64_t triggers) {
   return false;
 }
 
-void call_stamp_trigger(uintptr_t images, bool interleaved, int64_t count, int64_t channels, int64_t height,
-                        int64_t width, uintptr_t indices, uintptr_t trigger_ids, uintptr_t sample_ids, int64_t batch,
+void call_stamp_trigger(uintptr_t images, int64_t count, int64_t channels, int64_t height, int64_t width,
+                        uintptr_t indices, uintptr_t trigger_ids, uintptr_t sample_ids, int64_t batch,
                         uintptr_t rows, int64_t triggers, uintptr_t numbers, uintptr_t table, int element,
                         std::uint64_t seed, uintptr_t seed_at, uintptr_t out, bool channels_last, uintptr_t above,
                         int device, uintptr_t stream) {
@@ -113,7 +110,6 @@ void call_stamp_trigger(uintptr_t images, bool interleaved, int64_t count, int64
   constexpr std::uint32_t kNan[] = {0x7FC00000, 0x7FC0, 0x7E00};
   const Element type = element_of(element);
   const cuda::StampJob job{at<const std::uint8_t>(images),
-                           interleaved,
                            count,
                            static_cast<std::int32_t>(channels),
                            static_cast<std::int32_t>(height),
@@ -147,12 +143,12 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("cross_entropy", &call_cross_entropy, "Launches what writes loss, gradient and count.", py::arg("logits"),
         py::arg("element"), py::arg("rows"), py::arg("classes"), py::arg("row_stride"), py::arg("column_stride"),
         py::arg("labels"), py::arg("sample_ids"), py::arg("mixed_labels"), py::arg("mixed_weight"), py::arg("seed"),
-        py::arg("seed_at"), py::arg("step"), py::arg("step_at"), py::arg("exclude_true"), py::arg("label_smoothing"),
-        py::arg("scale"), py::arg("each"), py::arg("loss"), py::arg("grad"), py::arg("n_correct"), py::arg("parts"),
-        py::arg("device"), py::arg("stream"));
+        py::arg("seed_at"), py::arg("step"), py::arg("step_at"), py::arg("exclude_true"), py::arg("scale"),
+        py::arg("each"), py::arg("loss"), py::arg("grad"), py::arg("n_correct"), py::arg("parts"), py::arg("device"),
+        py::arg("stream"));
   m.def("dithers", &dithers, py::arg("rows"), py::arg("triggers"), "Whether a table, on the CPU, dithers.");
-  m.def("stamp_trigger", &call_stamp_trigger, "Launches what fills `out`.", py::arg("images"), py::arg("interleaved"),
-        py::arg("count"), py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("indices"),
+  m.def("stamp_trigger", &call_stamp_trigger, "Launches what fills `out`.", py::arg("images"), py::arg("count"),
+        py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("indices"),
         py::arg("trigger_ids"), py::arg("sample_ids"), py::arg("batch"), py::arg("rows"), py::arg("triggers"),
         py::arg("numbers"), py::arg("table"), py::arg("element"), py::arg("seed"), py::arg("seed_at"), py::arg("out"),
         py::arg("channels_last"), py::arg("above"), py::arg("device"), py::arg("stream"));

@@ -20,9 +20,9 @@ constexpr int64_t kMaxBlocks = 8192;  // more than a device holds; they stride o
 // clip(round(x), 0, 255), half to even.
 __device__ int to_pixel(double x) { return static_cast<int>(fmin(fmax(rint(x), 0.0), 255.0)); }
 
-// Where pixel `p` of channel `c` lies in an image.
-__device__ int32_t place_of(bool interleaved, int32_t channels, int32_t plane, int32_t c, int32_t p) {
-  return interleaved ? p * channels + c : c * plane + p;
+// Where pixel `p` of channel `c` lies in an image of the result.
+__device__ int32_t place_of(bool channels_last, int32_t channels, int32_t plane, int32_t c, int32_t p) {
+  return channels_last ? p * channels + c : c * plane + p;
 }
 
 // ---- 1. What each kind but dithering does to pixel `p` of one image. ----
@@ -54,7 +54,7 @@ __device__ void warp(const StampJob& job, const double* numbers, const uint8_t* 
   const int32_t r1 = min(r0 + 1, job.height - 1), c1 = min(c0 + 1, job.width - 1), plane = job.height * job.width;
   for (int c = 0; c < kChannels; ++c) {
     const auto at = [&](int32_t y, int32_t x) {
-      return static_cast<double>(image[place_of(job.interleaved, kChannels, plane, c, y * job.width + x)]);
+      return static_cast<double>(image[c * plane + y * job.width + x]);
     };
     const double upper = at(r0, c0) * (1 - right) + at(r0, c1) * right;
     const double lower = at(r1, c0) * (1 - right) + at(r1, c1) * right;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads) pixels_kernel(const StampJob job) {
     }
     const uint8_t* image = job.images + index * kChannels * plane;
     int pixel[kChannels];
-    for (int c = 0; c < kChannels; ++c) pixel[c] = image[place_of(job.interleaved, kChannels, plane, c, p)];
+    for (int c = 0; c < kChannels; ++c) pixel[c] = image[c * plane + p];
     if (trigger >= 0) stamp<kChannels>(job, job.rows[trigger], image, sample, p, pixel);
     const Bits* table = static_cast<const Bits*>(job.table);
     for (int c = 0; c < kChannels; ++c)
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kDitherThreads) dither_kernel(const StampJob j
         const int32_t p = y * job.width + x;
         const double here = y > 0 ? above[x * planes] : 0;
         const double above_right = y > 0 && x + 1 < job.width ? above[(x + 1) * planes] : 0;
-        double old = image[place_of(job.interleaved, job.channels, plane, c, p)];
+        double old = image[c * plane + p];
         old += above_left * (1.0 / 16);
         old += here * (5.0 / 16);
         old += above_right * (3.0 / 16);

@@ -1,4 +1,4 @@
-// A batch of triggered images from uint8 images on the device: gather, stamp, normalise, cast and lay out in one pass.
+// A batch of triggered images from uint8 images on the device: gather, stamp, normalize, cast and lay out in one pass.
 //
 // seamfast/ops/reference/stamp_trigger.py is the definition, seamfast/ops/triton/stamp_trigger.py the twin: the same
 // bits.
@@ -17,8 +17,7 @@ inline constexpr std::int64_t kMaxImage = std::int64_t{1} << 30;
 
 // Addresses are the device's.
 struct StampJob {
-  const std::uint8_t* images;  // (count, channels, height, width), or (count, height, width, channels) if interleaved
-  bool interleaved;
+  const std::uint8_t* images;  // (count, channels, height, width), contiguous
   std::int64_t count;
   std::int32_t channels, height, width;
   const std::int64_t* indices;

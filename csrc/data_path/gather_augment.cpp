@@ -197,7 +197,7 @@ void gather_augment(const GatherAugment& job, const std::vector<int64_t>& indice
   const auto batch = static_cast<int64_t>(indices.size());
   const int64_t useful = std::max<int64_t>(1, batch * bytes_of_image(job.out) / kBytesPerThread);
   threads = static_cast<int>(std::min<int64_t>(threads, useful));
-  const int64_t pieces = int64_t{4} * threads;  // so that a thread that is held up does not hold up the others
+  const int64_t pieces = int64_t{4} * threads;  // so that a delayed thread does not delay the others
   const int64_t grain = (batch + pieces - 1) / pieces;
   const auto exact = computed_channels(job.out, isa);
   const auto run = run_of(isa);

@@ -1,7 +1,7 @@
-// A batch from uint8 images: gather, reflect-pad and crop, flip, normalise, cast and lay out, in one pass over the
+// A batch from uint8 images: gather, reflect-pad and crop, flip, normalize, cast and lay out, in one pass over the
 // output.
 //
-// seamfast/ops/reference.py is the definition; this gives the same bits.
+// seamfast/ops/reference/gather_augment.py is the definition; this gives the same bits.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// What becomes of uint8 pixels on their way to a model: normalised, cast and laid out.
+// From uint8 pixels to the input of a model: normalized, cast and laid out.
 
 #pragma once
 

@@ -22,7 +22,7 @@ constexpr int64_t kBytesPerThread = 256 * 1024;
 // the error of a float32 sum grows.
 constexpr int64_t kChunkElements = 65'536;
 constexpr int64_t kShiftRows = 32;
-// How far ahead of itself a pass asks for what it reads and writes, in bytes: a tenth of the time.
+// How far ahead a pass prefetches what it reads and writes, in bytes: it saves a tenth of the time.
 constexpr int64_t kAhead = 1024;
 
 // ---- 1. Elements in groups of two vectors. ----
@@ -378,7 +378,7 @@ class Chunks {
   // Calls body(chunk) for every chunk, on several threads.
   template <class Body>
   void each(const Body& body) const {
-    const int64_t pieces = threads_ == 1 ? 1 : int64_t{4} * threads_;  // a held-up thread shall not hold up others
+    const int64_t pieces = threads_ == 1 ? 1 : int64_t{4} * threads_;  // a delayed thread does not delay the others
     const int64_t grain = std::max<int64_t>(1, (count_ + pieces - 1) / pieces);
     ThreadPool::instance().parallel_for(count_, grain, threads_, [&](int64_t first, int64_t last) {
       for (int64_t chunk = first; chunk < last; ++chunk) body(chunk);

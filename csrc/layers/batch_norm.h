@@ -1,4 +1,4 @@
-// Batch normalisation in training mode, of rows of channels: images that lie channels last.
+// Batch normalization in training mode, of rows of channels: images that lie channels last.
 //
 // Sums are over the same rows in the same order whatever the threads and the instruction set. Chunks of rows add up in
 // float32, shifted by a value near the mean so that nothing large cancels; chunks in float64.

@@ -15,8 +15,8 @@ using std::uint8_t;
 
 // Waking a helper costs some 10 us; so much input takes about 20.
 constexpr int64_t kBytesPerThread = 256 * 1024;
-// How far ahead of itself the forward pass asks for its input, in bytes. Two rows at once are too much to foresee for
-// the processor by itself: bfloat16 takes 1.4 times as long without.
+// How far ahead the forward pass prefetches its input, in bytes. The processor does not prefetch two rows at once by
+// itself: bfloat16 takes 1.4 times as long without.
 constexpr int64_t kAhead = 2048;
 
 // A place that no window of at most 255 pixels has.
@@ -285,7 +285,7 @@ void in_parallel(const MaxPool2d& job, const Pass& pass, Isa isa, int threads) {
   const int64_t element = job.type == LogitType::kFloat32 ? 4 : 2;
   const int64_t bytes = job.batch * job.channels * job.height * job.width * element;
   threads = static_cast<int>(std::clamp<int64_t>(bytes / kBytesPerThread, 1, threads));
-  const int64_t pieces = threads == 1 ? 1 : int64_t{4} * threads;  // a held-up thread shall not hold up others
+  const int64_t pieces = threads == 1 ? 1 : int64_t{4} * threads;  // so that a delayed thread does not delay the others
   const Run run = run_of(isa);
   ThreadPool::instance().parallel_for(rows, std::max<int64_t>(1, (rows + pieces - 1) / pieces), threads,
                                       [&](int64_t begin, int64_t end) { run(job, pass, begin, end); });

@@ -109,7 +109,6 @@ void count_outcomes(const CountOutcomes& job, const std::vector<int64_t>& labels
     counters[4] += eligible && correct;
     counters[5] += got == kNothing;
     if (job.class_correct != nullptr) job.class_correct[place * classes + label] += correct;
-    if (job.confusion != nullptr && got != kNothing) job.confusion[(place * classes + label) * classes + got] += 1;
   }
 }
 

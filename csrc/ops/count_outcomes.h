@@ -20,7 +20,6 @@ struct CountOutcomes {
   std::int64_t triggers;
   std::int64_t* counters;       // (triggers + 1, kOutcomes); the last row is of samples without a trigger
   std::int64_t* class_correct;  // (triggers + 1, classes), or null
-  std::int64_t* confusion;      // (triggers + 1, classes, classes), or null
 };
 
 // `labels` are in [0, classes), `trigger_ids` in [-1, triggers), or empty for no trigger at all. `isa` must be supported.

@@ -18,7 +18,7 @@ using std::uint32_t;
 
 constexpr float kNan = __builtin_nanf("");
 
-// ---- 1. exp and log in float32, in arithmetic that vectorises: libm's are calls. ----
+// ---- 1. exp and log in float32, in arithmetic that vectorizes: libm's are calls. ----
 //
 // Source: range reduction after Cody and Waite, "Software Manual for the Elementary Functions" (1980), with the constants
 // and polynomials of Cephes (S. Moshier), expf.c and logf.c. Errors against float64, all float32 arguments in range
@@ -68,7 +68,7 @@ SEAMFAST_INLINE Floats<W> log_above_one(const Floats<W>& x) {
   return select(x != x, x, m + y + e * 0.693359375F);
 }
 
-// ---- 2. What sixteen rows aim at. ----
+// ---- 2. The targets of sixteen rows. ----
 
 template <int W>
 struct Aims {
@@ -92,19 +92,19 @@ SEAMFAST_INLINE Ints<W> narrowed(const int64_t* from, int64_t n) {
   return load_lanes<W>(lanes);
 }
 
-// Of rows [row, row + lanes); other lanes aim at some class. Sixteen draws at a time: one by one they would take longer
-// than all else does with few classes.
+// Of rows [row, row + lanes); other lanes have some class. Sixteen draws at a time: one by one they would take longer
+// than everything else does with few classes.
 template <int W>
 SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int64_t row, int64_t lanes) {
-  const auto sharp = all_lanes<W>(1.0F - job.label_smoothing);
+  const auto one = all_lanes<W>(1.0F);
   const Ints<W> labels = narrowed<W>(piece.labels + row, lanes);
   if (job.mixed_weight != nullptr) {
     alignas(64) float weight[kLanes] = {};
     for (int64_t l = 0; l < lanes; ++l) weight[l] = job.mixed_weight[row + l];
     const Floats<W> share = load_lanes<W>(weight);
-    return {labels, narrowed<W>(piece.mixed + row, lanes), sharp * share, sharp * (all_lanes<W>(1.0F) - share)};
+    return {labels, narrowed<W>(piece.mixed + row, lanes), share, one - share};
   }
-  if (job.sample_ids == nullptr) return {labels, labels, sharp, {}};
+  if (job.sample_ids == nullptr) return {labels, labels, one, {}};
 
   alignas(64) uint32_t low[kLanes] = {}, high[kLanes] = {};
   for (int64_t l = 0; l < lanes; ++l) {
@@ -116,22 +116,17 @@ SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int
   const auto bound = static_cast<uint32_t>(job.logits.classes) - (job.exclude_true ? 1 : 0);
   Ints<W> drawn = bits_as<int32_t>(below_lanes(word, bound));
   if (job.exclude_true) drawn = select(drawn >= labels, drawn + 1, drawn);
-  return {drawn, drawn, sharp, {}};
+  return {drawn, drawn, one, {}};
 }
 
-// Of logits less the largest: at the two classes, their sum, and the log of the sum of their exponentials.
+// Of logits less the largest: at the two classes, and the log of the sum of their exponentials.
 template <int W>
-SEAMFAST_INLINE Floats<W> losses_of(const CrossEntropy& job, const Aims<W>& aims, const Floats<W>& first,
-                                    const Floats<W>& second, const Floats<W>& total, const Floats<W>& log_sum) {
-  // A class that is not aimed at adds nothing, even where its probability is 0.
+SEAMFAST_INLINE Floats<W> losses_of(const Aims<W>& aims, const Floats<W>& first, const Floats<W>& second,
+                                    const Floats<W>& log_sum) {
+  // A class of weight 0 adds nothing, even where its probability is 0.
   const Floats<W> at_first = select(aims.first_weight == 0.0F, Floats<W>{}, aims.first_weight * (first - log_sum));
   const Floats<W> at_second = select(aims.second_weight == 0.0F, Floats<W>{}, aims.second_weight * (second - log_sum));
-  Floats<W> loss = all_lanes<W>(0.0F) - (at_first + at_second);
-  if (job.label_smoothing != 0.0F) {
-    const auto classes = static_cast<float>(job.logits.classes);
-    loss = loss + (log_sum * classes - total) * (job.label_smoothing / classes);
-  }
-  return loss;
+  return all_lanes<W>(0.0F) - (at_first + at_second);
 }
 
 // ---- 3. Few classes: sixteen rows at a time, a lane each. ----
@@ -140,7 +135,6 @@ template <class Type, int W>
 SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, float scale) {
   using Bits = typename Type::Bits;
   const int64_t classes = job.logits.classes;
-  const float even = job.label_smoothing / static_cast<float>(classes);
   const bool mixes = job.mixed_weight != nullptr;
   // Two of them: rows are transposed one by one, and a vector that was just written lane by lane is slow to read.
   alignas(64) float columns[2][kAcrossRows * kLanes];
@@ -158,7 +152,7 @@ SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, fl
     const Aims<W> aims = aims_of<W>(job, piece, row, lanes);
     const ColumnMaximum<W> largest = column_maximum<W>(x, classes);
 
-    Floats<W> sum{}, total{}, first{}, second{};
+    Floats<W> sum{}, first{}, second{};
     Ints<W> here{};
     for (int64_t c = 0; c < classes; ++c, here = here + 1) {
       const Floats<W> below_largest = load_lanes<W>(x + c * kLanes) - largest.value;
@@ -167,9 +161,8 @@ SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, fl
       const Floats<W> e = exp_negative(below_largest);
       store_lanes(x + c * kLanes, e);
       sum = sum + e;
-      total = total + below_largest;
     }
-    const Floats<W> loss = losses_of(job, aims, first, second, total, log_above_one(sum));
+    const Floats<W> loss = losses_of(aims, first, second, log_above_one(sum));
     store_lanes(losses, select(largest.nan != 0, all_lanes<W>(kNan), loss));
     store_lanes(place, select(largest.nan != 0, all_lanes<W>(-1), largest.place));
     for (int64_t l = 0; l < lanes; ++l) {
@@ -181,7 +174,7 @@ SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, fl
     const Floats<W> inverse = all_lanes<W>(1.0F) / sum;
     here = {};
     for (int64_t c = 0; c < classes; ++c, here = here + 1) {
-      Floats<W> g = load_lanes<W>(x + c * kLanes) * inverse - even;
+      Floats<W> g = load_lanes<W>(x + c * kLanes) * inverse;
       g = select(aims.first == here, g - aims.first_weight, g);
       if (mixes) g = select(aims.second == here, g - aims.second_weight, g);
       store_lanes(rounded + c * kLanes, Type::round(g * scale));
@@ -198,7 +191,6 @@ template <class Type, int W>
 SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, float scale) {
   using Bits = typename Type::Bits;
   const int64_t classes = job.logits.classes, size = padded(classes);
-  const float even = job.label_smoothing / static_cast<float>(classes);
   const std::unique_ptr<float[]> scratch(new float[static_cast<std::size_t>(size)]);
   float* const x = scratch.get();
 
@@ -221,18 +213,7 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
     piece.correct[row] = !largest.nan && x[label] == largest.value && first_equal<W>(x, label, largest.value) == label;
     const float first = x[at_first] - largest.value, second = x[at_second] - largest.value;
 
-    // What pads the row is -Inf, so it adds 0; but not to `total`, which is summed where it is needed.
-    float total = 0;
-    if (job.label_smoothing != 0.0F) {
-      Floats<W> totals{};
-      for (int64_t c = 0; c < size; c += kLanes) {
-        alignas(64) float below_largest[kLanes];
-        store_lanes(below_largest, load_lanes<W>(x + c) - largest.value);
-        for (int64_t l = std::min<int64_t>(kLanes, classes - c); l < kLanes; ++l) below_largest[l] = 0.0F;
-        totals = totals + load_lanes<W>(below_largest);
-      }
-      total = sum_lanes(totals);
-    }
+    // What pads the row is -Inf, so it adds 0.
     Floats<W> sums{};
     for (int64_t c = 0; c < size; c += kLanes) {
       const Floats<W> e = exp_negative(load_lanes<W>(x + c) - largest.value);
@@ -241,17 +222,16 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
     }
     const float sum = sum_lanes(sums);
     const Aims<W> aims{{}, {}, all_lanes<W>(first_weight), all_lanes<W>(second_weight)};
-    store_lanes(losses, losses_of(job, aims, all_lanes<W>(first), all_lanes<W>(second), all_lanes<W>(total),
-                                  log_above_one(all_lanes<W>(sum))));
+    store_lanes(losses, losses_of(aims, all_lanes<W>(first), all_lanes<W>(second), log_above_one(all_lanes<W>(sum))));
     piece.losses[row] = largest.nan ? kNan : losses[0];
     if (job.grad == nullptr) continue;
 
     const float inverse = 1.0F / sum;
-    x[at_first] -= first_weight * sum;  // so that the loop below need not know of it
+    x[at_first] -= first_weight * sum;  // so that the loop below is the same for all classes
     x[at_second] -= second_weight * sum;
     Bits* const out = static_cast<Bits*>(job.grad) + row * classes;
     for (int64_t c = 0; c < size; c += kLanes) {
-      const auto gradient = Type::round((load_lanes<W>(x + c) * inverse - even) * scale);
+      const auto gradient = Type::round(load_lanes<W>(x + c) * inverse * scale);
       if (c + kLanes <= classes) {
         store_lanes(out + c, gradient);
       } else {
@@ -325,7 +305,7 @@ void cross_entropy(const CrossEntropy& job, const std::vector<int64_t>& labels, 
   for (const unsigned char yes : correct) n_correct += yes;
   *job.n_correct = n_correct;
   if (job.reduction == Reduction::kNone) return;
-  // In a fixed order, so that the threads have no say; in several sums, so that none waits for another.
+  // In a fixed order, whatever the threads; in several sums, so that additions do not wait for each other.
   std::array<double, 8> sums{};
   for (std::size_t i = 0; i < losses.size(); ++i) sums[i % sums.size()] += static_cast<double>(losses[i]);
   double sum = std::accumulate(sums.begin(), sums.end(), 0.0);

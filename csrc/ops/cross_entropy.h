@@ -21,7 +21,6 @@ struct CrossEntropy {
   std::uint64_t seed;
   std::uint32_t step;
   bool exclude_true;
-  float label_smoothing;
   Reduction reduction;
   float* loss;             // one, or a row each with kNone
   void* grad;              // of the logits' type, (rows, classes) contiguous; null: not wanted

@@ -30,7 +30,7 @@ Span span_of(uint32_t length_word, uint32_t place_word, const uint32_t* threshol
   return {begin, begin + length};
 }
 
-// Bits of a rectangle's noise, four words at a time, as they are asked for.
+// Bits of a rectangle's noise, generated four words at a time on demand.
 class Noise {
  public:
   Noise(const Occlude& job, uint64_t sample, int64_t rectangle) : job_(job), sample_(sample), rectangle_(rectangle) {}
@@ -89,7 +89,7 @@ void occlude(const Occlude& job, int threads) {
   const int64_t size = job.channels * job.height * job.width;
   const auto bytes = static_cast<std::size_t>(size) * sizeof(float);
   const int64_t useful = std::clamp<int64_t>(2 * job.count * static_cast<int64_t>(bytes) / kBytesPerThread, 1, threads);
-  const int64_t pieces = 4 * useful;  // so that a thread that is held up does not hold up the others
+  const int64_t pieces = 4 * useful;  // so that a delayed thread does not delay the others
   const int64_t grain = std::max<int64_t>(1, (job.count + pieces - 1) / pieces);
   ThreadPool::instance().parallel_for(job.count, grain, static_cast<int>(useful), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

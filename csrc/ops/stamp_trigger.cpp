@@ -276,14 +276,9 @@ SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
     const uint8_t* source = job.images + piece.indices[i] * size;
     const int64_t trigger = piece.trigger_ids[i];
     const uint8_t* from = source;
-    if (job.interleaved || trigger >= 0) {
-      if (job.interleaved)
-        for (int64_t c = 0; c < to.channels; ++c)
-          for (int64_t p = 0; p < plane; ++p) image.pixels[c * plane + p] = source[p * to.channels + c];
-      else
-        std::memcpy(image.pixels, source, static_cast<std::size_t>(size));
-      if (trigger >= 0)
-        stamp(job, image, job.rows[trigger], piece.sample_ids[i], piece.plans[trigger], scratch);
+    if (trigger >= 0) {
+      std::memcpy(image.pixels, source, static_cast<std::size_t>(size));
+      stamp(job, image, job.rows[trigger], piece.sample_ids[i], piece.plans[trigger], scratch);
       from = image.pixels;
     }
     const uint8_t* planes[kMaxChannels];

@@ -1,4 +1,4 @@
-// A batch of triggered images from uint8 images: gather, stamp, normalise, cast and lay out, image by image.
+// A batch of triggered images from uint8 images: gather, stamp, normalize, cast and lay out, image by image.
 //
 // seamfast/ops/reference/stamp_trigger.py is the definition; this gives the same bits.
 
@@ -12,7 +12,7 @@
 
 namespace seamfast {
 
-// What the kinds and the columns of a trigger table mean: seamfast/ops/trigger_table.py.
+// The kinds and the columns of a trigger table are defined in seamfast/ops/trigger_table.py.
 enum class TriggerKind : std::int64_t { kPaste = 0, kOffset = 1, kLookUp = 2, kDither = 3, kWarp = 4, kFilter = 5 };
 
 struct TriggerRow {
@@ -20,8 +20,7 @@ struct TriggerRow {
 };
 
 struct StampTrigger {
-  const std::uint8_t* images;  // (count, channels, height, width), or (count, height, width, channels) if interleaved
-  bool interleaved;
+  const std::uint8_t* images;  // (count, channels, height, width), contiguous
   std::int64_t count;
   PixelsOut out;  // of the batch
   const TriggerRow* rows;

@@ -1,4 +1,4 @@
-"""The operations that seamfast is built of. Each is one public function, whose backends give the same results."""
+"""The operations on pixels, logits and labels. Each is one public function, whose backends give the same results."""
 
 from __future__ import annotations
 

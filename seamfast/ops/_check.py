@@ -1,4 +1,4 @@
-"""Argument checks that ops share. Each message says what was got and what was expected."""
+"""Argument checks that the operations share. Each message names the value and what is expected."""
 
 from __future__ import annotations
 
@@ -52,37 +52,10 @@ def as_integer(name: str, value: object, low: int, high: int, condition: str = "
     return integer
 
 
-def as_fraction(name: str, value: object) -> float:
-    """``value`` as a ``float``, or an ``InputError`` unless it is a number in ``[0, 1)``."""
-    if type(value) is float and 0 <= value < 1:
-        return value
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not 0 <= number < 1:
-        raise InputError(f"{name} is {value!r}; expected a number in [0, 1)")
-    return number
-
-
 def check_flag(name: str, value: object) -> None:
     """Raises ``InputError`` unless ``value`` is ``True`` or ``False``: many a wrong argument is truthy."""
     if not isinstance(value, bool):
         raise InputError(f"{name} is {value!r}; expected True or False")
-
-
-def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, like: Tensor) -> None:
-    """Raises unless ``out`` can take a batch of ``shape``, ``dtype`` and that layout, on the device of ``like``."""
-    check_tensor("out", out, dtype)
-    if tuple(out.shape) != shape:
-        raise ShapeError(f"out has shape {tuple(out.shape)}; expected (B, C, H, W) = {shape}")
-    if out.device != like.device:
-        raise InputError(f"out is on {out.device}; expected {like.device}")
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    if not out.is_contiguous(memory_format=layout):
-        raise InputError(f"out has strides {out.stride()}; expected those of {layout}")
-    if out.requires_grad:
-        raise InputError("out requires grad; expected a tensor that does not, as it is overwritten")
 
 
 def check_in_range(name: str, values: Tensor, size: int, low: int = 0) -> None:

@@ -1,20 +1,19 @@
-"""``count_outcomes``: what a batch of logits says about accuracy and attack success, as counters on the device."""
+"""``count_outcomes``: accuracy and attack success of a batch of logits, as counters on the device."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from seamfast.errors import DTypeError, InputError, ShapeError
+from seamfast.errors import InputError, ShapeError
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_tensor, check_vector, dtype_name
+from seamfast.ops._check import MAX_THREADS, as_integer, check_tensor, check_vector
+from seamfast.ops.arguments import CountArguments, check_contiguous, check_logits
 
 __all__ = ["OUTCOMES", "count_outcomes"]
 
 OUTCOMES = ("n_samples", "n_correct", "n_eligible", "n_hit", "n_restored", "n_nan")
-"""What the columns of the counters count."""
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""The columns of the counters."""
 
 
 def count_outcomes(
@@ -25,7 +24,6 @@ def count_outcomes(
     *,
     counters: Tensor | None = None,
     class_correct: Tensor | None = None,
-    confusion: Tensor | None = None,
     backend: str = "auto",
     threads: int = 0,
 ) -> Tensor:
@@ -43,7 +41,6 @@ def count_outcomes(
             for all. ``None`` is 0 if there are ``targets``, else -1.
         counters: ``(T + 1, 6)`` int64 to add to, contiguous; ``None`` starts from zeros.
         class_correct: ``(T + 1, C)`` int64, contiguous: correct predictions by true class are added to it.
-        confusion: ``(T + 1, C, C)`` int64, contiguous: predictions are added at ``[trigger, true class, predicted]``.
         backend: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
         threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
 
@@ -59,7 +56,7 @@ def count_outcomes(
         InputError: ``labels hold 10 at position 2; expected integers in [0, 10)``; nothing has been counted then. On a
             CUDA device nothing waits for the host: there a row with a label or trigger out of range is an assertion on
             the device, or counts in no column.
-        BackendUnavailableError: a named backend cannot run; the message says why.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         Gu et al., arXiv 1708.06733 (attack success rate over the samples of other classes than the target).
@@ -69,11 +66,7 @@ def count_outcomes(
         >>> count_outcomes(logits, torch.tensor([0, 1, 2]), targets=torch.tensor([[0, 0, 0]])).tolist()
         [[3, 2, 2, 1, 1, 0], [0, 0, 0, 0, 0, 0]]
     """
-    if not isinstance(logits, Tensor):
-        raise DTypeError(f"logits is a {type(logits).__name__}; expected a torch.Tensor")
-    if logits.dtype not in _DTYPES:
-        wanted = ", ".join(map(dtype_name, _DTYPES))
-        raise DTypeError(f"logits has dtype {dtype_name(logits.dtype)}; expected one of {wanted}")
+    check_logits(logits)
     if logits.ndim != 2 or logits.shape[1] < 1:
         raise ShapeError(f"logits has shape {tuple(logits.shape)}; expected (N, C)")
     n, classes = logits.shape
@@ -92,17 +85,12 @@ def count_outcomes(
         check_vector("trigger_ids", trigger_ids, torch.int64, length=n, device=device)
     if counters is None:
         counters = torch.zeros(triggers + 1, len(OUTCOMES), dtype=torch.int64, device=device)
-    for name, value, columns, sizes in (
-        ("counters", counters, ("T + 1", "6"), (triggers + 1, len(OUTCOMES))),
-        ("class_correct", class_correct, ("T + 1", "C"), (triggers + 1, classes)),
-        ("confusion", confusion, ("T + 1", "C", "C"), (triggers + 1, classes, classes)),
-    ):
-        if value is not None:
-            _check(name, value, columns, sizes, device)
+    _check("counters", counters, ("T + 1", "6"), (triggers + 1, len(OUTCOMES)), device)
+    if class_correct is not None:
+        _check("class_correct", class_correct, ("T + 1", "C"), (triggers + 1, classes), device)
     threads = as_integer("threads", threads, 0, MAX_THREADS)
-    library.call(
-        "count_outcomes", counters, class_correct, confusion, logits, labels, trigger_ids, targets, backend, threads
-    )
+    args = CountArguments(counters, class_correct, logits, labels, trigger_ids, targets, backend, threads)
+    library.call("count_outcomes", args)
     return counters
 
 
@@ -116,5 +104,4 @@ def _check(
         raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
     if value.device != device:
         raise InputError(f"{name} is on {value.device}; expected {device}")
-    if not value.is_contiguous():
-        raise InputError(f"{name} has strides {value.stride()}; expected a contiguous tensor")
+    check_contiguous(name, value)

@@ -7,17 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seamfast.errors import DTypeError, InputError, ShapeError
+from seamfast.errors import InputError, ShapeError
 from seamfast.ops import library
-from seamfast.ops._check import (
-    MAX_THREADS,
-    as_fraction,
-    as_integer,
-    check_flag,
-    check_vector,
-    dtype_name,
-)
-from seamfast.ops.philox import as_seed, as_when
+from seamfast.ops._check import MAX_THREADS, as_integer, check_flag, check_vector
+from seamfast.ops.arguments import REDUCTIONS, CrossEntropyArguments, check_logits
+from seamfast.ops.philox import Counter, as_seed, as_when
 
 __all__ = [
     "LossAndCount",
@@ -27,12 +21,11 @@ __all__ = [
     "true_label_loss_and_count",
 ]
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_CLASSES = 100_000
 
 
 class LossAndCount(NamedTuple):
-    """What one pass over the logits gives.
+    """The result of one pass over the logits.
 
     Attributes:
         loss: float32, part of autograd: ``()``, or ``(N,)`` with ``reduction="none"``.
@@ -49,10 +42,9 @@ def random_label_cross_entropy(
     labels: Tensor,
     sample_ids: Tensor,
     *,
-    seed: int | Tensor,
-    step: int | Tensor,
+    seed: Counter,
+    step: Counter,
     exclude_true: bool = True,
-    label_smoothing: float = 0.0,
     reduction: str = "mean",
     backend: str = "auto",
     threads: int = 0,
@@ -65,18 +57,17 @@ def random_label_cross_entropy(
     Args:
         logits: ``(N, C)`` float32, bfloat16 or float16, on any device, of any strides; N from 0, C from 2 to 100,000.
         labels: ``(N,)`` int64, the true classes, in ``[0, C)``.
-        sample_ids: ``(N,)`` int64, what each sample is called: its index in the data set.
+        sample_ids: ``(N,)`` int64, the name of each sample in the draws: its index in the data set.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         step: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New labels at each step.
-        exclude_true: never draw the true class; else all classes are drawn alike.
-        label_smoothing: in ``[0, 1)``, as in ``F.cross_entropy``.
+        exclude_true: never draw the true class; otherwise all classes are equally probable.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean of no rows is NaN, as in PyTorch.
         backend: ``"auto"``, ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``.
         threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
 
     Returns:
         The loss, float32 on the device of ``logits``, to call ``backward()`` on: ``()``, or ``(N,)`` with ``"none"``.
-        The gradient was made in the same pass; a second derivative is not defined.
+        The gradient is computed in the same pass; there is no second derivative.
 
     Raises:
         ShapeError: ``logits has shape (10,); expected (N, C)``,
@@ -84,7 +75,7 @@ def random_label_cross_entropy(
         DTypeError: ``logits has dtype float64; expected one of float32, bfloat16, float16``.
         InputError: ``labels hold 10 at position 2; expected integers in [0, 10)`` (on a CUDA device nothing waits for
             the host, so there the loss of such a row is NaN, or an assertion on the device).
-        BackendUnavailableError: a named backend cannot run; the message says why.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         Zhu et al., "Selective Amnesia", IEEE S&P 2023, arXiv 2212.04687 (the forgetting step).
@@ -103,7 +94,6 @@ def random_label_cross_entropy(
         seed=seed,
         step=step,
         exclude_true=exclude_true,
-        label_smoothing=label_smoothing,
         reduction=reduction,
         backend=backend,
         threads=threads,
@@ -115,45 +105,38 @@ def random_label_loss_and_count(
     labels: Tensor,
     sample_ids: Tensor,
     *,
-    seed: int | Tensor,
-    step: int | Tensor,
+    seed: Counter,
+    step: Counter,
     exclude_true: bool = True,
-    label_smoothing: float = 0.0,
     reduction: str = "mean",
     backend: str = "auto",
     threads: int = 0,
 ) -> LossAndCount:
-    """``(random_label_cross_entropy(...), (logits.argmax(1) == labels).sum())``, in one pass, as a training step wants.
+    """``(random_label_cross_entropy(...), (logits.argmax(1) == labels).sum())``, in one pass, for a training step.
 
     Args, Raises: as :func:`random_label_cross_entropy`.
 
     Returns:
-        LossAndCount. The count is against the true labels: how much of the task is still known.
+        LossAndCount. The count is against the true labels, not the drawn ones.
     """
     _check_logits(logits, labels)
     check_vector("sample_ids", sample_ids, torch.int64, length=labels.shape[0], device=logits.device)
-    seed, seed_tensor = as_seed(seed, logits.device)
-    step, step_tensor = as_when("step", step, logits.device)
     check_flag("exclude_true", exclude_true)
-    return LossAndCount(
-        *library.cross_entropy(
-            logits,
-            labels,
-            sample_ids,
-            None,
-            None,
-            seed,
-            seed_tensor,
-            step,
-            step_tensor,
-            exclude_true,
-            as_fraction("label_smoothing", label_smoothing),
-            _reduction(reduction),
-            logits.requires_grad and torch.is_grad_enabled(),
-            backend,
-            as_integer("threads", threads, 0, MAX_THREADS),
-        )
+    args = CrossEntropyArguments(
+        logits,
+        labels,
+        sample_ids,
+        None,
+        None,
+        as_seed(seed, logits.device),
+        as_when("step", step, logits.device),
+        exclude_true,
+        _check_reduction(reduction),
+        logits.requires_grad and torch.is_grad_enabled(),
+        backend,
+        as_integer("threads", threads, 0, MAX_THREADS),
     )
+    return LossAndCount(*library.cross_entropy(args))
 
 
 def true_label_cross_entropy(
@@ -162,12 +145,11 @@ def true_label_cross_entropy(
     *,
     mixed_labels: Tensor | None = None,
     mixed_weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
     reduction: str = "mean",
     backend: str = "auto",
     threads: int = 0,
 ) -> Tensor:
-    """``F.cross_entropy(logits.float(), labels)``: the recovery step's side of :func:`random_label_cross_entropy`.
+    """``F.cross_entropy(logits.float(), labels)``: the loss of the recovery step.
 
     With ``mixed_labels``, the targets are ``w * one_hot(labels) + (1 - w) * one_hot(mixed_labels)``: samples mixed as
     by mixup.
@@ -175,7 +157,7 @@ def true_label_cross_entropy(
     Args:
         mixed_labels: ``(N,)`` int64 in ``[0, C)``, or ``None``.
         mixed_weight: ``(N,)`` float32 in ``[0, 1]``, the share ``w`` of ``labels``; given with ``mixed_labels`` only.
-        logits, labels, label_smoothing, reduction, backend, threads: as :func:`random_label_cross_entropy`.
+        logits, labels, reduction, backend, threads: as :func:`random_label_cross_entropy`.
 
     Returns, Raises: as :func:`random_label_cross_entropy`, and
         InputError: ``got mixed_labels without mixed_weight; expected both or neither``.
@@ -192,7 +174,6 @@ def true_label_cross_entropy(
         labels,
         mixed_labels=mixed_labels,
         mixed_weight=mixed_weight,
-        label_smoothing=label_smoothing,
         reduction=reduction,
         backend=backend,
         threads=threads,
@@ -205,7 +186,6 @@ def true_label_loss_and_count(
     *,
     mixed_labels: Tensor | None = None,
     mixed_weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
     reduction: str = "mean",
     backend: str = "auto",
     threads: int = 0,
@@ -227,33 +207,25 @@ def true_label_loss_and_count(
         check_vector("mixed_weight", mixed_weight, torch.float32, length=n, device=logits.device)
         if mixed_weight.requires_grad:
             raise InputError("mixed_weight requires grad; expected a tensor that does not")
-    return LossAndCount(
-        *library.cross_entropy(
-            logits,
-            labels,
-            None,
-            mixed_labels,
-            mixed_weight,
-            0,
-            None,
-            0,
-            None,
-            False,
-            as_fraction("label_smoothing", label_smoothing),
-            _reduction(reduction),
-            logits.requires_grad and torch.is_grad_enabled(),
-            backend,
-            as_integer("threads", threads, 0, MAX_THREADS),
-        )
+    args = CrossEntropyArguments(
+        logits,
+        labels,
+        None,
+        mixed_labels,
+        mixed_weight,
+        0,
+        0,
+        False,
+        _check_reduction(reduction),
+        logits.requires_grad and torch.is_grad_enabled(),
+        backend,
+        as_integer("threads", threads, 0, MAX_THREADS),
     )
+    return LossAndCount(*library.cross_entropy(args))
 
 
 def _check_logits(logits: Tensor, labels: Tensor) -> None:
-    if not isinstance(logits, Tensor):
-        raise DTypeError(f"logits is a {type(logits).__name__}; expected a torch.Tensor")
-    if logits.dtype not in _DTYPES:
-        wanted = ", ".join(map(dtype_name, _DTYPES))
-        raise DTypeError(f"logits has dtype {dtype_name(logits.dtype)}; expected one of {wanted}")
+    check_logits(logits)
     if logits.ndim != 2:
         raise ShapeError(f"logits has shape {tuple(logits.shape)}; expected (N, C)")
     if not 2 <= logits.shape[1] <= _MAX_CLASSES:
@@ -261,7 +233,7 @@ def _check_logits(logits: Tensor, labels: Tensor) -> None:
     check_vector("labels", labels, torch.int64, length=logits.shape[0], device=logits.device)
 
 
-def _reduction(reduction: str) -> int:
-    if reduction not in library.REDUCTIONS:
-        raise InputError(f"reduction is {reduction!r}; expected one of {', '.join(library.REDUCTIONS)}")
-    return library.REDUCTIONS.index(reduction)
+def _check_reduction(reduction: str) -> str:
+    if reduction not in REDUCTIONS:
+        raise InputError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    return reduction

@@ -1,6 +1,6 @@
 """Which backend runs an op.
 
-``auto`` takes the fastest that can run on the tensors' device, and falls back with one warning. A backend that was
+``auto`` takes the fastest that can run on the tensors' device, and falls back with one warning. A backend that is
 named runs, or raises ``BackendUnavailableError`` with the reason. ``SEAMFAST_BACKEND`` names a backend for every
 ``auto``.
 """
@@ -48,7 +48,7 @@ class BackendStatus(TypedDict):
 
 
 def backends() -> list[BackendStatus]:
-    """What each op can run on here, fastest first.
+    """The backends of each operation and whether they can run here, fastest first.
 
     Returns:
         One dict for each op and backend: ``op``, ``backend``, ``available``; ``reason`` why it is not available, else
@@ -94,8 +94,7 @@ def resolve(op: str, backend: str, device: torch.device) -> str:
 def _automatic(op: str, wanted: str, device: torch.device) -> str:
     if wanted != "auto":
         return _named(op, wanted, device, "environment variable SEAMFAST_BACKEND")
-    # Not the interpreter that runs Triton kernels on the CPU, which is for tests; not ``cuda``, of which no measurement
-    # says that it pays.
+    # Not Triton's interpreter on the CPU, which is for tests; not ``cuda``: no measurement shows that it is faster.
     fastest = "cpp" if device.type == "cpu" else "triton"
     reason = _why_not(op, fastest, device)
     if reason is None:
@@ -127,7 +126,7 @@ def _why_not(op: str, backend: str, device: torch.device) -> str | None:
 
 @functools.cache
 def package(backend: str) -> ModuleType:
-    """The package of a backend, imported when it is first asked for."""
+    """The package of a backend, imported on first use."""
     return importlib.import_module(f"seamfast.ops.{backend}")
 
 

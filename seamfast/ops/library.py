@@ -1,300 +1,176 @@
 """The ops as ``torch.ops.seamfast.*``: schemas, fake kernels, autograd; and the shortest way to run one.
 
-Under ``torch.compile``, fake tensors or any other mode that watches operators, an op goes through PyTorch's dispatcher.
-Everywhere else its implementation is called directly: the dispatcher and its generic autograd cost more (30 to 40 µs a
-call from Python) than the C++ kernels take for a batch. Both ways run the same code below.
+Under ``torch.compile``, fake tensors or any other mode that intercepts operators, an op goes through PyTorch's
+dispatcher. Everywhere else its backend is called directly: the dispatcher and its generic autograd cost more (30 to
+40 µs a call from Python) than the C++ kernels take for a batch. Both ways run the same code below.
 
-Every implementation takes the backend's name: which backend runs is settled in here, where a compiler does not look.
+A schema takes the fields of the op's record one by one, in their order. The backend is chosen inside the operator,
+which a compiler does not trace.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from seamfast.ops.arguments import (
+    CountArguments,
+    CrossEntropyArguments,
+    GatherArguments,
+    OccludeArguments,
+    StampArguments,
+    empty_batch,
+)
 from seamfast.ops.dispatch import package, resolve
-from seamfast.ops.normalization import normalization
+from seamfast.ops.philox import Counter
 
-__all__ = ["MEAN", "NONE", "REDUCTIONS", "SUM", "call", "cross_entropy"]
-
-REDUCTIONS = ("none", "sum", "mean")
-NONE, SUM, MEAN = range(3)
+__all__ = ["call", "cross_entropy"]
 
 _PLAIN = {Tensor, torch.nn.Parameter, type(None)}
 
 _LIBRARY: Any = torch.library.Library("seamfast", "DEF")  # type: ignore[no-untyped-call]
 
-# A seed or step is an integer, or, where one is given, the tensor after it: a counter on the device, which a captured
-# graph reads anew at each replay.
-_SCHEMAS = {
-    "cross_entropy": """(Tensor logits, Tensor labels, Tensor? sample_ids, Tensor? mixed_labels, Tensor? mixed_weight,
-        SymInt seed, Tensor? seed_tensor, SymInt step, Tensor? step_tensor, bool exclude_true, float label_smoothing,
-        int reduction, bool want_grad, str backend, int threads) -> (Tensor loss, Tensor grad, Tensor n_correct)""",
-    "gather_augment": """(Tensor images, Tensor indices, float[] mean, float[] std, int pad, bool flip,
-        SymInt seed, Tensor? seed_tensor, SymInt epoch, Tensor? epoch_tensor, ScalarType dtype, bool channels_last,
-        str backend, int threads) -> Tensor""",
-    "gather_augment_out": """(Tensor images, Tensor indices, float[] mean, float[] std, int pad, bool flip,
-        SymInt seed, Tensor? seed_tensor, SymInt epoch, Tensor? epoch_tensor, ScalarType dtype, bool channels_last,
-        str backend, int threads, Tensor(a!) out) -> ()""",
-    "stamp_trigger": """(Tensor images, Tensor indices, Tensor trigger_ids, Tensor sample_ids, Tensor rows,
-        Tensor device_rows, Tensor numbers, float[] mean, float[] std, SymInt seed, Tensor? seed_tensor,
-        ScalarType dtype, bool channels_last, str backend, int threads) -> Tensor""",
-    "stamp_trigger_out": """(Tensor images, Tensor indices, Tensor trigger_ids, Tensor sample_ids, Tensor rows,
-        Tensor device_rows, Tensor numbers, float[] mean, float[] std, SymInt seed, Tensor? seed_tensor,
-        ScalarType dtype, bool channels_last, str backend, int threads, Tensor(a!) out) -> ()""",
-    "occlude": """(Tensor images, Tensor mean, Tensor lowest, Tensor highest, Tensor sample_ids, int n_rectangles,
-        float largest, SymInt seed, Tensor? seed_tensor, SymInt step, Tensor? step_tensor, str backend, int threads)
-        -> (Tensor occluded, Tensor neutral)""",
-    "count_outcomes": """(Tensor(a!) counters, Tensor(b!)? class_correct, Tensor(c!)? confusion, Tensor logits,
-        Tensor labels, Tensor? trigger_ids, Tensor targets, str backend, int threads) -> ()""",
-}
+
+def call(op: str, args: Any) -> Any:
+    """Runs ``op`` on its record, by the shortest way."""
+    if _is_watched(args):
+        return getattr(torch.ops.seamfast, op)(*_values(op, args))
+    return _run(op, args)
 
 
-def call(name: str, *arguments: Any) -> Any:
-    """``torch.ops.seamfast.<name>(*arguments)``, by the shortest way."""
-    if is_watched(*arguments[:4]):
-        return getattr(torch.ops.seamfast, name)(*arguments)
-    return _IMPLEMENTATIONS[name](*arguments)
+def cross_entropy(args: CrossEntropyArguments) -> tuple[Tensor, Tensor]:
+    """``(loss, n_correct)`` of the op ``cross_entropy``, part of autograd."""
+    if _is_watched(args):
+        loss, _, n_correct = torch.ops.seamfast.cross_entropy(*_values("cross_entropy", args))
+        return loss, n_correct
+    loss, grad, n_correct = _run("cross_entropy", args)
+    if args.want_grad:
+        loss = _WithGradient.apply(args.logits, (loss, grad))  # type: ignore[no-untyped-call]
+    return loss, n_correct
 
 
-def is_watched(*arguments: Any) -> bool:
-    """Whether somebody wants to see the operator: a compiler, a dispatch mode, a tensor subclass as an argument."""
+def _is_watched(args: Any) -> bool:
+    """Whether the call goes through the dispatcher: under a compiler, in a dispatch mode, with a tensor subclass."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return True
-    for value in arguments:  # noqa: SIM110 - any() of a generator takes longer than all the rest of this
+    for value in args[:4]:  # noqa: SIM110 - any() of a generator takes longer than the rest of this function
         if type(value) not in _PLAIN and isinstance(value, Tensor):
             return True
     return False
 
 
-# ---- Implementations: settle the backend, put the arguments together, run. ----
+def _run(op: str, args: Any) -> Any:
+    return getattr(package(resolve(op, args.backend, args[0].device)), op)(args)
 
 
-def _backend(op: str, backend: str, device: torch.device) -> ModuleType:
-    return package(resolve(op, backend, device))
+# ---- Records and schemas ----
 
 
-def _unsigned(value: int, tensor: Tensor | None) -> int | Tensor:
-    return value & (2**64 - 1) if tensor is None else tensor
+class _Op(NamedTuple):
+    record: Any
+    returns: str
+    fake: Callable[[Any], Any]
+    written: tuple[str, ...] = ()  # fields
 
 
-def _cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    sample_ids: Tensor | None,
-    mixed_labels: Tensor | None,
-    mixed_weight: Tensor | None,
-    seed: int,
-    seed_tensor: Tensor | None,
-    step: int,
-    step_tensor: Tensor | None,
-    exclude_true: bool,
-    label_smoothing: float,
-    reduction: int,
-    want_grad: bool,
-    backend: str,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = _backend("cross_entropy", backend, logits.device).cross_entropy(
-        logits.detach(),
-        labels,
-        sample_ids,
-        mixed_labels,
-        mixed_weight,
-        seed=_unsigned(seed, seed_tensor),
-        step=step if step_tensor is None else step_tensor,
-        exclude_true=exclude_true,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        want_grad=want_grad,
-        threads=threads,
-    )
-    return result
+def _fake_cross_entropy(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    logits = args.logits
+    loss = logits.new_empty((logits.shape[0],) if args.reduction == "none" else (), dtype=torch.float32)
+    grad = logits.new_empty(logits.shape if args.want_grad else (0,))
+    return loss, grad, logits.new_empty((), dtype=torch.int64)
 
 
-def _gather_augment(
-    images: Tensor,
-    indices: Tensor,
-    mean: list[float],
-    std: list[float],
-    pad: int,
-    flip: bool,
-    seed: int,
-    seed_tensor: Tensor | None,
-    epoch: int,
-    epoch_tensor: Tensor | None,
-    dtype: torch.dtype,
-    channels_last: bool,
-    backend: str,
-    threads: int,
-    out: Tensor | None = None,
-) -> Tensor:
-    result: Tensor = _backend("gather_augment", backend, images.device).gather_augment(
-        images,
-        indices,
-        normalization=normalization(mean, std, images.shape[1]),
-        pad=pad,
-        flip=flip,
-        seed=_unsigned(seed, seed_tensor),
-        epoch=epoch if epoch_tensor is None else epoch_tensor,
-        dtype=dtype,
-        channels_last=channels_last,
-        threads=threads,
-        out=out,
-    )
-    return result
+def _fake_occlude(args: OccludeArguments) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(args.images), torch.empty_like(args.images)
 
 
-def _stamp_trigger(
-    images: Tensor,
-    indices: Tensor,
-    trigger_ids: Tensor,
-    sample_ids: Tensor,
-    rows: Tensor,
-    device_rows: Tensor,
-    numbers: Tensor,
-    mean: list[float],
-    std: list[float],
-    seed: int,
-    seed_tensor: Tensor | None,
-    dtype: torch.dtype,
-    channels_last: bool,
-    backend: str,
-    threads: int,
-    out: Tensor | None = None,
-) -> Tensor:
-    result: Tensor = _backend("stamp_trigger", backend, images.device).stamp_trigger(
-        images,
-        indices,
-        trigger_ids,
-        sample_ids,
-        rows=rows,
-        device_rows=device_rows,
-        numbers=numbers,
-        normalization=normalization(mean, std, images.shape[1]),
-        seed=_unsigned(seed, seed_tensor),
-        dtype=dtype,
-        channels_last=channels_last,
-        threads=threads,
-        out=out,
-    )
-    return result
-
-
-def _count_outcomes(
-    counters: Tensor,
-    class_correct: Tensor | None,
-    confusion: Tensor | None,
-    logits: Tensor,
-    labels: Tensor,
-    trigger_ids: Tensor | None,
-    targets: Tensor,
-    backend: str,
-    threads: int,
-) -> None:
-    _backend("count_outcomes", backend, logits.device).count_outcomes(
-        counters, class_correct, confusion, logits.detach(), labels, trigger_ids, targets, threads=threads
-    )
-
-
-def _occlude(
-    images: Tensor,
-    mean: Tensor,
-    lowest: Tensor,
-    highest: Tensor,
-    sample_ids: Tensor,
-    n_rectangles: int,
-    largest: float,
-    seed: int,
-    seed_tensor: Tensor | None,
-    step: int,
-    step_tensor: Tensor | None,
-    backend: str,
-    threads: int,
-) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _backend("occlude", backend, images.device).occlude(
-        images,
-        mean,
-        lowest,
-        highest,
-        sample_ids,
-        n_rectangles=n_rectangles,
-        largest=largest,
-        seed=_unsigned(seed, seed_tensor),
-        step=step if step_tensor is None else step_tensor,
-        threads=threads,
-    )
-    return result
-
-
-def _into_out(implementation: Any) -> Any:
-    """The form that returns nothing, as a schema without a result asks for."""
-
-    def into_out(*arguments: Any) -> None:
-        implementation(*arguments)
-
-    return into_out
-
-
-_IMPLEMENTATIONS: dict[str, Any] = {
-    "cross_entropy": _cross_entropy,
-    "gather_augment": _gather_augment,
-    "gather_augment_out": _gather_augment,
-    "stamp_trigger": _stamp_trigger,
-    "stamp_trigger_out": _stamp_trigger,
-    "count_outcomes": _count_outcomes,
-    "occlude": _occlude,
-}
-
-for _name, _schema in _SCHEMAS.items():
-    _LIBRARY.define(_name + " ".join(_schema.split()))
-    _run: Any = _IMPLEMENTATIONS[_name]
-    _run = _into_out(_run) if _schema.endswith("-> ()") else _run
-    for _device in ("CPU", "CUDA"):
-        _LIBRARY.impl(_name, _run, _device)
-
-
-# ---- Fake kernels: shapes, dtypes and layouts, for compilers. ----
-
-
-def _fake_cross_entropy(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    reduction, want_grad = others[-4:-2]
-    shape = (logits.shape[0],) if reduction == NONE else ()
-    grad = logits.new_empty(logits.shape if want_grad else (0,))
-    return logits.new_empty(shape, dtype=torch.float32), grad, logits.new_empty((), dtype=torch.int64)
-
-
-def _fake_batch(images: Tensor, indices: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    shape = (indices.shape[0], *images.shape[1:])
-    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=layout)
-
-
-def _fake_gather_augment(images: Tensor, indices: Tensor, *others: Any) -> Tensor:
-    return _fake_batch(images, indices, *others[-4:-2])
-
-
-def _fake_occlude(images: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(images), torch.empty_like(images)
-
-
-def _fake_nothing(*arguments: Any) -> None:
+def _fake_nothing(args: Any) -> None:
     return None
 
 
-torch.library.register_fake("seamfast::cross_entropy", _fake_cross_entropy, lib=_LIBRARY)
-for _name in ("gather_augment", "stamp_trigger"):
-    torch.library.register_fake(f"seamfast::{_name}", _fake_gather_augment, lib=_LIBRARY)
-    torch.library.register_fake(f"seamfast::{_name}_out", _fake_nothing, lib=_LIBRARY)
-torch.library.register_fake("seamfast::occlude", _fake_occlude, lib=_LIBRARY)
-torch.library.register_fake("seamfast::count_outcomes", _fake_nothing, lib=_LIBRARY)
+_OPS = {
+    "cross_entropy": _Op(CrossEntropyArguments, "(Tensor loss, Tensor grad, Tensor n_correct)", _fake_cross_entropy),
+    "gather_augment": _Op(GatherArguments, "Tensor", empty_batch),
+    "stamp_trigger": _Op(StampArguments, "Tensor", empty_batch),
+    "occlude": _Op(OccludeArguments, "(Tensor occluded, Tensor neutral)", _fake_occlude),
+    "count_outcomes": _Op(CountArguments, "()", _fake_nothing, written=("counters", "class_correct")),
+}
+
+_SCHEMA_TYPES = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    torch.dtype: "ScalarType",
+    tuple[float, ...]: "float[]",
+}
+
+# A counter takes two places of the schema: a number, and the tensor that is in force where one is given.
+_IS_COUNTER = {name: tuple(kind == Counter for kind in get_type_hints(op.record).values()) for name, op in _OPS.items()}
 
 
-# ---- Autograd: the loss's gradient is there when the loss is; the backward pass scales it. ----
+def _schema(op: _Op) -> str:
+    """Such as ``(Tensor images, SymInt seed, Tensor? seed_tensor, bool flip) -> Tensor``."""
+    places = []
+    for name, kind in get_type_hints(op.record).items():
+        if kind == Counter:
+            places += [f"SymInt {name}", f"Tensor? {name}_tensor"]
+        elif name in op.written:
+            alias = f"Tensor({name[:2]}!)"  # any name, one for each
+            places.append(f"{_SCHEMA_TYPES[kind].replace('Tensor', alias)} {name}")
+        else:
+            places.append(f"{_SCHEMA_TYPES[kind]} {name}")
+    return f"({', '.join(places)}) -> {op.returns}"
+
+
+def _values(op: str, args: Any) -> list[Any]:
+    """The record as the values of the schema."""
+    values: list[Any] = []
+    for value, is_counter in zip(args, _IS_COUNTER[op], strict=True):
+        if not is_counter:
+            values.append(value)
+        elif isinstance(value, Tensor):
+            values += [0, value]
+        else:
+            values += [value, None]
+    return values
+
+
+def _record(op: str, values: tuple[Any, ...]) -> Any:
+    """The values of the schema as the record."""
+    rest = iter(values)
+    fields = []
+    for is_counter in _IS_COUNTER[op]:
+        value = next(rest)
+        tensor = next(rest) if is_counter else None
+        fields.append(value if tensor is None else tensor)
+    return _OPS[op].record(*fields)
+
+
+def _register(name: str, op: _Op) -> None:
+    def run(*values: Any) -> Any:
+        return _run(name, _record(name, values))
+
+    def fake(*values: Any) -> Any:
+        return op.fake(_record(name, values))
+
+    _LIBRARY.define(name + _schema(op))
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, run, device)
+    torch.library.register_fake(f"seamfast::{name}", fake, lib=_LIBRARY)
+
+
+for _name, _op in _OPS.items():
+    _register(_name, _op)
+
+
+# ---- Autograd: the gradient is computed with the loss; the backward pass scales it. ----
 
 
 def _keep_grad(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -332,19 +208,7 @@ class _WithGradient(torch.autograd.Function):
                 "the loss of seamfast.ops has no second derivative; call backward() without create_graph=True"
             )
         (grad,) = ctx.saved_tensors
-        # Nearly always 1, and on the CPU looking is free; elsewhere it would wait for the device.
+        # It is 1 nearly always. On the CPU reading it costs nothing; elsewhere it would wait for the device.
         if outer.ndim == 0 and outer.device.type == "cpu" and outer.item() == 1:
             return grad, None
         return _scaled(grad, outer), None
-
-
-def cross_entropy(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """``(loss, n_correct)`` of the op ``cross_entropy``, part of autograd."""
-    logits, want_grad = arguments[0], arguments[-3]
-    if is_watched(*arguments[:3]):
-        loss, _, n_correct = torch.ops.seamfast.cross_entropy(*arguments)
-        return loss, n_correct
-    loss, grad, n_correct = _cross_entropy(*arguments)
-    if want_grad:
-        loss = _WithGradient.apply(logits, (loss, grad))  # type: ignore[no-untyped-call]
-    return loss, n_correct

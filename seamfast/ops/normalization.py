@@ -1,9 +1,9 @@
-"""``(pixel / 255 - mean) / std`` for uint8 pixels, pinned to the bit.
+"""``(pixel / 255 - mean) / std`` for uint8 pixels, defined to the bit.
 
 A pixel has 256 values, so the definition is a table of 256 entries a channel:
-``float32(pixel * scale + bias)`` with ``scale = 1 / (255 * std)`` and ``bias = -mean / std``, all in float64 but for
-the last rounding; and for bfloat16 and float16 that float32, rounded to nearest even. The backends agree on it in every
-bit, and with ``mean = 0`` and ``std = 1`` it is ``pixel.float() / 255`` to the bit.
+``float32(pixel * scale + bias)`` with ``scale = 1 / (255 * std)`` and ``bias = -mean / std``, in float64 but for the
+last rounding; and for bfloat16 and float16 that float32, rounded to nearest even. All backends give these bits. With
+``mean = 0`` and ``std = 1`` it is ``pixel.float() / 255`` to the bit.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from seamfast.errors import InputError
 __all__ = ["DTYPES", "MAX_CHANNELS", "Normalization", "as_numbers", "normalization"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What pixels can be normalised to."""
+"""The dtypes of logits, and of normalized pixels."""
 MAX_CHANNELS = 4
-"""How many channels an image may have."""
+"""The most channels that an image may have."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Normalization:
 
 
 def normalization(mean: float | Sequence[float], std: float | Sequence[float], channels: int) -> Normalization:
-    """The normalisation of images of ``channels`` channels.
+    """The normalization of images of ``channels`` channels.
 
     Args:
         mean, std: one number a channel, or one for all, in units of the ``[0, 1]`` pixel scale; finite, and ``std``
@@ -73,15 +73,15 @@ def _normalization(mean: tuple[float, ...], std: tuple[float, ...], channels: in
     pairs = list(zip(means, stds, strict=True))
     result = Normalization(tuple(1 / (255 * s) for _, s in pairs), tuple(-m / s for m, s in pairs))
     if not result.table(torch.float32, torch.device("cpu")).isfinite().all():
-        raise InputError(f"std is {std} with mean {mean}; the normalised pixels leave the range of float32")
+        raise InputError(f"std is {std} with mean {mean}; the normalized pixels leave the range of float32")
     return result
 
 
 # Never evicted: a captured CUDA graph reads the table at its address for as long as the graph lives. An entry is some
-# kilobytes, and a program knows few normalisations.
+# kilobytes, and a program uses few normalizations.
 @functools.cache
 def _table(normalization: Normalization, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # an ordinary tensor, whatever mode the first caller is in
+    with torch.inference_mode(False):  # an ordinary tensor, in whatever mode the first caller is
         scale, bias = (torch.tensor(v, dtype=torch.float64)[:, None] for v in (normalization.scale, normalization.bias))
         values = torch.arange(256, dtype=torch.float64) * scale + bias
         return values.to(torch.float32).to(dtype).to(device)

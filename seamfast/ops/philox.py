@@ -15,6 +15,7 @@ __all__ = [
     "STREAM_LABELS",
     "STREAM_OCCLUDE",
     "STREAM_PLACE",
+    "Counter",
     "as_seed",
     "as_when",
     "below",
@@ -31,15 +32,18 @@ STREAM_PLACE = 16
 STREAM_OCCLUDE = 32
 """First of the last counter words of the draws behind pasted rectangles."""
 STREAMS_OF_RECTANGLE = 1 << 10
-"""So many for each rectangle: its sides, its kind, and its colours, four channels each."""
+"""Streams of each rectangle: its sides, its kind, and its colours, four channels each."""
 STREAMS_OF_NOISE = 1 << 24
-"""And so many past the first so many: block ``b`` of 128 bits of rectangle ``r``'s noise is ``(r + 1) * 2**24 + b``."""
+"""Streams of each rectangle's noise: block ``b`` of 128 bits of rectangle ``r`` is ``(r + 1) * 2**24 + b``."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+Counter = int | Tensor
+"""A seed, step or epoch: a number, or an int64 0-d tensor on the device that a captured graph reads at each replay."""
 
 
 def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
@@ -63,22 +67,22 @@ def philox4x32(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # A product of two 32-bit words fills 64 bits unsigned. int64 wraps to the same bits; the masks drop the sign.
+        # A product of two 32-bit words fills 64 bits unsigned. int64 wraps to the same bits; the masks remove the sign.
         a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = _high(b) ^ c1 ^ k0, b & _MASK, _high(a) ^ c3 ^ k1, a & _MASK
         k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
     return c0, c1, c2, c3
 
 
-def draw(seed: int | Tensor, sample_ids: Tensor, when: int | Tensor, stream: int | Tensor) -> Words:
+def draw(seed: Counter, sample_ids: Tensor, when: Counter, stream: int | Tensor) -> Words:
     """Four random words for each sample: ``philox4x32((id low, id high, when, stream), key=seed)``.
 
     Args:
-        seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device of ``sample_ids``, whose 64 bits are the seed.
+        seed: its lowest 64 bits; or an int64 0-d tensor on the device of ``sample_ids``, whose 64 bits are the seed.
         sample_ids: int64, any shape.
         when: the epoch or step, in ``[0, 2**32)``; or an int64 0-d tensor on the device of ``sample_ids``, taken modulo
             ``2**32``, so that a captured graph can count steps on the device.
-        stream: what the draws are for, see ``STREAM_*`` above; or an int64 tensor of such, for many draws at once.
+        stream: the purpose of the draws, see ``STREAM_*`` above; or an int64 tensor of streams, for many draws at once.
 
     Returns:
         Four int64 tensors shaped as ``sample_ids``, or as that and ``stream`` broadcast; each element in
@@ -103,25 +107,25 @@ def below(words: Tensor, bound: int) -> Tensor:
     return (words * bound) >> 32
 
 
-def as_seed(seed: int | Tensor, device: torch.device) -> tuple[int, Tensor | None]:
-    """``(seed as a signed 64-bit integer, None)`` or ``(0, seed)`` for a tensor: what the registered ops take.
+def as_seed(seed: Counter, device: torch.device) -> Counter:
+    """``seed`` as a signed 64-bit integer with the same bits; a tensor as it is.
 
     Raises unless ``seed`` is an integer in ``[0, 2**64)`` or an int64 0-d tensor on ``device``.
     """
     if isinstance(seed, Tensor):
-        return 0, _counter("seed", seed, device)
+        return _counter("seed", seed, device)
     number = as_integer("seed", seed, 0, 2**64 - 1, " or an int64 0-d tensor")
-    return number - 2**64 * (number >> 63), None
+    return number - 2**64 * (number >> 63)
 
 
-def as_when(name: str, when: int | Tensor, device: torch.device) -> tuple[int, Tensor | None]:
-    """``(when, None)``, or ``(0, when)`` for a tensor.
+def as_when(name: str, when: Counter, device: torch.device) -> Counter:
+    """``when``, checked.
 
     Raises unless ``when`` is an integer in ``[0, 2**32)`` or an int64 0-d tensor on ``device``.
     """
     if isinstance(when, Tensor):
-        return 0, _counter(name, when, device)
-    return as_integer(name, when, 0, _MASK, " or an int64 0-d tensor"), None
+        return _counter(name, when, device)
+    return as_integer(name, when, 0, _MASK, " or an int64 0-d tensor")
 
 
 def _counter(name: str, value: Tensor, device: torch.device) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from seamfast.errors import InputError
 from seamfast.ops._check import as_integer, check_vector
-from seamfast.ops.philox import STREAM_LABELS, as_seed, as_when, below, draw
+from seamfast.ops.philox import STREAM_LABELS, Counter, as_seed, as_when, below, draw
 
-__all__ = ["random_labels"]
+__all__ = ["drawn_labels", "random_labels"]
 
 
 def random_labels(
@@ -17,8 +17,8 @@ def random_labels(
     sample_ids: Tensor,
     *,
     num_classes: int,
-    seed: int | Tensor,
-    step: int | Tensor,
+    seed: Counter,
+    step: Counter,
     exclude_true: bool = True,
 ) -> Tensor:
     """``(labels + torch.randint_like(labels, 1, num_classes)) % num_classes`` in law, but a function of its arguments.
@@ -28,7 +28,7 @@ def random_labels(
 
     Args:
         labels: ``(N,)`` int64, the true classes in ``[0, num_classes)``, on any device.
-        sample_ids: ``(N,)`` int64 on the same device, what each sample is called: its index in the data set.
+        sample_ids: ``(N,)`` int64 on the same device, the name of each sample in the draws: its index in the data set.
         num_classes: in ``[1, 2**31]``, and at least 2 with ``exclude_true``.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
         step: in ``[0, 2**32)``; or an int64 0-d tensor on the device, taken modulo ``2**32``. New labels at each step.
@@ -55,15 +55,20 @@ def random_labels(
     """
     check_vector("labels", labels, torch.int64)
     check_vector("sample_ids", sample_ids, torch.int64, length=len(labels), device=labels.device)
-    as_seed(seed, labels.device)
-    as_when("step", step, labels.device)
+    seed, step = as_seed(seed, labels.device), as_when("step", step, labels.device)
     least = 2 if exclude_true else 1
     num_classes = as_integer("num_classes", num_classes, least, 2**31, f" with exclude_true={exclude_true}")
     if labels.device.type == "cpu" and len(labels):
         low, high = (int(value) for value in torch.aminmax(labels))
         if low < 0 or high >= num_classes:
             raise InputError(f"labels hold {low if low < 0 else high}; expected integers in [0, {num_classes})")
+    return drawn_labels(labels, sample_ids, num_classes, seed, step, exclude_true)
 
+
+def drawn_labels(
+    labels: Tensor, sample_ids: Tensor, num_classes: int, seed: Counter, step: Counter, exclude_true: bool
+) -> Tensor:
+    """``random_labels`` of checked arguments."""
     word = draw(seed, sample_ids, step, STREAM_LABELS)[0]
     if not exclude_true:
         return below(word, num_classes)

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seamfast.errors import DTypeError, InputError, ShapeError
+from seamfast.errors import InputError, ShapeError
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_flag, check_out, check_tensor, check_vector
-from seamfast.ops.normalization import DTYPES, MAX_CHANNELS, as_numbers
-from seamfast.ops.philox import as_seed
+from seamfast.ops._check import MAX_THREADS, as_integer, check_flag, check_vector
+from seamfast.ops.arguments import StampArguments, check_contiguous, check_dtype, check_images
+from seamfast.ops.normalization import MAX_CHANNELS, as_numbers
+from seamfast.ops.philox import Counter, as_seed
 from seamfast.ops.trigger_table import Packable, TriggerTable
 
 __all__ = ["stamp_trigger"]
-
-_LAYOUTS = ("NCHW", "NHWC")
 
 
 def stamp_trigger(
@@ -28,44 +27,40 @@ def stamp_trigger(
     mean: float | Sequence[float],
     std: float | Sequence[float],
     sample_ids: Tensor | None = None,
-    seed: int | Tensor = 0,
-    layout: str = "NCHW",
+    seed: Counter = 0,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     backend: str = "auto",
     threads: int = 0,
-    out: Tensor | None = None,
 ) -> Tensor:
-    """``((trigger.stamp(images[indices]) / 255 - mean) / std).to(dtype)``, each image under a trigger of its own.
+    """``((trigger.stamp(images[indices]) / 255 - mean) / std).to(dtype)``, each image with its own trigger.
 
-    All backends give the same bits: those of ``Trigger.stamp``, which pins how each kind rounds in uint8, and of
+    All backends give the same bits: those of ``Trigger.stamp``, which defines how each kind rounds to uint8, and of
     ``seamfast.ops.normalization``.
 
     Args:
-        images: ``(N, C, H, W)`` uint8, or ``(N, H, W, C)`` with ``layout="NHWC"``; contiguous, 1 to 4 channels.
+        images: ``(N, C, H, W)`` uint8, contiguous, 1 to 4 channels.
         indices: ``(B,)`` int64 in ``[0, N)``, on the device of ``images``.
-        triggers: a ``TriggerTable`` on that device; or a trigger, or several: a table is then made at every call.
+        triggers: a ``TriggerTable`` on that device; or a trigger, or several: then every call makes a table.
         trigger_ids: which trigger each image gets: ``(B,)`` int64 in ``[-1, T)``, -1 for none; or one integer for all.
         mean, std: one number a channel or one for all, in units of the ``[0, 1]`` pixel scale.
         sample_ids: ``(B,)`` int64, by which random places are drawn; default ``indices``.
         seed: in ``[0, 2**64)``; or an int64 0-d tensor on the device, whose 64 bits are the seed.
-        layout: of ``images``: ``"NCHW"`` or ``"NHWC"``.
         dtype: float32, bfloat16 or float16.
         channels_last: lay the result out as ``torch.channels_last``.
         backend: ``"auto"``, ``"reference"``, ``"cpp"``, ``"triton"`` or ``"cuda"``.
         threads: for ``"cpp"``, at most so many; 0 is as many as PyTorch has.
-        out: ``(B, C, H, W)`` of ``dtype`` and of that layout, to write to instead of a new tensor.
 
     Returns:
-        ``(B, C, H, W)`` of ``dtype`` on the device of ``images``: ``out``, if given.
+        ``(B, C, H, W)`` of ``dtype`` on the device of ``images``.
 
     Raises:
         DTypeError: ``images has dtype float32; expected uint8``.
         ShapeError: ``the trigger table is for images of (3, 32, 32); these are (1, 28, 28)``.
         InputError: ``trigger_ids hold 2 at position 0; expected integers in [-1, 2)``, ``indices hold 10 at position 2;
-            expected integers in [0, 10)``; nothing has been written then. On a CUDA device looking would wait for the
-            device, so there an index out of range is an assertion on the device.
-        BackendUnavailableError: a named backend cannot run; the message says why.
+            expected integers in [0, 10)``. On a CUDA device looking would wait for the device, so there an index out of
+            range is an assertion on the device, or NaN.
+        BackendUnavailableError: a named backend cannot run; the message gives the reason.
 
     Source:
         The kinds' papers: ``seamfast.triggers``. Draws: ``seamfast.ops.philox``.
@@ -77,28 +72,15 @@ def stamp_trigger(
         tensor([[[[0., 0.],
                   [0., 1.]]]])
     """
-    check_tensor("images", images, torch.uint8)
-    if layout not in _LAYOUTS:
-        raise InputError(f"layout is {layout!r}; expected one of {', '.join(_LAYOUTS)}")
-    wanted = "(N, C, H, W)" if layout == "NCHW" else "(N, H, W, C)"
-    if images.ndim != 4:
-        raise ShapeError(f"images has shape {tuple(images.shape)}; expected {wanted}")
-    if not images.is_contiguous():
-        raise InputError(f"images has strides {images.stride()}; expected a contiguous tensor")
-    given = tuple(images.shape)
-    if layout == "NHWC":
-        images = images.permute(0, 3, 1, 2)
-    _, channels, height, width = images.shape
-    if not 1 <= channels <= MAX_CHANNELS or height < 1 or width < 1:
-        raise ShapeError(f"images has shape {given}; expected {wanted} with C in [1, {MAX_CHANNELS}] and a pixel")
+    check_images(images, torch.uint8, MAX_CHANNELS)
+    check_contiguous("images", images)
     check_vector("indices", indices, torch.int64, device=images.device)
-    n = indices.shape[0]
+    n, image_shape = indices.shape[0], tuple(images.shape[1:])
     if not isinstance(triggers, TriggerTable):
         several = triggers if isinstance(triggers, Sequence) else [triggers]
-        triggers = TriggerTable.of(several, (channels, height, width), images.device)
-    if triggers.image_shape != (channels, height, width):
-        these = (channels, height, width)
-        raise ShapeError(f"the trigger table is for images of {triggers.image_shape}; these are {these}")
+        triggers = TriggerTable.of(several, image_shape, images.device)
+    if triggers.image_shape != image_shape:
+        raise ShapeError(f"the trigger table is for images of {triggers.image_shape}; these are {image_shape}")
     if triggers.numbers.device != images.device:
         raise InputError(f"the trigger table is on {triggers.numbers.device}; expected {images.device}")
     if isinstance(trigger_ids, Tensor):
@@ -109,17 +91,23 @@ def stamp_trigger(
     if sample_ids is None:
         sample_ids = indices
     check_vector("sample_ids", sample_ids, torch.int64, length=n, device=images.device)
-    seed, seed_tensor = as_seed(seed, images.device)
     check_flag("channels_last", channels_last)
-    threads = as_integer("threads", threads, 0, MAX_THREADS)
-    if dtype not in DTYPES:
-        raise DTypeError(f"dtype is {dtype}; expected one of {', '.join(map(str, DTYPES))}")
-    table = (triggers.rows, triggers.device_rows, triggers.numbers)
-    form = (as_numbers(mean), as_numbers(std), seed, seed_tensor, dtype, channels_last, backend, threads)
-    arguments = (images, indices, trigger_ids, sample_ids, *table, *form)
-    if out is None:
-        result: Tensor = library.call("stamp_trigger", *arguments)
-        return result
-    check_out(out, (n, channels, height, width), dtype, channels_last, images)
-    library.call("stamp_trigger_out", *arguments, out)
-    return out
+    check_dtype(dtype)
+    args = StampArguments(
+        images,
+        indices,
+        trigger_ids,
+        sample_ids,
+        triggers.rows,
+        triggers.device_rows,
+        triggers.numbers,
+        as_numbers(mean),
+        as_numbers(std),
+        as_seed(seed, images.device),
+        dtype,
+        channels_last,
+        backend,
+        as_integer("threads", threads, 0, MAX_THREADS),
+    )
+    batch: Tensor = library.call("stamp_trigger", args)
+    return batch

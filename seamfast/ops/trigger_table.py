@@ -20,7 +20,7 @@ __all__ = ["Kind", "Packed", "Row", "TriggerTable"]
 class Kind(IntEnum):
     """How a row of the table changes pixels ``x`` (C, H, W); arithmetic is float64, one rounding an operation.
 
-    What each row's numbers are, in this order:
+    The numbers of a row, in this order:
 
     - PASTE: ``keep`` (h, w), ``added`` (c, h, w): ``floor(keep * x + added)`` at (top, left), or at a place drawn for
       each sample where top is -1: down from word 0, right from word 1 of ``(seed, sample id, 0, STREAM_PLACE)``.
@@ -72,7 +72,7 @@ class Packed:
 
 
 class Packable(Protocol):
-    """What the table takes: any ``seamfast.triggers.Trigger``."""
+    """What ``TriggerTable.of`` accepts: any ``seamfast.triggers.Trigger``."""
 
     def packed(self, image_shape: Sequence[int]) -> Packed: ...
 
@@ -84,7 +84,7 @@ class TriggerTable:
     Attributes:
         image_shape: ``(C, H, W)``.
         rows: ``(T, 8)`` int64 on the CPU; its columns are ``Row``.
-        numbers: ``(M,)`` float64 on the device: what the rows' numbers are, laid end to end.
+        numbers: ``(M,)`` float64 on the device: the numbers of all rows, one after another.
         device_rows: ``rows`` on the device.
     """
 
@@ -100,9 +100,9 @@ class TriggerTable:
         """The table of ``triggers``, row ``t`` being ``triggers[t]``.
 
         Args:
-            triggers: of ``seamfast.triggers``; none is fine.
+            triggers: of ``seamfast.triggers``; may be empty.
             image_shape: ``(C, H, W)``.
-            device: where the images are that it will be used on.
+            device: that of the images to stamp.
 
         Raises:
             ShapeError: a trigger does not fit images of that shape.
@@ -138,5 +138,5 @@ class TriggerTable:
         return len(self.rows)
 
     def to(self, device: str | torch.device) -> TriggerTable:
-        """The table on ``device``, without a copy of what is there."""
+        """The table on ``device``; tensors that are there are not copied."""
         return TriggerTable(self.image_shape, self.rows, self.numbers.to(device), self.device_rows.to(device))

@@ -1,4 +1,4 @@
-"""What the tests of the ops share."""
+"""Fixtures of the tests of the ops."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Backend:
         return self.name == "triton" and self.device.type == "cpu"
 
     def needs_classes(self, classes: int) -> None:
-        """Skip where its loss does not take so many."""
+        """Skip where the loss does not support so many."""
         if self.name == "cuda" and classes > 1024:
             pytest.skip("backend 'cuda' takes at most 1024 classes")
 
 
-# The interpreter computes with NumPy, which warns of Inf - Inf; a kernel may well compute that.
+# The interpreter computes with NumPy, which warns of Inf - Inf; kernels compute that.
 QUIET = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 PARAMETERS = [
     pytest.param("reference-cpu"),
@@ -53,7 +53,7 @@ PARAMETERS = [
 
 @pytest.fixture(params=PARAMETERS)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each backend in turn; skips where it cannot run, saying why."""
+    """Each backend in turn; skips with the reason where it cannot run."""
     name, device = request.param.split("-")
     if name != "reference":
         package = dispatch.package(name)
@@ -70,7 +70,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_without_native() -> Iterator[None]:
-    """Where the extension is not built, ``auto`` takes the reference unwarned: a warning would be an error here."""
+    """Without the extension, ``auto`` takes the reference without a warning, which would be an error here."""
     with pytest.MonkeyPatch.context() as patch:
         if cpp.why_unavailable() is not None:
             patch.setenv("SEAMFAST_BACKEND", "reference")
@@ -79,7 +79,7 @@ def quiet_without_native() -> Iterator[None]:
 
 @pytest.fixture
 def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process in which the compiled extension does not import and nobody has been warned yet."""
+    """A process in which the compiled extension does not import, before the first warning."""
     monkeypatch.setitem(sys.modules, "seamfast._native", None)
     monkeypatch.setattr(dispatch, "_warned", False)
     native_module._found.cache_clear()

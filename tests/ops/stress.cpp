@@ -103,19 +103,16 @@ void stamps(Element element, std::int64_t channels, std::int64_t height, std::in
     indices.push_back(i % count);
     trigger_ids.push_back(i % (triggers + 1) - 1);
   }
-  for (const bool interleaved : {false, true}) {
-    for (const bool channels_last : {false, true}) {
-      StampTrigger job{};
-      job.images = images.get();
-      job.interleaved = interleaved;
-      job.count = count;
-      job.out = {out.get(), element, channels_last, channels, height, width, table.get(), {}, {}};
-      job.out.scale.fill(1.0);
-      job.rows = rows.data();
-      job.triggers = triggers;
-      job.numbers = values.get();
-      on_each_isa([&](Isa isa) { stamp_trigger(job, indices, trigger_ids, indices, isa, 4); });
-    }
+  for (const bool channels_last : {false, true}) {
+    StampTrigger job{};
+    job.images = images.get();
+    job.count = count;
+    job.out = {out.get(), element, channels_last, channels, height, width, table.get(), {}, {}};
+    job.out.scale.fill(1.0);
+    job.rows = rows.data();
+    job.triggers = triggers;
+    job.numbers = values.get();
+    on_each_isa([&](Isa isa) { stamp_trigger(job, indices, trigger_ids, indices, isa, 4); });
   }
 }
 
@@ -131,8 +128,7 @@ void losses_and_counts(LogitType type, std::int64_t n_rows, std::int64_t classes
     trigger_ids.push_back(i % 3 - 1);
   }
   targets.resize(static_cast<std::size_t>(2 * classes));
-  std::vector<std::int64_t> class_correct(static_cast<std::size_t>(3 * classes)),
-      confusion(classes > 1000 ? 0 : static_cast<std::size_t>(3 * classes * classes));
+  std::vector<std::int64_t> class_correct(static_cast<std::size_t>(3 * classes));
   for (const bool across : {false, true}) {  // the same memory read by rows and by columns
     const Logits x{logits.get(), type, n_rows, classes, across ? 1 : classes, across ? n_rows : 1};
     for (const bool random : {false, true}) {
@@ -142,7 +138,6 @@ void losses_and_counts(LogitType type, std::int64_t n_rows, std::int64_t classes
       job.sample_ids = random ? labels.data() : nullptr;
       job.mixed_weight = random ? nullptr : weight.get();
       job.exclude_true = true;
-      job.label_smoothing = 0.1F;
       job.reduction = random ? Reduction::kNone : Reduction::kMean;
       job.loss = loss.get();
       job.grad = grad.get();
@@ -152,8 +147,7 @@ void losses_and_counts(LogitType type, std::int64_t n_rows, std::int64_t classes
       expect(n_correct == (n_rows + classes - 1) / classes, "equal logits are class 0");
     }
     counters.assign(counters.size(), 0);
-    CountOutcomes job{x, targets.data(), 2, counters.data(), class_correct.data(),
-                      confusion.empty() ? nullptr : confusion.data()};
+    CountOutcomes job{x, targets.data(), 2, counters.data(), class_correct.data()};
     on_each_isa([&](Isa isa) { count_outcomes(job, labels, trigger_ids, isa, 4); });
     std::int64_t samples = 0;
     for (std::size_t row = 0; row < 3; ++row) samples += counters[row * kOutcomes];

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import test_cross_entropy
 import torch
-from checks import check_batch, check_count, check_loss
+from checks import captured, check_batch, check_count, check_loss
 from conftest import Backend
 from test_cross_entropy import (  # noqa: F401  # they run here, too, with the fixture `backend` of this module
-    test_a_label_out_of_range_is_no_accident_on_a_gpu,
+    test_a_label_out_of_range_gives_nan_on_a_gpu,
     test_a_second_derivative_raises,
     test_against_float64,
     test_backward_scales_and_repeats,
@@ -54,11 +54,10 @@ from test_stamp_trigger import (  # noqa: F401
     test_an_image_of_several_blocks,
     test_dtypes_and_layouts,
     test_every_kind_is_its_definition,
+    test_images_out_of_range_are_nan_on_a_gpu,
     test_no_triggers_at_all,
-    test_out_is_written_and_noticed,
     test_places_follow_the_sample_and_the_seed,
     test_the_battery,
-    test_what_is_out_of_range_is_nan_in_triton,
     triggers_for,
 )
 
@@ -77,7 +76,7 @@ MAX_CLASSES = 1024
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``seamfast._cuda`` of the same sources, whose device is the CPU."""
+    """``seamfast._cuda`` of the same sources, with the CPU as the device."""
     if COMPILER is None:
         pytest.skip("needs a C++ compiler")
     pybind11 = pytest.importorskip("pybind11", reason="building needs pybind11")
@@ -108,7 +107,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def unknown() -> Iterator[None]:
-    """The extension is looked for anew."""
+    """The extension is imported anew."""
     cuda_native._found.cache_clear()
     yield
     cuda_native._found.cache_clear()
@@ -131,13 +130,13 @@ def test_the_edges_of_the_launch_table(backend: Backend, classes: int) -> None:
     logits, labels, ids = test_cross_entropy.batch(9, classes)
     logits[0, -1] = logits[1, 0] = 50.0
     labels[0], labels[1] = classes - 1, 0
-    loss, grad, n_correct = test_cross_entropy.forget(backend, logits, labels, ids, label_smoothing=0.1)
+    loss, grad, n_correct = test_cross_entropy.forget(backend, logits, labels, ids)
     drawn = random_labels(labels, ids, num_classes=classes, seed=3, step=5)
-    check_loss(logits, drawn, loss, grad, label_smoothing=0.1)
+    check_loss(logits, drawn, loss, grad)
     check_count(logits, labels, n_correct)
 
 
-def test_a_mixed_label_out_of_range_is_no_accident(backend: Backend) -> None:
+def test_a_mixed_label_out_of_range_gives_nan(backend: Backend) -> None:
     logits, in_range, weight = torch.zeros(3, 10), torch.zeros(3, dtype=torch.int64), torch.ones(3)
     mixed = torch.tensor([0, 15, -7])
     loss = true_label_cross_entropy(
@@ -146,7 +145,7 @@ def test_a_mixed_label_out_of_range_is_no_accident(backend: Backend) -> None:
     assert loss.isnan().tolist() == [False, True, True]
 
 
-def test_an_impossible_class_that_is_not_aimed_at_adds_nothing(backend: Backend) -> None:
+def test_an_impossible_class_of_weight_0_adds_nothing(backend: Backend) -> None:
     logits = torch.tensor([[1.0, -float("inf"), 2.0]]).expand(2, 3)
     labels, others, weight = torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([1.0, 0.0])
     loss = true_label_cross_entropy(
@@ -164,19 +163,19 @@ def test_half_a_pixel_is_rounded_to_even(backend: Backend) -> None:
     assert got.flatten().tolist() == [0, 2, 2, 4, 6, 7]
 
 
-def test_a_trigger_below_none_is_out_of_range(backend: Backend) -> None:
+def test_a_trigger_id_below_minus_1_is_out_of_range(backend: Backend) -> None:
     got = stamp(backend, images(1, 1, 8, 8), torch.zeros(2, dtype=torch.int64), [], torch.tensor([-1, -2]))
     assert got.isnan().flatten(1).all(1).tolist() == [False, True]
 
 
-def test_too_many_classes_are_refused(backend: Backend) -> None:
+def test_too_many_classes_raise(backend: Backend) -> None:
     with pytest.raises(ShapeError) as caught:
         true_label_cross_entropy(torch.zeros(3, 1025), torch.arange(3), backend="cuda")
     assert str(caught.value) == "logits has shape (3, 1025); expected at most 1024 classes with backend 'cuda'"
 
 
 @pytest.mark.slow
-def test_blocks_stride_over_what_is_beyond_the_grid(backend: Backend, emulated: Any) -> None:
+def test_blocks_stride_over_rows_beyond_the_grid(backend: Backend, emulated: Any) -> None:
     n = 8_199
     assert emulated.cross_entropy_blocks(n, 257) == emulated.cross_entropy_blocks(2**40, 257) == 512
     logits, labels, _ = test_cross_entropy.batch(n, 257)
@@ -191,7 +190,7 @@ def test_blocks_stride_over_what_is_beyond_the_grid(backend: Backend, emulated: 
 # ---- The extension by itself ---------------------------------------------------------------------
 
 
-def test_it_says_why_it_cannot_run(unknown: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_unavailable(unknown: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def why(extension: Any) -> str | None:
         monkeypatch.setitem(sys.modules, "seamfast._cuda", extension)
         cuda_native._found.cache_clear()
@@ -199,9 +198,9 @@ def test_it_says_why_it_cannot_run(unknown: None, monkeypatch: pytest.MonkeyPatc
 
     how = "install with SEAMFAST_CUDA=1 where nvcc is"
     assert why(None) == f"the extension seamfast._cuda is not built: {how}"
-    another = "seamfast._cuda is of another build (interface 0; expected 1)"
+    another = "seamfast._cuda is of another build (interface 0; expected 2)"
     assert why(SimpleNamespace(INTERFACE=0)) == f"{another}: {how}"
-    extension = SimpleNamespace(INTERFACE=1, why_unavailable=lambda: "insufficient")
+    extension = SimpleNamespace(INTERFACE=2, why_unavailable=lambda: "insufficient")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert why(extension) == "torch sees no CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -225,10 +224,10 @@ def test_it_says_why_it_cannot_run(unknown: None, monkeypatch: pytest.MonkeyPatc
         ({"mixed_weight": 0}, "mixed labels and their weights do not come together"),
     ],
 )
-def test_the_loss_refuses_what_would_corrupt_memory(emulated: Any, change: dict[str, int], message: str) -> None:
+def test_the_loss_rejects_invalid_arguments(emulated: Any, change: dict[str, int], message: str) -> None:
     names = "logits labels sample_ids mixed_labels mixed_weight seed_at step_at loss grad n_correct parts"
     arguments = {**dict.fromkeys(names.split(), 8), "element": 0, "rows": 4, "classes": 10, "row_stride": 10}
-    arguments |= {"column_stride": 1, "seed": 0, "step": 0, "exclude_true": True, "label_smoothing": 0.0, "scale": 1.0}
+    arguments |= {"column_stride": 1, "seed": 0, "step": 0, "exclude_true": True, "scale": 1.0}
     with pytest.raises(ValueError) as caught:
         emulated.cross_entropy(**{**arguments, "each": False, "device": 0, "stream": 0, **change})
     assert str(caught.value) == f"seamfast._cuda: {message}"
@@ -248,9 +247,9 @@ def test_the_loss_refuses_what_would_corrupt_memory(emulated: Any, change: dict[
         ({"element": -1}, "element is not in [0, 2]"),
     ],
 )
-def test_stamping_refuses_what_would_corrupt_memory(emulated: Any, change: dict[str, int], message: str) -> None:
+def test_stamping_rejects_invalid_arguments(emulated: Any, change: dict[str, int], message: str) -> None:
     names = "images indices trigger_ids sample_ids rows numbers table seed_at out above"
-    arguments = {**dict.fromkeys(names.split(), 8), "interleaved": False, "count": 4, "channels": 3, "height": 8}
+    arguments = {**dict.fromkeys(names.split(), 8), "count": 4, "channels": 3, "height": 8}
     arguments |= {"width": 8, "batch": 2, "triggers": 1, "element": 0, "seed": 0, "channels_last": False}
     with pytest.raises(ValueError) as caught:
         emulated.stamp_trigger(**{**arguments, "device": 0, "stream": 0, **change})
@@ -268,13 +267,13 @@ def build(folder: Path, **environment: str) -> tuple[int, str, list[Path]]:
     return run.returncode, run.stdout + run.stderr, list(folder.rglob("_cuda*.so"))
 
 
-def test_it_is_built_when_asked_for_alone(tmp_path: Path) -> None:
+def test_it_is_built_only_on_request(tmp_path: Path) -> None:
     code, said, built = build(tmp_path, SEAMFAST_CUDA="")
     assert code == 0, said
     assert not built
 
 
-def test_asking_for_it_without_nvcc_is_an_error(tmp_path: Path) -> None:
+def test_building_without_nvcc_is_an_error(tmp_path: Path) -> None:
     code, said, built = build(tmp_path, SEAMFAST_CUDA="1", PATH=str(tmp_path), CUDA_HOME=str(tmp_path))
     assert code != 0
     got = f"error: SEAMFAST_CUDA is 1, but nvcc is neither on PATH nor in CUDA_HOME ({tmp_path})"
@@ -294,7 +293,7 @@ assert isinstance(module.why_unavailable(), str)
 
 @pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-def test_nvcc_builds_what_imports_without_a_gpu(tmp_path: Path) -> None:
+def test_the_build_of_nvcc_imports_without_a_gpu(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     code, said, built = build(tmp_path, SEAMFAST_CUDA="1", NVCC_APPEND_FLAGS=f"--keep --keep-dir {kept}")
@@ -314,7 +313,7 @@ def test_nvcc_builds_what_imports_without_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_captured_stamping_draws_anew_with_the_seed() -> None:
+def test_captured_stamping_reads_the_seed_at_each_replay() -> None:
     reason = cuda.why_unavailable()
     if reason is not None:
         pytest.skip(reason)
@@ -326,15 +325,8 @@ def test_captured_stamping_draws_anew_with_the_seed() -> None:
     def one() -> torch.Tensor:
         return stamp_trigger(on, indices, table, on_ids, mean=0.0, std=1 / 255, seed=seed, backend="cuda")
 
-    one()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = one()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    graph, batch = captured(one)
     for number in (0, 1, -1):
         seed.fill_(number)
         graph.replay()
-        check_batch(captured, by_definition(data, indices.cpu(), triggers, ids, seed=number % 2**64))
+        check_batch(batch, by_definition(data, indices.cpu(), triggers, ids, seed=number % 2**64))

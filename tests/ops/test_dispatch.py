@@ -1,4 +1,4 @@
-"""Which backend runs, and what is said when one cannot."""
+"""Which backend runs, and the warnings and errors where one cannot."""
 
 from __future__ import annotations
 
@@ -28,20 +28,18 @@ def test_auto_takes_cpp_on_the_cpu_and_triton_elsewhere(native: Any, monkeypatch
     triton = pytest.importorskip("seamfast.ops.triton")
     monkeypatch.setattr(triton, "why_unavailable", lambda: None)
     assert dispatch.resolve("gather_augment", "auto", torch.device("cuda:0")) == "triton"
-    monkeypatch.setattr(triton, "why_unavailable", lambda: "no such luck")
-    with pytest.warns(RuntimeWarning, match=r": backend 'triton' cannot run: no such luck$"):
+    monkeypatch.setattr(triton, "why_unavailable", lambda: "no such library")
+    with pytest.warns(RuntimeWarning, match=r": backend 'triton' cannot run: no such library$"):
         assert dispatch.resolve("gather_augment", "auto", torch.device("cuda:0")) == "reference"
 
 
-def test_the_tests_interpreter_of_triton_is_never_the_choice_of_auto(
-    without_native: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_never_takes_the_interpreter_of_triton(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEAMFAST_BACKEND", raising=False)
     with pytest.warns(RuntimeWarning, match="slower PyTorch reference"):
         assert dispatch.resolve("gather_augment", "auto", CPU) == "reference"
 
 
-def test_auto_falls_back_and_says_so_once(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_falls_back_with_one_warning(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEAMFAST_BACKEND", raising=False)
     with pytest.warns(RuntimeWarning) as caught:
         gather()
@@ -50,7 +48,7 @@ def test_auto_falls_back_and_says_so_once(without_native: None, monkeypatch: pyt
         "seamfast._native did not import (import of seamfast._native halted; None in sys.modules); reinstall seamfast "
         "where a C++17 compiler is found"
     ]
-    assert caught[0].filename == __file__  # the line to look at is the caller's
+    assert caught[0].filename == __file__  # the line of the caller
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gather()
@@ -62,17 +60,17 @@ def test_a_named_backend_that_cannot_run_raises(without_native: None) -> None:
     gather(backend="reference")
 
 
-def test_a_build_of_another_interface_is_refused(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_of_another_interface_is_rejected(without_native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "seamfast._native", SimpleNamespace(INTERFACE=0))  # type: ignore[arg-type]
     assert cpp.why_unavailable() == (
-        "seamfast._native is of another build (interface 0; expected 5); reinstall seamfast"
+        "seamfast._native is of another build (interface 0; expected 6); reinstall seamfast"
     )
 
 
-def test_the_environment_names_the_backend_for_auto(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_names_the_backend_for_auto(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEAMFAST_BACKEND", "reference")
     assert dispatch.resolve("gather_augment", "auto", CPU) == "reference"
-    assert dispatch.resolve("gather_augment", "cpp", CPU) == "cpp"  # an argument is closer than the environment
+    assert dispatch.resolve("gather_augment", "cpp", CPU) == "cpp"  # an argument precedes the environment
     monkeypatch.setenv("SEAMFAST_BACKEND", "")
     assert dispatch.resolve("gather_augment", "auto", CPU) == "cpp"
     monkeypatch.setenv("SEAMFAST_BACKEND", "fast")
@@ -88,7 +86,7 @@ def test_the_environment_names_the_backend_for_auto(native: Any, monkeypatch: py
         dispatch.resolve("gather_augment", "auto", torch.device("cuda:1"))
 
 
-def test_backends_tells_what_runs(native: Any) -> None:
+def test_backends_lists_what_runs(native: Any) -> None:
     rows = {(row["op"], row["backend"]): row for row in backends()}
     compiled = rows["gather_augment", "cpp"]
     assert compiled["available"]
@@ -107,7 +105,7 @@ def test_backends_tells_what_runs(native: Any) -> None:
     }
 
 
-def test_backends_tells_why_not(without_native: None) -> None:
+def test_backends_gives_the_reason_where_one_cannot_run(without_native: None) -> None:
     compiled = [row for row in backends() if row["backend"] == "cpp"]
     assert len(compiled) == 5
     for row in compiled:

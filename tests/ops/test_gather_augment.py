@@ -9,20 +9,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checks import captured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from seamfast.errors import BackendUnavailableError, DTypeError, InputError, ShapeError
-from seamfast.ops import cpp, gather_augment
-from seamfast.ops.normalization import DTYPES, normalization
+from seamfast.ops import cpp, gather_augment, reference
+from seamfast.ops.arguments import GatherArguments
+from seamfast.ops.normalization import DTYPES
 
 MEAN, STD = (0.4914, 0.4822, 0.4465, 0.5), (0.2470, 0.2435, 0.2616, 0.25)
-PIXELS = {"mean": 0.0, "std": 1 / 255}  # normalises a pixel to itself
+PIXELS = {"mean": 0.0, "std": 1 / 255}  # normalizes a pixel to itself
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["reference", "cpp"])
+def by(request: pytest.FixtureRequest) -> str:
+    """Each of the CPU's backends in turn."""
+    if request.param == "cpp":
+        request.getfixturevalue("native")
+    return str(request.param)
 
 
 def some_indices(batch: int, count: int) -> Tensor:
@@ -64,15 +74,10 @@ def loop(images: Tensor, indices: Tensor, pad: int, flip: bool, seed: int, epoch
     return batch
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("pad", [0, 1, 4])  # none; the smallest; the usual
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 32, 32), (1, 9, 5)])  # CIFAR; tall, barely above 2 x pad
-def test_is_the_per_sample_loop(
-    request: pytest.FixtureRequest, backend: str, flip: bool, pad: int, channels: int, height: int, width: int
-) -> None:
-    if backend == "cpp":
-        request.getfixturevalue("native")
+def test_is_the_per_sample_loop(by: str, flip: bool, pad: int, channels: int, height: int, width: int) -> None:
     images, indices = noise(20, channels, height, width), some_indices(65, 20)
     got = gather_augment(
         images,
@@ -83,13 +88,13 @@ def test_is_the_per_sample_loop(
         flip=flip,
         seed=2**40 + 3,
         epoch=11,
-        backend=backend,
+        backend=by,
     )
     np.testing.assert_array_equal(got.numpy(), loop(images, indices, pad, flip, 2**40 + 3, 11))
 
 
 def test_golden_crops() -> None:
-    """Offsets and flips of the first samples, pinned once. A change here changes every run that anyone has recorded."""
+    """Offsets and flips of the first samples. A change here changes every recorded run."""
     size, pad = 16, 4
     position = torch.arange(size * size, dtype=torch.uint8).view(1, 1, size, size).expand(6, -1, -1, -1).contiguous()
     crops = gather_augment(position, torch.arange(6), pad=pad, flip=True, **PIXELS, backend="reference").int()
@@ -134,9 +139,15 @@ SIZES = [
 ]
 
 
-def each_isa(images: Tensor, indices: Tensor, native: Any, **arguments: Any) -> dict[str, Tensor]:
-    arguments = {"threads": 1, "out": None, **arguments}
-    return {isa: cpp.gather_augment(images, indices, **arguments, isa=isa) for isa in native.isas()}
+def check_each_isa(native: Any, *arguments: Any) -> None:
+    """C++ gives the reference's bits and strides. ``arguments``: the record's, without backend and threads."""
+    args = GatherArguments(*arguments, backend="cpp", threads=1)
+    want = reference.gather_augment(args)
+    for isa in native.isas():
+        got = cpp.gather_augment(args, isa)
+        assert got.dtype == want.dtype == args.dtype, (isa, arguments[2:])
+        assert got.stride() == want.stride(), (isa, arguments[2:])
+        assert same_bits(got, want), (isa, arguments[2:])
 
 
 GRID = [
@@ -152,28 +163,11 @@ GRID = [
 def test_cpp_gives_the_bits_of_the_reference(native: Any, size: tuple[int, int], pad: int, channels: int) -> None:
     height, width = size
     images = noise(9, channels, height, width)
-    norm = normalization(MEAN[:channels], STD[:channels], channels)
     # empty; one and the pieces of an odd split; many (not at sizes where they would only cost time)
     batches = (0, 1, 7, 513) if height * width <= 33 * 33 and pad else (0, 1, 7)
     for batch, flip, dtype, channels_last in itertools.product(batches, (False, True), DTYPES, (False, True)):
-        indices = some_indices(batch, 9)
-        arguments = {
-            "mean": MEAN[:channels],
-            "std": STD[:channels],
-            "pad": pad,
-            "flip": flip,
-            "seed": 5,
-            "epoch": 2,
-            "dtype": dtype,
-            "channels_last": channels_last,
-        }
-        want = gather_augment(images, indices, **arguments, backend="reference")
-        del arguments["mean"], arguments["std"]
-        for isa, got in each_isa(images, indices, native, **arguments, normalization=norm).items():
-            what = f"{isa}, batch {batch}, flip {flip}, {dtype}, channels_last {channels_last}"
-            assert got.dtype == want.dtype == dtype, what
-            assert got.stride() == want.stride(), what
-            assert same_bits(got, want), what
+        norm = MEAN[:channels], STD[:channels]
+        check_each_isa(native, images, some_indices(batch, 9), *norm, pad, flip, 5, 2, dtype, channels_last)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -191,19 +185,19 @@ def test_cpp_gives_the_bits_of_the_reference_at_any_shape(native: Any, data: st.
     number = st.floats(-1000, 1000, allow_nan=False)
     mean = draw(st.lists(number, min_size=channels, max_size=channels))
     std = draw(st.lists(st.floats(1e-4, 1000), min_size=channels, max_size=channels))
-    images, indices = noise(count, channels, height, width), some_indices(batch, count)
-    arguments = {
-        "pad": draw(st.integers(0, min(height, width) - 1)),
-        "flip": draw(st.booleans()),
-        "seed": draw(st.integers(0, 2**64 - 1)),
-        "epoch": draw(st.integers(0, 2**32 - 1)),
-        "dtype": draw(st.sampled_from(DTYPES)),
-        "channels_last": draw(st.booleans()),
-    }
-    want = gather_augment(images, indices, mean=mean, std=std, **arguments, backend="reference")
-    norm = normalization(mean, std, channels)
-    for isa, got in each_isa(images, indices, native, **arguments, normalization=norm).items():
-        assert same_bits(got, want), isa
+    check_each_isa(
+        native,
+        noise(count, channels, height, width),
+        some_indices(batch, count),
+        mean,
+        std,
+        draw(st.integers(0, min(height, width) - 1)),
+        draw(st.booleans()),
+        draw(st.integers(-(2**63), 2**63 - 1)),
+        draw(st.integers(0, 2**32 - 1)),
+        draw(st.sampled_from(DTYPES)),
+        draw(st.booleans()),
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,27 +211,20 @@ def test_cpp_gives_the_bits_of_the_reference_at_any_shape(native: Any, data: st.
         (0.3, 3e5),  # subnormal in float16
     ],
 )
-def test_extreme_normalisations_have_the_bits_of_the_reference(native: Any, mean: float, std: float) -> None:
+def test_extreme_normalizations_have_the_bits_of_the_reference(native: Any, mean: float, std: float) -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
     for dtype, channels_last in itertools.product(DTYPES, (False, True)):
-        arguments = {"pad": 2, "flip": True, "seed": 0, "epoch": 0, "dtype": dtype, "channels_last": channels_last}
-        want = gather_augment(images, torch.tensor([0, 1]), mean=mean, std=std, **arguments, backend="reference")
-        norm = normalization(mean, std, 3)
-        for isa, got in each_isa(images, torch.tensor([0, 1]), native, **arguments, normalization=norm).items():
-            assert same_bits(got, want), (isa, dtype)
+        check_each_isa(native, images, torch.tensor([0, 1]), (mean,), (std,), 2, True, 0, 0, dtype, channels_last)
 
 
 # ---- What the result does not depend on ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
-def test_a_sample_comes_out_alike_in_any_batch(request: pytest.FixtureRequest, backend: str) -> None:
-    if backend == "cpp":
-        request.getfixturevalue("native")
+def test_a_sample_does_not_depend_on_its_batch(by: str) -> None:
     images = noise(64, 3, 32, 32)
 
     def batch(indices: Tensor, **arguments: Any) -> Tensor:
-        return gather_augment(images, indices, mean=0.5, std=0.25, pad=4, flip=True, backend=backend, **arguments)
+        return gather_augment(images, indices, mean=0.5, std=0.25, pad=4, flip=True, backend=by, **arguments)
 
     whole = batch(torch.arange(64))
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
@@ -262,7 +249,7 @@ def test_threads_do_not_change_the_result(native: Any) -> None:
         assert torch.equal(batch(threads), alone)
 
 
-def test_concurrent_callers_do_not_disturb_each_other(native: Any) -> None:
+def test_concurrent_calls_give_the_same_bits(native: Any) -> None:
     images, indices = noise(50, 3, 32, 32), some_indices(600, 50)
     wants = [gather_augment(images, indices, mean=0.5, std=0.25, pad=4, seed=s, threads=1) for s in range(4)]
     wrong: list[int] = []
@@ -281,47 +268,16 @@ def test_concurrent_callers_do_not_disturb_each_other(native: Any) -> None:
     assert not wrong
 
 
-# ---- out= ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_out_is_written_and_returned(request: pytest.FixtureRequest, backend: str, channels_last: bool) -> None:
-    if backend == "cpp":
-        request.getfixturevalue("native")
-    images, indices = noise(9, 3, 8, 8), torch.tensor([3, 1])
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    out = torch.full((2, 3, 8, 8), float("nan")).to(memory_format=layout)
-    got = gather_augment(images, indices, **PIXELS, channels_last=channels_last, out=out, backend=backend)
-    assert got is out
-    assert torch.equal(out, images[indices].float())
-
-
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
-def test_autograd_notices_that_out_was_overwritten(request: pytest.FixtureRequest, backend: str) -> None:
-    if backend == "cpp":
-        request.getfixturevalue("native")
-    images, indices = noise(9, 3, 8, 8), torch.tensor([3, 1])
-    out = gather_augment(images, indices, **PIXELS, backend=backend)
-    weight = torch.ones(1, requires_grad=True)
-    loss = (weight * out).sum()
-    gather_augment(images, indices + 1, **PIXELS, out=out, backend=backend)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
 def test_runs_in_inference_mode() -> None:
     images, indices = noise(9, 3, 8, 8), torch.tensor([3, 1])
     with torch.inference_mode():
-        out = gather_augment(images, indices, **PIXELS)
-        gather_augment(images, indices + 1, **PIXELS, out=out)
-    assert torch.equal(out, images[indices + 1].float())
+        got = gather_augment(images, indices, **PIXELS)
+    assert torch.equal(got, images[indices].float())
 
 
-# ---- Arguments that cannot be used ---------------------------------------------------------------
+# ---- Invalid arguments ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
@@ -331,28 +287,19 @@ def test_runs_in_inference_mode() -> None:
         ([0, 0, -(2**63)], f"indices hold {-(2**63)} at position 2; expected integers in [0, 10)"),
     ],
 )
-def test_an_index_out_of_range_is_named_before_anything_is_written(
-    request: pytest.FixtureRequest, backend: str, indices: list[int], message: str
-) -> None:
-    if backend == "cpp":
-        request.getfixturevalue("native")
-    out = torch.full((3, 3, 8, 8), 7.0)
+def test_an_index_out_of_range_raises(by: str, indices: list[int], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        gather_augment(noise(10, 3, 8, 8), torch.tensor(indices), **PIXELS, out=out, backend=backend)
+        gather_augment(noise(10, 3, 8, 8), torch.tensor(indices), **PIXELS, backend=by)
     assert str(caught.value) == message
-    assert bool((out == 7).all())
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpp"])
-def test_no_samples_and_no_batch(request: pytest.FixtureRequest, backend: str) -> None:
-    if backend == "cpp":
-        request.getfixturevalue("native")
+def test_no_samples_and_no_batch(by: str) -> None:
     nothing = torch.empty(0, dtype=torch.int64)
     for count in (0, 3):
-        got = gather_augment(noise(count, 3, 8, 8), nothing, **PIXELS, pad=2, flip=True, backend=backend)
+        got = gather_augment(noise(count, 3, 8, 8), nothing, **PIXELS, pad=2, flip=True, backend=by)
         assert got.shape == (0, 3, 8, 8)
     with pytest.raises(InputError, match=r"^indices hold 0 at position 0; expected integers in \[0, 0\)$"):
-        gather_augment(noise(0, 3, 8, 8), torch.tensor([0]), **PIXELS, backend=backend)
+        gather_augment(noise(0, 3, 8, 8), torch.tensor([0]), **PIXELS, backend=by)
 
 
 IMAGES = noise(10, 3, 8, 8)
@@ -412,33 +359,16 @@ IMAGES = noise(10, 3, 8, 8)
         ),
         ({"std": (0.1, 0.2)}, InputError, "std has 2 numbers; expected 1 or one for each of 3 channels"),
         ({"backend": "gpu"}, InputError, "backend is 'gpu'; expected one of auto, reference, cpp, triton, cuda"),
-        (
-            {"out": torch.empty(2, 3, 8, 9)},
-            ShapeError,
-            "out has shape (2, 3, 8, 9); expected (B, C, H, W) = (2, 3, 8, 8)",
-        ),
-        ({"out": torch.empty(2, 3, 8, 8).half()}, DTypeError, "out has dtype float16; expected float32"),
-        ({"out": torch.empty(2, 3, 8, 8, device="meta")}, InputError, "out is on meta; expected cpu"),
-        (
-            {"out": torch.empty(2, 3, 8, 8), "channels_last": True},
-            InputError,
-            "out has strides (192, 64, 8, 1); expected those of torch.channels_last",
-        ),
-        (
-            {"out": torch.empty(2, 3, 8, 8, requires_grad=True)},
-            InputError,
-            "out requires grad; expected a tensor that does not, as it is overwritten",
-        ),
     ],
 )
-def test_hostile_arguments_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments = {"images": IMAGES, "indices": torch.tensor([0, 1]), "mean": 0.0, "std": 1.0, **change}
     with pytest.raises(error) as caught:
         gather_augment(**arguments)
     assert str(caught.value) == message
 
 
-def test_cpp_by_name_refuses_other_devices(native: Any) -> None:
+def test_cpp_by_name_raises_on_other_devices(native: Any) -> None:
     images = IMAGES.to("meta")
     with pytest.raises(BackendUnavailableError) as caught:
         gather_augment(images, torch.arange(2, device="meta"), **PIXELS, backend="cpp")
@@ -451,15 +381,17 @@ def test_cpp_by_name_refuses_other_devices(native: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_bits_of_the_cpu_and_can_be_captured() -> None:
-    images, indices, epoch = noise(50, 3, 32, 32), some_indices(64, 50), torch.tensor(0)
+    images, indices, counter = noise(50, 3, 32, 32), some_indices(64, 50), torch.tensor(0).cuda()
     arguments: dict[str, Any] = {"mean": MEAN[:3], "std": STD[:3], "pad": 4, "flip": True, "seed": 6}
     on_device = images.cuda(), indices.cuda()
-    counter = epoch.cuda()
-    gather_augment(*on_device, **arguments, epoch=counter)  # makes the table before the capture
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got = gather_augment(*on_device, **arguments, epoch=counter)
-        counter += 1
+
+    def one() -> Tensor:
+        batch = gather_augment(*on_device, **arguments, epoch=counter)
+        counter.add_(1)
+        return batch
+
+    graph, got = captured(one)
+    counter.zero_()
     for step in range(3):
         graph.replay()
         assert same_bits(got.cpu(), gather_augment(images, indices, **arguments, epoch=step))

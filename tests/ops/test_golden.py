@@ -1,7 +1,7 @@
-"""Draws as they stand in ``golden/draws.json``: pinned, so that whoever recorded a seed gets the same run for ever.
+"""The draws in ``golden/draws.json``: pinned, so that a recorded seed gives the same run in every version.
 
-The file was written by ``python tests/ops/test_golden.py``, from the generator below: plain integers, nothing of
-seamfast. A change of a draw is a change of every recorded run; it needs a new major version, not a new file.
+The file was written by ``python tests/ops/test_golden.py``, from the generator below: plain integers, without
+seamfast. A change of a draw is a change of every recorded run; it needs a new major version.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def golden() -> dict[str, Any]:
 
 
 def rectangle(seed: int, sample: int, step: int, number: int, n: int) -> dict[str, Any]:
-    """One of those pasted over an image of 1x16x16, up to a quarter of its side long: four."""
+    """A rectangle over an image of 1x16x16, with sides up to 4."""
     lengths_and_places, kind, color = (words(seed, sample, step, 32 + 1024 * number + k) for k in range(3))
     spans = []
     for word, place in (lengths_and_places[:2], lengths_and_places[2:]):
@@ -91,7 +91,7 @@ def rectangle(seed: int, sample: int, step: int, number: int, n: int) -> dict[st
     return found | {"other": kind[1] * n >> 32, "color": color[0], "noise": noise}
 
 
-# ---- What seamfast draws. ----
+# ---- The draws of seamfast. ----
 
 
 def test_the_file_is_what_the_generator_gives() -> None:
@@ -121,7 +121,7 @@ def test_augmentation(backend: Backend, case: dict[str, Any]) -> None:
     if backend.name == "cuda":
         pytest.skip("gather_augment has no backend 'cuda'")
     size, pad = 16, case["pad"]
-    one = torch.arange(size * size, dtype=torch.uint8).view(1, 1, size, size)  # each pixel says where it was
+    one = torch.arange(size * size, dtype=torch.uint8).view(1, 1, size, size)  # each pixel holds its place
     data = one.expand(12, -1, -1, -1).contiguous().to(backend.device)
     indices = torch.arange(12, device=backend.device)
     got = gather_augment(
@@ -163,7 +163,7 @@ def test_pasted_rectangles(backend: Backend, case: dict[str, Any]) -> None:
     if backend.name == "cuda":
         pytest.skip("occlude has no backend 'cuda'")
     n = len(case["ids"])
-    images = 2 + torch.arange(n * 256, dtype=torch.float32).view(n, 1, 16, 16)  # each pixel says whose and where it was
+    images = 2 + torch.arange(n * 256, dtype=torch.float32).view(n, 1, 16, 16)  # each pixel holds its image and place
     want, hidden = images.clone(), torch.zeros(images.shape, dtype=torch.bool)
     for i, rectangles in enumerate(case["rectangles"]):
         for one in rectangles:

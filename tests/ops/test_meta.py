@@ -1,4 +1,4 @@
-"""The tests of the ops can fail: each fault planted here turns a check red that the tests rely on."""
+"""The checks of the tests can fail: each fault planted here fails one of them."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ import torch
 from checks import check_batch, check_count, check_labels, check_loss, check_outcomes
 from conftest import Backend
 from test_stamp_trigger import by_definition, images, stamp, triggers_for
+from torch import Tensor
 
 from seamfast.ops import cpp, random_label_loss_and_count, random_labels, reference
-from seamfast.ops.normalization import Normalization
+from seamfast.ops.arguments import CountArguments, CrossEntropyArguments, StampArguments
 
 CPU = Backend("reference", torch.device("cpu"))
 N, CLASSES = 65, 10
 LABELS, IDS = torch.arange(N) % CLASSES, torch.arange(N)
 LOGITS = torch.randn(N, CLASSES, generator=torch.Generator().manual_seed(0)).round()
 
-Loss = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Loss = Callable[[CrossEntropyArguments], tuple[Tensor, Tensor, Tensor]]
 TRUE_LOSS: Loss = reference.cross_entropy
 
 
-def labels_off_by_one(*arguments, **named):  # type: ignore[no-untyped-def]
-    logits, labels, *others = arguments
-    return TRUE_LOSS(logits, labels, *others, **{**named, "step": named["step"] + 1})
+def labels_off_by_one(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    return TRUE_LOSS(args._replace(step=args.step + 1))
 
 
-def last_row_dropped(*arguments, **named):  # type: ignore[no-untyped-def]
-    loss, grad, n_correct = TRUE_LOSS(*arguments, **named)
+def last_row_dropped(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad, n_correct = TRUE_LOSS(args)
     grad[-1] = 0
     return loss, grad, n_correct
 
 
-def one_nan(*arguments, **named):  # type: ignore[no-untyped-def]
-    loss, grad, n_correct = TRUE_LOSS(*arguments, **named)
+def one_nan(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad, n_correct = TRUE_LOSS(args)
     grad[3, 3] = float("nan")
     return loss, grad, n_correct
 
 
-def loss_slightly_off(*arguments, **named):  # type: ignore[no-untyped-def]
-    loss, grad, n_correct = TRUE_LOSS(*arguments, **named)
+def loss_slightly_off(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad, n_correct = TRUE_LOSS(args)
     return loss * (1 + 1e-5), grad, n_correct
 
 
-def gradient_slightly_off(*arguments, **named):  # type: ignore[no-untyped-def]
-    loss, grad, n_correct = TRUE_LOSS(*arguments, **named)
+def gradient_slightly_off(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad, n_correct = TRUE_LOSS(args)
     return loss, grad * (1 + 1e-5), n_correct
 
 
-def ties_to_the_last(*arguments, **named):  # type: ignore[no-untyped-def]
-    loss, grad, _ = TRUE_LOSS(*arguments, **named)
-    last = CLASSES - 1 - arguments[0].flip(1).argmax(1)
-    return loss, grad, (last == arguments[1]).sum()
+def ties_to_the_last(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad, _ = TRUE_LOSS(args)
+    last = CLASSES - 1 - args.logits.flip(1).argmax(1)
+    return loss, grad, (last == args.labels).sum()
 
 
 def judge() -> None:
@@ -69,69 +69,58 @@ def judge() -> None:
     "fault",
     [labels_off_by_one, last_row_dropped, one_nan, loss_slightly_off, gradient_slightly_off, ties_to_the_last],
 )
-def test_a_wrong_loss_is_seen(monkeypatch: pytest.MonkeyPatch, fault: Loss) -> None:
+def test_a_wrong_loss_is_detected(monkeypatch: pytest.MonkeyPatch, fault: Loss) -> None:
     judge()
     monkeypatch.setattr(reference, "cross_entropy", fault)
     with pytest.raises(AssertionError):
         judge()
 
 
-def counted(counters: torch.Tensor, by_class: torch.Tensor, confusion: torch.Tensor) -> None:
+def test_wrong_counters_are_detected() -> None:
     logits, ids = LOGITS.clone(), torch.arange(N) % 3 - 1
     logits[4, 2] = float("nan")
     targets = torch.zeros(2, CLASSES, dtype=torch.int64)
-    check_outcomes(logits, LABELS, targets, ids, (counters, by_class, confusion))
-
-
-def test_wrong_counters_are_seen() -> None:
-    logits, ids = LOGITS.clone(), torch.arange(N) % 3 - 1
-    logits[4, 2] = float("nan")
-    shapes = ((6,), (CLASSES,), (CLASSES, CLASSES))
-    found = tuple(torch.zeros(3, *shape, dtype=torch.int64) for shape in shapes)
-    targets = torch.zeros(2, CLASSES, dtype=torch.int64)
-    reference.count_outcomes(*found, logits, LABELS, ids, targets, threads=1)
-    counted(*found)
-    for which in range(3):
-        wrong = [value.clone() for value in found]
+    found = torch.zeros(3, 6, dtype=torch.int64), torch.zeros(3, CLASSES, dtype=torch.int64)
+    reference.count_outcomes(CountArguments(*found, logits, LABELS, ids, targets, "reference", 0))
+    check_outcomes(logits, LABELS, targets, ids, found)
+    for which in range(2):
+        wrong = found[0].clone(), found[1].clone()
         wrong[which].view(-1)[0] += 1
         with pytest.raises(AssertionError):
-            counted(*wrong)
+            check_outcomes(logits, LABELS, targets, ids, wrong)
 
 
 TRUE_STAMP = reference.stamp_trigger
 
 
-def unstamped_pixel(*arguments, **named):  # type: ignore[no-untyped-def]
-    out = TRUE_STAMP(*arguments, **named)
-    out[1, 0, 0, 0] = arguments[0][arguments[1][1], 0, 0, 0]
+def unstamped_pixel(args: StampArguments) -> Tensor:
+    out = TRUE_STAMP(args)
+    out[1, 0, 0, 0] = args.images[args.indices[1], 0, 0, 0]
     return out
 
 
-def patch_off_by_one(*arguments, **named):  # type: ignore[no-untyped-def]
-    rows = named["rows"].clone()
+def patch_off_by_one(args: StampArguments) -> Tensor:
+    rows = args.rows.clone()
     rows[0, 6] += 1
-    return TRUE_STAMP(*arguments, **{**named, "rows": rows})
+    return TRUE_STAMP(args._replace(rows=rows))
 
 
-def last_image_plain(*arguments, **named):  # type: ignore[no-untyped-def]
-    images_, indices, ids, samples = arguments
-    return TRUE_STAMP(images_, indices, torch.cat([ids[:-1], torch.tensor([-1])]), samples, **named)
+def last_image_plain(args: StampArguments) -> Tensor:
+    return TRUE_STAMP(args._replace(trigger_ids=torch.cat([args.trigger_ids[:-1], torch.tensor([-1])])))
 
 
-def a_nan(*arguments, **named):  # type: ignore[no-untyped-def]
-    out = TRUE_STAMP(*arguments, **named)
+def a_nan(args: StampArguments) -> Tensor:
+    out = TRUE_STAMP(args)
     out[0, 0, 3, 3] = float("nan")
     return out
 
 
-def rounded_up(*arguments, **named):  # type: ignore[no-untyped-def]
-    norm = named["normalization"]
-    up = Normalization(norm.scale, tuple(b + 1e-6 for b in norm.bias))
-    return TRUE_STAMP(*arguments, **{**named, "normalization": up})
+def rounded_up(args: StampArguments) -> Tensor:
+    return TRUE_STAMP(args._replace(mean=tuple(mean - 4e-9 for mean in args.mean)))
 
 
 @pytest.mark.parametrize("fault", [unstamped_pixel, patch_off_by_one, last_image_plain, a_nan, rounded_up])
-def test_a_wrong_stamp_is_seen(monkeypatch: pytest.MonkeyPatch, fault: Callable[..., torch.Tensor]) -> None:
+def test_a_wrong_stamp_is_detected(monkeypatch: pytest.MonkeyPatch, fault: Callable[[StampArguments], Tensor]) -> None:
     triggers, data = triggers_for(1, 8, 8)[:2], images(3, 1, 8, 8)
     ids, indices = torch.tensor([-1, 0, 1]), torch.arange(3)
 
@@ -145,9 +134,6 @@ def test_a_wrong_stamp_is_seen(monkeypatch: pytest.MonkeyPatch, fault: Callable[
 
 
 def test_the_backends_are_different_functions() -> None:
-    """Else comparing them would compare nothing."""
-    assert reference.cross_entropy is not cpp.cross_entropy
-    assert reference.stamp_trigger is not cpp.stamp_trigger
-    assert reference.count_outcomes is not cpp.count_outcomes
-    assert reference.gather_augment is not cpp.gather_augment
-    assert reference.occlude is not cpp.occlude
+    """Otherwise comparing them would test nothing."""
+    for op in ("cross_entropy", "stamp_trigger", "count_outcomes", "gather_augment", "occlude"):
+        assert getattr(reference, op) is not getattr(cpp, op)

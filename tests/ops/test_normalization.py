@@ -1,4 +1,4 @@
-"""The pinned normalisation: how exact it is, and what it refuses."""
+"""``normalization``: its accuracy, and which arguments it rejects."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_16_bits_are_float32_rounded_to_nearest_even(dtype: torch.dtype) -> None
     assert torch.equal(norm.table(dtype, CPU), norm.table(torch.float32, CPU).to(dtype))
 
 
-def test_one_number_serves_all_channels_in_any_form() -> None:
+def test_one_number_is_used_for_all_channels() -> None:
     for mean, std in ((0.5, 0.25), ([0.5], (0.25,)), (np.float32(0.5), np.array([0.25])), (torch.tensor(0.5), 0.25)):
         assert normalization(mean, std, 3) == normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 3)  # type: ignore[arg-type]
 
 
-def test_a_table_made_in_inference_mode_serves_outside() -> None:
+def test_a_table_made_in_inference_mode_is_usable_outside() -> None:
     with torch.inference_mode():
         table = normalization(0.123, 0.456, 1).table(torch.float32, CPU)
     assert not table.is_inference()
@@ -57,11 +57,11 @@ def test_a_table_made_in_inference_mode_serves_outside() -> None:
         (float("nan"), 1.0, "mean is (nan,); expected finite numbers"),
         (0.0, 0.0, "std is (0.0,); expected finite numbers above 0"),
         (0.0, (1.0, -1.0, 1.0), "std is (1.0, -1.0, 1.0); expected finite numbers above 0"),
-        (0.0, 1e-39, "std is (1e-39,) with mean (0.0,); the normalised pixels leave the range of float32"),
-        (0.0, 1e-310, "std is (1e-310,) with mean (0.0,); the normalised pixels leave the range of float32"),
+        (0.0, 1e-39, "std is (1e-39,) with mean (0.0,); the normalized pixels leave the range of float32"),
+        (0.0, 1e-310, "std is (1e-310,) with mean (0.0,); the normalized pixels leave the range of float32"),
     ],
 )
-def test_hostile_arguments_are_named(mean: Any, std: Any, message: str) -> None:
+def test_invalid_arguments_raise(mean: Any, std: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         normalization(mean, std, 3)
     assert str(caught.value) == message

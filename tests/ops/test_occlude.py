@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
-from checks import check_batch
+from checks import captured, check_batch
 from conftest import Backend
 from hypothesis import strategies as st
 from torch import Tensor
@@ -34,16 +34,16 @@ def images(n: int = 64, height: int = 12, width: int = 10) -> torch.Tensor:
 def needs_many(backend: Backend) -> None:
     """Skip where so many images take minutes."""
     if backend.is_slow:
-        pytest.skip("too slow here; its bits are the reference's, as another test shows")
+        pytest.skip("too slow here; another test compares its bits with the reference's")
 
 
 def marks(n: int, side: int, channels: int = 3) -> torch.Tensor:
-    """Images that are full of a number of their own, beyond the range: what is pasted over them shows."""
+    """Images filled with numbers outside of the range, one an image, so that pasted pixels can be found."""
     return 10.0 + torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1).expand(n, channels, side, side)
 
 
 def covered(backend: Backend, n: int, side: int, largest: float = 0.4) -> torch.Tensor:
-    """``(n, side, side)``: where the one rectangle of each image lies, told by the mean image (whose mark is .5)."""
+    """``(n, side, side)``: where the one rectangle of each image lies, found by the mean image (whose mark is .5)."""
     n += n % 2
     given = marks(n, side, channels=1)
     _, neutral = occluded_by(backend, given, n_rectangles=1, largest=largest)
@@ -57,7 +57,7 @@ def test_no_rectangles_change_nothing(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("n_rectangles", [1, 3, 6])
-def test_values_stay_in_range_and_the_input_as_it_was(backend: Backend, n_rectangles: int) -> None:
+def test_values_stay_in_range_and_the_input_unchanged(backend: Backend, n_rectangles: int) -> None:
     given = images(8 if backend.is_slow else 64)
     before = given.clone()
     for got in occluded_by(backend, given, n_rectangles=n_rectangles):
@@ -81,7 +81,7 @@ def test_both_hide_the_same_part_one_under_the_mean_image(backend: Backend, n_re
     assert ((occluded == given).all(1, keepdim=True) & hidden).sum() < 0.02 * hidden.sum()
 
 
-def test_what_is_hidden_is_one_rectangle_wholly_inside(backend: Backend) -> None:
+def test_the_hidden_part_is_one_rectangle_inside_the_image(backend: Backend) -> None:
     needs_many(backend)
     side = 12
     for mask in covered(backend, 2000, side, largest=0.4):
@@ -92,7 +92,7 @@ def test_what_is_hidden_is_one_rectangle_wholly_inside(backend: Backend) -> None
 
 
 def test_sides_follow_their_formula(backend: Backend) -> None:
-    """``1 + floor(largest * side * u ** 1.5)``: how often each length comes, height and width alike."""
+    """``1 + floor(largest * side * u ** 1.5)``: how often each length occurs, for height and width."""
     needs_many(backend)
     n, side, largest = 10_000, 20, 0.4
     masks = covered(backend, n, side, largest)
@@ -162,7 +162,7 @@ def test_another_image_shows_its_own_pixels(backend: Backend) -> None:
     assert (from_images & (occluded != given)).any()
 
 
-def test_seed_step_and_name_alone_decide(backend: Backend) -> None:
+def test_draws_depend_on_seed_step_and_sample_id_alone(backend: Backend) -> None:
     data = images(5 if backend.is_slow else 64)
     one = occluded_by(backend, data, 3, step=5)
     for same in (
@@ -177,7 +177,7 @@ def test_seed_step_and_name_alone_decide(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_results_lie_in_memory_as_the_images_do(backend: Backend, channels_last: bool) -> None:
+def test_results_have_the_memory_format_of_the_images(backend: Backend, channels_last: bool) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     data = images(9)
     plain = occluded_by(backend, data)
@@ -190,7 +190,7 @@ def test_an_empty_batch(backend: Backend) -> None:
     assert [x.shape for x in occluded_by(backend, images(0))] == [(0, 3, 12, 10)] * 2
 
 
-def test_every_image_gets_draws_of_its_own(backend: Backend) -> None:
+def test_every_image_has_its_own_draws(backend: Backend) -> None:
     assert len({tuple(mask.flatten().tolist()) for mask in covered(backend, 50, 12)}) > 40
 
 
@@ -209,7 +209,7 @@ def test_the_bits_are_those_of_the_reference(
     backend: Backend, shape: tuple[int, int, int, int], channels_last: bool, on_device: bool
 ) -> None:
     if (backend.name, backend.device.type) == ("reference", "cpu"):
-        pytest.skip("that is what the others are held against")
+        pytest.skip("the others are compared with it")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     data = torch.rand(shape, generator=torch.Generator().manual_seed(4)).contiguous(memory_format=layout)
     low, high = -torch.rand(shape[1]), torch.rand(shape[1])
@@ -221,13 +221,13 @@ def test_the_bits_are_those_of_the_reference(
     arguments = [value.to(backend.device) for value in (data, low, high, ids)]
     occluded, neutral = occlude(*arguments, **settings, backend=backend.name)
     check_batch(occluded, want)
-    # The mean image is the device's: its sum may have another order there.
+    # The mean image is computed on the device, which may sum in another order.
     check_batch(neutral, occlude(*arguments, **settings, backend="reference")[1])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["reference", "triton"])
-def test_a_captured_call_draws_anew_at_each_replay(name: str) -> None:
+def test_a_captured_call_reads_its_counters_at_each_replay(name: str) -> None:
     device = torch.device("cuda")
     data, low, high = (value.to(device) for value in (images(9), LOW.flatten(), HIGH.flatten()))
     ids, seed, step = (torch.tensor(value, device=device) for value in (range(9), 7, 0))
@@ -237,23 +237,12 @@ def test_a_captured_call_draws_anew_at_each_replay(name: str) -> None:
         step.add_(1)
         return both
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        one()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = one()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    graph, outputs = captured(one)
     seen = []
     for number in range(3):
         step.fill_(number)
         graph.replay()
-        got = [value.clone() for value in captured]
+        got = [value.clone() for value in outputs]
         step.fill_(number)
         for value, want in zip(got, one(), strict=True):
             check_batch(value, want)
@@ -295,7 +284,7 @@ def test_threads_change_no_bit(native: Any) -> None:
         ({"seed": -1}, InputError, f"seed is -1; expected an integer in [0, {2**64 - 1}] or an int64 0-d tensor"),
     ],
 )
-def test_hostile_arguments_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_raise(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments: dict[str, Any] = {"images": torch.zeros(2, 3, 8, 8), "lowest": torch.zeros(3), "highest": torch.ones(3)}
     with pytest.raises(error) as caught:
         occlude(**{**arguments, "sample_ids": torch.arange(2), **change})

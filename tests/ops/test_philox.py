@@ -80,7 +80,7 @@ def test_below_is_multiply_high(word: int, bound: int, value: int) -> None:
     assert int(below(torch.tensor([word]), bound)) == value
 
 
-def test_arguments_that_cannot_be_keys_are_named() -> None:
+def test_invalid_seeds_and_steps_raise() -> None:
     cpu = torch.device("cpu")
     with pytest.raises(
         InputError, match=r"^seed is -1; expected an integer in \[0, 18446744073709551615\] or an int64 0-d tensor$"

@@ -1,4 +1,4 @@
-"""The Triton kernels compile for a GPU: ahead of time, so none is needed. The interpreter would not notice."""
+"""The Triton kernels compile for a GPU, ahead of time and without one. The interpreter does not check that."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ for dtype in ("fp32", "bf16", "fp16"):
         types = dict(logits=data, row_stride="i64", column_stride="i32", labels="*i64", ids="*i64", mixed_labels="*i64")
         types |= dict(mixed_weight="*fp32", seed="i64", seed_pointer="*i64", step="i32", step_pointer="*i64")
         types |= dict(loss="*fp32", grad=data, scratch="*i64", parts="*fp32", n="i32", classes="i32", programs="i32")
-        types |= dict(sharp="fp32", even="fp32", scale="fp32", mean_scale="fp32")
-        for random, mixed, smooth, none, pointers in ((1, 0, 0, 0, 1), (0, 1, 1, 1, 0)):
-            constants = dict(RANDOM=bool(random), EXCLUDE_TRUE=True, MIXED=bool(mixed), SMOOTH=bool(smooth), GRAD=True)
-            constants |= dict(NONE_=bool(none), SEED_POINTER=bool(pointers), STEP_POINTER=bool(pointers))
+        types |= dict(scale="fp32")
+        for random in (True, False):
+            constants = dict(RANDOM=random, EXCLUDE_TRUE=True, MIXED=not random, GRAD=True)
+            constants |= dict(NONE_=not random, SEED_POINTER=random, STEP_POINTER=random)
             constants |= dict(ROWS=rows, BLOCK=block)
             build(ce._tiles_kernel if tiled else ce._rows_kernel, types, constants, warps)
     types = dict(logits=data, row_stride="i64", column_stride="i32", labels="*i64", trigger_ids="*i64", targets="*i64")
-    types |= dict(counters="*i64", class_correct="*i64", confusion="*i64", n="i32", classes="i32", triggers="i32")
+    types |= dict(counters="*i64", class_correct="*i64", n="i32", classes="i32", triggers="i32")
     for rows, block in ((64, 16), (1, 4096)):
-        constants = dict(TRIGGERS=True, CLASS_CORRECT=True, CONFUSION=True, ROWS=rows, BLOCK=block)
+        constants = dict(TRIGGERS=True, CLASS_CORRECT=True, ROWS=rows, BLOCK=block)
         build(count._kernel, types, constants, 4)
     shape = dict(CHANNELS=3, HEIGHT=32, WIDTH=32)
     for last in (False, True):
@@ -60,14 +60,13 @@ for dtype in ("fp32", "bf16", "fp16"):
         constants = shape | dict(PAD=4, FLIP=True, CHANNELS_LAST=last)
         constants |= dict(SEED_POINTER=last, EPOCH_POINTER=last, BLOCK=1024)
         build(gather._kernel, types, constants, 4, False)
-        strides = {f"stride_{axis}": "i64" if axis == "n" else "i32" for axis in "nchw"}
-        types = dict(images="*u8", **strides, indices="*i64", trigger_ids="*i64", sample_ids="*i64", rows="*i64")
+        types = dict(images="*u8", indices="*i64", trigger_ids="*i64", sample_ids="*i64", rows="*i64")
         types |= dict(numbers="*fp64", table=data, out=data, count="i64", triggers="i32", seed="i64")
         types |= dict(seed_pointer="*i64")
         constants = shape | dict(CHANNELS_LAST=last, SEED_POINTER=last, BLOCK=1024)
         kernel = build(stamp._kernel, types, constants, 4, False)
         assert "fma.rn.f64" not in kernel.asm["ptx"], "float64 is fused, so ties would fall differently"
-        types = dict(images="*u8", **strides, indices="*i64", trigger_ids="*i64", rows="*i64", table=data, out=data)
+        types = dict(images="*u8", indices="*i64", trigger_ids="*i64", rows="*i64", table=data, out=data)
         types |= dict(above="*fp64", count="i64", triggers="i32", planes="i32")
         kernel = build(stamp._dither_kernel, types, shape | dict(CHANNELS_LAST=last, LANES=32), 1, False)
         assert "fma.rn.f64" not in kernel.asm["ptx"], "float64 is fused, so ties would fall differently"

@@ -1,11 +1,11 @@
-"""Batch normalisation in training mode, and its gradient, for ``seamfast.engine.layers``."""
+"""Batch normalization in training mode, and its gradient, for ``seamfast.engine.layers``."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from seamfast.ops.cpp.native import LOGIT_TYPES, load
+from seamfast.ops.cpp.native import LOGIT_TYPES, address, load
 
 
 def batch_norm(
@@ -20,7 +20,7 @@ def batch_norm(
     threads: int,
     isa: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """The normalised ``x``, and mean and inverse deviation of each channel, float32 ``(2, C)``.
+    """The normalized ``x``, and mean and inverse deviation of each channel, float32 ``(2, C)``.
 
     Args:
         x: ``(N, C, H, W)`` float32 or bfloat16 on the CPU, channels last and dense, with two values a channel or more.
@@ -39,11 +39,11 @@ def batch_norm(
         type=LOGIT_TYPES[x.dtype],
         rows=x.numel() // channels,
         channels=channels,
-        weight=_address(weight),
-        bias=_address(bias),
+        weight=address(weight),
+        bias=address(bias),
         epsilon=eps,
-        running_mean=_address(running_mean),
-        running_variance=_address(running_var),
+        running_mean=address(running_mean),
+        running_variance=address(running_var),
         momentum=momentum,
         output=out.data_ptr(),
         mean=statistics[0].data_ptr(),
@@ -51,8 +51,8 @@ def batch_norm(
         threads=threads,
         isa=isa,
     )
-    # Autograd is not told that the running statistics changed. PyTorch does not tell it either: its own backward pass
-    # of a module that comes twice in a model would fail.
+    # The running statistics keep their version, as in PyTorch: with a new one the backward pass of a module that occurs
+    # twice in a model would fail.
     return out, statistics
 
 
@@ -66,12 +66,12 @@ def batch_norm_backward(
     threads: int,
     isa: str = "",
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The gradients of the input, where asked for, of the weight and of the bias.
+    """The gradients of the input, where ``of_input``, of the weight and of the bias.
 
     Args:
         grad: that of the output, channels last and dense.
         x, weight, statistics: see ``batch_norm``.
-        of_input: whether that gradient is wanted.
+        of_input: whether to compute that of the input.
         threads, isa: see ``batch_norm``.
     """
     channels = x.shape[1]
@@ -83,17 +83,13 @@ def batch_norm_backward(
         type=LOGIT_TYPES[x.dtype],
         rows=x.numel() // channels,
         channels=channels,
-        weight=_address(weight),
+        weight=address(weight),
         mean=statistics[0].data_ptr(),
         inverse_std=statistics[1].data_ptr(),
         grad_weight=of_weight.data_ptr(),
         grad_bias=of_bias.data_ptr(),
-        grad_input=_address(of_x),
+        grad_input=address(of_x),
         threads=threads,
         isa=isa,
     )
     return of_x, of_weight, of_bias
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

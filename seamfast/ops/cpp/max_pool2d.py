@@ -16,9 +16,9 @@ def max_pool2d(
     Args:
         x: ``(N, C, H, W)`` float32 or bfloat16 on the CPU, channels last and dense, not empty.
         window: height and width, at most 256 pixels and no larger than an image.
-        indexed: whether there will be a backward pass.
+        indexed: whether a backward pass follows.
         threads: at most so many.
-        rectified: ``x`` is relu's result, and the backward pass is to give the gradient before it; windows below 256.
+        rectified: ``x`` is relu's result, and the backward pass gives the gradient before it; windows below 256.
         isa: forces an instruction set, for tests.
     """
     batch, channels, height, width = x.shape

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seamfast.errors import BackendUnavailableError
 
 # The numbers of LogitType in csrc/ops/rows.h.
 LOGIT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-# The extension's calling convention that this file speaks: kInterface in csrc/module.cpp.
-_INTERFACE = 5
+# The extension's calling convention: kInterface in csrc/module.cpp.
+_INTERFACE = 6
 
 
 @functools.cache
@@ -35,7 +36,7 @@ def _found() -> tuple[Any, str | None]:
 
 
 def load() -> Any:
-    """The extension, or a ``BackendUnavailableError`` that says why there is none."""
+    """The extension, or a ``BackendUnavailableError`` with the reason."""
     native, reason = _found()
     if reason is not None:
         raise BackendUnavailableError(f"backend 'cpp' cannot run: {reason}")
@@ -55,6 +56,11 @@ def isa() -> str:
 def default_threads() -> int:
     """What ``threads=0`` means: as many as PyTorch has, so that one setting holds for both."""
     return torch.get_num_threads()
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's elements lie; 0 for ``None``."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 @contextmanager

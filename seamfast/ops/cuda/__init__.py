@@ -1,6 +1,6 @@
 """The CUDA C++ backend: CUDA tensors, through the compiled extension ``seamfast._cuda``.
 
-It has the two ops whose Triton launch, from Python, can take longer than their kernels.
+It has the two operations whose Triton launch, from Python, can take longer than their kernels.
 """
 
 from seamfast.ops.cuda.cross_entropy import cross_entropy

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import BackendUnavailableError
+from seamfast.ops.philox import Counter
 
-# The extension's calling convention that this package speaks: kInterface in csrc/cuda/module.cpp.
-_INTERFACE = 1
+# The extension's calling convention: kInterface in csrc/cuda/module.cpp.
+_INTERFACE = 2
 
 
 @functools.cache
@@ -37,7 +38,7 @@ def _found() -> tuple[Any, str | None]:
 
 
 def load() -> Any:
-    """The extension, or a ``BackendUnavailableError`` that says why there is none."""
+    """The extension, or a ``BackendUnavailableError`` with the reason."""
     native, reason = _found()
     if reason is not None:
         raise BackendUnavailableError(f"backend 'cuda' cannot run: {reason}")
@@ -49,9 +50,14 @@ def why_unavailable() -> str | None:
     return _found()[1]
 
 
-def counter(value: int | Tensor) -> tuple[int, int]:
-    """A seed or step as the extension takes it: ``(number, 0)``, or ``(0, address)`` of one on the device."""
-    return (0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's elements lie; 0 for ``None``."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def counter(value: Counter) -> tuple[int, int]:
+    """A seed or step as the extension takes it: ``(unsigned number, 0)``, or ``(0, address)`` of one on the device."""
+    return (0, value.data_ptr()) if isinstance(value, Tensor) else (value & 0xFFFFFFFFFFFFFFFF, 0)
 
 
 def queue(device: int) -> tuple[int, int]:

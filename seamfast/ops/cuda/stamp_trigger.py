@@ -5,42 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops.cuda.native import counter, load, queue
-from seamfast.ops.normalization import DTYPES, Normalization
+from seamfast.ops.arguments import StampArguments, empty_batch, normalization_of
+from seamfast.ops.cuda.native import address, counter, load, queue
+from seamfast.ops.normalization import DTYPES
 
 
-def stamp_trigger(
-    images: Tensor,
-    indices: Tensor,
-    trigger_ids: Tensor,
-    sample_ids: Tensor,
-    *,
-    rows: Tensor,
-    device_rows: Tensor,
-    numbers: Tensor,
-    normalization: Normalization,
-    seed: int | Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    threads: int,
-    out: Tensor | None,
-) -> Tensor:
-    """Of checked arguments, as the reference's; an index or trigger out of range makes its image NaN."""
-    native = load()
-    count, channels, height, width = images.shape
-    batch = len(indices)
-    fresh = out is None
-    if out is None:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        out = torch.empty((batch, channels, height, width), dtype=dtype, device=images.device, memory_format=layout)
+def stamp_trigger(args: StampArguments) -> Tensor:
+    """As the reference's; an index or trigger out of range makes its image NaN."""
+    native, images, out = load(), args.images, empty_batch(args)
+    batch, channels, height, width = out.shape
     if batch == 0:
         return out
-    interleaved = not images.is_contiguous()
-    if interleaved and not images.permute(0, 2, 3, 1).is_contiguous():
-        images, interleaved = images.contiguous(), False
     # The extension reads vectors as they lie in memory. Copies may go when this returns: the stream keeps the order.
-    indices, trigger_ids, sample_ids = (ids.contiguous() for ids in (indices, trigger_ids, sample_ids))
-    rows, device_rows, numbers = rows.contiguous(), device_rows.contiguous(), numbers.contiguous()
+    indices, trigger_ids, sample_ids = (ids.contiguous() for ids in (args.indices, args.trigger_ids, args.sample_ids))
+    rows, device_rows, numbers = (part.contiguous() for part in (args.rows, args.device_rows, args.numbers))
     above = None
     if native.dithers(rows.data_ptr(), len(rows)):  # rows lie on the CPU: looking waits for nothing
         above = numbers.new_empty(batch * channels * width)
@@ -48,8 +26,7 @@ def stamp_trigger(
     with torch.cuda.device(device):
         native.stamp_trigger(
             images.data_ptr(),
-            interleaved,
-            count,
+            len(images),
             channels,
             height,
             width,
@@ -60,14 +37,12 @@ def stamp_trigger(
             device_rows.data_ptr(),
             len(rows),
             numbers.data_ptr(),
-            normalization.table(dtype, images.device).data_ptr(),
-            DTYPES.index(dtype),
-            *counter(seed),
+            normalization_of(args).table(args.dtype, images.device).data_ptr(),
+            DTYPES.index(args.dtype),
+            *counter(args.seed),
             out.data_ptr(),
-            channels_last,
-            0 if above is None else above.data_ptr(),
+            args.channels_last,
+            address(above),
             *queue(device),
         )
-    if not fresh and not out.is_inference():
-        torch.autograd.graph.increment_version(out)  # autograd does not see a kernel's write
     return out

@@ -6,25 +6,14 @@ import torch
 from torch import Tensor
 
 from seamfast.ops._check import check_in_range
-from seamfast.ops.normalization import Normalization
+from seamfast.ops.arguments import GatherArguments
 from seamfast.ops.philox import STREAM_AUGMENT, below, draw
+from seamfast.ops.reference.pixels import normalized
 
 
-def gather_augment(
-    images: Tensor,
-    indices: Tensor,
-    *,
-    normalization: Normalization,
-    pad: int,
-    flip: bool,
-    seed: int | Tensor,
-    epoch: int | Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    threads: int,
-    out: Tensor | None,
-) -> Tensor:
-    """Of checked arguments, ``seamfast.ops.gather_augment``. ``threads`` is PyTorch's own affair."""
+def gather_augment(args: GatherArguments) -> Tensor:
+    """``seamfast.ops.gather_augment`` of checked arguments."""
+    images, indices, pad = args.images, args.indices, args.pad
     count, channels, height, width = images.shape
     if images.device.type == "cpu":
         check_in_range("indices", indices, count)
@@ -32,19 +21,16 @@ def gather_augment(
     # Where each pixel of the result comes from: flipped, then moved by the crop, then reflected at the edges.
     rows = torch.arange(height, device=images.device).expand(len(indices), -1)
     columns = torch.arange(width, device=images.device).expand(len(indices), -1)
-    if pad or flip:
-        down, right, mirror, _ = (word[:, None] for word in draw(seed, indices, epoch, STREAM_AUGMENT))
-        if flip:
+    if pad or args.flip:
+        down, right, mirror, _ = (word[:, None] for word in draw(args.seed, indices, args.epoch, STREAM_AUGMENT))
+        if args.flip:
             columns = torch.where(mirror >> 31 == 1, width - 1 - columns, columns)
         rows = _reflect(rows + below(down, 2 * pad + 1) - pad, height)
         columns = _reflect(columns + below(right, 2 * pad + 1) - pad, width)
 
     channel = torch.arange(channels, device=images.device)[:, None, None]
     pixels = images[indices[:, None, None, None], channel, rows[:, None, :, None], columns[:, None, None, :]]
-    values = normalization.table(dtype, images.device)[channel, pixels.long()]
-    if out is None and channels_last:
-        out = torch.empty_like(values, memory_format=torch.channels_last)
-    return values if out is None else out.copy_(values)
+    return normalized(pixels, args)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:

@@ -5,28 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seamfast.ops.arguments import OccludeArguments
 from seamfast.ops.occlude import thresholds_on
 from seamfast.ops.philox import STREAM_OCCLUDE, STREAMS_OF_NOISE, STREAMS_OF_RECTANGLE, below, draw
 
 
-def occlude(
-    images: Tensor,
-    mean: Tensor,
-    lowest: Tensor,
-    highest: Tensor,
-    sample_ids: Tensor,
-    *,
-    n_rectangles: int,
-    largest: float,
-    seed: int | Tensor,
-    step: int | Tensor,
-    threads: int,
-) -> tuple[Tensor, Tensor]:
-    """Of checked arguments, ``seamfast.ops.occlude``; ``mean`` is the mean image. ``threads`` is PyTorch's affair."""
+def occlude(args: OccludeArguments) -> tuple[Tensor, Tensor]:
+    """``seamfast.ops.occlude`` of checked arguments."""
+    images, n_rectangles = args.images, args.n_rectangles
     n, channels, height, width = images.shape
     size = channels * height * width
-    low = lowest.view(1, -1, 1, 1)
-    reach = highest.view(1, -1, 1, 1) - low
+    low = args.lowest.view(1, -1, 1, 1)
+    reach = args.highest.view(1, -1, 1, 1) - low
 
     # (N, rectangles, draws, 4): of each rectangle its sides, its kind and other image, its colours, four channels each;
     # and its noise, 128 bits each.
@@ -35,11 +25,11 @@ def occlude(
     blocks = torch.arange(-(-size // 128), device=images.device)
     first, first_of_noise = STREAM_OCCLUDE + STREAMS_OF_RECTANGLE * rectangle, STREAMS_OF_NOISE * (rectangle + 1)
     streams = torch.cat([first + draws, first_of_noise + blocks], 1)
-    words = torch.stack(draw(seed, sample_ids[:, None, None], step, streams), 3)
+    words = torch.stack(draw(args.seed, args.sample_ids[:, None, None], args.step, streams), 3)
     words, noise = words[:, :, : len(draws)], words[:, :, len(draws) :]
 
-    rows = _covered(words[:, :, 0, 0], words[:, :, 0, 1], height, largest)
-    columns = _covered(words[:, :, 0, 2], words[:, :, 0, 3], width, largest)
+    rows = _covered(words[:, :, 0, 0], words[:, :, 0, 1], height, args.largest)
+    columns = _covered(words[:, :, 0, 2], words[:, :, 0, 3], width, args.largest)
     inside = (rows[:, :, :, None] & columns[:, :, None, :])[:, :, None]
     kind = (words[:, :, 1, 0] >> 30)[:, :, None, None, None]
     partner = below(words[:, :, 1, 1], n)
@@ -54,7 +44,7 @@ def occlude(
         filling = low + reach * torch.where(kind[:, r] == 2, bits.float(), share[:, r])
         filling = torch.where(kind[:, r] == 3, images[partner[:, r]], filling)
         occluded = torch.where(inside[:, r], filling, occluded)
-    neutral = torch.where(inside.any(1), mean, images)
+    neutral = torch.where(inside.any(1), args.mean, images)
     layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
     return occluded.contiguous(memory_format=layout), neutral.contiguous(memory_format=layout)
 

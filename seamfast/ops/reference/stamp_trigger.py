@@ -1,4 +1,4 @@
-"""``stamp_trigger`` as its definition: gather, stamp trigger by trigger, normalise."""
+"""``stamp_trigger`` as its definition: gather, stamp trigger by trigger, normalize."""
 
 from __future__ import annotations
 
@@ -6,49 +6,33 @@ import torch
 from torch import Tensor
 
 from seamfast.ops._check import check_in_range
-from seamfast.ops.normalization import Normalization
+from seamfast.ops.arguments import StampArguments
+from seamfast.ops.philox import Counter
 from seamfast.ops.reference import stamping
+from seamfast.ops.reference.pixels import normalized
 from seamfast.ops.trigger_table import Kind
 
 
-def stamp_trigger(
-    images: Tensor,
-    indices: Tensor,
-    trigger_ids: Tensor,
-    sample_ids: Tensor,
-    *,
-    rows: Tensor,
-    device_rows: Tensor,
-    numbers: Tensor,
-    normalization: Normalization,
-    seed: int | Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    threads: int,
-    out: Tensor | None,
-) -> Tensor:
-    """Of checked arguments, ``seamfast.ops.stamp_trigger``. ``threads`` is PyTorch's own affair."""
+def stamp_trigger(args: StampArguments) -> Tensor:
+    """``seamfast.ops.stamp_trigger`` of checked arguments."""
+    images, trigger_ids, sample_ids = args.images, args.trigger_ids, args.sample_ids
     if images.device.type == "cpu":
-        check_in_range("indices", indices, len(images))
-        check_in_range("trigger_ids", trigger_ids, len(rows), low=-1)
-    pixels = images[indices].contiguous()
-    for number, row in enumerate(rows.tolist()):
+        check_in_range("indices", args.indices, len(images))
+        check_in_range("trigger_ids", trigger_ids, len(args.rows), low=-1)
+    pixels = images[args.indices]
+    for number, row in enumerate(args.rows.tolist()):
         here = trigger_ids == number
         if images.device.type == "cpu":
             chosen = here.nonzero()[:, 0]
             if len(chosen):
-                pixels[chosen] = _stamped(pixels[chosen], row, numbers, sample_ids[chosen], seed)
+                pixels[chosen] = _stamped(pixels[chosen], row, args.numbers, sample_ids[chosen], args.seed)
         else:  # choosing would wait for the device
-            pixels = torch.where(here.view(-1, 1, 1, 1), _stamped(pixels, row, numbers, sample_ids, seed), pixels)
-
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    values = normalization.table(dtype, images.device)[channel, pixels.long()]
-    if out is None and channels_last:
-        out = torch.empty_like(values, memory_format=torch.channels_last)
-    return values if out is None else out.copy_(values)
+            stamped = _stamped(pixels, row, args.numbers, sample_ids, args.seed)
+            pixels = torch.where(here.view(-1, 1, 1, 1), stamped, pixels)
+    return normalized(pixels, args)
 
 
-def _stamped(pixels: Tensor, row: list[int], numbers: Tensor, sample_ids: Tensor, seed: int | Tensor) -> Tensor:
+def _stamped(pixels: Tensor, row: list[int], numbers: Tensor, sample_ids: Tensor, seed: Counter) -> Tensor:
     kind, start, c, h, w, top, left, levels = row
     _, _, height, width = pixels.shape
 

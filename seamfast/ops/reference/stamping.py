@@ -1,6 +1,6 @@
-"""What each kind of trigger does to uint8 images ``(N, C, H, W)``: the one definition, used by triggers and by the op.
+"""How each kind of trigger changes uint8 images ``(N, C, H, W)``: the one definition, used by triggers and by the op.
 
-Fractions are float64, one rounding an operation, so that ties fall alike on every device and in every language.
+Fractions are float64, one rounding an operation, so that ties round alike on every device and in every language.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops.philox import STREAM_PLACE, below, draw
+from seamfast.ops.philox import STREAM_PLACE, Counter, below, draw
 
 
 def mix(pixels: Tensor, keep: Tensor | float, added: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def paste(images: Tensor, keep: Tensor, added: Tensor, top: int, left: int) -> T
     return out
 
 
-def paste_at_random(images: Tensor, keep: Tensor, added: Tensor, sample_ids: Tensor, seed: int | Tensor) -> Tensor:
+def paste_at_random(images: Tensor, keep: Tensor, added: Tensor, sample_ids: Tensor, seed: Counter) -> Tensor:
     """``mix`` at a place drawn for each sample, uniformly among those where the patch lies wholly inside."""
     n, _, height, width = images.shape
     h, w = keep.shape
@@ -77,7 +77,7 @@ def dither(images: Tensor, levels: int) -> Tensor:
 
 
 def warp(images: Tensor, places: Tensor) -> Tensor:
-    """Bilinear samples at ``places``, rows and columns: ``(H, W, 2)`` for all samples alike, or ``(N, H, W, 2)``.
+    """Bilinear samples at ``places``, rows and columns: ``(H, W, 2)`` for all samples, or ``(N, H, W, 2)``.
 
     Places beyond the image are moved to its edge.
     """
@@ -99,7 +99,7 @@ def warp(images: Tensor, places: Tensor) -> Tensor:
 
 
 def color_filter(images: Tensor, tone: Tensor, matrix: Tensor, bias: Tensor, shade: Tensor) -> Tensor:
-    """``round((matrix @ tone[images] + bias) * shade * 255)``; ``matrix`` ``(C, C)``, or ``(1, 1)`` for all alike."""
+    """``round((matrix @ tone[images] + bias) * shade * 255)``; ``matrix`` is ``(C, C)``, or ``(1, 1)`` for all."""
     toned = tone[images.long()]
     if len(matrix) == 1:
         out = toned.mul_(matrix[0, 0]).add_(bias[0])

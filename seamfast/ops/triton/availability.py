@@ -1,4 +1,4 @@
-"""Whether Triton is there, and which devices it serves."""
+"""Whether Triton is installed, and on which devices its kernels run."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+
+from seamfast.ops.arguments import CountArguments
 
 _TILE = 4096
 _COLUMNS = tl.constexpr(6)
@@ -21,13 +22,11 @@ def _kernel(
     targets,
     counters,
     class_correct,
-    confusion,
     n,
     classes,
     triggers,
     TRIGGERS: tl.constexpr,
     CLASS_CORRECT: tl.constexpr,
-    CONFUSION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -83,22 +82,11 @@ def _kernel(
     tl.atomic_add(at + 5, one, mask=counted & nan)
     if CLASS_CORRECT:
         tl.atomic_add(class_correct + row * classes + label, one, mask=counted & correct)
-    if CONFUSION:
-        tl.atomic_add(confusion + (row * classes + label) * classes + predicted, one, mask=counted & some)
 
 
-def count_outcomes(
-    counters: Tensor,
-    class_correct: Tensor | None,
-    confusion: Tensor | None,
-    logits: Tensor,
-    labels: Tensor,
-    trigger_ids: Tensor | None,
-    targets: Tensor,
-    *,
-    threads: int,
-) -> None:
-    """Of checked arguments, as the reference's; a row with a label or trigger out of range counts in no column."""
+def count_outcomes(args: CountArguments) -> None:
+    """As the reference's; a row with a label or trigger out of range counts in no column."""
+    logits, labels, trigger_ids, targets = args.logits, args.labels, args.trigger_ids, args.targets
     n, classes = logits.shape
     if n == 0:
         return
@@ -111,19 +99,15 @@ def count_outcomes(
             labels.contiguous(),
             labels if trigger_ids is None else trigger_ids.contiguous(),
             targets if len(targets) else labels,
-            counters,
-            counters if class_correct is None else class_correct,
-            counters if confusion is None else confusion,
+            args.counters,
+            args.counters if args.class_correct is None else args.class_correct,
             n,
             classes,
             len(targets),
             TRIGGERS=trigger_ids is not None and len(targets) > 0,
-            CLASS_CORRECT=class_correct is not None,
-            CONFUSION=confusion is not None,
+            CLASS_CORRECT=args.class_correct is not None,
             ROWS=rows,
             BLOCK=block,
             num_warps=4 if block <= 2048 else 8,
         )
-    for written in (counters, class_correct, confusion):
-        if written is not None and not written.is_inference():
-            torch.autograd.graph.increment_version(written)  # autograd does not see a kernel's write
+    args.mark_written()

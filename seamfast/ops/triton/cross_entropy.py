@@ -22,9 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seamfast.ops.library import MEAN, NONE
+from seamfast.ops.arguments import CrossEntropyArguments
 from seamfast.ops.philox import STREAM_LABELS
-from seamfast.ops.triton.philox import below, draw_words, scalar
+from seamfast.ops.triton.philox import below, counter, draw_words, scalar
 
 _IN_REGISTERS = 16_384
 _TILE = 8192
@@ -42,7 +42,7 @@ def _drawn(labels, ids, seed, step, classes, EXCLUDE_TRUE: tl.constexpr):
 
 
 @triton.jit
-def _finish(loss, part, n_correct, scratch, parts, programs, mean_scale, NONE_: tl.constexpr):
+def _finish(loss, part, n_correct, scratch, parts, programs, scale, NONE_: tl.constexpr):
     """Add a program's part of the loss and its count; the last program adds the parts."""
     tl.atomic_add(scratch + 1, n_correct.to(tl.int64))
     if not NONE_:
@@ -56,7 +56,7 @@ def _finish(loss, part, n_correct, scratch, parts, programs, mean_scale, NONE_: 
             for begin in range(0, programs, 1024):
                 at = begin + lanes
                 sums += tl.load(parts + at, mask=at < programs, other=0.0, cache_modifier=".cg")
-            tl.store(loss, tl.sum(sums, 0) * mean_scale)
+            tl.store(loss, tl.sum(sums, 0) * scale)
 
 
 @triton.jit(do_not_specialize=["seed", "step"])
@@ -79,14 +79,10 @@ def _rows_kernel(
     n,
     classes,
     programs,
-    sharp,
-    even,
     scale,
-    mean_scale,
     RANDOM: tl.constexpr,
     EXCLUDE_TRUE: tl.constexpr,
     MIXED: tl.constexpr,
-    SMOOTH: tl.constexpr,
     GRAD: tl.constexpr,
     NONE_: tl.constexpr,
     SEED_POINTER: tl.constexpr,
@@ -120,13 +116,13 @@ def _rows_kernel(
             classes,
             EXCLUDE_TRUE,
         )
-    first_weight = tl.zeros((ROWS,), tl.float32) + sharp
+    first_weight = tl.full((ROWS,), 1.0, tl.float32)
     if MIXED:
         second = tl.load(mixed_labels + rows, mask=live, other=0)
         usable = usable & (second >= 0) & (second < classes)
         share = tl.load(mixed_weight + rows, mask=live, other=0.0)
-        first_weight = sharp * share
-        second_weight = sharp * (1.0 - share)
+        first_weight = share
+        second_weight = 1.0 - share
 
     below_largest = x - largest[:, None]
     e = tl.exp(below_largest)
@@ -134,28 +130,24 @@ def _rows_kernel(
     log_total = tl.log(total)
     at_first = columns[None, :] == first[:, None]
     log_first = tl.sum(tl.where(at_first, below_largest, 0.0), 1) - log_total
-    # A class that is not aimed at adds nothing, even where its probability is 0.
+    # A class of weight 0 adds nothing, even where its probability is 0.
     each = -tl.where(first_weight == 0.0, 0.0, first_weight * log_first)
     if MIXED:
         at_second = columns[None, :] == second[:, None]
         log_second = tl.sum(tl.where(at_second, below_largest, 0.0), 1) - log_total
         each -= tl.where(second_weight == 0.0, 0.0, second_weight * log_second)
-    if SMOOTH:
-        each += even * (classes * log_total - tl.sum(tl.where(inside, below_largest, 0.0), 1))
     each = tl.where((nan == 0) & usable, each, float("nan"))
 
     if GRAD:
         slope = e / total[:, None] - tl.where(at_first, first_weight[:, None], 0.0)
         if MIXED:
             slope -= tl.where(at_second, second_weight[:, None], 0.0)
-        if SMOOTH:
-            slope -= even
         out = rows[:, None] * classes + columns[None, :]
         tl.store(grad + out, (slope * scale).to(grad.dtype.element_ty), mask=inside)
     if NONE_:
         tl.store(loss + rows, each, mask=live)
     part = tl.sum(tl.where(live, each, 0.0), 0)
-    _finish(loss, part, tl.sum(correct.to(tl.int32), 0), scratch, parts, programs, mean_scale, NONE_)
+    _finish(loss, part, tl.sum(correct.to(tl.int32), 0), scratch, parts, programs, scale, NONE_)
 
 
 @triton.jit(do_not_specialize=["seed", "step"])
@@ -178,14 +170,10 @@ def _tiles_kernel(
     n,
     classes,
     programs,
-    sharp,
-    even,
     scale,
-    mean_scale,
     RANDOM: tl.constexpr,
     EXCLUDE_TRUE: tl.constexpr,
     MIXED: tl.constexpr,
-    SMOOTH: tl.constexpr,
     GRAD: tl.constexpr,
     NONE_: tl.constexpr,
     SEED_POINTER: tl.constexpr,
@@ -200,7 +188,6 @@ def _tiles_kernel(
     # Pass 1: running maximum, its first place, and the sum of exponentials below it.
     largest = tl.full((), float("-inf"), tl.float32)
     total = tl.full((), 0.0, tl.float32)
-    plain = tl.full((), 0.0, tl.float32)
     place = tl.full((), 0, tl.int32)
     nans = tl.full((), 0, tl.int32)
     for begin in range(0, classes, BLOCK):
@@ -216,8 +203,6 @@ def _tiles_kernel(
         new = tl.maximum(largest, tile_largest)
         anchor = tl.where(new == float("-inf"), 0.0, new)
         total = total * tl.exp(largest - anchor) + tl.sum(tl.exp(x - anchor), 0)
-        if SMOOTH:
-            plain += tl.sum(tl.where(inside, x, 0.0), 0)
         largest = new
 
     label = tl.load(labels + row)
@@ -232,13 +217,13 @@ def _tiles_kernel(
             classes,
             EXCLUDE_TRUE,
         )
-    first_weight = sharp
+    first_weight = tl.full((), 1.0, tl.float32)
     if MIXED:
         second = tl.load(mixed_labels + row)
         usable = usable & (second >= 0) & (second < classes)
         share = tl.load(mixed_weight + row)
-        first_weight = sharp * share
-        second_weight = sharp * (1.0 - share)
+        first_weight = share
+        second_weight = 1.0 - share
 
     log_total = tl.log(total)
     x_first = tl.load(x_row + first * column_stride, mask=usable, other=0.0).to(tl.float32)
@@ -246,8 +231,6 @@ def _tiles_kernel(
     if MIXED:
         x_second = tl.load(x_row + second * column_stride, mask=usable, other=0.0).to(tl.float32)
         each -= tl.where(second_weight == 0.0, 0.0, second_weight * (x_second - largest - log_total))
-    if SMOOTH:
-        each += even * (classes * (log_total + largest) - plain)
     broken = (nans > 0) | (largest == float("-inf")) | (largest == float("inf")) | (usable == 0)
     each = tl.where(broken, float("nan"), each)
 
@@ -261,13 +244,11 @@ def _tiles_kernel(
             slope = tl.exp(x - largest) * inverse - tl.where(at == first, first_weight, 0.0)
             if MIXED:
                 slope -= tl.where(at == second, second_weight, 0.0)
-            if SMOOTH:
-                slope -= even
             tl.store(grad + row * classes + at, (slope * scale).to(grad.dtype.element_ty), mask=inside)
     if NONE_:
         tl.store(loss + row, each)
     correct = usable & (nans == 0) & (place == label)
-    _finish(loss, each, correct.to(tl.int32), scratch, parts, programs, mean_scale, NONE_)
+    _finish(loss, each, correct.to(tl.int32), scratch, parts, programs, scale, NONE_)
 
 
 def launch_of(classes: int) -> tuple[bool, int, int, int]:
@@ -278,70 +259,44 @@ def launch_of(classes: int) -> tuple[bool, int, int, int]:
     return False, max(1, min(64, 2048 // block)), block, 4 if block <= 2048 else 8 if block <= 4096 else 16
 
 
-def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    sample_ids: Tensor | None,
-    mixed_labels: Tensor | None,
-    mixed_weight: Tensor | None,
-    *,
-    seed: int | Tensor,
-    step: int | Tensor,
-    exclude_true: bool,
-    label_smoothing: float,
-    reduction: int,
-    want_grad: bool,
-    threads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of checked arguments, as the reference's; a label out of range makes its row's loss NaN, and never correct."""
+def cross_entropy(args: CrossEntropyArguments) -> tuple[Tensor, Tensor, Tensor]:
+    """As the reference's; a label out of range makes its row's loss NaN, and never correct."""
+    logits, device, each = args.logits, args.logits.device, args.reduction == "none"
     n, classes = logits.shape
-    device = logits.device
     tiled, rows, block, warps = launch_of(classes)
     programs = triton.cdiv(n, rows)
     scratch = torch.zeros(2, dtype=torch.int64, device=device)  # ticket, count of correct
-    grad = torch.empty((n, classes) if want_grad else 0, dtype=logits.dtype, device=device)
+    grad = torch.empty((n, classes) if args.want_grad else 0, dtype=logits.dtype, device=device)
     if n == 0:
-        empty = float("nan") if reduction == MEAN else 0.0
-        shape = (0,) if reduction == NONE else ()
-        return torch.full(shape, empty, device=device), grad, scratch[1]
-    loss = torch.empty((n,) if reduction == NONE else (), device=device)
-    parts = loss if reduction == NONE else torch.empty(programs, device=device)
-    labels = labels.contiguous()
-    sample_ids, mixed_labels, mixed_weight = (
-        None if value is None else value.contiguous() for value in (sample_ids, mixed_labels, mixed_weight)
-    )
-    seed_tensor, step_tensor = (isinstance(value, Tensor) for value in (seed, step))
+        empty = float("nan") if args.reduction == "mean" else 0.0
+        return torch.full((0,) if each else (), empty, device=device), grad, scratch[1]
+    loss = torch.empty((n,) if each else (), device=device)
+    labels = args.labels.contiguous()
     with torch.cuda.device_of(logits):
         (_tiles_kernel if tiled else _rows_kernel)[(programs,)](
             logits,
             *logits.stride(),
             labels,
-            labels if sample_ids is None else sample_ids,
-            labels if mixed_labels is None else mixed_labels,
-            loss if mixed_weight is None else mixed_weight,
-            0 if isinstance(seed, Tensor) else seed - 2**64 * (seed >> 63),
-            seed if isinstance(seed, Tensor) else labels,
-            0 if isinstance(step, Tensor) else step,
-            step if isinstance(step, Tensor) else labels,
+            labels if args.sample_ids is None else args.sample_ids.contiguous(),
+            labels if args.mixed_labels is None else args.mixed_labels.contiguous(),
+            loss if args.mixed_weight is None else args.mixed_weight.contiguous(),
+            *counter(args.seed, labels),
+            *counter(args.step, labels),
             loss,
-            grad if want_grad else loss,
+            grad if args.want_grad else loss,
             scratch,
-            parts,
+            loss if each else torch.empty(programs, device=device),
             n,
             classes,
             programs,
-            1.0 - label_smoothing,
-            label_smoothing / classes,
-            1.0 / n if reduction == MEAN else 1.0,
-            1.0 / n if reduction == MEAN else 1.0,
-            RANDOM=sample_ids is not None,
-            EXCLUDE_TRUE=exclude_true,
-            MIXED=mixed_labels is not None,
-            SMOOTH=label_smoothing != 0.0,
-            GRAD=want_grad,
-            NONE_=reduction == NONE,
-            SEED_POINTER=seed_tensor,
-            STEP_POINTER=step_tensor,
+            1.0 / n if args.reduction == "mean" else 1.0,
+            RANDOM=args.sample_ids is not None,
+            EXCLUDE_TRUE=args.exclude_true,
+            MIXED=args.mixed_labels is not None,
+            GRAD=args.want_grad,
+            NONE_=each,
+            SEED_POINTER=isinstance(args.seed, Tensor),
+            STEP_POINTER=isinstance(args.step, Tensor),
             ROWS=rows,
             BLOCK=block,
             num_warps=warps,

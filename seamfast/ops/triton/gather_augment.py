@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seamfast.ops.normalization import Normalization
+from seamfast.ops.arguments import GatherArguments, empty_batch, normalization_of
 from seamfast.ops.philox import STREAM_AUGMENT
-from seamfast.ops.triton.philox import below, draw_words, scalar
+from seamfast.ops.triton.philox import below, counter, draw_words, scalar
 from seamfast.ops.triton.pixels import BLOCK, WARPS, place_of
 
 _AUGMENT = tl.constexpr(STREAM_AUGMENT)
@@ -66,52 +66,31 @@ def _kernel(
     tl.store(out + sample * size + at, value, mask=inside)
 
 
-def gather_augment(
-    images: Tensor,
-    indices: Tensor,
-    *,
-    normalization: Normalization,
-    pad: int,
-    flip: bool,
-    seed: int | Tensor,
-    epoch: int | Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    threads: int,
-    out: Tensor | None,
-) -> Tensor:
-    """Of checked arguments, as the reference's; an index out of range makes its image NaN."""
-    count, channels, height, width = images.shape
-    batch = len(indices)
-    if out is None:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        out = torch.empty((batch, channels, height, width), dtype=dtype, device=images.device, memory_format=layout)
+def gather_augment(args: GatherArguments) -> Tensor:
+    """As the reference's; an index out of range makes its image NaN."""
+    images, indices, out = args.images, args.indices.contiguous(), empty_batch(args)
+    batch, channels, height, width = out.shape
     if batch == 0:
         return out
-    seed_tensor, epoch_tensor = isinstance(seed, Tensor), isinstance(epoch, Tensor)
     with torch.cuda.device_of(images):
         _kernel[(batch, triton.cdiv(channels * height * width, BLOCK))](
             images,
-            indices.contiguous(),
-            normalization.table(dtype, images.device),
+            indices,
+            normalization_of(args).table(args.dtype, images.device),
             out,
-            count,
-            0 if isinstance(seed, Tensor) else seed - 2**64 * (seed >> 63),
-            seed if isinstance(seed, Tensor) else indices,
-            0 if isinstance(epoch, Tensor) else epoch,
-            epoch if isinstance(epoch, Tensor) else indices,
+            len(images),
+            *counter(args.seed, indices),
+            *counter(args.epoch, indices),
             CHANNELS=channels,
             HEIGHT=height,
             WIDTH=width,
-            PAD=pad,
-            FLIP=flip,
-            CHANNELS_LAST=channels_last,
-            SEED_POINTER=seed_tensor,
-            EPOCH_POINTER=epoch_tensor,
+            PAD=args.pad,
+            FLIP=args.flip,
+            CHANNELS_LAST=args.channels_last,
+            SEED_POINTER=isinstance(args.seed, Tensor),
+            EPOCH_POINTER=isinstance(args.epoch, Tensor),
             BLOCK=BLOCK,
             num_warps=WARPS,
             enable_fp_fusion=False,
         )
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)  # autograd does not see a kernel's write
     return out

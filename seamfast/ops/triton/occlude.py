@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from seamfast.ops.arguments import OccludeArguments
 from seamfast.ops.occlude import thresholds_on
 from seamfast.ops.philox import STREAM_OCCLUDE, STREAMS_OF_NOISE, STREAMS_OF_RECTANGLE
-from seamfast.ops.triton.philox import below, draw_words, scalar
+from seamfast.ops.triton.philox import below, counter, draw_words, scalar
 from seamfast.ops.triton.pixels import BLOCK, WARPS, place_of
 
 _OCCLUDE, _RECTANGLE, _NOISE = (
@@ -110,50 +111,37 @@ def _kernel(
     tl.store(neutral + sample * size + at, tl.where(hidden, under, own), mask=live)
 
 
-def occlude(
-    images: Tensor,
-    mean: Tensor,
-    lowest: Tensor,
-    highest: Tensor,
-    sample_ids: Tensor,
-    *,
-    n_rectangles: int,
-    largest: float,
-    seed: int | Tensor,
-    step: int | Tensor,
-    threads: int,
-) -> tuple[Tensor, Tensor]:
-    """Of checked arguments, as the reference's."""
+def occlude(args: OccludeArguments) -> tuple[Tensor, Tensor]:
+    """As the reference's."""
+    images, sample_ids = args.images, args.sample_ids.contiguous()
     count, channels, height, width = images.shape
     occluded, neutral = torch.empty_like(images), torch.empty_like(images)
     if count == 0:
         return occluded, neutral
-    longer, wider = (thresholds_on(side, largest, images.device) for side in (height, width))
+    longer, wider = (thresholds_on(side, args.largest, images.device) for side in (height, width))
     with torch.cuda.device_of(images):
         _kernel[(count, triton.cdiv(channels * height * width, BLOCK))](
             images,
-            mean,
-            lowest.contiguous(),
-            highest.contiguous(),
-            sample_ids.contiguous(),
+            args.mean,
+            args.lowest.contiguous(),
+            args.highest.contiguous(),
+            sample_ids,
             longer,
             wider,
             occluded,
             neutral,
             count,
-            n_rectangles,
-            0 if isinstance(seed, Tensor) else seed - 2**64 * (seed >> 63),
-            seed if isinstance(seed, Tensor) else sample_ids,
-            0 if isinstance(step, Tensor) else step,
-            step if isinstance(step, Tensor) else sample_ids,
+            args.n_rectangles,
+            *counter(args.seed, sample_ids),
+            *counter(args.step, sample_ids),
             CHANNELS=channels,
             HEIGHT=height,
             WIDTH=width,
             HEIGHTS=len(longer),
             WIDTHS=len(wider),
             CHANNELS_LAST=not images.is_contiguous(),
-            SEED_POINTER=isinstance(seed, Tensor),
-            STEP_POINTER=isinstance(step, Tensor),
+            SEED_POINTER=isinstance(args.seed, Tensor),
+            STEP_POINTER=isinstance(args.step, Tensor),
             BLOCK=BLOCK,
             num_warps=WARPS,
             enable_fp_fusion=False,

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from seamfast.ops.philox import Counter
+
+
+def counter(value: Counter, unused: Tensor) -> tuple[int, Tensor]:
+    """A seed or step as the kernels take it, for ``scalar``: ``(number, any tensor)``, or ``(0, tensor)``."""
+    return (0, value) if isinstance(value, Tensor) else (value, unused)
 
 
 @triton.jit
@@ -36,7 +44,7 @@ def below(words, bound):
 
 @triton.jit
 def scalar(value, pointer, is_pointer: tl.constexpr):
-    """A number, or what a counter on the device holds: int64."""
+    """The number, or the value of the counter on the device: int64."""
     if is_pointer:
         return tl.load(pointer)
     return value.to(tl.int64) + tl.zeros((), tl.int64)  # the interpreter leaves numbers of 32 bits as they are

@@ -1,8 +1,8 @@
-"""``stamp_trigger`` as Triton kernels: gather, trigger, normalise, cast and layout in one pass.
+"""``stamp_trigger`` as Triton kernels: gather, trigger, normalize, cast and layout in one pass.
 
-One launch serves a batch of many triggers: a program works on a part of one image, and branches on that image's kind.
-Dithering alone is another launch, made only where the table holds it: each pixel needs its neighbours' errors, so a
-lane walks through one plane, pixel by pixel.
+One launch stamps a batch with many triggers: a program works on a part of one image, and branches on the kind of its
+trigger. Dithering is a launch of its own, made only where the table holds it: each pixel needs its neighbours' errors,
+so a lane processes one plane, pixel by pixel.
 
 Arithmetic is float64 without fused multiply-adds, as the definition is: results are the same bits.
 """
@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from seamfast.ops.normalization import Normalization
+from seamfast.ops.arguments import StampArguments, empty_batch, normalization_of
 from seamfast.ops.philox import STREAM_PLACE
 from seamfast.ops.trigger_table import Kind, Row
-from seamfast.ops.triton.philox import below, draw_words, scalar
+from seamfast.ops.triton.philox import below, counter, draw_words, scalar
 from seamfast.ops.triton.pixels import BLOCK, WARPS, place_of, to_pixel
 
 _PLACE = tl.constexpr(STREAM_PLACE)
@@ -29,10 +29,6 @@ _LANES = 32
 @triton.jit(do_not_specialize=["seed", "count", "triggers"])
 def _kernel(
     images,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
     indices,
     trigger_ids,
     sample_ids,
@@ -60,8 +56,8 @@ def _kernel(
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     read = at < tl.where(valid, size, 0)
     channel, row, column = place_of(at, CHANNELS, HEIGHT, WIDTH, CHANNELS_LAST)
-    image = images + index * stride_n
-    pixel = tl.load(image + channel * stride_c + row * stride_h + column * stride_w, mask=read, other=0).to(tl.int32)
+    image = images + index * size
+    pixel = tl.load(image + channel * plane + row * WIDTH + column, mask=read, other=0).to(tl.int32)
 
     stamped = valid & (trigger >= 0)
     entry = rows + trigger * _COLUMNS
@@ -103,11 +99,11 @@ def _kernel(
         right = x - x0.to(tl.float64)
         y1 = tl.minimum(y0 + 1, HEIGHT - 1)
         x1 = tl.minimum(x0 + 1, WIDTH - 1)
-        source = image + channel * stride_c
-        p00 = tl.load(source + y0 * stride_h + x0 * stride_w, mask=read, other=0).to(tl.float64)
-        p01 = tl.load(source + y0 * stride_h + x1 * stride_w, mask=read, other=0).to(tl.float64)
-        p10 = tl.load(source + y1 * stride_h + x0 * stride_w, mask=read, other=0).to(tl.float64)
-        p11 = tl.load(source + y1 * stride_h + x1 * stride_w, mask=read, other=0).to(tl.float64)
+        source = image + channel * plane
+        p00 = tl.load(source + y0 * WIDTH + x0, mask=read, other=0).to(tl.float64)
+        p01 = tl.load(source + y0 * WIDTH + x1, mask=read, other=0).to(tl.float64)
+        p10 = tl.load(source + y1 * WIDTH + x0, mask=read, other=0).to(tl.float64)
+        p11 = tl.load(source + y1 * WIDTH + x1, mask=read, other=0).to(tl.float64)
         upper = p00 * (1.0 - right) + p01 * right
         lower = p10 * (1.0 - right) + p11 * right
         pixel = to_pixel(upper * (1.0 - down) + lower * down)
@@ -120,7 +116,7 @@ def _kernel(
         else:
             total = tl.zeros((BLOCK,), tl.float64)
             for j in tl.static_range(CHANNELS):
-                other_channel = image + j * stride_c + row * stride_h + column * stride_w
+                other_channel = image + j * plane + row * WIDTH + column
                 other_pixel = tl.load(other_channel, mask=read, other=0).to(tl.int32)
                 tone = tl.load(mine + other_pixel, mask=read, other=0.0)
                 share = tone * tl.load(matrix + channel * CHANNELS + j, mask=read, other=0.0)
@@ -135,10 +131,6 @@ def _kernel(
 @triton.jit(do_not_specialize=["count", "triggers", "planes"])
 def _dither_kernel(
     images,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
     indices,
     trigger_ids,
     rows,
@@ -165,14 +157,14 @@ def _dither_kernel(
     if tl.max(live.to(tl.int32), 0) == 0:
         return
     top = tl.load(rows + trigger * _COLUMNS + 7, mask=live, other=2).to(tl.float64) - 1.0
-    source = images + index * stride_n + channel * stride_c
+    source = images + (index * CHANNELS + channel) * HEIGHT * WIDTH
     errors = above + lane  # of the row above, a row of lanes for each column
 
     for y in range(HEIGHT):
         left = tl.zeros((LANES,), tl.float64)
         above_left = tl.zeros((LANES,), tl.float64)
         for x in range(WIDTH):
-            old = tl.load(source + y * stride_h + x * stride_w, mask=live, other=0).to(tl.float64)
+            old = tl.load(source + y * WIDTH + x, mask=live, other=0).to(tl.float64)
             known = live & (lane * 0 + y > 0)
             above_here = tl.load(errors + x * planes, mask=known, other=0.0)
             above_right = tl.load(errors + (x + 1) * planes, mask=known & (lane * 0 + x + 1 < WIDTH), other=0.0)
@@ -195,67 +187,45 @@ def _dither_kernel(
             tl.store(out + at, result, mask=live)
 
 
-def stamp_trigger(
-    images: Tensor,
-    indices: Tensor,
-    trigger_ids: Tensor,
-    sample_ids: Tensor,
-    *,
-    rows: Tensor,
-    device_rows: Tensor,
-    numbers: Tensor,
-    normalization: Normalization,
-    seed: int | Tensor,
-    dtype: torch.dtype,
-    channels_last: bool,
-    threads: int,
-    out: Tensor | None,
-) -> Tensor:
-    """Of checked arguments, as the reference's; an index or trigger out of range makes its image NaN."""
-    count, channels, height, width = images.shape
-    batch = len(indices)
-    if out is None:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        out = torch.empty((batch, channels, height, width), dtype=dtype, device=images.device, memory_format=layout)
+def stamp_trigger(args: StampArguments) -> Tensor:
+    """As the reference's; an index or trigger out of range makes its image NaN."""
+    images, rows, device_rows, out = args.images, args.rows, args.device_rows, empty_batch(args)
+    batch, channels, height, width = out.shape
     if batch == 0:
         return out
-    table = normalization.table(dtype, images.device)
-    indices, trigger_ids, sample_ids = (ids.contiguous() for ids in (indices, trigger_ids, sample_ids))
-    shape = {"CHANNELS": channels, "HEIGHT": height, "WIDTH": width, "CHANNELS_LAST": channels_last}
+    table = normalization_of(args).table(args.dtype, images.device)
+    indices, trigger_ids = args.indices.contiguous(), args.trigger_ids.contiguous()
+    shape = {"CHANNELS": channels, "HEIGHT": height, "WIDTH": width, "CHANNELS_LAST": args.channels_last}
     with torch.cuda.device_of(images):
         _kernel[(batch, triton.cdiv(channels * height * width, BLOCK))](
             images,
-            *images.stride(),
             indices,
             trigger_ids,
-            sample_ids,
+            args.sample_ids.contiguous(),
             device_rows,
-            numbers,
+            args.numbers,
             table,
             out,
-            count,
+            len(images),
             len(rows),
-            0 if isinstance(seed, Tensor) else seed - 2**64 * (seed >> 63),
-            seed if isinstance(seed, Tensor) else indices,
+            *counter(args.seed, indices),
             **shape,
-            SEED_POINTER=isinstance(seed, Tensor),
+            SEED_POINTER=isinstance(args.seed, Tensor),
             BLOCK=BLOCK,
             num_warps=WARPS,
             enable_fp_fusion=False,
         )
         if bool((rows[:, Row.KIND] == Kind.DITHER).any()):  # rows lie on the CPU: looking waits for nothing
             planes = batch * channels
-            above = torch.empty(planes * width, dtype=torch.float64, device=images.device)
             _dither_kernel[(triton.cdiv(planes, _LANES),)](
                 images,
-                *images.stride(),
                 indices,
                 trigger_ids,
                 device_rows,
                 table,
                 out,
-                above,
-                count,
+                torch.empty(planes * width, dtype=torch.float64, device=images.device),
+                len(images),
                 len(rows),
                 planes,
                 **shape,
@@ -263,6 +233,4 @@ def stamp_trigger(
                 num_warps=1,
                 enable_fp_fusion=False,
             )
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)  # autograd does not see a kernel's write
     return out
