@@ -58,7 +58,7 @@ __device__ void store(__half* to, float x) { *to = __float2half_rn(x); }
 
 // ---- 3. The target of a row: its label, or one that is drawn. ----
 
-__device__ int64_t aim(const LossJob& job, int64_t row, int64_t label, std::uint64_t seed, uint32_t step) {
+__device__ int64_t target_of(const LossJob& job, int64_t row, int64_t label, std::uint64_t seed, uint32_t step) {
   if (job.sample_ids == nullptr) return label;
   const uint32_t word = draw(seed, static_cast<std::uint64_t>(job.sample_ids[row]), step, Stream::kLabels)[0];
   const auto classes = static_cast<uint32_t>(job.classes);
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const LossJob job) {
     if (!live) continue;
 
     const int64_t label = job.labels[row];
-    const int32_t first = in_range(aim(job, row, label, seed, step), classes);
+    const int32_t first = in_range(target_of(job, row, label, seed, step), classes);
     bool usable = in_range(label, classes) >= 0;
     float first_weight = 1, second_weight = 0;
     int32_t second = -1;

@@ -71,7 +71,7 @@ SEAMFAST_INLINE Floats<W> log_above_one(const Floats<W>& x) {
 // ---- 2. The targets of sixteen rows. ----
 
 template <int W>
-struct Aims {
+struct Targets {
   Ints<W> first, second;  // classes
   Floats<W> first_weight, second_weight;
 };
@@ -95,7 +95,7 @@ SEAMFAST_INLINE Ints<W> narrowed(const int64_t* from, int64_t n) {
 // Of rows [row, row + lanes); other lanes have some class. Sixteen draws at a time: one by one they would take longer
 // than everything else does with few classes.
 template <int W>
-SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int64_t row, int64_t lanes) {
+SEAMFAST_INLINE Targets<W> targets_of(const CrossEntropy& job, const Piece& piece, int64_t row, int64_t lanes) {
   const auto one = all_lanes<W>(1.0F);
   const Ints<W> labels = narrowed<W>(piece.labels + row, lanes);
   if (job.mixed_weight != nullptr) {
@@ -121,11 +121,13 @@ SEAMFAST_INLINE Aims<W> aims_of(const CrossEntropy& job, const Piece& piece, int
 
 // Of logits less the largest: at the two classes, and the log of the sum of their exponentials.
 template <int W>
-SEAMFAST_INLINE Floats<W> losses_of(const Aims<W>& aims, const Floats<W>& first, const Floats<W>& second,
+SEAMFAST_INLINE Floats<W> losses_of(const Targets<W>& targets, const Floats<W>& first, const Floats<W>& second,
                                     const Floats<W>& log_sum) {
   // A class of weight 0 adds nothing, even where its probability is 0.
-  const Floats<W> at_first = select(aims.first_weight == 0.0F, Floats<W>{}, aims.first_weight * (first - log_sum));
-  const Floats<W> at_second = select(aims.second_weight == 0.0F, Floats<W>{}, aims.second_weight * (second - log_sum));
+  const Floats<W>& a = targets.first_weight;
+  const Floats<W>& b = targets.second_weight;
+  const Floats<W> at_first = select(a == 0.0F, Floats<W>{}, a * (first - log_sum));
+  const Floats<W> at_second = select(b == 0.0F, Floats<W>{}, b * (second - log_sum));
   return all_lanes<W>(0.0F) - (at_first + at_second);
 }
 
@@ -149,20 +151,20 @@ SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, fl
     const int64_t lanes = lanes_at(row), next = row + kLanes;
     float* const x = columns[now];
     if (next < piece.end) load_columns<Type, W>(job.logits, next, lanes_at(next), columns[1 - now]);
-    const Aims<W> aims = aims_of<W>(job, piece, row, lanes);
+    const Targets<W> targets = targets_of<W>(job, piece, row, lanes);
     const ColumnMaximum<W> largest = column_maximum<W>(x, classes);
 
     Floats<W> sum{}, first{}, second{};
     Ints<W> here{};
     for (int64_t c = 0; c < classes; ++c, here = here + 1) {
       const Floats<W> below_largest = load_lanes<W>(x + c * kLanes) - largest.value;
-      first = select(aims.first == here, below_largest, first);
-      if (mixes) second = select(aims.second == here, below_largest, second);
+      first = select(targets.first == here, below_largest, first);
+      if (mixes) second = select(targets.second == here, below_largest, second);
       const Floats<W> e = exp_negative(below_largest);
       store_lanes(x + c * kLanes, e);
       sum = sum + e;
     }
-    const Floats<W> loss = losses_of(aims, first, second, log_above_one(sum));
+    const Floats<W> loss = losses_of(targets, first, second, log_above_one(sum));
     store_lanes(losses, select(largest.nan != 0, all_lanes<W>(kNan), loss));
     store_lanes(place, select(largest.nan != 0, all_lanes<W>(-1), largest.place));
     for (int64_t l = 0; l < lanes; ++l) {
@@ -175,8 +177,8 @@ SEAMFAST_INLINE void few_classes(const CrossEntropy& job, const Piece& piece, fl
     here = {};
     for (int64_t c = 0; c < classes; ++c, here = here + 1) {
       Floats<W> g = load_lanes<W>(x + c * kLanes) * inverse;
-      g = select(aims.first == here, g - aims.first_weight, g);
-      if (mixes) g = select(aims.second == here, g - aims.second_weight, g);
+      g = select(targets.first == here, g - targets.first_weight, g);
+      if (mixes) g = select(targets.second == here, g - targets.second_weight, g);
       store_lanes(rounded + c * kLanes, Type::round(g * scale));
     }
     Bits* out = static_cast<Bits*>(job.grad) + row * classes;
@@ -199,11 +201,11 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
   for (int64_t row = piece.begin; row < piece.end; ++row) {
     const int64_t lane = (row - piece.begin) % kLanes;
     if (lane == 0) {
-      const Aims<W> aims = aims_of<W>(job, piece, row, std::min<int64_t>(kLanes, piece.end - row));
-      store_lanes(first_of, aims.first);
-      store_lanes(second_of, aims.second);
-      store_lanes(first_weight_of, aims.first_weight);
-      store_lanes(second_weight_of, aims.second_weight);
+      const Targets<W> targets = targets_of<W>(job, piece, row, std::min<int64_t>(kLanes, piece.end - row));
+      store_lanes(first_of, targets.first);
+      store_lanes(second_of, targets.second);
+      store_lanes(first_weight_of, targets.first_weight);
+      store_lanes(second_weight_of, targets.second_weight);
     }
     const int64_t at_first = first_of[lane], at_second = second_of[lane];
     const float first_weight = first_weight_of[lane], second_weight = second_weight_of[lane];
@@ -221,8 +223,8 @@ SEAMFAST_INLINE void many_classes(const CrossEntropy& job, const Piece& piece, f
       sums = sums + e;
     }
     const float sum = sum_lanes(sums);
-    const Aims<W> aims{{}, {}, all_lanes<W>(first_weight), all_lanes<W>(second_weight)};
-    store_lanes(losses, losses_of(aims, all_lanes<W>(first), all_lanes<W>(second), log_above_one(all_lanes<W>(sum))));
+    const Targets<W> targets{{}, {}, all_lanes<W>(first_weight), all_lanes<W>(second_weight)};
+    store_lanes(losses, losses_of(targets, all_lanes<W>(first), all_lanes<W>(second), log_above_one(all_lanes<W>(sum))));
     piece.losses[row] = largest.nan ? kNan : losses[0];
     if (job.grad == nullptr) continue;
 

@@ -23,7 +23,7 @@ __all__ = ["BACKENDS", "BackendStatus", "backends", "package", "resolve"]
 
 BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
 
-# Each op's backends; the last runs everywhere. A backend is the package of its name in this one.
+# The backends of each op; the last runs everywhere. A backend is the subpackage of its name.
 _OPS: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("cpp", "triton", "cuda", "reference"),
     "stamp_trigger": ("cpp", "triton", "cuda", "reference"),
