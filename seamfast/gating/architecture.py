@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from seamfast.data.readers._files import listed, shown
 from seamfast.errors import DataFileError, InputError, SeamfastError
 from seamfast.intake.refusal import RefusedError
-from seamfast.intake.tensors import shown_value, strict_json
+from seamfast.intake.tensors import strict_json
 from seamfast.model_files import DESCRIPTION, ModelDescription, described_fields
+from seamfast.untrusted import listed, printable, printable_value
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 MAX_CONFIG_BYTES = 2 << 20  # 21 thousand class names, listed twice, take 1.7 million
@@ -124,11 +124,12 @@ class Architecture:
                 raise
             except Exception as error:
                 raise RefusedError(
-                    "architecture", f"architecture {shown(self.name)} cannot be built: {_error(error)}"
+                    "architecture", f"architecture {printable(self.name)} cannot be built: {_error(error)}"
                 ) from error
         if not isinstance(model, nn.Module):
             raise RefusedError(
-                "architecture", f"architecture {shown(self.name)} returned {shown_value(model)}; expected an nn.Module"
+                "architecture",
+                f"architecture {printable(self.name)} returned {printable_value(model)}; expected an nn.Module",
             )
         return model
 
@@ -225,12 +226,12 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
     source, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if source == "timm" and colon and not _TIMM_NAME.fullmatch(name):
         raise InputError(
-            f"timm model is {shown_value(name)}; expected a name of timm.list_models(), without prefix or tag"
+            f"timm model is {printable_value(name)}; expected a name of timm.list_models(), without prefix or tag"
         )
     if source in ("registered", "timm") and name:
         return Choice(source, name, checked)
     if source in _RESERVED or not isinstance(spec, str) or not _FUNCTION.fullmatch(spec):
-        raise InputError(f"architecture is {shown_value(spec)}; expected {_FORMS}")
+        raise InputError(f"architecture is {printable_value(spec)}; expected {_FORMS}")
     return Choice("callable", spec, checked)
 
 
@@ -246,9 +247,9 @@ def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"argument is {shown_value(text)}; expected NAME=VALUE")
+            raise InputError(f"argument is {printable_value(text)}; expected NAME=VALUE")
         if name in arguments:
-            raise InputError(f"argument {shown_value(name)} is given twice; expected it once")
+            raise InputError(f"argument {printable_value(name)} is given twice; expected it once")
         try:
             arguments[name] = strict_json(value.encode())
         except ValueError:
@@ -272,9 +273,9 @@ def parse_config(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = strict_json(data)
     except ValueError as error:
-        raise RefusedError("config", f"{where} is not strict JSON: {shown(error)}") from error
+        raise RefusedError("config", f"{where} is not strict JSON: {printable(error)}") from error
     if not isinstance(document, dict):
-        raise RefusedError("config", f"{where} holds {shown_value(document)}; expected an object")
+        raise RefusedError("config", f"{where} holds {printable_value(document)}; expected an object")
     level: list[Any] = [document]
     for _ in range(_MAX_DEPTH):
         for entry in level:
@@ -308,7 +309,7 @@ def refuse_import_path(place: str | os.PathLike[str]) -> None:
         if is_place and _is_inside(entry, os.path.realpath(place)):
             raise RefusedError(
                 "import-path",
-                f"Python imports modules from {shown(entry or os.getcwd())}, which lies in the model's folder; "
+                f"Python imports modules from {printable(entry or os.getcwd())}, which lies in the model's folder; "
                 "expected to be run from elsewhere",
             )
 
@@ -351,8 +352,8 @@ def _refuse_spec(spec: importlib.machinery.ModuleSpec, place: str) -> None:
         if _is_inside(found, place):
             raise RefusedError(
                 "remote-code",
-                f"the module {shown(spec.name)} would be imported from {shown(found)}, which lies in the model's "
-                "folder; expected code from elsewhere",
+                f"the module {printable(spec.name)} would be imported from {printable(found)}, which lies in the "
+                "model's folder; expected code from elsewhere",
             )
 
 
@@ -383,7 +384,7 @@ def _registered(name: str, arguments: Mapping[str, Any], place: str) -> Architec
     if unknown := set(arguments) - known:
         raise InputError(f"arguments are {listed(sorted(unknown))}; expected some of {', '.join(sorted(known))}")
     if missing := known - optional - set(arguments):
-        raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {shown_value(name)}")
+        raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {printable_value(name)}")
     fields = dict(arguments)
     for key in optional & set(fields):
         fields[key] = tuple(fields[key]) if isinstance(fields[key], list) else fields[key]
@@ -436,7 +437,9 @@ def _import_function(name: str, place: str) -> Callable[..., object]:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise InputError(f"architecture is {name!r}, where that module has {shown_value(found)}; expected a function")
+        raise InputError(
+            f"architecture is {name!r}, where that module has {printable_value(found)}; expected a function"
+        )
     function: Callable[..., object] = found
     return function
 
@@ -476,7 +479,8 @@ def _transformers(data: bytes, preprocessor: bytes | None, place: str) -> Archit
     model_type = document.get("model_type")
     if not isinstance(model_type, str) or model_type not in _CONFIG_CLASSES:
         raise RefusedError(
-            "config", f"{CONFIG}: model_type is {shown_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}"
+            "config",
+            f"{CONFIG}: model_type is {printable_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}",
         )
     num_classes = _num_classes(document)
     _check_sizes(document)  # before transformers, which takes seconds to import, sees any of it
@@ -544,11 +548,11 @@ def _num_classes(document: Mapping[str, Any]) -> int:
     if names is not None:
         if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
             raise RefusedError(
-                "config", f"{CONFIG}: id2label is {shown_value(names)}; expected names of classes 0, 1, ..."
+                "config", f"{CONFIG}: id2label is {printable_value(names)}; expected names of classes 0, 1, ..."
             )
         if number is not None and number != len(names):
             raise RefusedError(
-                "config", f"{CONFIG}: num_labels is {shown_value(number)}; expected {len(names)}, as id2label has"
+                "config", f"{CONFIG}: num_labels is {printable_value(number)}; expected {len(names)}, as id2label has"
             )
         number = len(names)
     if number is None:
@@ -556,7 +560,7 @@ def _num_classes(document: Mapping[str, Any]) -> int:
     if type(number) is not int or not 2 <= number <= _MAX_CLASSES:
         raise RefusedError(
             "config",
-            f"{CONFIG}: the number of classes is {shown_value(number)}; expected an integer in [2, {_MAX_CLASSES}]",
+            f"{CONFIG}: the number of classes is {printable_value(number)}; expected an integer in [2, {_MAX_CLASSES}]",
         )
     return number
 
@@ -568,7 +572,7 @@ def _setting(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, (list, tuple)) or (name in _PAIRS and isinstance(value, list)):
         if not isinstance(value, list) or not len(value) <= _MAX_LIST or (name in _PAIRS and len(value) != 2):
             wanted = "2 numbers" if name in _PAIRS else f"a list of at most {_MAX_LIST}"
-            raise RefusedError("config", f"{CONFIG}: {name} is {shown_value(value)}; expected {wanted}")
+            raise RefusedError("config", f"{CONFIG}: {name} is {printable_value(value)}; expected {wanted}")
         kind = default[0] if isinstance(default, (list, tuple)) and default else 0
         return [_scalar(name, item, kind) for item in value]
     return _scalar(name, value, default)
@@ -590,7 +594,7 @@ def _scalar(name: str, value: Any, default: Any) -> Any:
         most = _MAX_COEFFICIENT if name in _COEFFICIENTS else _MAX_NUMBER
         wanted, known = f"a number in [0, {most}]", _is_number(value, most)
     if not known:
-        raise RefusedError("config", f"{CONFIG}: {name} is {shown_value(value)}; expected {wanted}")
+        raise RefusedError("config", f"{CONFIG}: {name} is {printable_value(value)}; expected {wanted}")
     return value
 
 
@@ -632,7 +636,8 @@ def _preprocessing(data: bytes | None, channels: int) -> tuple[_Numbers, _Number
         ):
             raise RefusedError(
                 "config",
-                f"{PREPROCESSOR}: {key} is {shown_value(values)}; expected {channels} numbers in [{least:g}, 1e+06]",
+                f"{PREPROCESSOR}: {key} is {printable_value(values)}; expected {channels} numbers in "
+                f"[{least:g}, 1e+06]",
             )
         numbers.append(tuple(float(v) for v in values))
     side = document.get("crop_size", document.get("size"))
@@ -642,7 +647,7 @@ def _preprocessing(data: bytes | None, channels: int) -> tuple[_Numbers, _Number
     if side is not None and not (type(side) is int and 1 <= side <= _MAX_IMAGE):
         raise RefusedError(
             "config",
-            f"{PREPROCESSOR}: the size of images is {shown_value(side)}; expected an integer in [1, {_MAX_IMAGE}]",
+            f"{PREPROCESSOR}: the size of images is {printable_value(side)}; expected an integer in [1, {_MAX_IMAGE}]",
         )
     return numbers[0], numbers[1], side
 
@@ -669,16 +674,16 @@ def _check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"there are {len(arguments)} arguments; expected at most {_MAX_ARGUMENTS}")
     for name, value in arguments.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise InputError(f"an argument is called {shown_value(name)}; expected a name of Python")
+            raise InputError(f"an argument is called {printable_value(name)}; expected a name of Python")
         for item in value if isinstance(value, (list, tuple)) else [value]:
             is_number = isinstance(item, (int, float)) and abs(item) <= _LARGEST_NUMBER  # NaN is not
             is_text = isinstance(item, str) and len(item) <= _LONGEST_TEXT
             if not (item is None or is_number or is_text):
                 raise InputError(
-                    f"argument {name} is {shown_value(value)}; expected numbers within 2^53, text, or lists of them"
+                    f"argument {name} is {printable_value(value)}; expected numbers within 2^53, text, or lists of them"
                 )
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
 
 
 def _error(error: Exception) -> str:
-    return f"{type(error).__name__}: {shown(error)}"
+    return f"{type(error).__name__}: {printable(error)}"

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seamfast.data.readers._files import listed, shown
 from seamfast.gating.architecture import (
     MAX_CONFIG_BYTES,
     Architecture,
@@ -35,6 +34,7 @@ from seamfast.intake.tensors import (
     read_tensors,
 )
 from seamfast.model_files import WEIGHTS
+from seamfast.untrusted import listed, printable
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 1000
@@ -141,7 +141,7 @@ def inspect(
         root, stamps = (given, _listed(given)) if given.is_dir() else (given.parent, _only(given))
         files = {name: ModelFile(name, _kind(root, name, stamp), stamp[2]) for name, stamp in stamps.items()}
         weights = _choose_weights(files, allow_pickle)
-        _refuse_mixed(files, shown(path), allow_pickle)
+        _refuse_mixed(files, printable(path), allow_pickle)
         documents: dict[str, bytes] = {}
         for name in choice.documents(files):
             documents[name] = _read_description(root, name, stamps[name])
@@ -154,10 +154,10 @@ def inspect(
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if n_bytes > MAX_MODEL_BYTES:
         raise RefusedError(
-            "too-large", f"{shown(found.name)} takes {n_bytes:,} bytes of weights; the limit is {MAX_MODEL_BYTES:,}"
+            "too-large", f"{printable(found.name)} takes {n_bytes:,} bytes of weights; the limit is {MAX_MODEL_BYTES:,}"
         )
     return Inspection(
-        shown(path, 4096),
+        printable(path, 4096),
         tuple(files[name] for name in sorted(files)),
         found,
         sum(parameter.numel() for parameter in model.parameters()),
@@ -189,7 +189,7 @@ def receive(inspection: Inspection) -> Received:
         state, hashes, converted = _read_weights(inspection, _renamed(expected_of(model), in_file))
         if names := non_finite(state):
             raise RefusedError(
-                "non-finite", f"{shown(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
+                "non-finite", f"{printable(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
             )
         _refuse_changed(inspection, used)
         if _has_more_than_state(model):
@@ -232,7 +232,7 @@ def _resolved(path: str | os.PathLike[str]) -> Path:
         return Path(os.path.realpath(path, strict=True))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RefusedError("not-found", f"{shown(path)} cannot be opened ({reason}); expected a model") from error
+        raise RefusedError("not-found", f"{printable(path)} cannot be opened ({reason}); expected a model") from error
 
 
 def _only(path: Path) -> dict[str, _Stamp]:
@@ -253,18 +253,20 @@ def _listed(root: Path) -> dict[str, _Stamp]:
             _check_name(entry.name, name)
             if n_seen > MAX_FILES:
                 raise RefusedError(
-                    "too-many-files", f"{shown(root)} holds more than {MAX_FILES:,} files; expected fewer"
+                    "too-many-files", f"{printable(root)} holds more than {MAX_FILES:,} files; expected fewer"
                 )
             if entry.is_symlink():
-                raise RefusedError("symlink", f"{shown(name)} is a symbolic link; expected the file itself")
+                raise RefusedError("symlink", f"{printable(name)} is a symbolic link; expected the file itself")
             if entry.is_dir(follow_symlinks=False):
                 if depth == MAX_DEPTH:
-                    raise RefusedError("too-many-files", f"{shown(name)} lies more than {MAX_DEPTH} folders deep")
+                    raise RefusedError("too-many-files", f"{printable(name)} lies more than {MAX_DEPTH} folders deep")
                 waiting.append((Path(entry.path), f"{name}/", depth + 1))
             elif entry.is_file(follow_symlinks=False):
                 found[name] = _stamp(entry.stat(follow_symlinks=False))
             else:
-                raise RefusedError("not-a-file", f"{shown(name)} is a device, a pipe or a socket; expected files only")
+                raise RefusedError(
+                    "not-a-file", f"{printable(name)} is a device, a pipe or a socket; expected files only"
+                )
     return dict(sorted(found.items()))
 
 
@@ -273,12 +275,12 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
-        raise RefusedError("not-a-file", f"{shown(folder)} cannot be listed ({error.strerror})") from error
+        raise RefusedError("not-a-file", f"{printable(folder)} cannot be listed ({error.strerror})") from error
 
 
 def _check_name(name: str, whole: str) -> None:
     if not name.isprintable():  # nor are bytes that are not UTF-8
-        raise RefusedError("file-name", f"a file is called {shown(whole)}; expected a name of printable characters")
+        raise RefusedError("file-name", f"a file is called {printable(whole)}; expected a name of printable characters")
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
@@ -298,7 +300,9 @@ def _read_description(root: Path, name: str, stamp: _Stamp) -> bytes:
         if _stamp(os.fstat(file.fileno())) != stamp:
             _refuse_change_of(name)
         if stamp[2] > MAX_CONFIG_BYTES:
-            raise RefusedError("config", f"{shown(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}")
+            raise RefusedError(
+                "config", f"{printable(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}"
+            )
         return file.read(MAX_CONFIG_BYTES)
 
 
@@ -313,7 +317,7 @@ def _refuse_changed(inspection: Inspection, names: Collection[str]) -> None:
 
 
 def _refuse_change_of(name: str) -> None:
-    raise RefusedError("changed", f"{shown(name)} changed while it was looked at; expected a file that rests")
+    raise RefusedError("changed", f"{printable(name)} changed while it was looked at; expected a file that rests")
 
 
 # What they are
@@ -355,7 +359,7 @@ def _choose_pickle(top: Collection[ModelFile], allow_pickle: bool) -> str:
 
 def _refuse_mixed(files: Mapping[str, ModelFile], where: str, allow_pickle: bool) -> None:
     unwanted = _CODE if allow_pickle else _CODE | _PICKLES
-    found = [f"{shown(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
+    found = [f"{printable(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
     if found:
         what = "code" if allow_pickle else "code or pickles"
         raise RefusedError(
@@ -376,7 +380,7 @@ def _read_weights(
     inspection: Inspection, expected: Mapping[str, TensorSpec]
 ) -> tuple[dict[str, Tensor], dict[str, str], bool]:
     """The tensors by their names in the file, the SHA-256 of each file read, and whether that was a pickle."""
-    first, what = inspection._weights, shown(inspection.architecture.name)
+    first, what = inspection._weights, printable(inspection.architecture.name)
     path = inspection._root / first
     kinds = {file.name: file.kind for file in inspection.files}
     if first == INDEX:

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from seamfast._version import __version__
 from seamfast.data import CleanSet, split_by_class
 from seamfast.data.readers import load
-from seamfast.data.readers._files import shown
 from seamfast.engine.model import evaluating, resolve_device
 from seamfast.errors import DataFileError, InputError, ModelError, SanitizeInterrupted
 from seamfast.evidence import invert_triggers, parting, stamped_evidence
@@ -50,6 +49,7 @@ from seamfast.metrics import Bounded
 from seamfast.model_files import ModelDescription, save_model, save_weights
 from seamfast.record import machine, rate_values
 from seamfast.sanitize import SanitizeResult, sanitize
+from seamfast.untrusted import printable
 
 __all__ = ["GateResult", "gate", "metrics_of"]
 
@@ -473,7 +473,7 @@ def _report(work: _Work, dry_run: bool) -> dict[str, Any]:
 
 def _unknown_model(path: Path) -> dict[str, Any]:
     return {
-        "path": shown(path, 4096),
+        "path": printable(path, 4096),
         "files": [],
         "architecture": None,
         "n_parameters": None,

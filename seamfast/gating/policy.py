@@ -16,10 +16,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from seamfast.data.readers._files import open_regular, shown
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError
-from seamfast.intake.tensors import shown_value
 from seamfast.methods import MethodConfig, SeamConfig, config_class
+from seamfast.untrusted import open_regular, printable, printable_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -188,7 +187,7 @@ class SanitizeSettings:
             if self.preset is not None and wanted is SeamConfig:
                 SeamConfig.preset(self.preset)
         except ConfigError as error:
-            raise PolicyError(shown(error, 400)) from error
+            raise PolicyError(printable(error, 400)) from error
         if self.preset is not None and wanted is not SeamConfig:
             raise PolicyError(f"preset is {_value(self.preset)}; expected none for method {self.method!r}")
         if self.preset is not None and self.config is not None:
@@ -306,11 +305,11 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
     try:
         with open_regular(path, "a policy as TOML") as file:
             content = file.read(MAX_BYTES + 1)
-        return replace(parse_policy(content), path=shown(path, 4096))
+        return replace(parse_policy(content), path=printable(path, 4096))
     except DataFileError as error:
         raise PolicyError(str(error)) from error
     except PolicyError as error:
-        raise PolicyError(f"{shown(path)}: {error}") from error
+        raise PolicyError(f"{printable(path)}: {error}") from error
 
 
 def parse_policy(content: bytes) -> Policy:
@@ -362,7 +361,7 @@ def _document(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise PolicyError("the policy is nested too deeply; expected plain tables") from None
     except ValueError as error:  # dates and integers out of range too
-        raise PolicyError(f"the policy is not TOML: {shown(error)}") from error
+        raise PolicyError(f"the policy is not TOML: {printable(error)}") from error
     return document
 
 
@@ -397,7 +396,7 @@ def _config(method: str, table: Any) -> MethodConfig:
                     )
         return wanted.from_dict(table)
     except ConfigError as error:
-        raise PolicyError(f"settings: {shown(error, 400)}") from error
+        raise PolicyError(f"settings: {printable(error, 400)}") from error
 
 
 def _audit_settings(table: Any) -> AuditSettings:
@@ -443,7 +442,7 @@ def _value(value: object) -> str:
         return "a table" if isinstance(value, dict) else "an array"
     if isinstance(value, bool):
         return str(value).lower()
-    return shown_value(value)
+    return printable_value(value)
 
 
 # ---- Deciding. ----

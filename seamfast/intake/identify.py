@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from seamfast.data.readers._files import shown
 from seamfast.intake.refusal import RefusedError
+from seamfast.untrusted import printable
 
 READABLE = frozenset({"safetensors", "safetensors-index", "json", "text"})
 """The kinds that are read; ``refuse_kind`` has a reason for each of the others."""
@@ -129,7 +129,7 @@ def refuse_kind(kind: str, name: str) -> NoReturn:
             safetensors where you trained it``.
     """
     what, advice = _REASONS.get(kind, (f"of the kind {kind}", "expected weights as safetensors"))
-    raise RefusedError(kind, f"{shown(name)} is {what}; {advice}")
+    raise RefusedError(kind, f"{printable(name)} is {what}; {advice}")
 
 
 class _Window:

@@ -37,10 +37,10 @@ from typing import IO, Any
 
 import torch
 
-from seamfast.data.readers._files import CHUNK, file_size, shown
 from seamfast.errors import ConfigError
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, open_untrusted, read_tensors
+from seamfast.untrusted import CHUNK, file_size, printable
 
 _OLDEST_TORCH = (2, 10)  # earlier ones had ways around weights_only
 _MAX_FILE_BYTES = (4 << 30) - 1  # from here on, zip needs its 64-bit fields
@@ -122,7 +122,7 @@ def convert_pickle(
     if memory_limit_bytes is not None and memory_limit_bytes <= 0:
         raise ConfigError(f"memory_limit_bytes is {memory_limit_bytes}; expected a number of bytes above 0, or None")
     _check_platform()
-    where = shown(path)
+    where = printable(path)
     with tempfile.TemporaryDirectory(prefix=".seamfast-", dir=out.parent) as private:
         archive, result = Path(private, "archive.pt"), Path(private, "model.safetensors")
         with tempfile.TemporaryFile(dir=private) as copy:
@@ -254,7 +254,7 @@ class _Directory:
             raw_name = directory[at + _CENTRAL.size : at + _CENTRAL.size + n_name]
             at += _CENTRAL.size + n_name
             name = self._name(raw_name, tops)
-            member = f"member {shown(name, 60)}"
+            member = f"member {printable(name, 60)}"
             if name in members:
                 raise self._refused(f"{member} occurs twice; expected unique names")
             if flags & _ENCRYPTED:
@@ -316,13 +316,13 @@ class _Directory:
         if rest.startswith("code/") or rest == "constants.pkl":
             raise RefusedError(
                 "torchscript",
-                f"{self._where}: holds {shown(name, 60)}, that is TorchScript, a program; expected weights alone",
+                f"{self._where}: holds {printable(name, 60)}, that is TorchScript, a program; expected weights alone",
             )
         if not _KNOWN_MEMBERS.fullmatch(rest):
-            raise self._refused(f"holds {shown(name, 60)}; expected only members that torch.save writes")
+            raise self._refused(f"holds {printable(name, 60)}; expected only members that torch.save writes")
         plain = top.isprintable() and top not in ("", ".", "..") and not set(top) & set("\\:")
         if not plain or len(tops) > 1:
-            raise self._refused(f"holds {shown(name, 60)}; expected all members in one folder with a plain name")
+            raise self._refused(f"holds {printable(name, 60)}; expected all members in one folder with a plain name")
         return rest
 
     def _locate(
@@ -472,15 +472,15 @@ def _state_of(pickled: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str,
     if isinstance(inner := items.get("state_dict"), _Dict):
         for name, value in items.items():
             if value is not inner and not isinstance(value, _PLAIN_VALUES):
-                raise refused(f"holds {_described(value)} as {shown(name, 60)} beside the state_dict")
+                raise refused(f"holds {_described(value)} as {printable(name, 60)} beside the state_dict")
         items = inner.items
     if not items:
         raise refused("holds no tensor")
     for name, value in items.items():
         if not isinstance(value, _Tensor):
-            raise refused(f"holds {_described(value)} as {shown(name, 60)}")
+            raise refused(f"holds {_described(value)} as {printable(name, 60)}")
         if not (name.isprintable() and 0 < len(name) <= _MAX_NAME) or name == "__metadata__":
-            raise refused(f"holds a tensor named {shown(name, 60)!r}, which safetensors cannot or should not carry")
+            raise refused(f"holds a tensor named {printable(name, 60)!r}, which safetensors cannot or should not carry")
     return items, machine.storages
 
 
@@ -510,7 +510,7 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
                 argument = opcode.arg.reader(stream)
         except ValueError as error:
             raise RefusedError(
-                "pickle-opcode", f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {shown(error)}"
+                "pickle-opcode", f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {printable(error)}"
             ) from error
         yield name, argument, at
 
@@ -536,11 +536,13 @@ def _check_opcodes(pickled: bytes, where: str) -> None:
                 spelt = named.decode("utf-8", "replace").rstrip("\n").replace("\n", ".")
                 raise RefusedError(
                     "pickle-global",
-                    f"{where}: {name} at byte {at:,} of data.pkl names {shown(spelt, 120)}; expected only OrderedDict, "
-                    "torch's storages and what rebuilds its tensors, since any other global may be code",
+                    f"{where}: {name} at byte {at:,} of data.pkl names {printable(spelt, 120)}; expected only "
+                    "OrderedDict, torch's storages and what rebuilds its tensors, since any other global may be code",
                 )
             if unknown is None and (name not in _OPCODES or (name == "PROTO" and (at, argument) != (0, 2))):
-                unknown = f"data.pkl has {name if argument is None else f'{name} {shown(argument, 60)}'} at byte {at:,}"
+                unknown = (
+                    f"data.pkl has {name if argument is None else f'{name} {printable(argument, 60)}'} at byte {at:,}"
+                )
             _follow_strings(name, argument, pushed, memo)
     except RefusedError as error:
         if unknown is None or error.code != "pickle-opcode":
@@ -681,7 +683,9 @@ class _Machine:
 
     def _tensor(self, storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> _Tensor:
         """Refused unless each element lies in the storage, and there are no more of them than it has."""
-        makes = f"makes a tensor of size {shown(size, 80)}, stride {shown(stride, 80)} at {shown(offset, 40)}"
+        makes = (
+            f"makes a tensor of size {printable(size, 80)}, stride {printable(stride, 80)} at {printable(offset, 40)}"
+        )
         plain = all(type(n) is int and 0 <= n < _MAX_INT for n in (offset, *size, *stride))
         if not plain or len(size) != len(stride):
             raise self._refused(f"{makes}; expected such as can be")
@@ -707,9 +711,9 @@ class _Machine:
             if not isinstance(key, str):
                 raise self._refused(f"sets an item named {_described(key)}; expected a string")
             if key in target.items:
-                raise self._refused(f"sets the item {shown(key, 60)} twice; expected each once")
+                raise self._refused(f"sets the item {printable(key, 60)} twice; expected each once")
             if not isinstance(value, (*_PLAIN_VALUES, _Tensor, _Dict)):
-                raise self._refused(f"sets the item {shown(key, 60)} to {_described(value)}; expected a tensor")
+                raise self._refused(f"sets the item {printable(key, 60)} to {_described(value)}; expected a tensor")
             target.items[key] = value
 
     def _pop(self) -> Any:
@@ -800,4 +804,4 @@ def _last_words(said: IO[bytes], status: int) -> tuple[str, str]:
     except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         code, reason = "pickle", f"no account of it (exit status {status})"
     code = code if code in ("pickle", "pickle-limits", "pickle-not-a-state-dict") else "pickle"
-    return code, f"could not be read: {shown(reason, 500)}"
+    return code, f"could not be read: {printable(reason, 500)}"

@@ -378,7 +378,7 @@ def test_what_cannot_be_allocated_is_refused(tmp_path: Path, monkeypatch: pytest
         raise MemoryError
 
     path = written(tmp_path / "x", {"a": torch.ones(4)})
-    monkeypatch.setattr("seamfast.data.readers._files.np.empty", full)
+    monkeypatch.setattr("seamfast.untrusted.np.empty", full)
     with pytest.raises(RefusedError, match=r"/x: a: would take 16 bytes, more than can be allocated here$") as caught:
         read_tensors(path, {"a": TensorSpec((4,), torch.float32)}, what="x")
     assert caught.value.code == "memory"

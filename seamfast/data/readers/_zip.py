@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from seamfast.data.readers._files import DEFLATE_RATIO, STREAM_FAULTS, PathLike, file_size, open_regular, shown
 from seamfast.errors import DataFileError
+from seamfast.untrusted import DEFLATE_RATIO, STREAM_FAULTS, PathLike, file_size, open_regular, printable
 
 _ENCRYPTED = 0x1
 
@@ -52,7 +52,7 @@ class _BoundedReads(io.RawIOBase):
 @contextmanager
 def open_zip(path: PathLike, looked_for: str, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
     """An archive whose directory was checked: sizes that can be true, names that are unique, no overlapping members."""
-    where = shown(path)
+    where = printable(path)
     with open_regular(path, looked_for) as raw:
         size = file_size(raw)
         try:
@@ -79,7 +79,7 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> 
 def _check_directory(members: list[zipfile.ZipInfo], archive_size: int, where: str) -> None:
     seen: set[str] = set()
     for info in members:
-        name = f"{where}: member {shown(info.filename)}"
+        name = f"{where}: member {printable(info.filename)}"
         if info.filename in seen:
             raise DataFileError(f"{name} occurs twice; expected unique names")
         seen.add(info.filename)

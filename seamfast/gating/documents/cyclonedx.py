@@ -7,9 +7,9 @@ import json
 import uuid
 from typing import Any
 
-from seamfast.data.readers._files import shown
 from seamfast.errors import InputError
 from seamfast.gating.documents.subjects import model_name, received_weights, sanitized_weights
+from seamfast.untrusted import printable
 
 _NAMESPACE = uuid.UUID("5ea3fa57-0b0a-4d3c-9f61-6d6f64656c73")  # of the serial numbers; any constant will do
 _LONGEST_TEXT = 1000
@@ -72,7 +72,7 @@ def _model(
     component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": state,
-        "name": shown(model_name(report)),
+        "name": printable(model_name(report)),
         "description": "The model as received." if state == "received" else "The model as sanitised.",
         "components": [_file(file, f"{state}/{i}") for i, file in enumerate(files)],
         "modelCard": _model_card(report, state, audit),
@@ -86,7 +86,7 @@ def _file(file: dict[str, Any], reference: str) -> dict[str, Any]:
     component = {
         "type": "file",
         "bom-ref": reference,
-        "name": shown(file["name"]),
+        "name": printable(file["name"]),
         "properties": [_property("bytes", file["n_bytes"])],
     }
     if file["sha256"] is not None:
@@ -102,10 +102,10 @@ def _model_card(report: dict[str, Any], state: str, audit: dict[str, Any] | None
     model = report["model"]
     parameters: dict[str, Any] = {"task": "classification"}
     if model["architecture"] is not None:
-        parameters["modelArchitecture"] = shown(model["architecture"]["name"])
+        parameters["modelArchitecture"] = printable(model["architecture"]["name"])
     card: dict[str, Any] = {
         "modelParameters": parameters,
-        "considerations": {"technicalLimitations": [shown(text, _LONGEST_TEXT) for text in report["limits"]]},
+        "considerations": {"technicalLimitations": [printable(text, _LONGEST_TEXT) for text in report["limits"]]},
     }
     if audit is not None:
         card["quantitativeAnalysis"] = {"performanceMetrics": _metrics(report, state, audit)}
@@ -120,7 +120,7 @@ def _metrics(report: dict[str, Any], state: str, audit: dict[str, Any]) -> list[
     if state == "sanitized" and change is not None:
         metrics.append(_metric("accuracy lost", f"{change['n']} audit samples", change["accuracy_lost"]))
     for found in audit["battery"]:
-        where = f"{shown(found['name'])} on {found['rate']['n_total']} audit samples, class {found['target']}"
+        where = f"{printable(found['name'])} on {found['rate']['n_total']} audit samples, class {found['target']}"
         metrics.append(_metric("share of stamped samples that go to one class", where, found["rate"]))
     if inversion is not None and inversion["anomaly_index"] is not None:
         where = f"{len(inversion['classes'])} classes"
@@ -153,4 +153,4 @@ def _properties(report: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _property(name: str, value: object) -> dict[str, str]:
-    return {"name": f"seamfast:{name}", "value": shown(value, _LONGEST_TEXT)}
+    return {"name": f"seamfast:{name}", "value": printable(value, _LONGEST_TEXT)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from seamfast.data.readers._files import shown
 from seamfast.errors import InputError
 from seamfast.gating.documents.subjects import received_weights, sanitized_weights
+from seamfast.untrusted import printable
 
 
 def as_statement(report: dict[str, Any]) -> dict[str, Any]:
@@ -50,12 +50,12 @@ def as_statement(report: dict[str, Any]) -> dict[str, Any]:
         "predicate": {
             "result": ("WARNED" if report["warnings"] else "PASSED") if passed else "FAILED",
             "configuration": [_descriptor(policy)] if policy is not None else [],
-            "passedTests": [shown(rule["id"]) for rule in rules if rule["outcome"] == "pass"],
+            "passedTests": [printable(rule["id"]) for rule in rules if rule["outcome"] == "pass"],
             "warnedTests": [],
-            "failedTests": [shown(rule["id"]) for rule in rules if rule["outcome"] != "pass"],
+            "failedTests": [printable(rule["id"]) for rule in rules if rule["outcome"] != "pass"],
         },
     }
 
 
 def _descriptor(named: dict[str, Any]) -> dict[str, Any]:
-    return {"name": shown(named["name"]), "digest": {"sha256": named["sha256"]}}
+    return {"name": printable(named["name"]), "digest": {"sha256": named["sha256"]}}

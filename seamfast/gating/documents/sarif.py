@@ -6,8 +6,8 @@ import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from seamfast.data.readers._files import shown
 from seamfast.gating.documents.subjects import model_name, received_weights
+from seamfast.untrusted import printable
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 _RECEIVED, _OUT = "RECEIVED", "OUT"
@@ -62,7 +62,7 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
         results.append(result | ({"properties": properties} if properties else {}))
 
     if refusal is not None:
-        code = shown(refusal["code"])
+        code = printable(refusal["code"])
         rule = _rule(f"refused/{code}", f"Inputs that seamfast refuses as {code!r} are not read any further")
         add(rule, "fail", "error", refusal["reason"])
     elif outcome in ("inconclusive", "incomplete"):
@@ -71,7 +71,7 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
     for decided in policy["rules"] if policy is not None else ():
         kind, level = _RULE_RESULTS[decided["outcome"]]
         measured = {key: decided[key] for key in ("value", "low", "high", "bound", "n", "threshold")}
-        add(_rule(f"policy/{shown(decided['id'])}", _demand(decided)), kind, level, decided["reason"], **measured)
+        add(_rule(f"policy/{printable(decided['id'])}", _demand(decided)), kind, level, decided["reason"], **measured)
 
     began = datetime.fromisoformat(report["created"].replace("Z", "+00:00")).astimezone(timezone.utc)
     notifications = [{"level": "warning", "message": _message(text)} for text in report["warnings"]]
@@ -101,9 +101,11 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
                 "results": results,
                 "properties": {
                     "outcome": outcome,
-                    "policy": None if policy is None else {"name": shown(policy["name"]), "sha256": policy["sha256"]},
-                    "statements": [shown(text, _LONGEST_MESSAGE) for text in report["statements"]],
-                    "limits": [shown(text, _LONGEST_MESSAGE) for text in report["limits"]],
+                    "policy": None
+                    if policy is None
+                    else {"name": printable(policy["name"]), "sha256": policy["sha256"]},
+                    "statements": [printable(text, _LONGEST_MESSAGE) for text in report["statements"]],
+                    "limits": [printable(text, _LONGEST_MESSAGE) for text in report["limits"]],
                 },
             }
         ],
@@ -146,14 +148,14 @@ def _rule(name: str, text: str) -> dict[str, Any]:
 def _demand(rule: dict[str, Any]) -> str:
     """What a rule of the policy wants, in words."""
     if isinstance(rule["threshold"], bool):
-        return f"{shown(rule['metric'])} must be {str(rule['threshold']).lower()}"
+        return f"{printable(rule['metric'])} must be {str(rule['threshold']).lower()}"
     side = "at least" if rule["greater_is_better"] else "at most"
-    return f"{shown(rule['metric'])} must be {side} {rule['threshold']:g}, on {rule['min_samples']} samples or more"
+    return f"{printable(rule['metric'])} must be {side} {rule['threshold']:g}, on {rule['min_samples']} samples or more"
 
 
 def _message(text: str) -> dict[str, str]:
     """Text for a viewer that would make links of ``[text](target)`` and fill in placeholders (SARIF 3.11.5, 3.11.6)."""
-    return {"text": _MARKUP.sub(" ", shown(text, _LONGEST_MESSAGE))}
+    return {"text": _MARKUP.sub(" ", printable(text, _LONGEST_MESSAGE))}
 
 
 def _relative_uri(name: str) -> str:
