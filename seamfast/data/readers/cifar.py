@@ -114,8 +114,8 @@ def _only_npz(root: Path, split: str, looked_for: str) -> Path:
     if pickles := _pickles(root):
         raise DataFileError(
             f"{printable(root)}: holds CIFAR-10 as Python pickle ({listed(pickles)}), which seamfast never reads, "
-            "since loading a pickle can run any code; use the binary version (data_batch_1.bin and so on), or an .npz with "
-            "x_train, y_train, x_test, y_test"
+            "since loading a pickle can run any code; use the binary version (data_batch_1.bin and so on), or an .npz "
+            "with x_train, y_train, x_test, y_test"
         )
     raise DataFileError(f"{printable(root)}: no CIFAR-10 {split} files; looked for {looked_for}")
 
