@@ -1,4 +1,4 @@
-"""``--allow-pickle``: tensors out of what ``torch.save`` wrote, as safetensors, without ever trusting the pickle.
+"""``--allow-pickle``: the tensors of a file of ``torch.save``, as safetensors; the pickle is never trusted.
 
 Four fences, one behind the other. Whatever fails at one of them is refused; nothing is tried a second time.
 
@@ -52,7 +52,7 @@ _MAX_DIMS = 16
 _MAX_INT = 1 << 48
 _MAX_NAME = 512
 _MAX_SHARING = 4  # times that the tensors may add up to what is stored: tied ones are written once a name
-_SPARE_BYTES = 512 << 20  # what loading takes besides the tensors
+_SPARE_BYTES = 512 << 20  # for loading, besides the tensors
 
 _OPCODES = {
     *("PROTO", "STOP", "MARK", "GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
@@ -165,9 +165,9 @@ def convert_pickle(
 def _check_platform() -> None:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < _OLDEST_TORCH:
-        wanted = ".".join(map(str, _OLDEST_TORCH))
+        oldest = ".".join(map(str, _OLDEST_TORCH))
         raise RefusedError(
-            "torch-too-old", f"torch is {torch.__version__}; expected {wanted} or later, to read a pickle with"
+            "torch-too-old", f"torch is {torch.__version__}; expected {oldest} or later, to read a pickle with"
         )
     if sys.platform != "linux":
         raise RefusedError(
@@ -224,7 +224,7 @@ def _check_beginning(file: IO[bytes], where: str) -> None:
 
 
 class _Directory:
-    """The directory of a zip that has no byte to spare: members one behind the other, the directory, its end.
+    """The directory of a zip without unused bytes: members one behind the other, the directory, its end.
 
     That leaves no room for a second archive in front, behind, between or in a comment, nor for two members in one
     place. torch writes such files; ``zip`` and ``zipfile`` do too, where nothing is compressed.
@@ -273,8 +273,7 @@ class _Directory:
                 raise self._refused(
                     f"{member} begins at byte {offset:,}; expected byte {expected_start:,}, the end of the one before"
                 )
-            found, expected_start = self._locate(offset, raw_name, flags, crc, n_bytes, start, member)
-            members[name] = found
+            members[name], expected_start = self._locate(offset, raw_name, flags, crc, n_bytes, start, member)
         if at != len(directory) or expected_start != start:
             raise self._refused(
                 "has bytes that belong to no member; expected members, a directory and its end, nothing else"
@@ -335,7 +334,7 @@ class _Directory:
         _, _, flags_here, method, _, _, crc_here, packed, n_here, n_name, n_extra = _LOCAL.unpack(header)
         name_here = _bytes_at(self._file, offset + _LOCAL.size, n_name)
         values = (crc_here, packed, n_here)
-        # What streams to the file puts sizes behind the bytes, and zeros before them.
+        # A writer that streams puts sizes behind the bytes, and zeros before them.
         agrees = values == (crc, n_bytes, n_bytes) or (flags & _HAS_DESCRIPTOR and values == (0, 0, 0))
         if name_here != name or flags_here != flags or method != 0 or not agrees:
             raise self._refused(f"{member} has a header that contradicts the directory")
@@ -389,12 +388,10 @@ def _check_storages(
         half = "stored" if lost[0] in stored else "named in data.pkl"
         raise RefusedError("pickle-zip", f"{where}: data/{lost[0]} is {half} only; expected each storage to be both")
     for key, storage in storages.items():
-        found = members[f"data/{key}"].n_bytes
-        if found != storage.n_bytes:
-            raise RefusedError(
-                "pickle-zip",
-                f"{where}: data/{key} has {found:,} bytes; data.pkl says {storage.n_elements:,} of {storage.dtype}",
-            )
+        n_bytes = members[f"data/{key}"].n_bytes
+        if n_bytes != storage.n_bytes:
+            expected = f"data.pkl expects {storage.n_elements:,} of {storage.dtype}"
+            raise RefusedError("pickle-zip", f"{where}: data/{key} has {n_bytes:,} bytes; {expected}")
     if "byteorder" in members:
         order = _bytes_at(file, members["byteorder"].start, min(members["byteorder"].n_bytes, 16))
         if order != b"little":
@@ -496,8 +493,8 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
         code = stream.read(1)
         opcode = _BY_CODE.get(code)
         if opcode is None:
-            found = f"has {code!r} at byte {at:,}, which is no opcode" if code else "ends without STOP"
-            raise RefusedError("pickle-opcode", f"{where}: data.pkl {found}")
+            fault = f"has {code!r} at byte {at:,}, which is no opcode" if code else "ends without STOP"
+            raise RefusedError("pickle-opcode", f"{where}: data.pkl {fault}")
         name, argument = opcode.name, None
         try:
             if opcode.arg is None:
@@ -533,10 +530,10 @@ def _check_opcodes(pickled: bytes, where: str) -> None:
             if name == "STACK_GLOBAL" and len(pushed) == 2 and None not in pushed:
                 named = "".join(f"{text}\n" for text in pushed).encode("utf-8", "replace")
             if named and named not in _GLOBALS:
-                spelt = named.decode("utf-8", "replace").rstrip("\n").replace("\n", ".")
+                printed = named.decode("utf-8", "replace").rstrip("\n").replace("\n", ".")
                 raise RefusedError(
                     "pickle-global",
-                    f"{where}: {name} at byte {at:,} of data.pkl names {printable(spelt, 120)}; expected only "
+                    f"{where}: {name} at byte {at:,} of data.pkl names {printable(printed, 120)}; expected only "
                     "OrderedDict, torch's storages and what rebuilds its tensors, since any other global may be code",
                 )
             if unknown is None and (name not in _OPCODES or (name == "PROTO" and (at, argument) != (0, 2))):
@@ -569,7 +566,7 @@ def _follow_strings(name: str, argument: Any, pushed: deque[str | None], memo: d
 
 
 class _Machine:
-    """A pickle machine whose values only stand for something: what ``torch.load`` would build, without building it."""
+    """A pickle machine of placeholders: it follows what ``torch.load`` would build, without building it."""
 
     def __init__(self, pickled: bytes, where: str) -> None:
         self.storages: dict[str, _Storage] = {}
@@ -638,14 +635,14 @@ class _Machine:
                 if not (isinstance(target, _Dict) and target.ordered and attributes and [*attributes] == ["_metadata"]):
                     raise self._refused("sets attributes; expected only the _metadata of an OrderedDict")
             case _:
-                raise AssertionError(name)  # _check_opcodes let it through
+                raise AssertionError(name)  # _check_opcodes refuses any other
 
     def _storage(self, pid: Any) -> _Storage:
         match pid:
             case ("storage", _Global(kind), str(key), str(place), int(n)) if (
                 kind in _STORAGES
                 and re.fullmatch("[0-9]{1,9}", key, re.ASCII)
-                and re.fullmatch("[a-z]+(:[0-9]+)?", place, re.ASCII)  # ignored: all goes to the CPU
+                and re.fullmatch("[a-z]+(:[0-9]+)?", place, re.ASCII)  # ignored: all is loaded on the CPU
                 and type(n) is int
                 and 0 <= n < _MAX_INT
             ):
@@ -736,7 +733,7 @@ class _Machine:
 
 
 def _described(value: Any) -> str:
-    """What a value stands for, without its content."""
+    """The kind of a value, without its content."""
     match value:
         case _Global(name):
             return name.replace(" ", ".")
@@ -757,14 +754,14 @@ def _run_child(
 ) -> None:
     program = Path(__file__).with_name("_pickle_child.py")
     numbers = (memory_bytes, file_bytes, math.ceil(time_limit_s))
-    with tempfile.TemporaryFile(dir=folder) as said:
+    with tempfile.TemporaryFile(dir=folder) as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(program), *files, *map(str, numbers), str(torch.__version__)],
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            # Nothing of the caller's: no settings of torch, no proxies, no credentials.
+            # No environment of the caller: no settings of torch, no proxies, no credentials.
             env={
                 "PATH": os.defpath,
                 "HOME": folder,
@@ -785,19 +782,19 @@ def _run_child(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if status:
-            code, reason = _last_words(said, status)
+            code, reason = _ended(output, status)
             raise RefusedError(code, f"{where}: {reason}")
 
 
-def _last_words(said: IO[bytes], status: int) -> tuple[str, str]:
-    """Why the process ended with ``status``: its own account is believed no further than for a message."""
+def _ended(output: IO[bytes], status: int) -> tuple[str, str]:
+    """Why the process ended with ``status``; its own output serves as a message only."""
     if status < 0:
         name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
         limits = status in (-signal.SIGKILL, -signal.SIGXCPU, -signal.SIGXFSZ)
         return "pickle-limits" if limits else "pickle", f"the process that read it was ended by {name}"
-    size = said.seek(0, os.SEEK_END)
-    said.seek(max(size - 4096, 0))
-    last = said.read(4096).splitlines()[-1:]
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(size - 4096, 0))
+    last = output.read(4096).splitlines()[-1:]
     try:
         words = json.loads(last[0])
         code, reason = str(words["code"]), str(words["reason"])

@@ -216,25 +216,25 @@ def read_sharded(
         raise RefusedError("index", f"{where} names {len(names):,} files; expected at most {MAX_SHARDS:,}")
     shards = {}
     for shard, held in names.items():
-        wanted = {name: replace(expected[name], tied_to=()) for name in held}  # the index said which names are stored
-        shards[shard] = read_tensors(index.parent / shard, wanted, what=what)
+        stored = {name: replace(expected[name], tied_to=()) for name in held}  # the index names the tensors stored
+        shards[shard] = read_tensors(index.parent / shard, stored, what=what)
     tensors = {name: tensor for weights in shards.values() for name, tensor in weights.state.items()}
     return ShardedWeights(_tie(tensors, expected, where), source.sha256(), source.size, shards)
 
 
 def non_finite(state: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors in ``state`` that hold a NaN or an Inf."""
-    found = []
+    names = []
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor)  # either is NaN where any number is, and no mask is allocated
             if not (math.isfinite(low.item()) and math.isfinite(high.item())):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def open_untrusted(path: Path, looked_for: str) -> io.BufferedReader:
-    """Open a regular file that is no symbolic link; ``looked_for`` says what it should hold.
+    """Open a regular file that is no symbolic link; ``looked_for`` ends the message where there is none.
 
     Raises:
         RefusedError: codes ``symlink`` and ``not-a-file``, e.g. ``x is a symbolic link; expected the file itself: the
@@ -323,12 +323,14 @@ class _Source:
         return status.st_size, status.st_mtime_ns
 
     def _refuse(self, how: str) -> NoReturn:
-        raise RefusedError("changed", f"{self.where} changed while it was read: {how}; expected a file that rests")
+        raise RefusedError(
+            "changed", f"{self.where} changed while it was read: {how}; expected a file that stays as it is"
+        )
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor, as the header describes it; ``start`` and ``end`` count from the end of the header."""
+    """One tensor in the header; ``start`` and ``end`` count from the end of the header."""
 
     name: str
     dtype: str
@@ -338,7 +340,7 @@ class _Entry:
 
 
 def _read_header(source: _Source, expected: Mapping[str, TensorSpec]) -> list[_Entry]:
-    """The tensors that a file says it holds, in order of place: they fill it to the byte, without a hole."""
+    """The tensors of a header, in order of their bytes, which fill the file without a hole."""
     where, size = source.where, source.size
     limit = _HEADER_BYTES + sum(_ENTRY_BYTES + _ESCAPED * len(name) for name in expected)
     largest = _PREFIX + limit + sum(spec.n_bytes for spec in expected.values())
@@ -393,8 +395,8 @@ def _entry(name: str, value: Any, where: str) -> _Entry:
     entry = _Entry(name, dtype, tuple(shape), *offsets)
     n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
     if entry.end - entry.start != n_bytes:
-        wanted = f"{dtype} of shape {printable_value(shape)} takes {printable_value(n_bytes)}"
-        _not_whole(where, f"{tensor} has {entry.end - entry.start} bytes; {wanted}")
+        size = f"{dtype} of shape {printable_value(shape)} takes {printable_value(n_bytes)}"
+        _not_whole(where, f"{tensor} has {entry.end - entry.start} bytes; {size}")
     return entry
 
 

@@ -17,14 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from seamfast.errors import InputError
-from seamfast.gating.architecture import (
-    Architecture,
-    nothing_imported_from,
-    parse_architecture,
-    parse_arguments,
-    parse_config,
-)
+from seamfast.gating.architecture import Architecture, parse_architecture
+from seamfast.gating.config_json import parse_config
 from seamfast.gating.folder import inspect, receive
+from seamfast.gating.import_guard import nothing_imported_from
 from seamfast.intake.refusal import RefusedError
 from tests.hostile.folders import CONFIG
 
@@ -139,24 +135,6 @@ def test_arguments_are_data(arguments: dict[str, Any], message: str) -> None:
 def test_folder_that_describes_its_model_takes_no_arguments() -> None:
     with pytest.raises(InputError, match=r"^arguments are width; expected none, as the folder describes the model$"):
         parse_architecture(None, {"width": 3})
-
-
-def test_arguments_are_read_from_text() -> None:
-    texts = ["n=10", "rate=0.5", "flag=true", "name=gelu", "sizes=[1, 2]", "empty=", "equation=a=b", 'quoted="7"']
-    assert parse_arguments(texts) == {
-        "n": 10,
-        "rate": 0.5,
-        "flag": True,
-        "name": "gelu",
-        "sizes": [1, 2],
-        "empty": "",
-        "equation": "a=b",
-        "quoted": "7",
-    }
-    with pytest.raises(InputError, match=r"^argument is 'n'; expected NAME=VALUE$"):
-        parse_arguments(["n"])
-    with pytest.raises(InputError, match=r"^argument 'n' is given twice; expected it once$"):
-        parse_arguments(["n=1", "n=2"])
 
 
 # Registered

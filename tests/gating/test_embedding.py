@@ -301,7 +301,7 @@ def answering(outcome: str) -> Callable[..., Answer]:
         (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
         if outcome == "pass":
             (out / "sanitized").mkdir()
-            (out / "sanitized" / "model.safetensors").write_bytes(b"sanitised")
+            (out / "sanitized" / "model.safetensors").write_bytes(b"sanitized")
         return Answer(outcome, STATUSES[outcome], report)
 
     return gate
@@ -417,7 +417,7 @@ def test_registry_hook_gives_the_alias_to_what_passed(
     got = mlflow.artifacts.download_artifacts(
         artifact_uri=registry.client.get_model_version_download_uri("digits", passed.version), dst_path=str(tmp_path)
     )
-    assert (Path(got) / "model.safetensors").read_bytes() == b"sanitised"
+    assert (Path(got) / "model.safetensors").read_bytes() == b"sanitized"
 
 
 @with_mlflow
@@ -503,7 +503,7 @@ def test_trojai_adapter_reads_the_rounds_samples(label: Callable[[int], Any], ti
     assert torch.equal(samples[5][0], tiny_data.normalize(tiny_data.inputs)[5])
 
 
-def test_trojai_adapter_returns_sanitised_weights(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_trojai_adapter_returns_sanitized_weights(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     model, received = tiny_model(), tiny_model().state_dict()
     state = loaded("trojai_mitigation").mitigate_model(model, RoundSamples(tiny_data, int), device="cpu", seed=1)
     assert all(torch.equal(value, received[name]) for name, value in model.state_dict().items())

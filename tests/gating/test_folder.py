@@ -414,7 +414,7 @@ def test_swap_after_the_inspection_is_refused(name: str, swap: Callable[[Path], 
     inspection = inspect(saved)
     swap(saved / name)
     with pytest.raises(
-        RefusedError, match=rf"^{name} changed while it was looked at; expected a file that rests$"
+        RefusedError, match=rf"^{name} changed while it was read; expected a file that stays as it is$"
     ) as e:
         receive(inspection)
     assert e.value.code == "changed"
@@ -433,7 +433,7 @@ def test_swap_while_the_weights_are_read_is_refused(saved: Path, monkeypatch: py
         return found
 
     monkeypatch.setattr(folder_module, "read_tensors", read_other)
-    with pytest.raises(RefusedError, match=r"^model\.safetensors changed while it was looked at"):
+    with pytest.raises(RefusedError, match=r"^model\.safetensors changed while it was read"):
         receive(inspection)
 
 
@@ -441,5 +441,5 @@ def test_swap_of_the_folder_is_refused(saved: Path) -> None:
     inspection = inspect(saved)
     saved.rename(saved.with_name("first"))
     shutil.copytree(saved.with_name("first"), saved)
-    with pytest.raises(RefusedError, match=r"changed while it was looked at"):
+    with pytest.raises(RefusedError, match=r"changed while it was read"):
         receive(inspection)

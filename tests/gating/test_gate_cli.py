@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from seamfast.cli import main
+from seamfast.gating.output import FILES
 from seamfast.gating.policy import TEMPLATE, parse_policy
-from tests.gating.test_pipeline import FILES, planted, policy  # noqa: F401
+from tests.gating.test_pipeline import planted, policy  # noqa: F401
 from tests.gating.test_schema import VALIDATOR
 from tests.hostile.folders import CASES
 

@@ -18,8 +18,10 @@ from seamfast import attacks
 from seamfast.attacks import TrainConfig
 from seamfast.errors import InputError, PolicyError
 from seamfast.evidence.subject import subject
-from seamfast.gating import pipeline
-from seamfast.gating.pipeline import FILES, gate, metrics_of
+from seamfast.gating import audit, output, pipeline
+from seamfast.gating.decision import metrics_of
+from seamfast.gating.output import FILES
+from seamfast.gating.pipeline import gate
 from seamfast.model_files import ModelDescription, load_model, save_model
 from seamfast.triggers import Patch
 from tests.gating.test_schema import VALIDATOR
@@ -36,7 +38,7 @@ greater_is_better = true
 min_samples = {least}
 
 [[rule]]
-id = "sanitised"
+id = "sanitized"
 metric = "sanitize.accepted"
 threshold = true
 greater_is_better = true
@@ -69,7 +71,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_planted_model_passes_once_sanitised(planted: Path, tmp_path: Path) -> None:
+def test_a_planted_model_passes_once_sanitized(planted: Path, tmp_path: Path) -> None:
     before = everything(planted)
     result = gate(planted, "digits", policy=policy(tmp_path), out=tmp_path / "out", progress=False)
     report = result.report
@@ -98,7 +100,7 @@ def test_a_planted_model_passes_once_sanitised(planted: Path, tmp_path: Path) ->
 def test_the_audit_part_is_never_trained_on(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained_on: list[Tensor] = []
     audited: list[Tensor] = []
-    run, look = pipeline.sanitize, pipeline.stamped_evidence
+    run, look = pipeline.sanitize, audit.stamped_evidence
 
     def sanitize(model: nn.Module, data: seamfast.CleanSet, **options: Any) -> Any:
         trained_on.append(data.pixels(torch.arange(len(data))))
@@ -109,7 +111,7 @@ def test_the_audit_part_is_never_trained_on(planted: Path, tmp_path: Path, monke
         return look(model, data, **options)
 
     monkeypatch.setattr(pipeline, "sanitize", sanitize)
-    monkeypatch.setattr(pipeline, "stamped_evidence", stamped)
+    monkeypatch.setattr(audit, "stamped_evidence", stamped)
     data = seamfast.load("digits", split="train")
     marked = data.pixels(torch.arange(len(data)))
     marked[:, 0, 0, 0] = torch.arange(len(data)) % 251  # so that no two images are the same by chance
@@ -226,7 +228,7 @@ def test_a_write_that_fails_leaves_nothing(
     def fail(*_: Any) -> None:
         raise RuntimeError("the lights went out")
 
-    monkeypatch.setattr(*((pipeline.os, "rename") if fails_at == "rename" else (pipeline, fails_at)), fail)
+    monkeypatch.setattr(*((output.os, "rename") if fails_at == "rename" else (output, fails_at)), fail)
     rules = policy(tmp_path)
     with pytest.raises(RuntimeError, match="the lights went out"):
         gate(planted, "digits", policy=rules, out=tmp_path / "out", progress=False)
@@ -253,31 +255,34 @@ def _audit(*rates: tuple[int, float, float, float]) -> dict[str, Any]:
     }
 
 
+def evidence(**audits: Any) -> dict[str, Any]:
+    nothing = {"before": None, "after": None, "change": None}
+    return {"audit": nothing | audits, "disagreement": None, "sanitize": None}
+
+
 def test_metrics_are_of_the_worst_trigger() -> None:
-    audit = _audit((50, 0.1, 0.05, 0.4), (90, 0.3, 0.2, 0.35))
-    found = metrics_of({"audit": {"before": audit, "after": None, "change": None}, "parting": None, "sanitize": None})
+    measured = _audit((50, 0.1, 0.05, 0.4), (90, 0.3, 0.2, 0.35))
+    found = metrics_of(evidence(before=measured))
     assert set(found) == {"before.clean_accuracy", "before.battery_worst"}
     worst = found["before.battery_worst"]
     assert (worst.value, worst.low, worst.high, worst.n) == (0.3, 0.2, 0.4, 50)
 
 
 def test_an_inversion_that_was_cut_short_is_no_measurement() -> None:
-    audit = _audit()
+    measured = _audit()
     inversion = {"anomaly_index": 1.0, "suspect": 3, "threshold": 2.0, "steps": 9, "complete": False, "classes": []}
     for complete in (False, True):
-        audit["inversion"] = {**inversion, "complete": complete}
-        found = metrics_of(
-            {"audit": {"before": None, "after": audit, "change": None}, "parting": None, "sanitize": None}
-        )
+        measured["inversion"] = {**inversion, "complete": complete}
+        found = metrics_of(evidence(after=measured))
         assert ("after.inversion_anomaly_index" in found) is complete
 
 
 def test_lost_and_gained_answers_are_counted_in_pairs(tiny_model: Callable[[], nn.Module], tiny_data: Any) -> None:
-    received, sanitised = tiny_model().eval(), tiny_model().eval()
+    received, sanitized = tiny_model().eval(), tiny_model().eval()
     with torch.no_grad():
-        sanitised[9].bias[0] += 100  # all answers become 0
-    before, after = (pipeline._is_right(subject(model, tiny_data, "auto")) for model in (received, sanitised))
-    change = pipeline._change(before, after, 0.95)
+        sanitized[9].bias[0] += 100  # all answers become 0
+    before, after = (audit.is_right(subject(model, tiny_data, "auto")) for model in (received, sanitized))
+    change = audit.change(before, after, 0.95)
     right = (received((tiny_data.inputs.float() / 255 - 0.4) / 0.25).argmax(1) == tiny_data.labels).sum().item()
     zeros = int((tiny_data.labels == 0).sum())
     assert change["n_lost"] - change["n_gained"] == right - zeros

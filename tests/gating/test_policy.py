@@ -17,15 +17,15 @@ import pytest
 import seamfast
 from seamfast.errors import ConfigError, InputError, PolicyError
 from seamfast.gating import policy as module
+from seamfast.gating.decision import Measured, decide
 from seamfast.gating.policy import (
+    FORMER_METRICS,
     METRICS,
     TEMPLATE,
     AuditSettings,
-    Measured,
     Policy,
     Rule,
     SanitizeSettings,
-    decide,
     describe,
     parse_policy,
     read_policy,
@@ -141,6 +141,23 @@ def test_every_metric_can_be_asked_for(name: str) -> None:
         match=r"^greater_is_better is (true|false); expected (true|false), since (more|less) of .+ is better$",
     ):
         replace(rule, greater_is_better=not metric.greater_is_better)
+
+
+def test_a_former_name_of_a_metric_is_taken_with_a_warning() -> None:
+    text = HEAD + RULE + BATTERY.replace("after.battery_worst", "parting_worst")
+    policy = parsed(text)
+    assert policy.rules == parsed(text.replace("parting_worst", "disagreement_worst")).rules
+    warning = (
+        "rule 2 of the policy: metric is 'parting_worst'; expected 'disagreement_worst', its new name; the next "
+        "version refuses the old one"
+    )
+    assert policy.warnings == (warning,)
+    assert policy.to_dict()["warnings"] == [warning]
+    assert describe(policy).endswith(f"\n\nwarning   {warning}")
+    assert not set(FORMER_METRICS) & set(METRICS)
+    assert set(FORMER_METRICS.values()) <= set(METRICS)
+    with pytest.raises(PolicyError, match=r"^metric is 'parting_worst'; "):
+        replace(policy.rules[1], metric="parting_worst")
 
 
 # What is refused, and in which words.
@@ -259,7 +276,7 @@ MESSAGES = [
         for written in ("0", "-1", "true", "40.0", "1000000001")
     ),
     (HEAD + BATTERY.replace("= 40", "= 0x" + "f" * 380), "rule 1: min_samples is 367784488971104826"),
-    # How to sanitise.
+    # How to sanitize.
     (HEAD + '[sanitize]\nmethod = "sgd"' + RULE, "sanitize: method is 'sgd'; expected one of seam, fine_tune, super_"),
     (HEAD + "[sanitize]\nmethod = []" + RULE, "sanitize: method is an array; expected a string"),
     (HEAD + '[sanitize]\npreset = "slow"' + RULE, "sanitize: preset is 'slow'; expected one of fast, balanced, thorou"),
@@ -450,13 +467,13 @@ UPPER, LOWER = "upper bound of after.battery_worst is ", "lower bound of after.c
             BATTERY,
             of(Rate(0, 39)),
             "inconclusive",
-            "after.battery_worst was measured on 39 samples; the rule wants at least 40",
+            "after.battery_worst was measured on 39 samples; the rule expects at least 40",
         ),
         (
             BATTERY,
             Measured(0.0, 0.0, 0.01, None),
             "inconclusive",
-            "after.battery_worst was measured on 0 samples; the rule wants at least 40",
+            "after.battery_worst was measured on 0 samples; the rule expects at least 40",
         ),
         (
             RULE,
@@ -687,7 +704,7 @@ def rows_below(heading: str) -> list[list[str]]:
 
 def test_document_has_the_table_of_metrics() -> None:
     rows = [
-        [f"`{name}`", metric.kind, metric.wanted, "true" if metric.greater_is_better else "false", metric.meaning]
+        [f"`{name}`", metric.kind, metric.expected, "true" if metric.greater_is_better else "false", metric.meaning]
         for name, metric in METRICS.items()
     ]
     assert rows_below("## What a rule may name") == rows

@@ -19,9 +19,11 @@ import torch
 import seamfast
 from seamfast.cli import main
 from seamfast.gating import pipeline
+from seamfast.model_files import save_model
 from tests.gating.test_pipeline import DESCRIPTION, planted, policy  # noqa: F401
 from tests.hostile.pickles import GOOD, torch_zip
 
+STAGES = ("audit.stamped_evidence", "pipeline.sanitize", "audit.parting", "output.as_html")
 WATCHED = """
     import json, os, sys
 
@@ -106,7 +108,7 @@ def test_a_pickle_is_converted_in_a_private_folder_that_goes(
     assert os.listdir(private) == os.listdir(here) == []
 
 
-@pytest.mark.parametrize("stage", ["stamped_evidence", "sanitize", "parting", "decide", "as_html"])
+@pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide"])
 def test_a_defect_anywhere_is_no_pass(
     stage: str,
     planted: Path,  # noqa: F811
@@ -117,7 +119,7 @@ def test_a_defect_anywhere_is_no_pass(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(pipeline, stage, fail)
+    monkeypatch.setattr(f"seamfast.gating.{stage}", fail)
     out = tmp_path / "out"
     assert main(["gate", str(planted), "--data", "digits", "--policy", str(policy(tmp_path)), "--out", str(out)]) == 2
     assert "ZeroDivisionError: a defect" in capsys.readouterr().err
@@ -129,7 +131,7 @@ class Interrupts(seamfast.Callback):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["stamped_evidence", "sanitize", "parting", "as_html"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_in_2_and_leaves_nothing(
     stage: str,
     planted: Path,  # noqa: F811
@@ -140,12 +142,12 @@ def test_ctrl_c_ends_in_2_and_leaves_nothing(
     real = pipeline.sanitize
 
     def interrupted(*given: Any, **options: Any) -> Any:
-        if stage != "sanitize":
+        if stage != "pipeline.sanitize":
             raise KeyboardInterrupt
 
         return real(*given, **options, callbacks=[Interrupts()])
 
-    monkeypatch.setattr(pipeline, stage, interrupted)
+    monkeypatch.setattr(f"seamfast.gating.{stage}", interrupted)
     out = tmp_path / "out"
     rules = policy(tmp_path)
     assert main(["gate", str(planted), "--data", "digits", "--policy", str(rules), "--out", str(out)]) == 2
@@ -158,14 +160,14 @@ def test_a_killed_run_leaves_no_out(planted: Path, tmp_path: Path) -> None:  # n
     slow = """
         import sys, time
         from pathlib import Path
-        from seamfast.gating import pipeline
+        from seamfast.gating import output
         from seamfast.cli import main
 
         def wait(report, pictures):
             Path(sys.argv[1]).touch()
             time.sleep(600)
 
-        pipeline.as_html = wait
+        output.as_html = wait
         main(sys.argv[2:])
     """
     flag = tmp_path / "flag"
@@ -190,7 +192,7 @@ def test_a_model_that_answers_nan_is_refused_with_a_report(tmp_path: Path) -> No
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3e38)  # finite weights, infinite sums
-    pipeline.save_model(tmp_path / "model", model, DESCRIPTION)
+    save_model(tmp_path / "model", model, DESCRIPTION)
     result = pipeline.gate(tmp_path / "model", "digits", policy=policy(tmp_path), progress=False)
     assert (result.outcome, result.exit_code) == ("refused", 3)
     assert result.report["refusal"]["code"] == "model"

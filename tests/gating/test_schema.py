@@ -126,7 +126,7 @@ def test_a_dry_run_evaluates_no_rule() -> None:
     report = example("inconclusive")
     report["policy"]["rules"] = []
     report["audit"] = dict.fromkeys(("before", "after", "change"))
-    report["parting"] = report["sanitize"] = None
+    report["disagreement"] = report["sanitize"] = None
     VALIDATOR.validate(report)
 
 
@@ -188,7 +188,7 @@ def test_no_property_may_be_added() -> None:
 NULLABLE = {  # here or in some outcome
     *("path", "value", "low", "high", "bound", "n", "sha256", "architecture", "n_parameters", "n_bytes", "policy"),
     *("refusal", "data", "class_names", "before", "after", "change", "inversion", "anomaly_index", "suspect"),
-    *("parting", "sanitize", "sanitized", "peak_memory_bytes", "n_cpus", "accelerator"),
+    *("disagreement", "sanitize", "sanitized", "peak_memory_bytes", "n_cpus", "accelerator"),
 }
 MAY_BE_NEGATIVE = {"threshold", "value", "low", "high", "bound"}
 

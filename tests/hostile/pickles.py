@@ -315,7 +315,7 @@ WRONG: Mapping[str, tuple[Callable[[str], bytes], str]] = {
             "pickle-opcode",
         ),
         (
-            "a storage of quantised numbers",
+            "a storage of quantized numbers",
             whole(dict_of(w=tensor(stored=storage(kind="QInt8Storage")))),
             "pickle-global",
         ),

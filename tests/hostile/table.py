@@ -25,17 +25,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "hostile-inputs.md"
 ARCHITECTURE = {"num_classes": 10, "in_channels": 1, "image_size": 8}
 SETS: dict[str, tuple[Mapping[str, Case], bool]] = {
     "Folders and descriptions": (folders.CASES, False),
-    "Safetensors that are none, or lie": (tensor_files.CASES, False),
-    "Other formats, and what poses as another": (other_formats.CASES, False),
+    "Invalid safetensors": (tensor_files.CASES, False),
+    "Other formats, and disguised ones": (other_formats.CASES, False),
     "Pickles, with `--allow-pickle`": (pickles.CASES, True),
     "Clean data": (data.CASES, False),
 }
 """Title, cases, whether pickles are allowed."""
-HEAD = """# What hostile inputs get
+HEAD = """# Hostile inputs
 
-Made by `python -m tests.hostile.table`, which hands every input of `tests/hostile/` to `seamfast.gate` and writes down
-what comes back. {n} inputs; all are refused: exit code 3, a report, no `sanitized/`, nothing run and nothing written
-beside. None took longer than {slowest} s, imports included. The words are `refusal.code` in the report.
+Made by `python -m tests.hostile.table`, which runs `seamfast.gate` on every input of `tests/hostile/` and records the
+result. {n} inputs, all refused: exit code 3, a report, no `sanitized/`, nothing run and nothing else written. None took
+longer than {slowest} s, imports included. The result is `refusal.code` of the report.
 """
 
 
@@ -98,7 +98,7 @@ def table(found: Mapping[str, Result]) -> list[str]:
         lines += [f"| input, called | {' | '.join(pickles.FORMS)} |", "| --- |" + " --- |" * len(pickles.FORMS)]
         lines += [f"| {_cell(t)} | {' | '.join(codes[f] for f in pickles.FORMS)} |" for t, codes in forms.items()]
         lines += [""]
-    lines += ["| input | gets |", "| --- | --- |"]
+    lines += ["| input | result |", "| --- | --- |"]
     return lines + [f"| {_cell(name)} | {told} |" for name, told in rest.items()]
 
 

@@ -306,7 +306,7 @@ def test_refusals_say_what_to_do_instead() -> None:
         ),
         (
             "lfs-pointer",
-            "model.bin is a pointer of Git LFS, not the file that it stands for; fetch the file: git lfs pull",
+            "model.bin is a pointer of Git LFS, not the file itself; fetch the file: git lfs pull",
         ),
         (
             "python",

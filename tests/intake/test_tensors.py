@@ -430,7 +430,7 @@ def test_file_that_changes_while_it_is_read_is_refused(
     path = written(tmp_path / "x", state)
     while_reading(monkeypatch, lambda: change(path))
     with pytest.raises(
-        RefusedError, match=rf"/x changed while it was read: {how}; expected a file that rests$"
+        RefusedError, match=rf"/x changed while it was read: {how}; expected a file that stays as it is$"
     ) as caught:
         read_tensors(path, specs(state), what="x")
     assert caught.value.code == "changed"

@@ -12,13 +12,12 @@ from seamfast.untrusted import printable
 def as_statement(report: dict[str, Any]) -> dict[str, Any]:
     """An unsigned in-toto Statement v1 with the predicate test-result v0.1; the policy's rules are its tests.
 
-    The subject is what the verdict lets through or keeps out: the sanitised weights where the gate passed, the
-    received ones where it did not. So no statement that passed ever names the weights as received. Weights only: a
-    subject is matched by its digest alone, and a description like ``model.json`` may belong to other models too.
+    The subject is the sanitized weights where the gate passed, the received ones where it did not, so no statement
+    that passed names the weights as received. Weights only: a subject is matched by its digest alone, and a
+    description like ``model.json`` may belong to other models too.
 
     ``PASSED`` and ``WARNED`` (passed, with warnings in the report) go with exit code 0, ``FAILED`` with all others.
-    A rule that could not be decided is among the failed tests: verifiers let a warned test through, and it did not
-    pass.
+    A rule that could not be decided is among the failed tests, since verifiers accept a warned test.
 
     Args:
         report: follows ``schema/gate-report-v1.json``.
@@ -27,8 +26,8 @@ def as_statement(report: dict[str, Any]) -> dict[str, Any]:
         A document of strict JSON values, a function of ``report`` alone.
 
     Raises:
-        InputError: the files are not known by digest, as of a model refused before it was read, or of a run that wrote
-            none: ``the report holds no SHA-256 of sanitised weights; expected one at least, as subject of the
+        InputError: no digest is known, as of a model refused before it was read, or of a run that wrote none: ``the
+            report holds no SHA-256 of sanitized weights; expected one at least, as subject of the
             statement``.
 
     Source: in-toto Attestation Framework, Statement v1 and predicate test-result v0.1.
@@ -39,7 +38,7 @@ def as_statement(report: dict[str, Any]) -> dict[str, Any]:
     weights = sanitized_weights(report) if passed else received_weights(report)
     subject = [_descriptor(file) for file in weights if file["sha256"] is not None]
     if not subject:
-        which = "sanitised" if passed else "received"
+        which = "sanitized" if passed else "received"
         raise InputError(
             f"the report holds no SHA-256 of {which} weights; expected one at least, as subject of the statement"
         )
