@@ -373,8 +373,7 @@ def _chunks(file: IO[bytes], name: str, member: _Member, where: str) -> Iterator
 def _read_pickle(file: IO[bytes], member: _Member, where: str) -> bytes:
     if member.n_bytes > _MAX_PICKLE_BYTES:
         raise RefusedError(
-            "pickle-limits",
-            f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}",
+            "pickle-limits", f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}"
         )
     return b"".join(_chunks(file, "data.pkl", member, where))
 

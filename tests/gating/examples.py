@@ -169,13 +169,7 @@ def _rules(outcome: str) -> list[dict[str, Any]]:
 
 
 def _rule(name: str, metric: str, threshold: float | bool, greater: bool, least: int) -> dict[str, Any]:
-    return {
-        "id": name,
-        "metric": metric,
-        "threshold": threshold,
-        "greater_is_better": greater,
-        "min_samples": least,
-    }
+    return {"id": name, "metric": metric, "threshold": threshold, "greater_is_better": greater, "min_samples": least}
 
 
 def _bounds(measured: dict[str, Any], compared: str) -> dict[str, Any]:

@@ -138,7 +138,7 @@ HOSTILE = {
     "plain but foreign": "Modèle №1 模型 🙂.safetensors",
 }
 FIXED = {  # whose values the schema of gate reports leaves no choice
-    *("kind", "version", "created", "outcome", "sha256", "role", "metric", "source"),
+    *("kind", "version", "created", "outcome", "sha256", "role", "metric", "source")
 }
 
 

@@ -232,10 +232,7 @@ MESSAGES = [
     ),
     (HEAD + RULE.replace("= true", "= 1"), "rule 1: greater_is_better is 1; expected true, since more of "),
     *(
-        (
-            HEAD + RULE.replace("0.9", written),
-            f"rule 1: threshold is {shown}; expected a number in [1e-06, 0.999999]",
-        )
+        (HEAD + RULE.replace("0.9", written), f"rule 1: threshold is {shown}; expected a number in [1e-06, 0.999999]")
         for written, shown in (
             ('"a"', "'a'"),
             ("true", "true"),
@@ -260,10 +257,7 @@ MESSAGES = [
         HEAD + BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index").replace("0.05", "inf"),
         "rule 1: threshold is inf; expected a number above 0",
     ),
-    (
-        HEAD + RULE.replace("after.clean_accuracy", "sanitize.accepted"),
-        "rule 1: threshold is 0.9; expected true",
-    ),
+    (HEAD + RULE.replace("after.clean_accuracy", "sanitize.accepted"), "rule 1: threshold is 0.9; expected true"),
     (
         HEAD + RULE.replace("after.clean_accuracy", "sanitize.accepted").replace("0.9", "1"),
         "rule 1: threshold is 1; expected true",

@@ -165,10 +165,7 @@ CALLING: Mapping[str, tuple[Callable[[str], bytes], str]] = {
         "pickle-global",
     ),
     "as a value": (lambda canary: whole(dict_of(w=tensor(), x=_OF_SYSTEM(canary)[2:-1])), "pickle-global"),
-    "in place of the hooks": (
-        lambda canary: GOOD.replace(_ORDERED, _OF_SYSTEM(canary)[2:-1]),
-        "pickle-global",
-    ),
+    "in place of the hooks": (lambda canary: GOOD.replace(_ORDERED, _OF_SYSTEM(canary)[2:-1]), "pickle-global"),
     "INST": (lambda canary: PROTO_2 + MARK + line(f"touch {canary}") + b"ios\nsystem\n" + STOP, "pickle-global"),
     "OBJ": (lambda canary: whole(MARK + named("os", "system") + text(f"touch {canary}") + b"o"), "pickle-global"),
     "NEWOBJ": (lambda canary: whole(named("os", "system") + text(f"touch {canary}") + b"\x85\x81"), "pickle-global"),
@@ -208,10 +205,7 @@ CALLING: Mapping[str, tuple[Callable[[str], bytes], str]] = {
     ),
     "REDUCE of a string": (lambda canary: whole(call(text("os.system"), text(f"touch {canary}"))), "pickle-opcode"),
     "REDUCE of a class with an argument": (_calling("collections", "OrderedDict", "{canary}"), "pickle-opcode"),
-    "BUILD of an attribute": (
-        lambda canary: whole(_ORDERED + dict_of(items=text(canary)) + BUILD),
-        "pickle-opcode",
-    ),
+    "BUILD of an attribute": (lambda canary: whole(_ORDERED + dict_of(items=text(canary)) + BUILD), "pickle-opcode"),
     "BUILD of an attribute beside _metadata": (
         lambda canary: whole(_ORDERED + dict_of(_metadata=NONE, __class__=text(canary)) + BUILD),
         "pickle-opcode",

@@ -304,14 +304,8 @@ def test_refusals_say_what_to_do_instead() -> None:
             "model.bin is a pickle, which can run any code as soon as it is read; convert it to safetensors where you "
             "trained it",
         ),
-        (
-            "lfs-pointer",
-            "model.bin is a pointer of Git LFS, not the file itself; fetch the file: git lfs pull",
-        ),
-        (
-            "python",
-            "model.bin is Python code; name the architecture yourself: no code from a model folder is ever run",
-        ),
+        ("lfs-pointer", "model.bin is a pointer of Git LFS, not the file itself; fetch the file: git lfs pull"),
+        ("python", "model.bin is Python code; name the architecture yourself: no code from a model folder is ever run"),
         ("unknown", "model.bin is of no known kind; give the weights as safetensors"),
         ("text", "model.bin is of the kind text; expected weights as safetensors"),
     ],

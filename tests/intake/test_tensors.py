@@ -293,10 +293,7 @@ def refusal_of(name: str, folder: Path) -> str:
             "doubled name",
             "model.safetensors is not a whole safetensors file (its header is not strict JSON: it holds a",
         ),
-        (
-            "escapes in a name",
-            "model.safetensors holds besides '\\x1b[2Jextra\\n', for the architecture small_cnn",
-        ),
+        ("escapes in a name", "model.safetensors holds besides '\\x1b[2Jextra\\n', for the architecture small_cnn"),
         ("matrix on its side", "model.safetensors holds 9.weight of shape (64, 4); small_cnn expects (4, 64)"),
         ("integers", "model.safetensors holds 9.bias as I32; expected F32"),
         ("symbolic link", "model.safetensors is a symbolic link; expected the file itself: the weights as safetensors"),

@@ -263,9 +263,7 @@ def _run(report: Mapping[str, Any]) -> Markup | None:
         ("forgetting", element("rect", x="0", y="1", width="24", height="14", class_="forget")),
     )
     return _section(
-        "Forgetting and recovery",
-        facts,
-        element("figure", _key(swatches), chart, element("figcaption", caption)),
+        "Forgetting and recovery", facts, element("figure", _key(swatches), chart, element("figcaption", caption))
     )
 
 

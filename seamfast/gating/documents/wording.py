@@ -169,7 +169,4 @@ def _decimals(value: float, fewest: int, apart: Sequence[float]) -> int:
     def side(number: float, of: float) -> int:
         return (number > of) - (number < of)
 
-    return next(
-        (n for n in range(fewest, 9) if all(side(round(value, n), x) == side(value, x) for x in apart)),
-        9,
-    )
+    return next((n for n in range(fewest, 9) if all(side(round(value, n), x) == side(value, x) for x in apart)), 9)
