@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import seamfast
 from seamfast.cli import main
 from seamfast.gating import pipeline
 from seamfast.model_files import save_model
-from tests.gating.test_pipeline import DESCRIPTION, planted, policy  # noqa: F401
+from tests.gating.conftest import DESCRIPTION
 from tests.hostile.pickles import GOOD, torch_zip
 
+Policies = Callable[..., Path]
 STAGES = ("audit.stamped_evidence", "pipeline.sanitize", "audit.parting", "output.as_html")
 WATCHED = """
     import json, os, sys
@@ -67,21 +69,19 @@ def watched(place: Path, *arguments: object) -> dict[str, Any]:
 def written(found: dict[str, Any]) -> set[Path]:
     """What was written to; what lies below ``out``, in the folder that becomes it, counts as that."""
     names = {Path(path) for event, path in found["seen"] if event == "writes"} - {Path("/dev/null")}
-    told = set()
+    places = set()
     for name in names:
         parts = [*reversed(name.parents), name]
         hidden = next((part for part in parts if re.fullmatch(r"\.out\.[0-9a-f]{16}", part.name)), None)
-        told.add(hidden.with_name("out") if hidden else name)
-    return told
+        places.add(hidden.with_name("out") if hidden else name)
+    return places
 
 
 def test_a_run_writes_to_out_alone_and_calls_nobody(
-    planted: Path,  # noqa: F811
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    planted: Path, policy: Policies, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     here = tmp_path_factory.mktemp("here")
-    rules = policy(tmp_path, inversion=True)
+    rules = policy(inversion=True)
     found = watched(here, "gate", planted, "--data", "digits", "--policy", rules, "--out", tmp_path / "out")
     assert found["code"] == 0
     assert {event for event, _ in found["seen"]} == {"writes"}  # no socket, no process
@@ -90,7 +90,7 @@ def test_a_run_writes_to_out_alone_and_calls_nobody(
 
 
 def test_a_pickle_is_converted_in_a_private_folder_that_goes(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    policy: Policies, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, private = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("private")
     monkeypatch.setenv("TMPDIR", str(private))
@@ -99,7 +99,7 @@ def test_a_pickle_is_converted_in_a_private_folder_that_goes(
     chosen = [f"--argument={k}={v}" for k, v in (("num_classes", 10), ("in_channels", 1), ("image_size", 8))]
     found = watched(
         here,
-        *("gate", tmp_path / "model", "--data", "digits", "--policy", policy(tmp_path), "--out", tmp_path / "out"),
+        *("gate", tmp_path / "model", "--data", "digits", "--policy", policy(), "--out", tmp_path / "out"),
         *("--architecture", "registered:small_cnn", *chosen, "--allow-pickle"),
     )
     assert found["code"] == 3  # its weights are of another architecture
@@ -111,7 +111,8 @@ def test_a_pickle_is_converted_in_a_private_folder_that_goes(
 @pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide"])
 def test_a_defect_anywhere_is_no_pass(
     stage: str,
-    planted: Path,  # noqa: F811
+    planted: Path,
+    policy: Policies,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -121,7 +122,7 @@ def test_a_defect_anywhere_is_no_pass(
 
     monkeypatch.setattr(f"seamfast.gating.{stage}", fail)
     out = tmp_path / "out"
-    assert main(["gate", str(planted), "--data", "digits", "--policy", str(policy(tmp_path)), "--out", str(out)]) == 2
+    assert main(["gate", str(planted), "--data", "digits", "--policy", str(policy()), "--out", str(out)]) == 2
     assert "ZeroDivisionError: a defect" in capsys.readouterr().err
     assert not out.exists()
 
@@ -134,7 +135,8 @@ class Interrupts(seamfast.Callback):
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_in_2_and_leaves_nothing(
     stage: str,
-    planted: Path,  # noqa: F811
+    planted: Path,
+    policy: Policies,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -149,13 +151,13 @@ def test_ctrl_c_ends_in_2_and_leaves_nothing(
 
     monkeypatch.setattr(f"seamfast.gating.{stage}", interrupted)
     out = tmp_path / "out"
-    rules = policy(tmp_path)
+    rules = policy()
     assert main(["gate", str(planted), "--data", "digits", "--policy", str(rules), "--out", str(out)]) == 2
     assert "seamfast: interrupted" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {rules.name}
 
 
-def test_a_killed_run_leaves_no_out(planted: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_killed_run_leaves_no_out(planted: Path, policy: Policies, tmp_path: Path) -> None:
     """Killed in the middle of writing: what is there has a name of its own, which nobody takes for the result."""
     slow = """
         import sys, time
@@ -171,7 +173,7 @@ def test_a_killed_run_leaves_no_out(planted: Path, tmp_path: Path) -> None:  # n
         main(sys.argv[2:])
     """
     flag = tmp_path / "flag"
-    arguments = ["gate", planted, "--data", "digits", "--policy", policy(tmp_path), "--out", tmp_path / "out"]
+    arguments = ["gate", planted, "--data", "digits", "--policy", policy(), "--out", tmp_path / "out"]
     run = subprocess.Popen(
         [*map(str, (sys.executable, "-c", textwrap.dedent(slow), flag, *arguments))],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -187,12 +189,12 @@ def test_a_killed_run_leaves_no_out(planted: Path, tmp_path: Path) -> None:  # n
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_answers_nan_is_refused_with_a_report(tmp_path: Path) -> None:
+def test_a_model_that_answers_nan_is_refused_with_a_report(policy: Policies, tmp_path: Path) -> None:
     model = DESCRIPTION.build()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3e38)  # finite weights, infinite sums
     save_model(tmp_path / "model", model, DESCRIPTION)
-    result = pipeline.gate(tmp_path / "model", "digits", policy=policy(tmp_path), progress=False)
+    result = pipeline.gate(tmp_path / "model", "digits", policy=policy(), progress=False)
     assert (result.outcome, result.exit_code) == ("refused", 3)
     assert result.report["refusal"]["code"] == "model"
