@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ def check(name: str, text: str) -> None:
 
 
 def check_messages(
-    name: str, error: type[Exception], act: Callable[[Any], object], inputs: Iterable[Any], folder: object = None
+    name: str, error: type[Exception], act: Callable[[Any], object], inputs: Iterable[Any], hidden: str = "$^"
 ) -> None:
     """``act`` of each input raises ``error``, printable and short; inputs, codes and messages are in the golden file.
 
     Args:
-        folder: of the test, left out of messages.
+        hidden: expression for what differs from run to run, left out of messages.
     """
     lines = []
     for value in inputs:
@@ -37,5 +38,6 @@ def check_messages(
         assert message.isprintable(), ascii(message)
         assert len(message) < 1000
         code = getattr(caught.value, "code", type(caught.value).__name__)
-        lines += [printable_value(value), f"    {code}: {message.replace(f'{folder}/', '')}"]
+        label = value if isinstance(value, str) else printable_value(value)
+        lines += [ascii(label)[1:-1][:300], f"    {code}: {re.sub(hidden, '', message)}"]
     check(name, "\n".join(lines) + "\n")
