@@ -21,7 +21,7 @@ from seamfast.gating.folder import inspect, model_values, receive
 from seamfast.intake.refusal import RefusedError
 from seamfast.model_files import ModelDescription, save_model
 from tests.gating.golden_files import check_messages
-from tests.hostile.case import Case
+from tests.hostile.case import Case, refuses
 from tests.hostile.folders import CANARY, CASES
 
 DESCRIPTION = ModelDescription("small_cnn", num_classes=4, in_channels=1, image_size=8, mean=(0.4,), std=(0.25,))
@@ -217,11 +217,8 @@ def test_policies_in_the_folder_are_noted_and_not_read(saved: Path) -> None:
 
 def test_model_that_is_too_large_is_refused_before_it_takes_memory(saved: Path) -> None:
     large = ARGUMENTS | {"image_size": 4096}
-    with pytest.raises(
-        RefusedError, match=r"^small_cnn takes 8,589,\d{3},\d{3} bytes of weights; the limit is 4,294,"
-    ) as e:
+    with refuses("too-large", r"^small_cnn takes 8,589,\d{3},\d{3} bytes of weights; the limit is 4,294,"):
         inspect(saved, architecture="registered:small_cnn", arguments=large)
-    assert e.value.code == "too-large"
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
@@ -229,11 +226,8 @@ def test_weights_that_are_no_numbers_are_refused(number: str, saved: Path, model
     with torch.no_grad():
         model[0].bias[3] = float(number)
     save_model(saved, model, DESCRIPTION)
-    with pytest.raises(
-        RefusedError, match=r"^model\.safetensors holds NaN or Inf in 0\.bias; expected finite weights$"
-    ) as e:
+    with refuses("non-finite", r"^model\.safetensors holds NaN or Inf in 0\.bias; expected finite weights$"):
         receive(inspect(saved))
-    assert e.value.code == "non-finite"
 
 
 def test_other_weights_than_the_architecture_has_are_refused(saved: Path) -> None:
@@ -247,9 +241,8 @@ def test_other_weights_than_the_architecture_has_are_refused(saved: Path) -> Non
 def test_pickle_is_taken_only_where_it_is_allowed(saved: Path, model: nn.Module) -> None:
     weights(saved).unlink()
     torch.save(model.state_dict(), saved / "model.pt")
-    with pytest.raises(RefusedError, match=r"^model\.pt is a zip of torch\.save around a pickle") as e:
+    with refuses("torch-zip", r"^model\.pt is a zip of torch\.save around a pickle"):
         inspect(saved)
-    assert e.value.code == "torch-zip"
     inspection = inspect(saved, allow_pickle=True)
     assert roles(inspection.files) == {"model.json": "description", "model.pt": "weights"}
     received = receive(inspection)
@@ -282,9 +275,8 @@ def test_two_pickles_are_one_too_many(saved: Path, model: nn.Module) -> None:
 
 def test_code_is_refused_even_where_pickles_are_allowed(saved: Path) -> None:
     (saved / "modeling.py").write_text("x = 1\n", encoding="utf-8")
-    with pytest.raises(RefusedError, match=r"holds code beside the weights: modeling\.py \(python\)") as e:
+    with refuses("mixed-folder", r"holds code beside the weights: modeling\.py \(python\)"):
         inspect(saved, allow_pickle=True)
-    assert e.value.code == "mixed-folder"
 
 
 # Hostile folders
@@ -327,9 +319,8 @@ def test_run_from_within_the_folder_is_refused(entry: str, saved: Path, monkeypa
     monkeypatch.chdir(saved)
     inspect(saved)  # harmless as long as Python does not import from there
     monkeypatch.setattr(sys, "path", [*sys.path, entry])
-    with pytest.raises(RefusedError, match=r"^Python imports modules from .*, which lies in the model's folder; ") as e:
+    with refuses("import-path", r"^Python imports modules from .*, which lies in the model's folder; "):
         inspect(".")
-    assert e.value.code == "import-path"
 
 
 def test_an_editable_install_is_no_folder_to_import_from(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,11 +375,8 @@ def linked(path: Path) -> None:
 def test_swap_after_the_inspection_is_refused(name: str, swap: Callable[[Path], Any], saved: Path) -> None:
     inspection = inspect(saved)
     swap(saved / name)
-    with pytest.raises(
-        RefusedError, match=rf"^{name} changed while it was read; expected a file that stays as it is$"
-    ) as e:
+    with refuses("changed", rf"^{name} changed while it was read; expected a file that stays as it is$"):
         receive(inspection)
-    assert e.value.code == "changed"
 
 
 def test_swap_while_the_weights_are_read_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,7 +271,7 @@ def test_huge_reports_give_bounded_pages() -> None:
         audit["class_accuracy"] *= 2_000
         audit["battery"] *= 500
         audit["inversion"]["classes"] *= 2_000
-    noise = np.random.default_rng(0).integers(0, 256, (40, 224, 224, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), dtype=np.uint8)
     content = as_html(report, dict.fromkeys(("samples", "patterns_before", "patterns_after", "disagreement"), noise))
     assert len(content) < 6_000_000
     text = Tree(content).root.text
