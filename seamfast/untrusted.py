@@ -113,9 +113,8 @@ def allocate(shape: tuple[int, ...], where: str) -> Bytes:
     try:
         return np.empty(shape, dtype=np.uint8)
     except (MemoryError, ValueError) as error:
-        raise DataFileError(
-            f"{where}: would take {math.prod(shape):,} bytes, more than can be allocated here"
-        ) from error
+        message = f"{where}: would take {math.prod(shape):,} bytes, more than can be allocated here"
+        raise DataFileError(message) from error
 
 
 def fill(stream: Readable, out: Bytes, where: str) -> None:

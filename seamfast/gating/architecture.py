@@ -72,21 +72,21 @@ class Architecture:
         source: ``"registered"``, ``"callable"``, ``"transformers"`` or ``"timm"``.
         name: in ``seamfast.attacks.ARCHITECTURES``, ``module:function``, a ``model_type``, or of a timm model.
         arguments: what it is built with, as JSON values.
+        place: the model's folder or file, links resolved, from which nothing is imported.
         image_shape: (C, H, W) of its input in pixels, or ``None`` where unknown.
         num_classes: logits, or ``None`` where unknown.
         mean, std: normalization per channel, or one number for all, on the [0, 1] pixel scale, or ``None``.
-        place: the model's folder or file, links resolved, from which nothing is imported.
     """
 
     source: str
     name: str
     arguments: Mapping[str, Any]
-    image_shape: tuple[int, int, int] | None
-    num_classes: int | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
     place: str = field(repr=False, compare=False)
     _make: Callable[[], object] = field(repr=False, compare=False)
+    image_shape: tuple[int, int, int] | None = None
+    num_classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     _names: Callable[[nn.Module], dict[str, str]] | None = field(default=None, repr=False, compare=False)
 
     def build(self) -> nn.Module:
@@ -104,14 +104,11 @@ class Architecture:
             except (SeamfastError, MemoryError):
                 raise
             except Exception as error:
-                raise RefusedError(
-                    "architecture", f"architecture {printable(self.name)} cannot be built: {_error(error)}"
-                ) from error
+                message = f"architecture {printable(self.name)} cannot be built: {_error(error)}"
+                raise RefusedError("architecture", message) from error
         if not isinstance(model, nn.Module):
-            raise RefusedError(
-                "architecture",
-                f"architecture {printable(self.name)} returned {printable_value(model)}; expected an nn.Module",
-            )
+            message = f"architecture {printable(self.name)} returned {printable_value(model)}; expected an nn.Module"
+            raise RefusedError("architecture", message)
         return model
 
     def names_in_file(self, model: nn.Module) -> dict[str, str]:
@@ -154,10 +151,8 @@ class Choice:
             return ()
         if CONFIG not in present:
             expected = CONFIG if self.source else f"{DESCRIPTION} or {CONFIG}"
-            raise RefusedError(
-                "no-architecture",
-                f"there is no {expected} beside the weights; expected one, or an architecture: {_FORMS}",
-            )
+            message = f"there is no {expected} beside the weights; expected one, or an architecture: {_FORMS}"
+            raise RefusedError("no-architecture", message)
         return tuple(name for name in (CONFIG, PREPROCESSOR) if name in present)
 
     def resolve(self, documents: Mapping[str, bytes], place: str | os.PathLike[str]) -> Architecture:
@@ -197,18 +192,16 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
     checked = _check_arguments(arguments)
     if spec is None or spec == "transformers":
         if checked:
-            raise InputError(
-                f"arguments are {listed(sorted(checked))}; expected none, as the folder describes the model"
-            )
+            message = f"arguments are {listed(sorted(checked))}; expected none, as the folder describes the model"
+            raise InputError(message)
         return Choice(spec and "transformers", "", {})
     if callable(spec):
         name = f"{getattr(spec, '__module__', '?')}:{getattr(spec, '__qualname__', type(spec).__qualname__)}"
         return Choice("callable", name, checked, spec)
     source, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if source == "timm" and colon and not _TIMM_NAME.fullmatch(name):
-        raise InputError(
-            f"timm model is {printable_value(name)}; expected a name of timm.list_models(), without prefix or tag"
-        )
+        message = f"timm model is {printable_value(name)}; expected a name of timm.list_models(), without prefix or tag"
+        raise InputError(message)
     if source in ("registered", "timm") and name:
         return Choice(source, name, checked)
     if source in _RESERVED or not isinstance(spec, str) or not _FUNCTION.fullmatch(spec):
@@ -248,30 +241,22 @@ def _registered(name: str, arguments: Mapping[str, Any], place: str) -> Architec
         "registered",
         description.architecture,
         dict(arguments),
-        (description.in_channels, description.image_size, description.image_size),
-        description.num_classes,
-        description.mean if "mean" in fields else None,
-        description.std if "std" in fields else None,
         place,
         description.build,
+        image_shape=(description.in_channels, description.image_size, description.image_size),
+        num_classes=description.num_classes,
+        mean=description.mean if "mean" in fields else None,
+        std=description.std if "std" in fields else None,
     )
 
 
 def _callable(
     name: str, function: Callable[..., object] | None, arguments: Mapping[str, Any], place: str
 ) -> Architecture:
+    make = partial(_import_function(name, place) if function is None else function, **arguments)
     num_classes = arguments.get("num_classes")
-    return Architecture(
-        "callable",
-        name,
-        dict(arguments),
-        None,
-        num_classes if type(num_classes) is int else None,
-        None,
-        None,
-        place,
-        partial(_import_function(name, place) if function is None else function, **arguments),
-    )
+    num_classes = num_classes if type(num_classes) is int else None
+    return Architecture("callable", name, dict(arguments), place, make, num_classes=num_classes)
 
 
 def _import_function(name: str, place: str) -> Callable[..., object]:
@@ -292,9 +277,8 @@ def _import_function(name: str, place: str) -> Callable[..., object]:
     for part in attribute.split("."):
         target = getattr(target, part, None)
     if not callable(target):
-        raise InputError(
-            f"architecture is {name!r}, where that module has {printable_value(target)}; expected a function"
-        )
+        message = f"architecture is {name!r}, where that module has {printable_value(target)}; expected a function"
+        raise InputError(message)
     function: Callable[..., object] = target
     return function
 
@@ -308,7 +292,7 @@ def _timm(name: str, arguments: Mapping[str, Any], place: str) -> Architecture:
     if name not in known:
         raise InputError(f"timm model is {name!r}; expected a name of timm.list_models()")
     make = partial(timm.create_model, name, pretrained=False, **arguments)
-    architecture = Architecture("timm", name, dict(arguments), None, None, None, None, place, make)
+    architecture = Architecture("timm", name, dict(arguments), place, make)
     with torch.device("meta"):
         model = architecture.build()
     usual = getattr(model, "pretrained_cfg", {})
@@ -333,10 +317,8 @@ def _transformers(data: bytes, preprocessor: bytes | None, place: str) -> Archit
     document = parse_config(data, CONFIG)
     model_type = document.get("model_type")
     if not isinstance(model_type, str) or model_type not in _CONFIG_CLASSES:
-        raise RefusedError(
-            "config",
-            f"{CONFIG}: model_type is {printable_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}",
-        )
+        message = f"{CONFIG}: model_type is {printable_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}"
+        raise RefusedError("config", message)
     num_classes = class_count(document)
     check_sizes(document)  # before transformers, which takes seconds to import, sees any of it
     prefix = _CONFIG_CLASSES[model_type]
@@ -360,17 +342,10 @@ def _transformers(data: bytes, preprocessor: bytes | None, place: str) -> Archit
     mean, std, side = preprocessing(preprocessor, channels)
     size = arguments.get("image_size", side)
     height, width = size if isinstance(size, list) else (size, size)
+    shape = None if height is None or width is None else (channels, height, width)
+    built = {"num_labels": num_classes, **arguments}
     return Architecture(
-        "transformers",
-        model_type,
-        {"num_labels": num_classes, **arguments},
-        None if height is None or width is None else (channels, height, width),
-        num_classes,
-        mean,
-        std,
-        place,
-        make,
-        _names_of_transformers,
+        "transformers", model_type, built, place, make, shape, num_classes, mean, std, _names_of_transformers
     )
 
 
@@ -388,10 +363,8 @@ def _names_of_transformers(model: nn.Module) -> dict[str, str]:
     marks = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
     in_file = {id(mark): name for name, mark in loading.revert_weight_conversion(model, dict(marks)).items()}
     if set(in_file) != {id(mark) for mark in marks.values()}:
-        raise RefusedError(
-            "architecture",
-            "transformers stores the tensors of this model_type in another form; expected them one to one",
-        )
+        message = "transformers stores the tensors of this model_type in another form; expected them one to one"
+        raise RefusedError("architecture", message)
     return {name: in_file[id(mark)] for name, mark in marks.items()}
 
 

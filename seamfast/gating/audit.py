@@ -118,16 +118,10 @@ def change(before: Tensor, after: Tensor, level: float) -> dict[str, Any]:
 
 
 def disagreement(
-    received: nn.Module,
-    sanitized: nn.Module,
-    data: CleanSet,
-    settings: AuditSettings,
-    *,
-    seed: int = 0,
-    progress: bool | None = None,
+    received: nn.Module, sanitized: nn.Module, data: CleanSet, **options: Any
 ) -> tuple[list[dict[str, Any]], list[Pictures]]:
     """How often the two models disagree under each perturbation, and perturbed images on which they do."""
-    results = parting(received, sanitized, data, level=settings.level, seed=seed, progress=progress)
+    results = parting(received, sanitized, data, **options)
     values = [
         {"perturbation": r.name, "rate": rate_values(r.rate), "rate_clean": rate_values(r.rate_clean)} for r in results
     ]

@@ -13,8 +13,6 @@ from typing import Any
 
 from seamfast.gating.policy import MAX_SAMPLES, METRICS, Policy, Rule
 
-__all__ = ["Decision", "Measured", "RuleOutcome", "decide", "metrics_of"]
-
 # Bounds that others computed may lie on the wrong side of their value by a rounding error.
 _ROUNDING = 1e-9
 

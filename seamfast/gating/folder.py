@@ -151,17 +151,11 @@ def inspect(
     if n_bytes > MAX_MODEL_BYTES:
         size = f"{n_bytes:,} bytes of weights"
         raise RefusedError("too-large", f"{printable(chosen.name)} takes {size}; the limit is {MAX_MODEL_BYTES:,}")
-    return Inspection(
-        printable(path, 4096),
-        tuple(files[name] for name in sorted(files)),
-        chosen,
-        sum(parameter.numel() for parameter in model.parameters()),
-        n_bytes,
-        tuple(sorted(name for name in files if _is_policy_like(name))),
-        root,
-        weights[0],
-        stamps,
-    )
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    policies = tuple(sorted(filter(_is_policy_like, files)))
+    sorted_files = tuple(files[name] for name in sorted(files))
+    given_path, first = printable(path, 4096), weights[0]
+    return Inspection(given_path, sorted_files, chosen, n_parameters, n_bytes, policies, root, first, stamps)
 
 
 def receive(inspection: Inspection) -> Received:
@@ -183,9 +177,8 @@ def receive(inspection: Inspection) -> Received:
         in_file = architecture.names_in_file(model)
         state, hashes, converted = _read_weights(inspection, _renamed(expected_of(model), in_file))
         if names := non_finite(state):
-            raise RefusedError(
-                "non-finite", f"{printable(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
-            )
+            message = f"{printable(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
+            raise RefusedError("non-finite", message)
         _refuse_changed(inspection, used)
         if _has_more_than_state(model):
             with torch.device("cpu"):
@@ -204,15 +197,11 @@ def receive(inspection: Inspection) -> Received:
 
 def model_values(inspection: Inspection, received: Received | None = None) -> dict[str, Any]:
     """The part ``"model"`` of the gate report: plain JSON values."""
-    architecture = inspection.architecture
+    chosen = inspection.architecture
     return {
         "path": inspection.path,
         "files": [vars(file).copy() for file in (received or inspection).files],
-        "architecture": {
-            "source": architecture.source,
-            "name": architecture.name,
-            "arguments": dict(architecture.arguments),
-        },
+        "architecture": {"source": chosen.source, "name": chosen.name, "arguments": dict(chosen.arguments)},
         "n_parameters": inspection.n_parameters,
         "n_bytes": inspection.n_bytes,
         "converted_from_pickle": received is not None and received.converted_from_pickle,
@@ -247,9 +236,8 @@ def _listed(root: Path) -> dict[str, _Stamp]:
             name = prefix + entry.name
             _check_name(entry.name, name)
             if n_seen > MAX_FILES:
-                raise RefusedError(
-                    "too-many-files", f"{printable(root)} holds more than {MAX_FILES:,} files; expected fewer"
-                )
+                message = f"{printable(root)} holds more than {MAX_FILES:,} files; expected fewer"
+                raise RefusedError("too-many-files", message)
             if entry.is_symlink():
                 raise RefusedError("symlink", f"{printable(name)} is a symbolic link; expected the file itself")
             if entry.is_dir(follow_symlinks=False):
@@ -259,9 +247,8 @@ def _listed(root: Path) -> dict[str, _Stamp]:
             elif entry.is_file(follow_symlinks=False):
                 stamps[name] = _stamp(entry.stat(follow_symlinks=False))
             else:
-                raise RefusedError(
-                    "not-a-file", f"{printable(name)} is a device, a pipe or a socket; expected files only"
-                )
+                message = f"{printable(name)} is a device, a pipe or a socket; expected files only"
+                raise RefusedError("not-a-file", message)
     return dict(sorted(stamps.items()))
 
 
@@ -295,9 +282,8 @@ def _read_description(root: Path, name: str, stamp: _Stamp) -> bytes:
         if _stamp(os.fstat(file.fileno())) != stamp:
             _refuse_change_of(name)
         if stamp[2] > MAX_CONFIG_BYTES:
-            raise RefusedError(
-                "config", f"{printable(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}"
-            )
+            message = f"{printable(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}"
+            raise RefusedError("config", message)
         return file.read(MAX_CONFIG_BYTES)
 
 
@@ -327,9 +313,8 @@ def _choose_weights(files: Mapping[str, ModelFile], allow_pickle: bool) -> list[
     if WEIGHTS in files:
         tensors = [WEIGHTS]
     elif len(tensors) > 1 and INDEX not in files:
-        raise RefusedError(
-            "ambiguous", f"there are {listed(tensors, 5)}; expected {WEIGHTS}, {INDEX} or one {_SUFFIX} file"
-        )
+        message = f"there are {listed(tensors, 5)}; expected {WEIGHTS}, {INDEX} or one {_SUFFIX} file"
+        raise RefusedError("ambiguous", message)
     for name in tensors:
         if files[name].kind != "safetensors":
             refuse_kind(files[name].kind, name)
@@ -357,10 +342,8 @@ def _refuse_mixed(files: Mapping[str, ModelFile], where: str, allow_pickle: bool
     mixed = [f"{printable(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
     if mixed:
         what = "code" if allow_pickle else "code or pickles"
-        raise RefusedError(
-            "mixed-folder",
-            f"{where} holds {what} beside the weights: {listed(mixed, 5)}; expected a folder of data alone",
-        )
+        message = f"{where} holds {what} beside the weights: {listed(mixed, 5)}; expected a folder of data alone"
+        raise RefusedError("mixed-folder", message)
 
 
 def _is_policy_like(name: str) -> bool:

@@ -150,13 +150,11 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
     n_classes = architecture.num_classes
     largest = int(samples.labels.max())
     if n_classes is not None and largest >= n_classes:
-        raise RefusedError(
-            "data", f"labels hold {largest}; expected integers in [0, {n_classes}) for the model's classes"
-        )
+        message = f"labels hold {largest}; expected integers in [0, {n_classes}) for the model's classes"
+        raise RefusedError("data", message)
     if int(samples.labels.bincount().max()) < 2:
-        raise RefusedError(
-            "data", f"data hold {len(samples)} samples, no class twice; expected some to repair, some to audit"
-        )
+        message = f"data hold {len(samples)} samples, no class twice; expected some to repair, some to audit"
+        raise RefusedError("data", message)
     return samples
 
 
@@ -208,8 +206,7 @@ def _measure(
         audits["after"] = after.values
         audits["change"] = change(before.is_right, after.is_right, policy.audit.level)
         run.picture("patterns_after", after.patterns)
-        run.evidence["disagreement"], examples = disagreement(
-            received, result.model, audit_set, policy.audit, **options
-        )
+        values, examples = disagreement(received, result.model, audit_set, level=policy.audit.level, **options)
+        run.evidence["disagreement"] = values
         run.picture("disagreement", examples)
     return result.model

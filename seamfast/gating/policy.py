@@ -8,7 +8,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -20,20 +21,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - CI runs 3.11
     import tomli as tomllib
-
-__all__ = [
-    "METRICS",
-    "TEMPLATE",
-    "AuditSettings",
-    "Metric",
-    "Policy",
-    "Rule",
-    "SanitizeSettings",
-    "describe",
-    "parse_policy",
-    "read_policy",
-    "samples_needed",
-]
 
 VERSION = 1
 MAX_BYTES = 32 << 10
@@ -95,15 +82,9 @@ METRICS: dict[str, Metric] = {
     "accuracy_lost": Metric("difference", -1, 1, False, "right before and wrong after, less the other way round"),
     "before.battery_worst": Metric("rate", 0, 1, False, "largest rate of the built-in battery, as received"),
     "after.battery_worst": Metric("rate", 0, 1, False, "largest rate of the built-in battery, sanitized"),
-    "before.inversion_anomaly_index": Metric(
-        "number", 0, math.inf, False, "how far the smallest inverted trigger stands out, as received"
-    ),
-    "after.inversion_anomaly_index": Metric(
-        "number", 0, math.inf, False, "how far the smallest inverted trigger stands out, sanitized"
-    ),
-    "disagreement_worst": Metric(
-        "rate", 0, 1, False, "largest share of perturbed samples on which the two models disagree"
-    ),
+    "before.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, as received"),
+    "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
+    "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
     "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted"),
 }
 """All that a rule may name."""
@@ -252,14 +233,12 @@ class Policy:
         first: dict[str, int] = {}
         for number, rule in enumerate(self.rules, 1):
             if rule.id in first:
-                raise PolicyError(
-                    f"rules {first[rule.id]} and {number} have the id '{rule.id}'; expected different ids"
-                )
+                message = f"rules {first[rule.id]} and {number} have the id '{rule.id}'; expected different ids"
+                raise PolicyError(message)
             first[rule.id] = number
             if "inversion" in rule.metric and not self.audit.inversion:
-                raise PolicyError(
-                    f"rule {number}: metric is '{rule.metric}', but audit.inversion is false; expected true"
-                )
+                message = f"rule {number}: metric is '{rule.metric}', but audit.inversion is false; expected true"
+                raise PolicyError(message)
 
     def to_dict(self) -> dict[str, Any]:
         """All that it holds, as plain dicts, lists, strings, numbers, booleans and ``None``."""
@@ -364,9 +343,18 @@ def _document(content: bytes) -> dict[str, Any]:
     return document
 
 
+@contextmanager
+def _errors_of(part: str) -> Iterator[None]:
+    """Every ``PolicyError`` names the part of the policy."""
+    try:
+        yield
+    except PolicyError as error:
+        raise PolicyError(f"{part}: {error}") from error
+
+
 def _rule(table: Any, number: int, warnings: list[str]) -> Rule:
     keys = [field.name for field in fields(Rule)]
-    try:
+    with _errors_of(f"rule {number}"):
         _check_keys(table, keys, [key for key in keys if key != "min_samples"])
         former = table["metric"]
         if isinstance(former, str) and former in FORMER_METRICS:
@@ -376,17 +364,13 @@ def _rule(table: Any, number: int, warnings: list[str]) -> Rule:
                 "next version refuses the old one"
             )
         return Rule(**table)
-    except PolicyError as error:
-        raise PolicyError(f"rule {number}: {error}") from error
 
 
 def _sanitize_settings(table: Any) -> SanitizeSettings:
-    try:
+    with _errors_of("sanitize"):
         _check_keys(table, ("method", "preset", "time_budget_s", "settings"))
         given = SanitizeSettings(**{key: value for key, value in table.items() if key != "settings"})
         return replace(given, config=_config(given.method, table["settings"])) if "settings" in table else given
-    except PolicyError as error:
-        raise PolicyError(f"sanitize: {error}") from error
 
 
 def _config(method: str, table: Any) -> MethodConfig:
@@ -397,20 +381,17 @@ def _config(method: str, table: Any) -> MethodConfig:
             for item in value if isinstance(value, list) else [value]:
                 # The config checks the rest; huge integers would overflow in its arithmetic.
                 if isinstance(item, (dict, list)) or (isinstance(item, int) and abs(item) > _LARGEST_SETTING):
-                    raise PolicyError(
-                        f"{key} has {_value(item)}; expected strings, booleans or numbers of at most 1e9 in size"
-                    )
+                    message = f"{key} has {_value(item)}; expected strings, booleans or numbers of at most 1e9 in size"
+                    raise PolicyError(message)
         return config_type.from_dict(table)
     except ConfigError as error:
         raise PolicyError(f"settings: {printable(error, 400)}") from error
 
 
 def _audit_settings(table: Any) -> AuditSettings:
-    try:
+    with _errors_of("audit"):
         _check_keys(table, [field.name for field in fields(AuditSettings)])
         return AuditSettings(**table)
-    except PolicyError as error:
-        raise PolicyError(f"audit: {error}") from error
 
 
 def _check_keys(table: Any, known: Collection[str], required: Iterable[str] = ()) -> None:

@@ -25,6 +25,7 @@ from seamfast.untrusted import printable
 
 EXIT_CODES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive": 3}
 _SCHEMA_VERSION = 1
+_AUDITS = ("before", "after", "change")
 _NOTABLE = 0.05  # share of samples from which a statement names the trigger that moves them
 _LIMITS = (
     "Evidence is of absence of what was looked for, not of a backdoor: an unknown trigger may have no effect in the "
@@ -32,10 +33,6 @@ _LIMITS = (
     "Accuracy and bounds hold for data drawn like the audit part; poisoned or shifted data void them.",
     "An attacker who knows this gate may plant a backdoor that it does not find and sanitization does not remove.",
 )
-
-
-def _no_evidence() -> dict[str, Any]:
-    return {"audit": {"before": None, "after": None, "change": None}, "disagreement": None, "sanitize": None}
 
 
 @dataclass
@@ -51,7 +48,9 @@ class GateRun:
     inspection: Inspection | None = None
     received: Received | None = None
     data: dict[str, Any] | None = None
-    evidence: dict[str, Any] = field(default_factory=_no_evidence)
+    evidence: dict[str, Any] = field(
+        default_factory=lambda: {"audit": dict.fromkeys(_AUDITS), "disagreement": None, "sanitize": None}
+    )
     decision: Decision | None = None
     refusal: RefusedError | None = None
     stopped: str | None = None

@@ -155,9 +155,8 @@ def convert_pickle(
         try:
             read_tensors(result, expected, what="its pickle")
         except RefusedError as error:
-            raise RefusedError(
-                error.code, f"{where}: gave something else than its pickle describes: {error}"
-            ) from error
+            message = f"{where}: gave something else than its pickle describes: {error}"
+            raise RefusedError(error.code, message) from error
         os.replace(result, out)
     return Converted(sha256, n_bytes, len(state))
 
@@ -166,13 +165,11 @@ def _check_platform() -> None:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < _OLDEST_TORCH:
         oldest = ".".join(map(str, _OLDEST_TORCH))
-        raise RefusedError(
-            "torch-too-old", f"torch is {torch.__version__}; expected {oldest} or later, to read a pickle with"
-        )
+        message = f"torch is {torch.__version__}; expected {oldest} or later, to read a pickle with"
+        raise RefusedError("torch-too-old", message)
     if sys.platform != "linux":
-        raise RefusedError(
-            "pickle", f"the platform is {sys.platform}; expected linux, where the process that reads is confined"
-        )
+        message = f"the platform is {sys.platform}; expected linux, where the process that reads is confined"
+        raise RefusedError("pickle", message)
 
 
 def _copy(path: Path, copy: IO[bytes], where: str) -> tuple[str, int]:
@@ -180,9 +177,8 @@ def _copy(path: Path, copy: IO[bytes], where: str) -> tuple[str, int]:
     digest, n_bytes = hashlib.sha256(), 0
     with open_untrusted(path, "what torch.save wrote") as source:
         if file_size(source) > _MAX_FILE_BYTES:
-            raise RefusedError(
-                "pickle-limits", f"{where}: has {file_size(source):,} bytes; expected at most {_MAX_FILE_BYTES:,}"
-            )
+            message = f"{where}: has {file_size(source):,} bytes; expected at most {_MAX_FILE_BYTES:,}"
+            raise RefusedError("pickle-limits", message)
         while chunk := source.read(min(CHUNK, _MAX_FILE_BYTES - n_bytes)):
             digest.update(chunk)
             n_bytes += copy.write(chunk)
@@ -372,9 +368,8 @@ def _chunks(file: IO[bytes], name: str, member: _Member, where: str) -> Iterator
 
 def _read_pickle(file: IO[bytes], member: _Member, where: str) -> bytes:
     if member.n_bytes > _MAX_PICKLE_BYTES:
-        raise RefusedError(
-            "pickle-limits", f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}"
-        )
+        message = f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}"
+        raise RefusedError("pickle-limits", message)
     return b"".join(_chunks(file, "data.pkl", member, where))
 
 
@@ -505,9 +500,8 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
             else:
                 argument = opcode.arg.reader(stream)
         except ValueError as error:
-            raise RefusedError(
-                "pickle-opcode", f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {printable(error)}"
-            ) from error
+            message = f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {printable(error)}"
+            raise RefusedError("pickle-opcode", message) from error
         yield name, argument, at
 
 
@@ -522,9 +516,8 @@ def _check_opcodes(pickled: bytes, where: str) -> None:
     try:
         for i, (name, argument, at) in enumerate(_opcodes(pickled, where)):
             if i == _MAX_OPCODES:
-                raise RefusedError(
-                    "pickle-limits", f"{where}: data.pkl has more than {_MAX_OPCODES:,} opcodes; expected fewer"
-                )
+                message = f"{where}: data.pkl has more than {_MAX_OPCODES:,} opcodes; expected fewer"
+                raise RefusedError("pickle-limits", message)
             named = argument if name in ("GLOBAL", "INST") else b""
             if name == "STACK_GLOBAL" and len(pushed) == 2 and None not in pushed:
                 named = "".join(f"{text}\n" for text in pushed).encode("utf-8", "replace")
@@ -544,9 +537,8 @@ def _check_opcodes(pickled: bytes, where: str) -> None:
         if unknown is None or error.code != "pickle-opcode":
             raise
     if unknown is not None:
-        raise RefusedError(
-            "pickle-opcode", f"{where}: {unknown}; expected only what torch.save writes for a state_dict, in protocol 2"
-        )
+        message = f"{where}: {unknown}; expected only what torch.save writes for a state_dict, in protocol 2"
+        raise RefusedError("pickle-opcode", message)
 
 
 def _follow_strings(name: str, argument: Any, pushed: deque[str | None], memo: dict[Any, str | None]) -> None:
@@ -773,9 +765,8 @@ def _run_child(
         try:
             status = process.wait(time_limit_s)
         except subprocess.TimeoutExpired:
-            raise RefusedError(
-                "pickle-limits", f"{where}: was not read within time_limit_s={time_limit_s:g} seconds"
-            ) from None
+            message = f"{where}: was not read within time_limit_s={time_limit_s:g} seconds"
+            raise RefusedError("pickle-limits", message) from None
         finally:
             if process.returncode is None:  # too slow, or interrupted
                 os.killpg(process.pid, signal.SIGKILL)

@@ -323,9 +323,8 @@ class _Source:
         return status.st_size, status.st_mtime_ns
 
     def _refuse(self, how: str) -> NoReturn:
-        raise RefusedError(
-            "changed", f"{self.where} changed while it was read: {how}; expected a file that stays as it is"
-        )
+        message = f"{self.where} changed while it was read: {how}; expected a file that stays as it is"
+        raise RefusedError("changed", message)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 from seamfast.metrics import Rate
@@ -272,90 +274,8 @@ def _statements(outcome: str) -> list[str]:
 
 def _sanitize() -> dict[str, Any]:
     """As ``seamfast.sanitize`` reports on such a run; see ``seamfast/schema/report-v1.json``."""
-    points = [
-        *(("forget", 1, 0.08, 7.06, 0.97), ("forget", 8, 0.12, 5.60, 0.93), ("forget", 15, 0.15, 4.15, 0.85)),
-        *(("forget", 20, 0.18, 2.69, 0.70), ("forget", 22, 0.19, 2.36, 0.27), ("forget", 23, 0.20, 2.33, 0.11)),
-        *(("recover", 48, 0.32, 1.93, 0.85), ("recover", 98, 0.57, 1.15, 0.92), ("recover", 148, 0.81, 1.32, 0.94)),
-        *(("recover", 198, 1.07, 1.26, 0.98), ("recover", 273, 1.46, 0.77, 0.98), ("recover", 323, 1.71, 0.05, 0.98)),
-    ]
-
-    def evaluation(n_right: int) -> dict[str, Any]:
-        accuracy = [rate(10 - (100 - n_right + i) // NUM_CLASSES, 10) for i in range(NUM_CLASSES)]
-        return {"clean_accuracy": rate(n_right, 100), "class_accuracy": accuracy, "n_nan": 0, "triggers": []}
-
-    return {
-        "schema_version": 1,
-        "tool": {"name": "seamfast", "version": "0.1.0"},
-        "created": "2026-03-14T09:26:55+00:00",
-        "verdict": {
-            "accepted": True,
-            "reason": "accuracy is back within its budget: held-out accuracy 98.00% after, 97.00% before (n = 100): "
-            "0 samples lost, 3 allowed by the budget of 3.0%",
-        },
-        "method": "seam",
-        "config": {
-            "batch_size": 128,
-            "holdout_fraction": 0.2,
-            "accuracy_budget": 0.03,
-            "crop_pad": 0,
-            "flip": False,
-            "strengths": [1.0],
-            "radius": None,
-            "recover_schedule": "cosine",
-        },
-        "seed": 7,
-        "time_budget_s": None,
-        "model": {
-            "class": "torch.nn.modules.container.Sequential",
-            "n_parameters": 13_706,
-            "digest_before": f"sha256:{sha256('state dict before')}",
-            "digest_after": f"sha256:{sha256('state dict after')}",
-            "returned": "sanitized",
-        },
-        "data": {
-            "n_samples": N_REPAIR,
-            "num_classes": NUM_CLASSES,
-            "class_counts": [N_REPAIR // NUM_CLASSES] * NUM_CLASSES,
-            "n_forget": 400,
-            "n_recovery": 400,
-            "n_holdout": 100,
-            "reading": "once",
-        },
-        "holdout": {"before": evaluation(97), "after": evaluation(98), "fidelity": None, "fidelity_nist": None},
-        "run": {
-            "device": "cpu",
-            "precision": {
-                "chosen": "fp32 channels_last",
-                "reason": "bfloat16 is 1.14 times as fast as float32, below 1.2",
-                "trials": [
-                    {"name": "fp32", "step_seconds": 0.0029, "agreement": 1.0, "error": None},
-                    {"name": "fp32 channels_last", "step_seconds": 0.0021, "agreement": 1.0, "error": None},
-                    {"name": "bf16 channels_last", "step_seconds": 0.0019, "agreement": 0.9999, "error": None},
-                ],
-            },
-            "threads": {"chosen": 1, "reason": "PyTorch was set to one thread"},
-            "stepped": dict.fromkeys(("forget", "recover"), "eager: cpu has no graphs to replay"),
-            "n_attempts": 1,
-            "steps": {"forget": 23, "recover": 300},
-            "seconds": {"forget": 0.118, "recover": 1.515, "evaluations": 0.049, "total": 1.71},
-            "time_ran_out": False,
-            "stopped": None,
-        },
-        "history": [
-            {
-                "phase": phase,
-                "attempt": 0,
-                "step": step,
-                "seconds": seconds,
-                "loss": loss,
-                "holdout_accuracy": accuracy,
-                "attack_success_rate": {},
-            }
-            for phase, step, seconds, loss, accuracy in points
-        ],
-        "machine": _machine(),
-        "warnings": [],
-    }
+    report: dict[str, Any] = json.loads(Path(__file__).with_name("example-sanitize.json").read_text(encoding="utf-8"))
+    return report | {"machine": _machine()}
 
 
 def _machine() -> dict[str, Any]:

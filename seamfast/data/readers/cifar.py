@@ -108,9 +108,8 @@ def _only_npz(root: Path, split: str, looked_for: str) -> Path:
     if len(archives) == 1:
         return archives[0]
     if archives:
-        raise DataFileError(
-            f"{printable(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them"
-        )
+        message = f"{printable(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them"
+        raise DataFileError(message)
     if pickles := _pickles(root):
         raise DataFileError(
             f"{printable(root)}: holds CIFAR-10 as Python pickle ({listed(pickles)}), which seamfast never reads, "
@@ -122,9 +121,8 @@ def _only_npz(root: Path, split: str, looked_for: str) -> Path:
 
 def _read_binary(paths: list[Path], max_bytes: int) -> tuple[Bytes, Labels]:
     if missing := [path.name for path in paths if not os.path.isfile(path)]:
-        raise DataFileError(
-            f"{printable(paths[0].parent)}: {listed(missing)} missing; expected {listed([p.name for p in paths])}"
-        )
+        message = f"{printable(paths[0].parent)}: {listed(missing)} missing; expected {listed([p.name for p in paths])}"
+        raise DataFileError(message)
     counts = [_count_records(path) for path in paths]
     where = printable(paths[0].parent)
     n = sum(counts)
@@ -142,9 +140,8 @@ def _count_records(path: Path) -> int:
     with open_regular(path, "CIFAR-10 records") as stream:
         size = file_size(stream)
     if size == 0 or size % _RECORD:
-        raise DataFileError(
-            f"{printable(path)}: {size:,} bytes; expected a multiple of {_RECORD:,}, one record an image"
-        )
+        message = f"{printable(path)}: {size:,} bytes; expected a multiple of {_RECORD:,}, one record an image"
+        raise DataFileError(message)
     return size // _RECORD
 
 

@@ -203,9 +203,8 @@ def _scan_folder(base: Path) -> _Found:
     for label, name in enumerate(found.class_names):
         entries = list(_visible(base / name))
         if inner := [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]:
-            raise DataFileError(
-                f"{printable(base / name)}: holds a folder, {printable(inner[0])}; expected images only"
-            )
+            message = f"{printable(base / name)}: holds a folder, {printable(inner[0])}; expected images only"
+            raise DataFileError(message)
         _add_class(found, label, [entry.name for entry in entries], f"{name}/", printable(base / name))
     return _checked(found, printable(base))
 
@@ -247,9 +246,8 @@ def _visible(base: Path) -> Iterator[os.DirEntry[str]]:
                 if _is_junk(entry.name):
                     continue
                 if entry.is_symlink():
-                    raise DataFileError(
-                        f"{printable(entry.path)}: is a symbolic link; links below the root are not followed"
-                    )
+                    message = f"{printable(entry.path)}: is a symbolic link; links below the root are not followed"
+                    raise DataFileError(message)
                 yield entry
     except OSError as error:
         raise DataFileError(f"{printable(base)}: cannot be listed ({error.strerror})") from error
@@ -258,13 +256,11 @@ def _visible(base: Path) -> Iterator[os.DirEntry[str]]:
 def _check_member_name(name: str, where: str) -> None:
     parts = name.removesuffix("/").split("/")
     if name.startswith("/") or ".." in parts or name[1:2] == ":":
-        raise DataFileError(
-            f"{where}: member {printable(name)!r} leaves the archive; expected names like class/image.png"
-        )
+        message = f"{where}: member {printable(name)!r} leaves the archive; expected names like class/image.png"
+        raise DataFileError(message)
     if not name.isprintable() or "\\" in name or "" in parts or "." in parts:
-        raise DataFileError(
-            f"{where}: member {printable(name)!r} has an unusable name; expected names like class/image.png"
-        )
+        message = f"{where}: member {printable(name)!r} has an unusable name; expected names like class/image.png"
+        raise DataFileError(message)
 
 
 def _check_classes(classes: list[str], loose: list[str], where: str) -> None:
@@ -282,18 +278,16 @@ def _check_classes(classes: list[str], loose: list[str], where: str) -> None:
 def _add_class(found: _Found, label: int, files: list[str], prefix: str, where: str) -> None:
     images = sorted(name for name in files if _is_image(name))
     if files and not images:
-        raise DataFileError(
-            f"{where}: holds {listed(sorted(files), 3)}, but no image; looked for {', '.join(EXTENSIONS)}"
-        )
+        message = f"{where}: holds {listed(sorted(files), 3)}, but no image; looked for {', '.join(EXTENSIONS)}"
+        raise DataFileError(message)
     found.names += [prefix + name for name in images]
     found.labels += [label] * len(images)
 
 
 def _checked(found: _Found, where: str) -> _Found:
     if not found.names:
-        raise DataFileError(
-            f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
-        )
+        message = f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
+        raise DataFileError(message)
     return found
 
 
@@ -362,9 +356,8 @@ def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
     except pil.UnidentifiedImageError:
         raise DataFileError(f"{name}: is not a JPEG or PNG image") from None
     except (pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
-        raise DataFileError(
-            f"{name}: declares too many pixels; the limit is max_pixels={max_pixels:,} ({error})"
-        ) from None
+        message = f"{name}: declares too many pixels; the limit is max_pixels={max_pixels:,} ({error})"
+        raise DataFileError(message) from None
     except Exception as error:  # hostile headers: Pillow's parsers raise nearly every built-in error
         raise DataFileError(f"{name}: cannot be opened ({error})") from error
     n = image.width * image.height
@@ -398,9 +391,8 @@ def _decode(
     natural = _natural_channels(image, name)
     if how.channels is None and natural != channels:
         kind = {1: "grey", 3: "colour"}
-        raise DataFileError(
-            f"{name}: is {kind[natural]}, the first image {kind[channels]}; pass channels=1 or 3 to convert"
-        )
+        message = f"{name}: is {kind[natural]}, the first image {kind[channels]}; pass channels=1 or 3 to convert"
+        raise DataFileError(message)
     try:
         if image.mode == "P":  # by way of RGBA, since Pillow warns where a palette's transparency is dropped
             image = image.convert("RGBA")

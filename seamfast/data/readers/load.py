@@ -63,9 +63,8 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
             given = (root,)
         return _call(reader, *given, split=split or "train", **options)
     if root is not None:
-        raise InputError(
-            f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
-        )
+        message = f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
+        raise InputError(message)
     path = Path(name_or_path)
     if os.path.isfile(path):
         if path.suffix.lower() == ".npz":

@@ -130,9 +130,8 @@ class _Member:
         with open_member(self.archive, self.info, self.where) as stream:
             start = self._bytes(stream, 8)
             if start[:6] != _MAGIC:
-                raise DataFileError(
-                    f"{self.where} does not start as .npy data does; expected the magic string {_MAGIC!r}"
-                )
+                message = f"{self.where} does not start as .npy data does; expected the magic string {_MAGIC!r}"
+                raise DataFileError(message)
             version = (start[6], start[7])
             if version not in ((1, 0), (2, 0), (3, 0)):
                 raise DataFileError(f"{self.where} has .npy version {version}; expected (1, 0), (2, 0) or (3, 0)")
@@ -170,9 +169,8 @@ def _parse_header(text: bytes, length: int, where: str) -> _Header:
         raise DataFileError(f"{where} has a header without exactly the keys descr, fortran_order and shape")
     descr, fortran_order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if isinstance(descr, str) and descr.lstrip("<>|=").startswith("O"):
-        raise DataFileError(
-            f"{where} holds Python objects, that is pickle, which seamfast never reads; save it as plain numbers"
-        )
+        message = f"{where} holds Python objects, that is pickle, which seamfast never reads; save it as plain numbers"
+        raise DataFileError(message)
     if not isinstance(descr, str) or not _PLAIN_DTYPE.fullmatch(descr):
         raise DataFileError(f"{where} has dtype {printable(descr, 60)}; expected plain numbers")
     if not isinstance(fortran_order, bool):
@@ -185,15 +183,13 @@ def _parse_header(text: bytes, length: int, where: str) -> _Header:
 
 def _check_pixels(header: _Header, where: str) -> None:
     if header.dtype != np.uint8:
-        raise DataFileError(
-            f"{where} has dtype {header.dtype}; expected uint8 pixels; other arrays go to seamfast.CleanSet"
-        )
+        message = f"{where} has dtype {header.dtype}; expected uint8 pixels; other arrays go to seamfast.CleanSet"
+        raise DataFileError(message)
     shape = header.shape
     if len(shape) == 3 or (len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))):
         return
-    raise DataFileError(
-        f"{where} has shape {shape}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
-    )
+    message = f"{where} has shape {shape}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
+    raise DataFileError(message)
 
 
 def _check_label_shape(header: _Header, where: str) -> None:

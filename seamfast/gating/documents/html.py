@@ -67,13 +67,12 @@ def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> byte
         _settings(report),
     ]
     tool = f"{report['tool']['name']} {report['tool']['version']}"
+    names = (("viewport", "width=device-width, initial-scale=1"), ("color-scheme", "light dark"))
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
+        [element("meta", name=name, content=content) for name, content in (*names, ("referrer", "no-referrer"))],
         element("title", f"{TITLES[outcome]}: {visible(report['model']['path'], 80)} – seamfast intake gate"),
         element("link", rel="icon", href="data:,"),  # without it browsers request one
         element("style", Markup(STYLE)),

@@ -39,9 +39,8 @@ def as_statement(report: dict[str, Any]) -> dict[str, Any]:
     subject = [_descriptor(file) for file in weights if file["sha256"] is not None]
     if not subject:
         which = "sanitized" if passed else "received"
-        raise InputError(
-            f"the report holds no SHA-256 of {which} weights; expected one at least, as subject of the statement"
-        )
+        message = f"the report holds no SHA-256 of {which} weights; expected one at least, as subject of the statement"
+        raise InputError(message)
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,
