@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import seamfast
 from seamfast.cli import main
 from seamfast.gating import pipeline
 from seamfast.model_files import save_model
-from tests.gating.conftest import DESCRIPTION
+from tests.gating.conftest import DESCRIPTION, policy_in
 from tests.hostile.pickles import GOOD, torch_zip
 
 Policies = Callable[..., Path]
@@ -49,21 +50,46 @@ WATCHED = """
     sys.dont_write_bytecode = True
     sys.addaudithook(watch)
     from seamfast.cli import main
-    code = main(sys.argv[2:])
-    answer = json.dumps({"code": code, "seen": seen})
+    answers = []
+    for command in json.loads(sys.argv[2]):
+        answers.append({"code": main(command), "seen": seen[:]})
+        seen.clear()
     with open(sys.argv[1], "w") as file:
-        file.write(answer)
+        json.dump(answers, file)
 """
 
 
-def watched(place: Path, *arguments: object) -> dict[str, Any]:
-    """The exit code of a command line in a process of its own, and what it did that others could notice."""
-    answer = place.parent / f"{place.name}.json"
-    command = [sys.executable, "-c", textwrap.dedent(WATCHED), answer, *arguments]
-    done = subprocess.run([*map(str, command)], cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
-    assert done.returncode == 0
-    found: dict[str, Any] = json.loads(answer.read_text())
-    return found
+@dataclass
+class Watched:
+    """What two runs in one process did that others could notice: of a model that passed, and of a pickle."""
+
+    folder: Path  # of what the runs were given, and of their output: ``out`` and ``out 2``
+    here: Path  # the working directory
+    private: Path  # the system's temporary folder
+    passed: dict[str, Any]
+    pickled: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def watched(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    folder, here, private = (tmp_path_factory.mktemp(name) for name in ("folder", "here", "private"))
+    (folder / "model").mkdir()
+    (folder / "model" / "model.pt").write_bytes(torch_zip(GOOD))
+    given = ["--data", "digits", "--policy", str(policy_in(folder, inversion=True)), "--out"]
+    chosen = [f"--argument={k}={v}" for k, v in (("num_classes", 10), ("in_channels", 1), ("image_size", 8))]
+    chosen += ["--architecture", "registered:small_cnn", "--allow-pickle"]
+    commands = [
+        ["gate", str(planted), *given, str(folder / "out")],
+        ["gate", str(folder / "model"), *given, str(folder / "out 2"), *chosen],
+    ]
+    answers = tmp_path_factory.mktemp("answers") / "answers.json"
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WATCHED), str(answers), json.dumps(commands)],
+        cwd=here,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(private)},
+        check=True,
+    )
+    return Watched(folder, here, private, *json.loads(answers.read_text()))
 
 
 def written(found: dict[str, Any]) -> set[Path]:
@@ -72,40 +98,24 @@ def written(found: dict[str, Any]) -> set[Path]:
     places = set()
     for name in names:
         parts = [*reversed(name.parents), name]
-        hidden = next((part for part in parts if re.fullmatch(r"\.out\.[0-9a-f]{16}", part.name)), None)
-        places.add(hidden.with_name("out") if hidden else name)
+        hidden = next((part for part in parts if re.fullmatch(r"\.out( 2)?\.[0-9a-f]{16}", part.name)), None)
+        places.add(hidden.with_name(hidden.name[1:-17]) if hidden else name)
     return places
 
 
-def test_a_run_writes_to_out_alone_and_calls_nobody(
-    planted: Path, policy: Policies, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    here = tmp_path_factory.mktemp("here")
-    rules = policy(inversion=True)
-    found = watched(here, "gate", planted, "--data", "digits", "--policy", rules, "--out", tmp_path / "out")
-    assert found["code"] == 0
-    assert {event for event, _ in found["seen"]} == {"writes"}  # no socket, no process
-    assert written(found) <= {tmp_path, tmp_path / "out"}  # the first is made if it is not there
-    assert os.listdir(here) == []
+def test_a_run_writes_to_out_alone_and_calls_nobody(watched: Watched) -> None:
+    assert watched.passed["code"] == 0
+    assert {event for event, _ in watched.passed["seen"]} == {"writes"}  # no socket, no process
+    assert written(watched.passed) <= {watched.folder, watched.folder / "out"}  # the first is made if it is not there
+    assert os.listdir(watched.here) == []
 
 
-def test_a_pickle_is_converted_in_a_private_folder_that_goes(
-    policy: Policies, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, private = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("private")
-    monkeypatch.setenv("TMPDIR", str(private))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.pt").write_bytes(torch_zip(GOOD))
-    chosen = [f"--argument={k}={v}" for k, v in (("num_classes", 10), ("in_channels", 1), ("image_size", 8))]
-    found = watched(
-        here,
-        *("gate", tmp_path / "model", "--data", "digits", "--policy", policy(), "--out", tmp_path / "out"),
-        *("--architecture", "registered:small_cnn", *chosen, "--allow-pickle"),
-    )
-    assert found["code"] == 3  # its weights are of another architecture
-    assert {event for event, _ in found["seen"] if event.startswith("socket.")} == set()
-    assert {path for path in written(found) if private not in path.parents} <= {tmp_path, tmp_path / "out"}
-    assert os.listdir(private) == os.listdir(here) == []
+def test_a_pickle_is_converted_in_a_private_folder_that_goes(watched: Watched) -> None:
+    assert watched.pickled["code"] == 3  # its weights are of another architecture
+    assert {event for event, _ in watched.pickled["seen"] if event.startswith("socket.")} == set()
+    public = {path for path in written(watched.pickled) if watched.private not in path.parents}
+    assert public <= {watched.folder, watched.folder / "out 2"}
+    assert os.listdir(watched.private) == os.listdir(watched.here) == []
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide"])
