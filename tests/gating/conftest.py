@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ import torch
 import seamfast
 from seamfast import attacks
 from seamfast.attacks import TrainConfig
+from seamfast.gating import pipeline
 from seamfast.gating.pipeline import GateResult, gate
 from seamfast.model_files import ModelDescription, save_model
+from seamfast.sanitize import SanitizeResult
 from seamfast.triggers import Patch
 
 DESCRIPTION = ModelDescription("small_cnn", 10, 1, 8)
@@ -72,3 +75,21 @@ def passed(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Gat
     """The result of a run that passed, and the folder with its ``gate.toml`` and ``out``."""
     folder = tmp_path_factory.mktemp("passed")
     return gate(planted, "digits", policy=policy_in(folder), out=folder / "out", progress=False), folder
+
+
+@pytest.fixture(scope="session")
+def _first() -> list[SanitizeResult]:
+    return []
+
+
+@pytest.fixture
+def sanitized_once(_first: list[SanitizeResult], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on ``planted`` take the result of the first sanitization, for tests of what comes before or after it."""
+    sanitize = pipeline.sanitize
+
+    def once(*given: Any, **options: Any) -> SanitizeResult:
+        if not _first:
+            _first.append(sanitize(*given, **options))
+        return _first[0]
+
+    monkeypatch.setattr(pipeline, "sanitize", once)

@@ -44,6 +44,7 @@ def gated(model: Path, rules: Path, *more: object, data: object = "digits") -> i
         ({}, 0, "{"),
     ],
 )
+@pytest.mark.usefixtures("sanitized_once")
 def test_exit_code_is_the_verdict(
     changes: dict[str, float], code: int, line: str, planted: Path, policy: Policies, tmp_path: Path, capsys: Capture
 ) -> None:

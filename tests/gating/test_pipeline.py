@@ -92,6 +92,7 @@ def test_the_audit_part_is_never_trained_on(planted: Path, policy: Policies, mon
         ({"least": 100_000}, "inconclusive", 3, "accuracy: "),
     ],
 )
+@pytest.mark.usefixtures("sanitized_once")
 def test_what_does_not_pass_writes_no_model(
     changes: dict[str, Any], outcome: str, code: int, reason: str, planted: Path, policy: Policies, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_pickle_is_converted_in_a_private_folder_that_goes(watched: Watched) -
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide"])
+@pytest.mark.usefixtures("sanitized_once")
 def test_a_defect_anywhere_is_no_pass(
     stage: str,
     planted: Path,
