@@ -94,7 +94,7 @@ def test_there_is_no_example_of_anything_else() -> None:
         example("clean")
 
 
-def test_a_real_report_of_a_sanitisation_fits_in(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_a_real_report_of_a_sanitization_fits_in(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     config = SeamConfig(forget_max_steps=1, recover_max_steps=1, batch_size=32)
     made = seamfast.sanitize(tiny_model(), tiny_data, config=config).report
     VALIDATOR.validate(put(example(), ("sanitize",), made))
