@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import save
 
 from seamfast.errors import InputError, PolicyError
-from seamfast.gating.architecture import parse_architecture, parse_config
-from seamfast.gating.policy import TEMPLATE, decide, describe, parse_policy
+from seamfast.gating.architecture import parse_architecture
+from seamfast.gating.config_json import parse_config
+from seamfast.gating.decision import decide
+from seamfast.gating.policy import TEMPLATE, describe, parse_policy
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, read_tensors
 

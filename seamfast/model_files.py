@@ -21,12 +21,12 @@ from seamfast.attacks.input_aware import Generator, InputAware
 from seamfast.attacks.models import ARCHITECTURES, build
 from seamfast.attacks.plant import Backdoor
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import file_size, shown
 from seamfast.engine.model import check_weights
 from seamfast.errors import DataFileError, InputError
-from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, shown_value, unique_keys
+from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
 from seamfast.report import write_atomically
 from seamfast.triggers import AllToOne, load_triggers, save_triggers
+from seamfast.untrusted import file_size, printable, printable_value
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 BACKDOOR, TRIGGERS, GENERATOR = "backdoor.json", "triggers.npz", "input_aware.safetensors"
@@ -60,17 +60,17 @@ class ModelDescription:
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
             names = ", ".join(ARCHITECTURES)
-            raise InputError(f"architecture is {shown_value(self.architecture)}; expected one of {names}")
+            raise InputError(f"architecture is {printable_value(self.architecture)}; expected one of {names}")
         for name, least in (("num_classes", 2), ("in_channels", 1), ("image_size", 8)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= _LARGEST:  # type(), since bool is an int too
-                raise InputError(f"{name} is {shown_value(value)}; expected an integer in [{least}, {_LARGEST}]")
+                raise InputError(f"{name} is {printable_value(value)}; expected an integer in [{least}, {_LARGEST}]")
         for name, least_number, wanted in (("mean", -1e6, "number"), ("std", 1e-6, "number above 0")):
             values = getattr(self, name)
             known = isinstance(values, tuple) and len(values) in (1, self.in_channels)
             # Written so that NaN fails too.
             if not known or not all(type(v) in (int, float) and least_number <= v <= 1e6 for v in values):
-                raise InputError(f"{name} is {shown_value(values)}; expected one {wanted}, or {self.in_channels}")
+                raise InputError(f"{name} is {printable_value(values)}; expected one {wanted}, or {self.in_channels}")
 
     def build(self) -> nn.Module:
         """The architecture with untrained weights."""
@@ -156,21 +156,23 @@ def load_backdoor(folder: str | os.PathLike[str]) -> Backdoor:
     path = Path(folder) / BACKDOOR
     if not os.path.lexists(path):
         if not os.path.lexists(Path(folder) / TRIGGERS):
-            raise DataFileError(f"{shown(folder)}: no such file; looked for {BACKDOOR} or {TRIGGERS}")
+            raise DataFileError(f"{printable(folder)}: no such file; looked for {BACKDOOR} or {TRIGGERS}")
         return Backdoor("", load_triggers(Path(folder) / TRIGGERS))
     read = _read_document(path, "the description of a backdoor")
-    document = described_fields(read, shown(path), _BACKDOOR_FORMAT, ("attack", "input_aware"))
+    document = described_fields(read, printable(path), _BACKDOOR_FORMAT, ("attack", "input_aware"))
     attack, described = document["attack"], document["input_aware"]
     if not isinstance(attack, str) or len(attack) > _LONGEST_NAME or (attack and not attack.isprintable()):
-        raise DataFileError(f"{shown(path)}: attack is {shown_value(attack)}; expected a name")
+        raise DataFileError(f"{printable(path)}: attack is {printable_value(attack)}; expected a name")
     if described is None:
         return Backdoor(attack, load_triggers(Path(folder) / TRIGGERS))
     known = ["image_shape", "name", "target"]
     if not isinstance(described, dict) or sorted(described) != known:
-        raise DataFileError(f"{shown(path)}: input_aware is {shown_value(described)}; expected an object of {known}")
+        raise DataFileError(
+            f"{printable(path)}: input_aware is {printable_value(described)}; expected an object of {known}"
+        )
     shape = described["image_shape"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n <= _LARGEST for n in shape)):
-        raise DataFileError(f"{shown(path)}: image_shape is {shown_value(shape)}; expected [C, H, W]")
+        raise DataFileError(f"{printable(path)}: image_shape is {printable_value(shape)}; expected [C, H, W]")
     with torch.device("meta"):
         generator = Generator(shape[0])
     _fill(generator, Path(folder) / GENERATOR, "input_aware")
@@ -180,7 +182,7 @@ def load_backdoor(folder: str | os.PathLike[str]) -> Backdoor:
             described["name"], AllToOne(described["target"]), (shape[0], shape[1], shape[2]), generator.eval()
         )
     except InputError as error:
-        raise DataFileError(f"{shown(path)}: {error}") from error
+        raise DataFileError(f"{printable(path)}: {error}") from error
     generator.requires_grad_(False)
     return Backdoor(attack, (trigger,))
 
@@ -195,18 +197,18 @@ def _fill(model: nn.Module, path: Path, what: str) -> None:
     n_bytes = sum(spec.n_bytes for spec in expected.values())
     if n_bytes > _MAX_WEIGHT_BYTES:
         raise DataFileError(
-            f"{shown(path.parent / DESCRIPTION)} describes weights of {n_bytes:,} bytes; the limit is "
+            f"{printable(path.parent / DESCRIPTION)} describes weights of {n_bytes:,} bytes; the limit is "
             f"{_MAX_WEIGHT_BYTES:,}"
         )
     fill(model, read_tensors(path, expected, what=what).state)
 
 
 def _read_description(path: Path) -> ModelDescription:
-    where = shown(path)
+    where = printable(path)
     fields = described_fields(_read_document(path, "the description of a model"), where)
     for name in ("mean", "std"):
         if not isinstance(fields[name], list):
-            raise DataFileError(f"{where}: {name} is {shown_value(fields[name])}; expected a list of numbers")
+            raise DataFileError(f"{where}: {name} is {printable_value(fields[name])}; expected a list of numbers")
         fields[name] = tuple(fields[name])
     try:
         return ModelDescription(**fields)
@@ -227,7 +229,7 @@ def described_fields(
         raise DataFileError(f"{where} is not a description of format {wanted!r}, version 1")
     fields = {k: v for k, v in document.items() if k not in ("format", "version")}
     if set(fields) != set(keys):
-        raise DataFileError(f"{where} has the keys {shown_value(sorted(fields))}; expected {sorted(keys)}")
+        raise DataFileError(f"{where} has the keys {printable_value(sorted(fields))}; expected {sorted(keys)}")
     return fields
 
 
@@ -237,12 +239,12 @@ def _read_document(path: Path, looked_for: str) -> object:
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise DataFileError(f"{shown(path)} is not JSON: {shown(error)}") from error
+        raise DataFileError(f"{printable(path)} is not JSON: {printable(error)}") from error
 
 
 def _read(path: Path, looked_for: str, max_bytes: int) -> bytes:
     """The bytes of a regular file that has at most ``max_bytes``."""
     with open_untrusted(path, looked_for) as file:
         if file_size(file) > max_bytes:
-            raise DataFileError(f"{shown(path)} has {file_size(file):,} bytes; expected at most {max_bytes:,}")
+            raise DataFileError(f"{printable(path)} has {file_size(file):,} bytes; expected at most {max_bytes:,}")
         return file.read(max_bytes)

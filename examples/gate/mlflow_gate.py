@@ -1,13 +1,13 @@
 """The intake gate in front of an MLflow model registry.
 
-A version that someone registered goes through the gate. Its tags say how it ended. Only on a pass does anything new
-come about: the sanitised model, registered as the next version, and the alias, set on that one. So whoever loads
-``models:/NAME@gated`` gets what passed, never what was received.
+The gate runs on a registered version and writes the outcome to its tags. Only on a pass does it register the sanitized
+model as the next version and set the alias to it. So ``models:/NAME@gated`` is always a model that passed, never the
+received one.
 
     client = MlflowClient()
     gate_version(client, "digits", 7, data="clean", policy="policy.toml", out="verdicts/digits-7", experiment_id="3")
 
-MLflow is used to move files and to write tags. It is never asked to load a model, which would unpickle it.
+MLflow moves files and writes tags here. It never loads a model, which would unpickle it.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def gate_version(
         name, version: of the model, registered with its files as they are (``model.safetensors`` and ``model.json``).
         data, policy: clean data and the policy, from a place that those who register models cannot write to.
         out: a folder that does not exist yet, for the documents and, on a pass, ``sanitized/``.
-        experiment_id: where the run goes that keeps them.
-        alias: for the sanitised version. It stays where an earlier pass has put it unless this one passes too.
+        experiment_id: of the run that keeps them.
+        alias: for the sanitized version. Without a pass it keeps its version.
 
     Returns:
         GateResult of the gate, with ``exit_code`` 0 on a pass alone.
     """
     version = str(version)
     out = Path(out)
-    # First, so that a run that breaks off does not leave the verdict of an earlier one.
+    # First, so that a run that stops early does not leave the verdict of an earlier one.
     client.set_model_version_tag(name, version, "seamfast.outcome", "incomplete")
     with tempfile.TemporaryDirectory() as place:
         received = mlflow.artifacts.download_artifacts(

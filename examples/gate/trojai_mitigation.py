@@ -1,6 +1,6 @@
 """seamfast as a mitigation for NIST's TrojAI mitigation round for image classifiers.
 
-The round's framework asks for a class that takes a model and a dataset of examples and hands weights back:
+The round's framework expects a class that takes a model and a dataset of examples and returns weights:
 
     class Seamfast(TrojAIMitigation):
         def mitigate_model(self, model, dataset):
@@ -8,8 +8,8 @@ The round's framework asks for a class that takes a model and a dataset of examp
 
 Later revisions of the framework wrap the module in place of its weights: load them into ``model`` then, and wrap that.
 
-The round's models are pickles of whole modules, which its own code loads, and loading them runs what is in them. No
-gate comes before that: let the container have no network and nothing to lose.
+The round's models are pickles of whole modules, and its own code loads them, which runs any code in them. The gate does
+not check them: use a container without network and secrets.
 
 Source: https://github.com/usnistgov/trojai-example (``trojai_mitigation_round``).
 """
@@ -27,8 +27,8 @@ import seamfast
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """The round's samples as ``(image, label)``: its own come as ``(image, label, file name)``, and the label may be a
-    number, a mapping with ``clean_label``, or -1 where the labels were not read."""
+    """The round's samples as ``(image, label)``, from ``(image, label, file name)`` with a label that is a number, a
+    mapping with ``clean_label``, or -1 where the labels were not read."""
 
     def __init__(self, samples: Any) -> None:
         self._samples = samples
@@ -64,6 +64,6 @@ def mitigate_model(model: nn.Module, dataset: Any, **options: Any) -> dict[str, 
     result = seamfast.sanitize(model, LabelledImages(dataset), **options)
     if result.accepted:
         return result.model.state_dict()
-    # The round wants weights in any case. A cure that was not accepted must not pass for one.
+    # The round expects weights in any case; the warning marks them as not sanitized.
     warnings.warn(f"not accepted, so these are the weights as received: {result.reason}", RuntimeWarning, stacklevel=2)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

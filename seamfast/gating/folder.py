@@ -1,4 +1,4 @@
-"""A model folder, or one file: ``inspect`` says what is there and what it would become, ``receive`` builds it."""
+"""A model folder, or one file: ``inspect`` identifies its files and what to build, ``receive`` builds it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seamfast.data.readers._files import listed, shown
-from seamfast.gating.architecture import (
-    MAX_CONFIG_BYTES,
-    Architecture,
-    nothing_imported_from,
-    parse_architecture,
-    refuse_import_path,
-)
+from seamfast.gating.architecture import Architecture, parse_architecture
+from seamfast.gating.config_json import MAX_CONFIG_BYTES
+from seamfast.gating.import_guard import nothing_imported_from, refuse_import_path
 from seamfast.intake.identify import READABLE, identify, refuse_kind
 from seamfast.intake.pickles import convert_pickle
 from seamfast.intake.refusal import RefusedError
@@ -35,6 +30,7 @@ from seamfast.intake.tensors import (
     read_tensors,
 )
 from seamfast.model_files import WEIGHTS
+from seamfast.untrusted import listed, printable
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 1000
@@ -71,7 +67,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model is said to be, before any weight is read.
+    """A model as its files describe it, before any weight is read.
 
     Attributes:
         path: as the caller gave it.
@@ -79,7 +75,7 @@ class Inspection:
         architecture: what will be built.
         n_parameters: numbers in its parameters.
         n_bytes: that its parameters and buffers take in memory.
-        ignored_policies: names of files that look like a policy; a model does not choose by what it is judged.
+        ignored_policies: names of files that look like a policy; none of them is read.
     """
 
     path: str
@@ -117,7 +113,7 @@ def inspect(
     arguments: Mapping[str, Any] | None = None,
     allow_pickle: bool = False,
 ) -> Inspection:
-    """What is in a model's folder, and what it would become; no weight is read or allocated, nothing in it is run.
+    """The files of a model's folder and what to build; no weight is read or allocated, no code in it is run.
 
     The weights are ``model.safetensors``, else the shards of ``model.safetensors.index.json``, else the only file that
     ends in ``.safetensors``, all of them in the folder itself, not below it.
@@ -125,14 +121,14 @@ def inspect(
     Args:
         path: a folder, or a file of weights; it may be a symbolic link, what lies in the folder may not.
         architecture, arguments: as for ``parse_architecture``.
-        allow_pickle: let pickles lie there, and take the weights from the only one where there is no safetensors file.
+        allow_pickle: allow pickles there, and read the weights from the only one where there is no safetensors file.
 
     Raises:
         RefusedError: codes ``import-path``, ``not-found``, ``symlink``, ``not-a-file``, ``file-name``,
             ``too-many-files``, ``mixed-folder``, ``ambiguous``, ``no-weights``, ``no-architecture``, ``too-large``,
             ``changed``, and those of ``parse_config``, of ``refuse_kind`` and of the architecture; e.g. ``model holds
             code or pickles beside the weights: train.py (python); expected a folder of data alone``.
-        InputError: where what the caller asks for is not known, or needs an extra that is not installed.
+        InputError: the architecture is unknown, or needs an extra that is not installed.
     """
     choice = parse_architecture(architecture, arguments or {})
     given = _resolved(path)
@@ -141,39 +137,32 @@ def inspect(
         root, stamps = (given, _listed(given)) if given.is_dir() else (given.parent, _only(given))
         files = {name: ModelFile(name, _kind(root, name, stamp), stamp[2]) for name, stamp in stamps.items()}
         weights = _choose_weights(files, allow_pickle)
-        _refuse_mixed(files, shown(path), allow_pickle)
+        _refuse_mixed(files, printable(path), allow_pickle)
         documents: dict[str, bytes] = {}
         for name in choice.documents(files):
             documents[name] = _read_description(root, name, stamps[name])
             files[name] = replace(files[name], role="description", sha256=sha256(documents[name]).hexdigest())
         for name in weights:
             files[name] = replace(files[name], role="weights")
-        found = choice.resolve(documents, given)
+        chosen = choice.resolve(documents, given)
         with torch.device("meta"):
-            model = found.build()
+            model = chosen.build()
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if n_bytes > MAX_MODEL_BYTES:
-        raise RefusedError(
-            "too-large", f"{shown(found.name)} takes {n_bytes:,} bytes of weights; the limit is {MAX_MODEL_BYTES:,}"
-        )
-    return Inspection(
-        shown(path, 4096),
-        tuple(files[name] for name in sorted(files)),
-        found,
-        sum(parameter.numel() for parameter in model.parameters()),
-        n_bytes,
-        tuple(sorted(name for name in files if _is_policy_like(name))),
-        root,
-        weights[0],
-        stamps,
-    )
+        size = f"{n_bytes:,} bytes of weights"
+        raise RefusedError("too-large", f"{printable(chosen.name)} takes {size}; the limit is {MAX_MODEL_BYTES:,}")
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    policies = tuple(sorted(filter(_is_policy_like, files)))
+    sorted_files = tuple(files[name] for name in sorted(files))
+    given_path, first = printable(path, 4096), weights[0]
+    return Inspection(given_path, sorted_files, chosen, n_parameters, n_bytes, policies, root, first, stamps)
 
 
 def receive(inspection: Inspection) -> Received:
     """The model that was inspected, filled with its weights.
 
-    Where its state dict does not hold all that it computes with, it is built with memory, under a fixed seed, and
-    takes up to twice the memory of its weights while they are filled in.
+    A model with tensors that its state dict does not hold is built with memory, under a fixed seed, and takes up to
+    twice the memory of its weights while they are filled in.
 
     Raises:
         RefusedError: codes ``changed`` and ``non-finite``, and those of ``read_tensors``, ``read_sharded`` and
@@ -188,9 +177,8 @@ def receive(inspection: Inspection) -> Received:
         in_file = architecture.names_in_file(model)
         state, hashes, converted = _read_weights(inspection, _renamed(expected_of(model), in_file))
         if names := non_finite(state):
-            raise RefusedError(
-                "non-finite", f"{shown(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
-            )
+            message = f"{printable(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
+            raise RefusedError("non-finite", message)
         _refuse_changed(inspection, used)
         if _has_more_than_state(model):
             with torch.device("cpu"):
@@ -199,7 +187,7 @@ def receive(inspection: Inspection) -> Received:
     files = tuple(
         replace(file, sha256=hashes[file.name])
         if file.name in hashes
-        else replace(file, role="ignored")  # a file of tensors that the index does not name
+        else replace(file, role="ignored")  # tensors that the index does not name
         if file.role == "weights"
         else file
         for file in inspection.files
@@ -209,15 +197,11 @@ def receive(inspection: Inspection) -> Received:
 
 def model_values(inspection: Inspection, received: Received | None = None) -> dict[str, Any]:
     """The part ``"model"`` of the gate report: plain JSON values."""
-    architecture = inspection.architecture
+    chosen = inspection.architecture
     return {
         "path": inspection.path,
         "files": [vars(file).copy() for file in (received or inspection).files],
-        "architecture": {
-            "source": architecture.source,
-            "name": architecture.name,
-            "arguments": dict(architecture.arguments),
-        },
+        "architecture": {"source": chosen.source, "name": chosen.name, "arguments": dict(chosen.arguments)},
         "n_parameters": inspection.n_parameters,
         "n_bytes": inspection.n_bytes,
         "converted_from_pickle": received is not None and received.converted_from_pickle,
@@ -232,7 +216,7 @@ def _resolved(path: str | os.PathLike[str]) -> Path:
         return Path(os.path.realpath(path, strict=True))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RefusedError("not-found", f"{shown(path)} cannot be opened ({reason}); expected a model") from error
+        raise RefusedError("not-found", f"{printable(path)} cannot be opened ({reason}); expected a model") from error
 
 
 def _only(path: Path) -> dict[str, _Stamp]:
@@ -241,8 +225,8 @@ def _only(path: Path) -> dict[str, _Stamp]:
 
 
 def _listed(root: Path) -> dict[str, _Stamp]:
-    """Size and identity of every file below ``root``, by name, in order; what is neither file nor folder is refused."""
-    found: dict[str, _Stamp] = {}
+    """The stamp of every file below ``root``, by name, in order; anything but files and folders is refused."""
+    stamps: dict[str, _Stamp] = {}
     waiting = [(root, "", 0)]
     n_seen = 0
     while waiting:
@@ -252,20 +236,20 @@ def _listed(root: Path) -> dict[str, _Stamp]:
             name = prefix + entry.name
             _check_name(entry.name, name)
             if n_seen > MAX_FILES:
-                raise RefusedError(
-                    "too-many-files", f"{shown(root)} holds more than {MAX_FILES:,} files; expected fewer"
-                )
+                message = f"{printable(root)} holds more than {MAX_FILES:,} files; expected fewer"
+                raise RefusedError("too-many-files", message)
             if entry.is_symlink():
-                raise RefusedError("symlink", f"{shown(name)} is a symbolic link; expected the file itself")
+                raise RefusedError("symlink", f"{printable(name)} is a symbolic link; expected the file itself")
             if entry.is_dir(follow_symlinks=False):
                 if depth == MAX_DEPTH:
-                    raise RefusedError("too-many-files", f"{shown(name)} lies more than {MAX_DEPTH} folders deep")
+                    raise RefusedError("too-many-files", f"{printable(name)} lies more than {MAX_DEPTH} folders deep")
                 waiting.append((Path(entry.path), f"{name}/", depth + 1))
             elif entry.is_file(follow_symlinks=False):
-                found[name] = _stamp(entry.stat(follow_symlinks=False))
+                stamps[name] = _stamp(entry.stat(follow_symlinks=False))
             else:
-                raise RefusedError("not-a-file", f"{shown(name)} is a device, a pipe or a socket; expected files only")
-    return dict(sorted(found.items()))
+                message = f"{printable(name)} is a device, a pipe or a socket; expected files only"
+                raise RefusedError("not-a-file", message)
+    return dict(sorted(stamps.items()))
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -273,16 +257,16 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
-        raise RefusedError("not-a-file", f"{shown(folder)} cannot be listed ({error.strerror})") from error
+        raise RefusedError("not-a-file", f"{printable(folder)} cannot be listed ({error.strerror})") from error
 
 
 def _check_name(name: str, whole: str) -> None:
     if not name.isprintable():  # nor are bytes that are not UTF-8
-        raise RefusedError("file-name", f"a file is called {shown(whole)}; expected a name of printable characters")
+        raise RefusedError("file-name", f"a file is called {printable(whole)}; expected a name of printable characters")
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
-    """What changes when a file is written to, or another takes its place: ctime cannot be set back."""
+    """Changes when a file is written to or replaced: ctime cannot be set back."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -298,7 +282,8 @@ def _read_description(root: Path, name: str, stamp: _Stamp) -> bytes:
         if _stamp(os.fstat(file.fileno())) != stamp:
             _refuse_change_of(name)
         if stamp[2] > MAX_CONFIG_BYTES:
-            raise RefusedError("config", f"{shown(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}")
+            message = f"{printable(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}"
+            raise RefusedError("config", message)
         return file.read(MAX_CONFIG_BYTES)
 
 
@@ -313,14 +298,14 @@ def _refuse_changed(inspection: Inspection, names: Collection[str]) -> None:
 
 
 def _refuse_change_of(name: str) -> None:
-    raise RefusedError("changed", f"{shown(name)} changed while it was looked at; expected a file that rests")
+    raise RefusedError("changed", f"{printable(name)} changed while it was read; expected a file that stays as it is")
 
 
 # What they are
 
 
 def _choose_weights(files: Mapping[str, ModelFile], allow_pickle: bool) -> list[str]:
-    """The files to read the weights from, the one to begin with first."""
+    """The files to read the weights from, in order."""
     top = [file for name, file in files.items() if "/" not in name]
     tensors = [file.name for file in top if file.kind == "safetensors" or file.name.endswith(_SUFFIX)]
     if WEIGHTS in files and INDEX in files:
@@ -328,9 +313,8 @@ def _choose_weights(files: Mapping[str, ModelFile], allow_pickle: bool) -> list[
     if WEIGHTS in files:
         tensors = [WEIGHTS]
     elif len(tensors) > 1 and INDEX not in files:
-        raise RefusedError(
-            "ambiguous", f"there are {listed(tensors, 5)}; expected {WEIGHTS}, {INDEX} or one {_SUFFIX} file"
-        )
+        message = f"there are {listed(tensors, 5)}; expected {WEIGHTS}, {INDEX} or one {_SUFFIX} file"
+        raise RefusedError("ambiguous", message)
     for name in tensors:
         if files[name].kind != "safetensors":
             refuse_kind(files[name].kind, name)
@@ -347,7 +331,7 @@ def _choose_pickle(top: Collection[ModelFile], allow_pickle: bool) -> str:
         return pickles[0]
     if allow_pickle and pickles:
         raise RefusedError("ambiguous", f"there are {listed(pickles, 5)}; expected one file of weights")
-    for file in top:  # what its author takes for the weights
+    for file in top:  # likely the weights, in a format that is refused
         if file.kind in _PICKLES | _OTHER_MODELS or (len(top) == 1 and file.kind not in READABLE):
             refuse_kind(file.kind, file.name)
     raise RefusedError("no-weights", f"there is no {WEIGHTS}, no {INDEX} and no other {_SUFFIX} file; expected one")
@@ -355,13 +339,11 @@ def _choose_pickle(top: Collection[ModelFile], allow_pickle: bool) -> str:
 
 def _refuse_mixed(files: Mapping[str, ModelFile], where: str, allow_pickle: bool) -> None:
     unwanted = _CODE if allow_pickle else _CODE | _PICKLES
-    found = [f"{shown(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
-    if found:
+    mixed = [f"{printable(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
+    if mixed:
         what = "code" if allow_pickle else "code or pickles"
-        raise RefusedError(
-            "mixed-folder",
-            f"{where} holds {what} beside the weights: {listed(found, 5)}; expected a folder of data alone",
-        )
+        message = f"{where} holds {what} beside the weights: {listed(mixed, 5)}; expected a folder of data alone"
+        raise RefusedError("mixed-folder", message)
 
 
 def _is_policy_like(name: str) -> bool:
@@ -376,7 +358,7 @@ def _read_weights(
     inspection: Inspection, expected: Mapping[str, TensorSpec]
 ) -> tuple[dict[str, Tensor], dict[str, str], bool]:
     """The tensors by their names in the file, the SHA-256 of each file read, and whether that was a pickle."""
-    first, what = inspection._weights, shown(inspection.architecture.name)
+    first, what = inspection._weights, printable(inspection.architecture.name)
     path = inspection._root / first
     kinds = {file.name: file.kind for file in inspection.files}
     if first == INDEX:
@@ -400,7 +382,7 @@ def _renamed(expected: Mapping[str, TensorSpec], in_file: Mapping[str, str]) -> 
 
 
 def _has_more_than_state(model: nn.Module) -> bool:
-    """Whether a module built without memory lacks more than its state dict can fill: buffers, or plain attributes."""
+    """Whether a module has tensors that its state dict does not hold: buffers, or plain attributes."""
     in_state = set(model.state_dict())
     lacking = {name for name, _ in model.named_buffers(remove_duplicate=False)} - in_state
     return bool(lacking) or any(

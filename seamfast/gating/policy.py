@@ -1,7 +1,4 @@
-"""Policies: what a model must show to pass the gate, as strict TOML, and the decision on what was measured.
-
-A rule compares the confidence bound on the bad side with its threshold, so it passes on evidence, never for want of it.
-"""
+"""Policies: what a model must show to pass the gate, as strict TOML; ``seamfast.gating.decision`` decides by them."""
 
 from __future__ import annotations
 
@@ -11,52 +8,31 @@ import math
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from seamfast.data.readers._files import open_regular, shown
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError
-from seamfast.intake.tensors import shown_value
 from seamfast.methods import MethodConfig, SeamConfig, config_class
+from seamfast.untrusted import open_regular, printable, printable_value
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - CI runs 3.11
     import tomli as tomllib
 
-__all__ = [
-    "METRICS",
-    "TEMPLATE",
-    "AuditSettings",
-    "Decision",
-    "Measured",
-    "Metric",
-    "Policy",
-    "Rule",
-    "RuleOutcome",
-    "SanitizeSettings",
-    "decide",
-    "describe",
-    "parse_policy",
-    "read_policy",
-    "samples_needed",
-]
-
 VERSION = 1
 MAX_BYTES = 32 << 10
 # A dotted key of n parts costs the parser n * n steps, and cannot be broken over lines.
 MAX_LINE_BYTES = 400
 _MAX_TIME_S = 1e6
-_MAX_SAMPLES = 10**9
+MAX_SAMPLES = 10**9
 _LARGEST_SETTING = 1e9
-# No closer to an end of its range does a threshold make sense: that takes millions of samples.
+# A threshold closer to an end of its range takes millions of samples.
 _FINEST = 1e-6
 _LONGEST_NAME = 100
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Bounds of others' making may lie on the wrong side of their value by a rounding error.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -83,8 +59,8 @@ class Metric:
         return self.kind in ("rate", "difference")
 
     @property
-    def wanted(self) -> str:
-        """The thresholds that make sense, for a message or a table."""
+    def expected(self) -> str:
+        """The thresholds that ``allows`` accepts, for a message or a table."""
         if self.kind == "boolean":
             return "true"
         if self.kind == "number":
@@ -92,7 +68,7 @@ class Metric:
         return f"a number in [{self.lowest + _FINEST:g}, {self.highest - _FINEST:g}]"
 
     def allows(self, threshold: object) -> bool:
-        """Whether ``threshold`` is ``wanted``."""
+        """Whether ``threshold`` is as ``expected``."""
         if self.kind == "boolean":
             return threshold is True
         if self.kind == "number":
@@ -102,20 +78,18 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "before.clean_accuracy": Metric("rate", 0, 1, True, "accuracy of the model as received"),
-    "after.clean_accuracy": Metric("rate", 0, 1, True, "accuracy of the sanitised model"),
+    "after.clean_accuracy": Metric("rate", 0, 1, True, "accuracy of the sanitized model"),
     "accuracy_lost": Metric("difference", -1, 1, False, "right before and wrong after, less the other way round"),
     "before.battery_worst": Metric("rate", 0, 1, False, "largest rate of the built-in battery, as received"),
-    "after.battery_worst": Metric("rate", 0, 1, False, "largest rate of the built-in battery, sanitised"),
-    "before.inversion_anomaly_index": Metric(
-        "number", 0, math.inf, False, "how far the smallest inverted trigger stands out, as received"
-    ),
-    "after.inversion_anomaly_index": Metric(
-        "number", 0, math.inf, False, "how far the smallest inverted trigger stands out, sanitised"
-    ),
-    "parting_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples on which the two models part"),
-    "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitisation was accepted"),
+    "after.battery_worst": Metric("rate", 0, 1, False, "largest rate of the built-in battery, sanitized"),
+    "before.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, as received"),
+    "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
+    "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
+    "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted"),
 }
 """All that a rule may name."""
+FORMER_METRICS = {"parting_worst": "disagreement_worst"}
+"""Names of the version before, which a policy file may still use, with a warning."""
 
 
 @dataclass(frozen=True)
@@ -148,20 +122,20 @@ class Rule:
             raise PolicyError(f"metric is {_value(self.metric)}; {_nearest(self.metric, METRICS)}")
         metric = METRICS[self.metric]
         if not metric.allows(self.threshold):
-            raise PolicyError(f"threshold is {_value(self.threshold)}; expected {metric.wanted}")
+            raise PolicyError(f"threshold is {_value(self.threshold)}; expected {metric.expected}")
         better = "more" if metric.greater_is_better else "less"
         if self.greater_is_better is not metric.greater_is_better:
             raise PolicyError(
                 f"greater_is_better is {_value(self.greater_is_better)}; expected {_value(metric.greater_is_better)}, "
                 f"since {better} of {self.metric} is better"
             )
-        if type(self.min_samples) is not int or not 1 <= self.min_samples <= _MAX_SAMPLES:
-            raise PolicyError(f"min_samples is {_value(self.min_samples)}; expected an integer in [1, {_MAX_SAMPLES}]")
+        if type(self.min_samples) is not int or not 1 <= self.min_samples <= MAX_SAMPLES:
+            raise PolicyError(f"min_samples is {_value(self.min_samples)}; expected an integer in [1, {MAX_SAMPLES}]")
 
 
 @dataclass(frozen=True)
 class SanitizeSettings:
-    """How the model is sanitised: arguments of ``seamfast.sanitize``.
+    """How the model is sanitized: arguments of ``seamfast.sanitize``.
 
     Attributes:
         method: ``"seam"``, ``"fine_tune"`` or ``"super_fine_tune"``.
@@ -184,17 +158,17 @@ class SanitizeSettings:
             if not isinstance(value, str) and (name == "method" or value is not None):
                 raise PolicyError(f"{name} is {_value(value)}; expected a string")
         try:
-            wanted = config_class(self.method)
-            if self.preset is not None and wanted is SeamConfig:
+            config_type = config_class(self.method)
+            if self.preset is not None and config_type is SeamConfig:
                 SeamConfig.preset(self.preset)
         except ConfigError as error:
-            raise PolicyError(shown(error, 400)) from error
-        if self.preset is not None and wanted is not SeamConfig:
+            raise PolicyError(printable(error, 400)) from error
+        if self.preset is not None and config_type is not SeamConfig:
             raise PolicyError(f"preset is {_value(self.preset)}; expected none for method {self.method!r}")
         if self.preset is not None and self.config is not None:
             raise PolicyError(f"preset is {_value(self.preset)} and settings are given; expected one of them")
-        if self.config is not None and not isinstance(self.config, wanted):
-            raise PolicyError(f"config is a {type(self.config).__name__}; expected {wanted.__name__}")
+        if self.config is not None and not isinstance(self.config, config_type):
+            raise PolicyError(f"config is a {type(self.config).__name__}; expected {config_type.__name__}")
         _check_time("time_budget_s", self.time_budget_s)
 
 
@@ -229,13 +203,14 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Policy:
-    """Rules, all of which a model must pass, and how it is sanitised and audited before.
+    """Rules, all of which a model must pass, and how it is sanitized and audited before.
 
     Attributes:
         name: for people; printable, at most 100 characters.
         rules: at least one.
         sha256: of the bytes that it was read from.
         path: where from, fit for a report; ``None`` if not from a file.
+        warnings: what its author should change, one sentence each.
 
     Raises:
         PolicyError: e.g. ``rules 1 and 3 have the id 'accuracy'; expected different ids``.
@@ -247,6 +222,7 @@ class Policy:
     audit: AuditSettings
     sha256: str
     path: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.name
@@ -257,17 +233,15 @@ class Policy:
         first: dict[str, int] = {}
         for number, rule in enumerate(self.rules, 1):
             if rule.id in first:
-                raise PolicyError(
-                    f"rules {first[rule.id]} and {number} have the id '{rule.id}'; expected different ids"
-                )
+                message = f"rules {first[rule.id]} and {number} have the id '{rule.id}'; expected different ids"
+                raise PolicyError(message)
             first[rule.id] = number
             if "inversion" in rule.metric and not self.audit.inversion:
-                raise PolicyError(
-                    f"rule {number}: metric is '{rule.metric}', but audit.inversion is false; expected true"
-                )
+                message = f"rule {number}: metric is '{rule.metric}', but audit.inversion is false; expected true"
+                raise PolicyError(message)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that it says, as plain dicts, lists, strings, numbers, booleans and ``None``."""
+        """All that it holds, as plain dicts, lists, strings, numbers, booleans and ``None``."""
         config = self.sanitize.config
         return {
             "version": VERSION,
@@ -282,6 +256,7 @@ class Policy:
             },
             "audit": asdict(self.audit),
             "rules": [asdict(rule) for rule in self.rules],
+            "warnings": list(self.warnings),
         }
 
 
@@ -306,15 +281,15 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
     try:
         with open_regular(path, "a policy as TOML") as file:
             content = file.read(MAX_BYTES + 1)
-        return replace(parse_policy(content), path=shown(path, 4096))
+        return replace(parse_policy(content), path=printable(path, 4096))
     except DataFileError as error:
         raise PolicyError(str(error)) from error
     except PolicyError as error:
-        raise PolicyError(f"{shown(path)}: {error}") from error
+        raise PolicyError(f"{printable(path)}: {error}") from error
 
 
 def parse_policy(content: bytes) -> Policy:
-    """The policy that ``content`` spells out; whatever is unknown, doubled or out of range is an error.
+    """The policy in ``content``; whatever is unknown, doubled or out of range is an error.
 
     Args:
         content: UTF-8, TOML 1.0, at most 32 KiB, no line above 400 bytes. The format is in ``docs/policy.md``.
@@ -339,17 +314,19 @@ def parse_policy(content: bytes) -> Policy:
     tables = document.get("rule", [])
     if not isinstance(tables, list):
         raise PolicyError(f"rule is {_value(tables)}; expected tables, each headed [[rule]]")
+    warnings: list[str] = []
     return Policy(
         name=document["name"],
-        rules=tuple(_rule(table, number) for number, table in enumerate(tables, 1)),
+        rules=tuple(_rule(table, number, warnings) for number, table in enumerate(tables, 1)),
         sanitize=_sanitize_settings(document.get("sanitize", {})),
         audit=_audit_settings(document.get("audit", {})),
         sha256=hashlib.sha256(content).hexdigest(),
+        warnings=tuple(warnings),
     )
 
 
 def _document(content: bytes) -> dict[str, Any]:
-    """The TOML as it stands. What makes the parser slow is refused before."""
+    """The TOML as parsed. Input that makes the parser slow is refused first."""
     if len(content) > MAX_BYTES:
         raise PolicyError(f"the policy has more than {MAX_BYTES:,} bytes; expected at most so many")
     for number, line in enumerate(content.split(b"\n"), 1):
@@ -362,50 +339,59 @@ def _document(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise PolicyError("the policy is nested too deeply; expected plain tables") from None
     except ValueError as error:  # dates and integers out of range too
-        raise PolicyError(f"the policy is not TOML: {shown(error)}") from error
+        raise PolicyError(f"the policy is not TOML: {printable(error)}") from error
     return document
 
 
-def _rule(table: Any, number: int) -> Rule:
-    keys = [field.name for field in fields(Rule)]
+@contextmanager
+def _errors_of(part: str) -> Iterator[None]:
+    """Every ``PolicyError`` names the part of the policy."""
     try:
-        _check_keys(table, keys, [key for key in keys if key != "min_samples"])
-        return Rule(**table)
+        yield
     except PolicyError as error:
-        raise PolicyError(f"rule {number}: {error}") from error
+        raise PolicyError(f"{part}: {error}") from error
+
+
+def _rule(table: Any, number: int, warnings: list[str]) -> Rule:
+    keys = [field.name for field in fields(Rule)]
+    with _errors_of(f"rule {number}"):
+        _check_keys(table, keys, [key for key in keys if key != "min_samples"])
+        former = table["metric"]
+        if isinstance(former, str) and former in FORMER_METRICS:
+            table = {**table, "metric": FORMER_METRICS[former]}
+            warnings.append(
+                f"rule {number} of the policy: metric is '{former}'; expected '{table['metric']}', its new name; the "
+                "next version refuses the old one"
+            )
+        return Rule(**table)
 
 
 def _sanitize_settings(table: Any) -> SanitizeSettings:
-    try:
+    with _errors_of("sanitize"):
         _check_keys(table, ("method", "preset", "time_budget_s", "settings"))
         given = SanitizeSettings(**{key: value for key, value in table.items() if key != "settings"})
         return replace(given, config=_config(given.method, table["settings"])) if "settings" in table else given
-    except PolicyError as error:
-        raise PolicyError(f"sanitize: {error}") from error
 
 
 def _config(method: str, table: Any) -> MethodConfig:
-    wanted = config_class(method)
+    config_type = config_class(method)
     try:
-        _check_keys(table, [field.name for field in fields(wanted)])
+        _check_keys(table, [field.name for field in fields(config_type)])
         for key, value in table.items():
             for item in value if isinstance(value, list) else [value]:
                 # The config checks the rest; huge integers would overflow in its arithmetic.
                 if isinstance(item, (dict, list)) or (isinstance(item, int) and abs(item) > _LARGEST_SETTING):
-                    raise PolicyError(
-                        f"{key} has {_value(item)}; expected strings, booleans or numbers of at most 1e9 in size"
-                    )
-        return wanted.from_dict(table)
+                    message = f"{key} has {_value(item)}; expected strings, booleans or numbers of at most 1e9 in size"
+                    raise PolicyError(message)
+        return config_type.from_dict(table)
     except ConfigError as error:
-        raise PolicyError(f"settings: {shown(error, 400)}") from error
+        raise PolicyError(f"settings: {printable(error, 400)}") from error
 
 
 def _audit_settings(table: Any) -> AuditSettings:
-    try:
+    with _errors_of("audit"):
         _check_keys(table, [field.name for field in fields(AuditSettings)])
         return AuditSettings(**table)
-    except PolicyError as error:
-        raise PolicyError(f"audit: {error}") from error
 
 
 def _check_keys(table: Any, known: Collection[str], required: Iterable[str] = ()) -> None:
@@ -443,157 +429,10 @@ def _value(value: object) -> str:
         return "a table" if isinstance(value, dict) else "an array"
     if isinstance(value, bool):
         return str(value).lower()
-    return shown_value(value)
+    return printable_value(value)
 
 
-# ---- Deciding. ----
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of one metric.
-
-    Attributes:
-        value: the estimate; ``None`` where there is none. Of a boolean, 0 or 1.
-        low, high: its confidence interval; both are ``value`` where there is none to give.
-        n: samples behind it.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
-
-
-@dataclass(frozen=True)
-class RuleOutcome:
-    """What became of one rule: the rule's own fields, and those of the measurement.
-
-    Attributes:
-        value, low, high, n: as measured; ``None`` where not, or not finite.
-        bound: ``low`` or ``high``, whichever was compared with the threshold.
-        outcome: ``"pass"``, ``"fail"`` or ``"inconclusive"``.
-        reason: why, in one sentence.
-    """
-
-    id: str
-    metric: str
-    threshold: float | bool
-    greater_is_better: bool
-    min_samples: int
-    value: float | None
-    low: float | None
-    high: float | None
-    bound: float | None
-    n: int | None
-    outcome: str
-    reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields by name, as a gate report holds them."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """``"fail"`` if any rule failed, else ``"inconclusive"`` if any is, else ``"pass"``; and each rule, in order."""
-
-    outcome: str
-    rules: tuple[RuleOutcome, ...]
-
-
-def decide(policy: Policy, metrics: Mapping[str, Measured]) -> Decision:
-    """What ``policy`` says of what was measured.
-
-    A rule that was not measured, on enough samples and with a usable number, is inconclusive. A rule that was, passes
-    if its bound keeps the threshold and fails if not, be the model bad or the samples too few to show that it is good:
-    the reason says which, and how many samples might do.
-
-    Args:
-        policy: has at least one rule.
-        metrics: by name, as in ``METRICS``; those that no rule names are not looked at.
-
-    Returns:
-        Decision.
-
-    Example:
-        >>> policy = parse_policy(TEMPLATE.encode())
-        >>> decide(policy, {}).outcome
-        'inconclusive'
-    """
-    rules = tuple(_decided(rule, metrics.get(rule.metric)) for rule in policy.rules)
-    outcomes = Counter(rule.outcome for rule in rules)
-    if outcomes["fail"]:
-        return Decision("fail", rules)
-    return Decision("pass" if outcomes["pass"] == len(rules) > 0 else "inconclusive", rules)
-
-
-def _decided(rule: Rule, found: Measured | None) -> RuleOutcome:
-    outcome, reason = _judged(rule, found)
-    measured = asdict(found or Measured(None, None, None, None))
-    for key in ("value", "low", "high"):  # a report holds no NaN
-        if measured[key] is not None and not math.isfinite(measured[key]):
-            measured[key] = None
-    bound = measured["low" if rule.greater_is_better else "high"]
-    return RuleOutcome(**asdict(rule), **measured, bound=bound, outcome=outcome, reason=reason)
-
-
-def _judged(rule: Rule, found: Measured | None) -> tuple[str, str]:
-    """The outcome of a rule, and its reason."""
-    name, metric = rule.metric, METRICS[rule.metric]
-    if found is None:
-        return "inconclusive", f"{name} was not measured"
-    value, low, high, n = found.value, found.low, found.high, found.n or 0
-    if value is None or low is None or high is None:
-        return "inconclusive", f"{name} has no value, from {n:,} samples"
-    if not all(math.isfinite(x) and metric.lowest <= x <= metric.highest for x in (value, low, high)):
-        return "inconclusive", f"{name} was measured as {value!r} in [{low!r}, {high!r}], which it cannot be"
-    if not low - _ROUNDING <= value <= high + _ROUNDING or (metric.has_interval and low >= high):
-        return "inconclusive", f"{name} was measured as {value!r} in [{low!r}, {high!r}], which is no interval of it"
-    if n < rule.min_samples:
-        return "inconclusive", f"{name} was measured on {n:,} samples; the rule wants at least {rule.min_samples:,}"
-    bound, other = (low, high) if rule.greater_is_better else (high, low)
-    passed = _keeps(rule, bound)
-    if metric.kind == "boolean":
-        return ("pass", f"{name} is true") if passed else ("fail", f"{name} is false; expected true")
-    which = "" if not metric.has_interval else "lower bound of " if rule.greater_is_better else "upper bound of "
-    side = ("at least" if passed else "below") if rule.greater_is_better else ("at most" if passed else "above")
-    said = f"{which}{name} is {_beside(bound, rule.threshold)}, {side} {rule.threshold!r} (n = {n:,})"
-    if passed:
-        return "pass", said
-    if not metric.has_interval:
-        return "fail", said
-    if _keeps(rule, value):
-        return "fail", f"{said}; at the same value, {value:.4g}, {_samples_that_would_do(rule, value, bound, n)}"
-    if _keeps(rule, other):
-        return "fail", f"{said}; so is the value, {value:.4g}, but not the whole interval: more samples might pass"
-    return "fail", f"{said}; so is the whole interval: more samples will hardly help"
-
-
-def _keeps(rule: Rule, number: float) -> bool:
-    return number >= rule.threshold if rule.greater_is_better else number <= rule.threshold
-
-
-def _beside(number: float, threshold: float) -> str:
-    """The number in four digits; in all of them where rounding would put it on the threshold's other side."""
-    text = f"{number:.4g}"
-    rounded = float(text)
-    same_side = (rounded > threshold, rounded < threshold) == (number > threshold, number < threshold)
-    return text if same_side else repr(number)
-
-
-def _samples_that_would_do(rule: Rule, value: float, bound: float, n: int) -> str:
-    """How many samples would bring ``bound`` to the threshold, nearly.
-
-    A bound lies ``sqrt(spread / n)`` from its value. Of a rate, the spread is that of the bound itself, as in Wilson's
-    interval; of a difference, it is taken to stay.
-    """
-    distance = abs(rule.threshold - value)
-    ratio = (bound - value) ** 2 / distance**2 if distance > _ROUNDING else math.inf
-    if METRICS[rule.metric].kind == "rate" and 0 < bound < 1:
-        ratio *= rule.threshold * (1 - rule.threshold) / (bound * (1 - bound))
-    needed = n * ratio
-    return f"about {math.ceil(needed):,} samples would pass" if needed < _MAX_SAMPLES else "no number of samples would"
+# ---- For people. ----
 
 
 def samples_needed(threshold: float, *, level: float = 0.95, looks: int = 1) -> int:
@@ -620,16 +459,13 @@ def samples_needed(threshold: float, *, level: float = 0.95, looks: int = 1) -> 
         raise InputError(f"threshold is {_value(threshold)}; expected a number in [{_FINEST:g}, {1 - _FINEST:g}]")
     if not _is_number(level, 0.5, 1):
         raise InputError(f"level is {_value(level)}; expected a number in (0.5, 1)")
-    if type(looks) is not int or not 1 <= looks <= _MAX_SAMPLES:
-        raise InputError(f"looks is {_value(looks)}; expected an integer in [1, {_MAX_SAMPLES}]")
+    if type(looks) is not int or not 1 <= looks <= MAX_SAMPLES:
+        raise InputError(f"looks is {_value(looks)}; expected an integer in [1, {MAX_SAMPLES}]")
     return math.ceil(math.log((1 - level) / 2 / looks) / math.log1p(-threshold))
 
 
-# ---- For people. ----
-
-
 def describe(policy: Policy) -> str:
-    """What a policy asks for, as lines to read; no newline at the end."""
+    """What a policy requires, as lines to read; no newline at the end."""
     how, audit = policy.sanitize, policy.audit
     settings = f"preset {how.preset}" if how.preset else "default settings" if how.config is None else "own settings"
     budget = "no time limit" if how.time_budget_s is None else f"at most {how.time_budget_s:g} s"
@@ -645,18 +481,24 @@ def describe(policy: Policy) -> str:
         f"rules     {len(policy.rules)}; to pass, each must",
     ]
     for rule in policy.rules:
-        lines += ["", f"  {rule.id}", f"    {_asked(rule)}", *(f"    {note}" for note in _needs(rule, audit.level))]
+        lines += [
+            "",
+            f"  {rule.id}",
+            f"    {_requirement(rule)}",
+            *(f"    {note}" for note in _notes(rule, audit.level)),
+        ]
+    lines += [f"\nwarning   {warning}" for warning in policy.warnings]
     return "\n".join(lines)
 
 
-def _asked(rule: Rule) -> str:
+def _requirement(rule: Rule) -> str:
     if METRICS[rule.metric].kind == "boolean":
         return f"{rule.metric} is true"
     sign, bound = (">=", "lower") if rule.greater_is_better else ("<=", "upper")
     return f"{rule.metric} {sign} {rule.threshold!r} by its {bound} bound, on at least {rule.min_samples:,} samples"
 
 
-def _needs(rule: Rule, level: float) -> list[str]:
+def _notes(rule: Rule, level: float) -> list[str]:
     metric = METRICS[rule.metric]
     if metric.kind == "number":
         return ["it has no interval: the bound is the value"]
@@ -668,12 +510,12 @@ def _needs(rule: Rule, level: float) -> list[str]:
 
 _NAMES = "".join(f"#   {name:<31} {metric.meaning}\n" for name, metric in METRICS.items())
 TEMPLATE = f"""\
-# What a model must show before it is let in. A model passes if every rule passes, and a rule passes if the confidence
-# bound on the bad side keeps its threshold: too few samples never pass. See docs/policy.md.
+# What a model must show to pass the gate. It passes if every rule passes, and a rule passes if the confidence bound on
+# the bad side meets its threshold: too few samples never pass. See docs/policy.md.
 version = 1
 name = "first gate"
 
-# How the model is sanitised. These are the defaults.
+# How the model is sanitized. These are the defaults.
 [sanitize]
 method = "seam"                 # or fine_tune, super_fine_tune
 preset = "balanced"             # of seam: fast, balanced, thorough; or a table [sanitize.settings]
@@ -683,10 +525,10 @@ preset = "balanced"             # of seam: fast, balanced, thorough; or a table 
 [audit]
 share = 0.5                     # kept for the audit; the rest repairs the model
 level = 0.95                    # of the confidence intervals
-inversion = true                # look for triggers by optimisation, before and after
+inversion = true                # look for triggers by optimization, before and after
 inversion_time_budget_s = 60    # for each model
 
-# The sanitised model still does its job. Set the threshold to what the job needs, with some room for the bound:
+# Accuracy of the sanitized model. Set the threshold to what its use requires, with some room for the bound:
 # at an accuracy of 0.95, 154 audit samples show 0.9, and 639 show 0.93.
 [[rule]]
 id = "accuracy"
@@ -695,7 +537,7 @@ threshold = 0.9
 greater_is_better = true
 min_samples = 200
 
-# It lost little of its accuracy, sample by sample. If 2 % of the answers went from right to wrong and 1 % the other
+# How much accuracy it lost, compared sample by sample. If 2 % of the answers went from right to wrong and 1 % the other
 # way, 111 audit samples show 0.05, and 338 show 0.03.
 [[rule]]
 id = "accuracy-lost"
@@ -704,9 +546,9 @@ threshold = 0.05
 greater_is_better = false
 min_samples = 200
 
-# No trigger of the built-in battery moves many samples to one class. The bound holds for all classes and triggers at
-# once: of 10 and 10, 38 samples show 0.2 if none moves, and 180 if one in ten does.
-# Some triggers move samples of any model: look at models that you trust before you lower it.
+# The largest share of samples that a trigger of the built-in battery moves to one class. The bound holds for all
+# classes and triggers at once: of 10 and 10, 38 samples show 0.2 if none moves, and 180 if one in ten does.
+# Some triggers move samples of any model: measure models that you trust before you lower the threshold.
 [[rule]]
 id = "battery"
 metric = "after.battery_worst"
@@ -714,9 +556,9 @@ threshold = 0.2
 greater_is_better = false
 min_samples = 200
 
-# The sanitisation itself was accepted: accuracy on what it held out is back within its budget.
+# The sanitization itself was accepted: the accuracy on its held-out samples is back within its budget.
 [[rule]]
-id = "sanitised"
+id = "sanitized"
 metric = "sanitize.accepted"
 threshold = true
 greater_is_better = true

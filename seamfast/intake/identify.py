@@ -1,7 +1,7 @@
-"""What a file is: by what it holds first, by its name second. Nothing in it is run, and little of it is read.
+"""The kind of a file, by its content first and its name second. Nothing in it is run, and little of it is read.
 
-A file can be two things at once: a zip archive is found from its end, a pickle or a protobuf from its start, HDF5 at
-any power of two. So the question is never "is it safetensors?" alone, but whether another reader would take it too.
+A file can be of two kinds at once: readers find a zip archive from its end, a pickle or a protobuf from its start, HDF5
+at any power of two. So a file counts as safetensors only if no other reader would accept it too.
 
 Source: the formats' own specifications; for pickle, the standard library's ``pickletools``; for zip, PKWARE's
 "APPNOTE", 6.3.10, sections 4.3.12 to 4.3.16; for ONNX and SavedModel, their ``.proto`` files.
@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from seamfast.data.readers._files import shown
 from seamfast.intake.refusal import RefusedError
+from seamfast.untrusted import printable
 
 READABLE = frozenset({"safetensors", "safetensors-index", "json", "text"})
 """The kinds that are read; ``refuse_kind`` has a reason for each of the others."""
@@ -41,13 +41,13 @@ _REASONS = {
         "a graph of TensorFlow, which is a program",
         "save the weights in PyTorch, as safetensors",
     ),
-    "gguf": ("GGUF, a format of quantised language models", "give the unquantised weights as safetensors"),
+    "gguf": ("GGUF, a format of quantized language models", "give the unquantized weights as safetensors"),
     "zip": ("a zip archive, or holds one", "unpack it, look at what it holds and give the weights as safetensors"),
     "tar": ("a tar archive", "unpack it, look at what it holds and give the weights as safetensors"),
     "gzip": ("compressed by gzip", "unpack it, look at what it holds and give the weights as safetensors"),
     "python": ("Python code", "name the architecture yourself: no code from a model folder is ever run"),
     "native": ("machine code", "name the architecture yourself: no code from a model folder is ever run"),
-    "lfs-pointer": ("a pointer of Git LFS, not the file that it stands for", "fetch the file: git lfs pull"),
+    "lfs-pointer": ("a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
     "unknown": ("of no known kind", "give the weights as safetensors"),
 }
 
@@ -112,7 +112,7 @@ def identify(file: BinaryIO, name: str) -> str:
     Args:
         file: open for reading, and seekable; left at its start. At most some 64 MB of it are read, whatever its size,
             and of most files less than a megabyte.
-        name: its name; decides only where what it holds does not.
+        name: its name; decides only where the content does not.
     """
     size = file.seek(0, 2)
     try:
@@ -129,7 +129,7 @@ def refuse_kind(kind: str, name: str) -> NoReturn:
             safetensors where you trained it``.
     """
     what, advice = _REASONS.get(kind, (f"of the kind {kind}", "expected weights as safetensors"))
-    raise RefusedError(kind, f"{shown(name)} is {what}; {advice}")
+    raise RefusedError(kind, f"{printable(name)} is {what}; {advice}")
 
 
 class _Window:

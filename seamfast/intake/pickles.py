@@ -1,4 +1,4 @@
-"""``--allow-pickle``: tensors out of what ``torch.save`` wrote, as safetensors, without ever trusting the pickle.
+"""``--allow-pickle``: the tensors of a file of ``torch.save``, as safetensors; the pickle is never trusted.
 
 Four fences, one behind the other. Whatever fails at one of them is refused; nothing is tried a second time.
 
@@ -37,10 +37,10 @@ from typing import IO, Any
 
 import torch
 
-from seamfast.data.readers._files import CHUNK, file_size, shown
 from seamfast.errors import ConfigError
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, open_untrusted, read_tensors
+from seamfast.untrusted import CHUNK, file_size, printable
 
 _OLDEST_TORCH = (2, 10)  # earlier ones had ways around weights_only
 _MAX_FILE_BYTES = (4 << 30) - 1  # from here on, zip needs its 64-bit fields
@@ -52,7 +52,7 @@ _MAX_DIMS = 16
 _MAX_INT = 1 << 48
 _MAX_NAME = 512
 _MAX_SHARING = 4  # times that the tensors may add up to what is stored: tied ones are written once a name
-_SPARE_BYTES = 512 << 20  # what loading takes besides the tensors
+_SPARE_BYTES = 512 << 20  # for loading, besides the tensors
 
 _OPCODES = {
     *("PROTO", "STOP", "MARK", "GLOBAL", "BINPERSID", "REDUCE", "BUILD"),
@@ -122,7 +122,7 @@ def convert_pickle(
     if memory_limit_bytes is not None and memory_limit_bytes <= 0:
         raise ConfigError(f"memory_limit_bytes is {memory_limit_bytes}; expected a number of bytes above 0, or None")
     _check_platform()
-    where = shown(path)
+    where = printable(path)
     with tempfile.TemporaryDirectory(prefix=".seamfast-", dir=out.parent) as private:
         archive, result = Path(private, "archive.pt"), Path(private, "model.safetensors")
         with tempfile.TemporaryFile(dir=private) as copy:
@@ -155,9 +155,8 @@ def convert_pickle(
         try:
             read_tensors(result, expected, what="its pickle")
         except RefusedError as error:
-            raise RefusedError(
-                error.code, f"{where}: gave something else than its pickle describes: {error}"
-            ) from error
+            message = f"{where}: gave something else than its pickle describes: {error}"
+            raise RefusedError(error.code, message) from error
         os.replace(result, out)
     return Converted(sha256, n_bytes, len(state))
 
@@ -165,14 +164,12 @@ def convert_pickle(
 def _check_platform() -> None:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < _OLDEST_TORCH:
-        wanted = ".".join(map(str, _OLDEST_TORCH))
-        raise RefusedError(
-            "torch-too-old", f"torch is {torch.__version__}; expected {wanted} or later, to read a pickle with"
-        )
+        oldest = ".".join(map(str, _OLDEST_TORCH))
+        message = f"torch is {torch.__version__}; expected {oldest} or later, to read a pickle with"
+        raise RefusedError("torch-too-old", message)
     if sys.platform != "linux":
-        raise RefusedError(
-            "pickle", f"the platform is {sys.platform}; expected linux, where the process that reads is confined"
-        )
+        message = f"the platform is {sys.platform}; expected linux, where the process that reads is confined"
+        raise RefusedError("pickle", message)
 
 
 def _copy(path: Path, copy: IO[bytes], where: str) -> tuple[str, int]:
@@ -180,9 +177,8 @@ def _copy(path: Path, copy: IO[bytes], where: str) -> tuple[str, int]:
     digest, n_bytes = hashlib.sha256(), 0
     with open_untrusted(path, "what torch.save wrote") as source:
         if file_size(source) > _MAX_FILE_BYTES:
-            raise RefusedError(
-                "pickle-limits", f"{where}: has {file_size(source):,} bytes; expected at most {_MAX_FILE_BYTES:,}"
-            )
+            message = f"{where}: has {file_size(source):,} bytes; expected at most {_MAX_FILE_BYTES:,}"
+            raise RefusedError("pickle-limits", message)
         while chunk := source.read(min(CHUNK, _MAX_FILE_BYTES - n_bytes)):
             digest.update(chunk)
             n_bytes += copy.write(chunk)
@@ -224,7 +220,7 @@ def _check_beginning(file: IO[bytes], where: str) -> None:
 
 
 class _Directory:
-    """The directory of a zip that has no byte to spare: members one behind the other, the directory, its end.
+    """The directory of a zip without unused bytes: members one behind the other, the directory, its end.
 
     That leaves no room for a second archive in front, behind, between or in a comment, nor for two members in one
     place. torch writes such files; ``zip`` and ``zipfile`` do too, where nothing is compressed.
@@ -254,7 +250,7 @@ class _Directory:
             raw_name = directory[at + _CENTRAL.size : at + _CENTRAL.size + n_name]
             at += _CENTRAL.size + n_name
             name = self._name(raw_name, tops)
-            member = f"member {shown(name, 60)}"
+            member = f"member {printable(name, 60)}"
             if name in members:
                 raise self._refused(f"{member} occurs twice; expected unique names")
             if flags & _ENCRYPTED:
@@ -273,8 +269,7 @@ class _Directory:
                 raise self._refused(
                     f"{member} begins at byte {offset:,}; expected byte {expected_start:,}, the end of the one before"
                 )
-            found, expected_start = self._locate(offset, raw_name, flags, crc, n_bytes, start, member)
-            members[name] = found
+            members[name], expected_start = self._locate(offset, raw_name, flags, crc, n_bytes, start, member)
         if at != len(directory) or expected_start != start:
             raise self._refused(
                 "has bytes that belong to no member; expected members, a directory and its end, nothing else"
@@ -316,13 +311,13 @@ class _Directory:
         if rest.startswith("code/") or rest == "constants.pkl":
             raise RefusedError(
                 "torchscript",
-                f"{self._where}: holds {shown(name, 60)}, that is TorchScript, a program; expected weights alone",
+                f"{self._where}: holds {printable(name, 60)}, that is TorchScript, a program; expected weights alone",
             )
         if not _KNOWN_MEMBERS.fullmatch(rest):
-            raise self._refused(f"holds {shown(name, 60)}; expected only members that torch.save writes")
+            raise self._refused(f"holds {printable(name, 60)}; expected only members that torch.save writes")
         plain = top.isprintable() and top not in ("", ".", "..") and not set(top) & set("\\:")
         if not plain or len(tops) > 1:
-            raise self._refused(f"holds {shown(name, 60)}; expected all members in one folder with a plain name")
+            raise self._refused(f"holds {printable(name, 60)}; expected all members in one folder with a plain name")
         return rest
 
     def _locate(
@@ -335,7 +330,7 @@ class _Directory:
         _, _, flags_here, method, _, _, crc_here, packed, n_here, n_name, n_extra = _LOCAL.unpack(header)
         name_here = _bytes_at(self._file, offset + _LOCAL.size, n_name)
         values = (crc_here, packed, n_here)
-        # What streams to the file puts sizes behind the bytes, and zeros before them.
+        # A writer that streams puts sizes behind the bytes, and zeros before them.
         agrees = values == (crc, n_bytes, n_bytes) or (flags & _HAS_DESCRIPTOR and values == (0, 0, 0))
         if name_here != name or flags_here != flags or method != 0 or not agrees:
             raise self._refused(f"{member} has a header that contradicts the directory")
@@ -373,10 +368,8 @@ def _chunks(file: IO[bytes], name: str, member: _Member, where: str) -> Iterator
 
 def _read_pickle(file: IO[bytes], member: _Member, where: str) -> bytes:
     if member.n_bytes > _MAX_PICKLE_BYTES:
-        raise RefusedError(
-            "pickle-limits",
-            f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}",
-        )
+        message = f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}"
+        raise RefusedError("pickle-limits", message)
     return b"".join(_chunks(file, "data.pkl", member, where))
 
 
@@ -389,12 +382,10 @@ def _check_storages(
         half = "stored" if lost[0] in stored else "named in data.pkl"
         raise RefusedError("pickle-zip", f"{where}: data/{lost[0]} is {half} only; expected each storage to be both")
     for key, storage in storages.items():
-        found = members[f"data/{key}"].n_bytes
-        if found != storage.n_bytes:
-            raise RefusedError(
-                "pickle-zip",
-                f"{where}: data/{key} has {found:,} bytes; data.pkl says {storage.n_elements:,} of {storage.dtype}",
-            )
+        n_bytes = members[f"data/{key}"].n_bytes
+        if n_bytes != storage.n_bytes:
+            expected = f"data.pkl expects {storage.n_elements:,} of {storage.dtype}"
+            raise RefusedError("pickle-zip", f"{where}: data/{key} has {n_bytes:,} bytes; {expected}")
     if "byteorder" in members:
         order = _bytes_at(file, members["byteorder"].start, min(members["byteorder"].n_bytes, 16))
         if order != b"little":
@@ -472,15 +463,15 @@ def _state_of(pickled: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str,
     if isinstance(inner := items.get("state_dict"), _Dict):
         for name, value in items.items():
             if value is not inner and not isinstance(value, _PLAIN_VALUES):
-                raise refused(f"holds {_described(value)} as {shown(name, 60)} beside the state_dict")
+                raise refused(f"holds {_described(value)} as {printable(name, 60)} beside the state_dict")
         items = inner.items
     if not items:
         raise refused("holds no tensor")
     for name, value in items.items():
         if not isinstance(value, _Tensor):
-            raise refused(f"holds {_described(value)} as {shown(name, 60)}")
+            raise refused(f"holds {_described(value)} as {printable(name, 60)}")
         if not (name.isprintable() and 0 < len(name) <= _MAX_NAME) or name == "__metadata__":
-            raise refused(f"holds a tensor named {shown(name, 60)!r}, which safetensors cannot or should not carry")
+            raise refused(f"holds a tensor named {printable(name, 60)!r}, which safetensors cannot or should not carry")
     return items, machine.storages
 
 
@@ -496,8 +487,8 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
         code = stream.read(1)
         opcode = _BY_CODE.get(code)
         if opcode is None:
-            found = f"has {code!r} at byte {at:,}, which is no opcode" if code else "ends without STOP"
-            raise RefusedError("pickle-opcode", f"{where}: data.pkl {found}")
+            fault = f"has {code!r} at byte {at:,}, which is no opcode" if code else "ends without STOP"
+            raise RefusedError("pickle-opcode", f"{where}: data.pkl {fault}")
         name, argument = opcode.name, None
         try:
             if opcode.arg is None:
@@ -509,9 +500,8 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
             else:
                 argument = opcode.arg.reader(stream)
         except ValueError as error:
-            raise RefusedError(
-                "pickle-opcode", f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {shown(error)}"
-            ) from error
+            message = f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {printable(error)}"
+            raise RefusedError("pickle-opcode", message) from error
         yield name, argument, at
 
 
@@ -526,29 +516,29 @@ def _check_opcodes(pickled: bytes, where: str) -> None:
     try:
         for i, (name, argument, at) in enumerate(_opcodes(pickled, where)):
             if i == _MAX_OPCODES:
-                raise RefusedError(
-                    "pickle-limits", f"{where}: data.pkl has more than {_MAX_OPCODES:,} opcodes; expected fewer"
-                )
+                message = f"{where}: data.pkl has more than {_MAX_OPCODES:,} opcodes; expected fewer"
+                raise RefusedError("pickle-limits", message)
             named = argument if name in ("GLOBAL", "INST") else b""
             if name == "STACK_GLOBAL" and len(pushed) == 2 and None not in pushed:
                 named = "".join(f"{text}\n" for text in pushed).encode("utf-8", "replace")
             if named and named not in _GLOBALS:
-                spelt = named.decode("utf-8", "replace").rstrip("\n").replace("\n", ".")
+                printed = named.decode("utf-8", "replace").rstrip("\n").replace("\n", ".")
                 raise RefusedError(
                     "pickle-global",
-                    f"{where}: {name} at byte {at:,} of data.pkl names {shown(spelt, 120)}; expected only OrderedDict, "
-                    "torch's storages and what rebuilds its tensors, since any other global may be code",
+                    f"{where}: {name} at byte {at:,} of data.pkl names {printable(printed, 120)}; expected only "
+                    "OrderedDict, torch's storages and what rebuilds its tensors, since any other global may be code",
                 )
             if unknown is None and (name not in _OPCODES or (name == "PROTO" and (at, argument) != (0, 2))):
-                unknown = f"data.pkl has {name if argument is None else f'{name} {shown(argument, 60)}'} at byte {at:,}"
+                unknown = (
+                    f"data.pkl has {name if argument is None else f'{name} {printable(argument, 60)}'} at byte {at:,}"
+                )
             _follow_strings(name, argument, pushed, memo)
     except RefusedError as error:
         if unknown is None or error.code != "pickle-opcode":
             raise
     if unknown is not None:
-        raise RefusedError(
-            "pickle-opcode", f"{where}: {unknown}; expected only what torch.save writes for a state_dict, in protocol 2"
-        )
+        message = f"{where}: {unknown}; expected only what torch.save writes for a state_dict, in protocol 2"
+        raise RefusedError("pickle-opcode", message)
 
 
 def _follow_strings(name: str, argument: Any, pushed: deque[str | None], memo: dict[Any, str | None]) -> None:
@@ -567,7 +557,7 @@ def _follow_strings(name: str, argument: Any, pushed: deque[str | None], memo: d
 
 
 class _Machine:
-    """A pickle machine whose values only stand for something: what ``torch.load`` would build, without building it."""
+    """A pickle machine of placeholders: it follows what ``torch.load`` would build, without building it."""
 
     def __init__(self, pickled: bytes, where: str) -> None:
         self.storages: dict[str, _Storage] = {}
@@ -636,14 +626,14 @@ class _Machine:
                 if not (isinstance(target, _Dict) and target.ordered and attributes and [*attributes] == ["_metadata"]):
                     raise self._refused("sets attributes; expected only the _metadata of an OrderedDict")
             case _:
-                raise AssertionError(name)  # _check_opcodes let it through
+                raise AssertionError(name)  # _check_opcodes refuses any other
 
     def _storage(self, pid: Any) -> _Storage:
         match pid:
             case ("storage", _Global(kind), str(key), str(place), int(n)) if (
                 kind in _STORAGES
                 and re.fullmatch("[0-9]{1,9}", key, re.ASCII)
-                and re.fullmatch("[a-z]+(:[0-9]+)?", place, re.ASCII)  # ignored: all goes to the CPU
+                and re.fullmatch("[a-z]+(:[0-9]+)?", place, re.ASCII)  # ignored: all is loaded on the CPU
                 and type(n) is int
                 and 0 <= n < _MAX_INT
             ):
@@ -681,7 +671,9 @@ class _Machine:
 
     def _tensor(self, storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> _Tensor:
         """Refused unless each element lies in the storage, and there are no more of them than it has."""
-        makes = f"makes a tensor of size {shown(size, 80)}, stride {shown(stride, 80)} at {shown(offset, 40)}"
+        makes = (
+            f"makes a tensor of size {printable(size, 80)}, stride {printable(stride, 80)} at {printable(offset, 40)}"
+        )
         plain = all(type(n) is int and 0 <= n < _MAX_INT for n in (offset, *size, *stride))
         if not plain or len(size) != len(stride):
             raise self._refused(f"{makes}; expected such as can be")
@@ -707,9 +699,9 @@ class _Machine:
             if not isinstance(key, str):
                 raise self._refused(f"sets an item named {_described(key)}; expected a string")
             if key in target.items:
-                raise self._refused(f"sets the item {shown(key, 60)} twice; expected each once")
+                raise self._refused(f"sets the item {printable(key, 60)} twice; expected each once")
             if not isinstance(value, (*_PLAIN_VALUES, _Tensor, _Dict)):
-                raise self._refused(f"sets the item {shown(key, 60)} to {_described(value)}; expected a tensor")
+                raise self._refused(f"sets the item {printable(key, 60)} to {_described(value)}; expected a tensor")
             target.items[key] = value
 
     def _pop(self) -> Any:
@@ -732,7 +724,7 @@ class _Machine:
 
 
 def _described(value: Any) -> str:
-    """What a value stands for, without its content."""
+    """The kind of a value, without its content."""
     match value:
         case _Global(name):
             return name.replace(" ", ".")
@@ -753,14 +745,14 @@ def _run_child(
 ) -> None:
     program = Path(__file__).with_name("_pickle_child.py")
     numbers = (memory_bytes, file_bytes, math.ceil(time_limit_s))
-    with tempfile.TemporaryFile(dir=folder) as said:
+    with tempfile.TemporaryFile(dir=folder) as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(program), *files, *map(str, numbers), str(torch.__version__)],
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            # Nothing of the caller's: no settings of torch, no proxies, no credentials.
+            # No environment of the caller: no settings of torch, no proxies, no credentials.
             env={
                 "PATH": os.defpath,
                 "HOME": folder,
@@ -773,31 +765,30 @@ def _run_child(
         try:
             status = process.wait(time_limit_s)
         except subprocess.TimeoutExpired:
-            raise RefusedError(
-                "pickle-limits", f"{where}: was not read within time_limit_s={time_limit_s:g} seconds"
-            ) from None
+            message = f"{where}: was not read within time_limit_s={time_limit_s:g} seconds"
+            raise RefusedError("pickle-limits", message) from None
         finally:
             if process.returncode is None:  # too slow, or interrupted
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if status:
-            code, reason = _last_words(said, status)
+            code, reason = _ended(output, status)
             raise RefusedError(code, f"{where}: {reason}")
 
 
-def _last_words(said: IO[bytes], status: int) -> tuple[str, str]:
-    """Why the process ended with ``status``: its own account is believed no further than for a message."""
+def _ended(output: IO[bytes], status: int) -> tuple[str, str]:
+    """Why the process ended with ``status``; its own output serves as a message only."""
     if status < 0:
         name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
         limits = status in (-signal.SIGKILL, -signal.SIGXCPU, -signal.SIGXFSZ)
         return "pickle-limits" if limits else "pickle", f"the process that read it was ended by {name}"
-    size = said.seek(0, os.SEEK_END)
-    said.seek(max(size - 4096, 0))
-    last = said.read(4096).splitlines()[-1:]
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(size - 4096, 0))
+    last = output.read(4096).splitlines()[-1:]
     try:
         words = json.loads(last[0])
         code, reason = str(words["code"]), str(words["reason"])
     except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         code, reason = "pickle", f"no account of it (exit status {status})"
     code = code if code in ("pickle", "pickle-limits", "pickle-not-a-state-dict") else "pickle"
-    return code, f"could not be read: {shown(reason, 500)}"
+    return code, f"could not be read: {printable(reason, 500)}"

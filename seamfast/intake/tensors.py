@@ -21,9 +21,19 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from seamfast.data.readers._files import CHUNK, MAX_BYTES, Bytes, allocate, file_size, listed, open_regular, shown
 from seamfast.errors import DataFileError, ModelError
 from seamfast.intake.refusal import RefusedError
+from seamfast.untrusted import (
+    CHUNK,
+    MAX_BYTES,
+    Bytes,
+    allocate,
+    file_size,
+    listed,
+    open_regular,
+    printable,
+    printable_value,
+)
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -115,10 +125,10 @@ def expected_of(module: nn.Module) -> dict[str, TensorSpec]:
     names: dict[int, list[str]] = {}
     for name, value in state.items():
         if not isinstance(value, Tensor) or nn.parameter.is_lazy(value) or value.layout is not torch.strided:
-            raise ModelError(f"{shown(name)} is a {type(value).__name__}; expected a dense tensor")
+            raise ModelError(f"{printable(name)} is a {type(value).__name__}; expected a dense tensor")
         if value.dtype not in _NAMES:
             dtype = str(value.dtype).removeprefix("torch.")
-            raise ModelError(f"{shown(name)} is {dtype}; expected one of {', '.join(DTYPES)}")
+            raise ModelError(f"{printable(name)} is {dtype}; expected one of {', '.join(DTYPES)}")
         names.setdefault(id(value), []).append(name)
     return {
         name: TensorSpec(tuple(value.shape), value.dtype, tuple(other for other in names[id(value)] if other != name))
@@ -161,7 +171,7 @@ def read_tensors(path: Path, expected: Mapping[str, TensorSpec], *, what: str, m
             64); small_cnn expects (10, 32)``.
     """
     _check_budget(expected, what, max_bytes)
-    where, file_name = shown(path), shown(path.name)
+    where, file_name = printable(path), printable(path.name)
     with open_untrusted(path, "the weights as safetensors") as file:
         source = _Source(file, where)
         entries = {entry.name: entry for entry in _read_header(source, expected)}
@@ -189,7 +199,7 @@ def read_sharded(
             file '../x.safetensors'; expected a plain name that ends in .safetensors``.
     """
     _check_budget(expected, what, max_bytes)
-    where = shown(index)
+    where = printable(index)
     with open_untrusted(index, "the index of the weights") as file:
         source = _Source(file, where)
         limit = _HEADER_BYTES + sum(_INDEX_ENTRY_BYTES + _ESCAPED * len(name) for name in expected)
@@ -198,7 +208,7 @@ def read_sharded(
         text = source.read(source.size)
         source.finish()
     weight_map = _weight_map(text, where)
-    _check_names(weight_map, expected, shown(index.name), what)
+    _check_names(weight_map, expected, printable(index.name), what)
     names: dict[str, list[str]] = {}
     for name, shard in sorted(weight_map.items(), key=lambda item: item[1]):
         names.setdefault(shard, []).append(name)
@@ -206,32 +216,32 @@ def read_sharded(
         raise RefusedError("index", f"{where} names {len(names):,} files; expected at most {MAX_SHARDS:,}")
     shards = {}
     for shard, held in names.items():
-        wanted = {name: replace(expected[name], tied_to=()) for name in held}  # the index said which names are stored
-        shards[shard] = read_tensors(index.parent / shard, wanted, what=what)
+        stored = {name: replace(expected[name], tied_to=()) for name in held}  # the index names the tensors stored
+        shards[shard] = read_tensors(index.parent / shard, stored, what=what)
     tensors = {name: tensor for weights in shards.values() for name, tensor in weights.state.items()}
     return ShardedWeights(_tie(tensors, expected, where), source.sha256(), source.size, shards)
 
 
 def non_finite(state: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors in ``state`` that hold a NaN or an Inf."""
-    found = []
+    names = []
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor)  # either is NaN where any number is, and no mask is allocated
             if not (math.isfinite(low.item()) and math.isfinite(high.item())):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def open_untrusted(path: Path, looked_for: str) -> io.BufferedReader:
-    """Open a regular file that is no symbolic link; ``looked_for`` says what it should hold.
+    """Open a regular file that is no symbolic link; ``looked_for`` ends the message where there is none.
 
     Raises:
         RefusedError: codes ``symlink`` and ``not-a-file``, e.g. ``x is a symbolic link; expected the file itself: the
             weights as safetensors``.
     """
     if path.is_symlink():  # for the message; opening refuses it again
-        raise RefusedError("symlink", f"{shown(path)} is a symbolic link; expected the file itself: {looked_for}")
+        raise RefusedError("symlink", f"{printable(path)} is a symbolic link; expected the file itself: {looked_for}")
     try:
         return open_regular(path, looked_for, follow=False)
     except DataFileError as error:
@@ -242,7 +252,7 @@ def strict_json(data: bytes) -> Any:
     """Parse UTF-8 JSON as its standard has it: no key twice, no NaN, no number beyond a float, no half of a surrogate.
 
     Raises:
-        ValueError: e.g. ``it holds a key twice``. The message may need ``shown``.
+        ValueError: e.g. ``it holds a key twice``. The message may need ``printable``.
     """
     text = data.decode("utf-8")
     try:
@@ -262,21 +272,13 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def shown_value(value: object) -> str:
-    """A value from a file, fit for a message."""
-    try:
-        return shown(repr(value), 80)
-    except (ValueError, RecursionError):  # Python prints no integer of thousands of digits
-        return f"a {type(value).__name__} too long to print"
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
-    return number if math.isfinite(number) else _refuse_constant(shown(digits, 60))
+    return number if math.isfinite(number) else _refuse_constant(printable(digits, 60))
 
 
 class _Source:
@@ -321,12 +323,13 @@ class _Source:
         return status.st_size, status.st_mtime_ns
 
     def _refuse(self, how: str) -> NoReturn:
-        raise RefusedError("changed", f"{self.where} changed while it was read: {how}; expected a file that rests")
+        message = f"{self.where} changed while it was read: {how}; expected a file that stays as it is"
+        raise RefusedError("changed", message)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor, as the header describes it; ``start`` and ``end`` count from the end of the header."""
+    """One tensor in the header; ``start`` and ``end`` count from the end of the header."""
 
     name: str
     dtype: str
@@ -336,7 +339,7 @@ class _Entry:
 
 
 def _read_header(source: _Source, expected: Mapping[str, TensorSpec]) -> list[_Entry]:
-    """The tensors that a file says it holds, in order of place: they fill it to the byte, without a hole."""
+    """The tensors of a header, in order of their bytes, which fill the file without a hole."""
     where, size = source.where, source.size
     limit = _HEADER_BYTES + sum(_ENTRY_BYTES + _ESCAPED * len(name) for name in expected)
     largest = _PREFIX + limit + sum(spec.n_bytes for spec in expected.values())
@@ -352,7 +355,8 @@ def _read_header(source: _Source, expected: Mapping[str, TensorSpec]) -> list[_E
     for entry in entries:
         if entry.start != end:
             _not_whole(
-                where, f"{shown(entry.name, 60)} starts at {entry.start:,}; expected {end:,}, without hole or overlap"
+                where,
+                f"{printable(entry.name, 60)} starts at {entry.start:,}; expected {end:,}, without hole or overlap",
             )
         end = entry.end
     if _PREFIX + length + end != size:
@@ -366,7 +370,7 @@ def _entries(header: bytes, where: str) -> list[_Entry]:
     try:
         fields = strict_json(header)
     except ValueError as error:
-        _not_whole(where, f"its header is not strict JSON: {shown(error)}")
+        _not_whole(where, f"its header is not strict JSON: {printable(error)}")
     metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _not_whole(where, "its __metadata__ is not an object of strings")
@@ -375,23 +379,23 @@ def _entries(header: bytes, where: str) -> list[_Entry]:
 
 def _entry(name: str, value: Any, where: str) -> _Entry:
     """One tensor, once its fields are of the right kind and agree."""
-    tensor = shown(name, 60)
+    tensor = printable(name, 60)
     if not isinstance(value, dict) or set(value) != _ENTRY_KEYS:
         _not_whole(where, f"{tensor} is not an object of {', '.join(sorted(_ENTRY_KEYS))}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        _not_whole(where, f"{tensor} has the dtype {shown_value(dtype)}; expected one of {', '.join(DTYPES)}")
+        _not_whole(where, f"{tensor} has the dtype {printable_value(dtype)}; expected one of {', '.join(DTYPES)}")
     if not _integers(shape) or len(shape) > _MAX_SIZES:
         _not_whole(
-            where, f"{tensor} has the shape {shown_value(shape)}; expected at most {_MAX_SIZES} integers from 0 on"
+            where, f"{tensor} has the shape {printable_value(shape)}; expected at most {_MAX_SIZES} integers from 0 on"
         )
     if not _integers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _not_whole(where, f"{tensor} has data_offsets {shown_value(offsets)}; expected its start and its end")
+        _not_whole(where, f"{tensor} has data_offsets {printable_value(offsets)}; expected its start and its end")
     entry = _Entry(name, dtype, tuple(shape), *offsets)
     n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
     if entry.end - entry.start != n_bytes:
-        wanted = f"{dtype} of shape {shown_value(shape)} takes {shown_value(n_bytes)}"
-        _not_whole(where, f"{tensor} has {entry.end - entry.start} bytes; {wanted}")
+        size = f"{dtype} of shape {printable_value(shape)} takes {printable_value(n_bytes)}"
+        _not_whole(where, f"{tensor} has {entry.end - entry.start} bytes; {size}")
     return entry
 
 
@@ -416,15 +420,15 @@ def _check_names(found: Collection[str], expected: Mapping[str, TensorSpec], fil
 
 
 def _check_spec(entry: _Entry, spec: TensorSpec, file_name: str, what: str) -> None:
-    holds = f"{file_name} holds {shown(entry.name, 60)}"
+    holds = f"{file_name} holds {printable(entry.name, 60)}"
     if entry.shape != spec.shape:
-        raise RefusedError("shape", f"{holds} of shape {shown_value(entry.shape)}; {what} expects {spec.shape}")
+        raise RefusedError("shape", f"{holds} of shape {printable_value(entry.shape)}; {what} expects {spec.shape}")
     if DTYPES[entry.dtype] != spec.dtype:
         raise RefusedError("dtype", f"{holds} as {entry.dtype}; expected {_NAMES[spec.dtype]}")
 
 
 def _read_tensor(source: _Source, entry: _Entry) -> Tensor:
-    tensor = f"{source.where}: {shown(entry.name, 60)}"
+    tensor = f"{source.where}: {printable(entry.name, 60)}"
     if entry.start == entry.end:
         return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
     try:
@@ -444,7 +448,7 @@ def _tie(tensors: Mapping[str, Tensor], expected: Mapping[str, TensorSpec], wher
         first, *others = sorted(known for known in (name, *spec.tied_to) if known in tensors)
         for other in others:
             if not torch.equal(_bits(tensors[first]), _bits(tensors[other])):
-                names = f"{shown(first, 60)} and {shown(other, 60)}"
+                names = f"{printable(first, 60)} and {printable(other, 60)}"
                 raise RefusedError("tied", f"{where}: {names} are one tensor in the model, but differ in the file")
         state[name] = tensors[first]
     return state
@@ -460,14 +464,14 @@ def _weight_map(text: bytes, where: str) -> dict[str, str]:
     try:
         document = strict_json(text)
     except ValueError as error:
-        raise RefusedError("index", f"{where} is not strict JSON: {shown(error)}") from error
+        raise RefusedError("index", f"{where} is not strict JSON: {printable(error)}") from error
     fields = document if isinstance(document, dict) else {}
     weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or set(fields) - {"weight_map", "metadata"}:
         raise RefusedError("index", f"{where} is not an object of metadata and weight_map")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _PLAIN_NAME.fullmatch(shard):
-            named = f"{where}: weight_map names the file {shown_value(shard)}"
+            named = f"{where}: weight_map names the file {printable_value(shard)}"
             raise RefusedError("index", f"{named}; expected a plain name that ends in .safetensors")
     return weight_map
 

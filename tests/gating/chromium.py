@@ -81,10 +81,10 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """What a JavaScript expression is in the page, as JSON."""
-        told = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        if "exceptionDetails" in told:
-            raise RuntimeError(told["exceptionDetails"])
-        return told["result"].get("value")
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return answer["result"].get("value")
 
     def screenshot(self) -> bytes:
         """The whole page as a PNG file."""

@@ -1,8 +1,10 @@
-"""Whole and plausible gate reports, one an outcome, for the tests of all that is made from a report."""
+"""Whole and plausible gate reports for the tests of the documents that are made from a report."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 from seamfast.metrics import Rate
@@ -14,7 +16,7 @@ NUM_CLASSES, N_AUDIT, N_REPAIR = 10, 500, 500
 LOST = {"value": 0.002, "low": -0.0121, "high": 0.0161}
 BATTERY = ("patch-corner", "blend-noise", "sinusoid", "warp")
 
-TOO_FEW = "measured on 450 samples; the rule wants at least 1,000"
+TOO_FEW = "measured on 450 samples; the rule expects at least 1,000"
 TOO_HIGH = "upper bound 0.1943 is above 0.05 (n = 450); so is the whole interval: more samples will hardly help"
 PICKLE = "model.bin is a pickle (protocol 2), which can run code when it is read; expected safetensors"
 NO_MEMORY = "could not complete: MemoryError: Unable to allocate 8.00 GiB for an array"
@@ -48,12 +50,12 @@ def example(outcome: str = "pass") -> dict[str, Any]:
             "after": _audit(488, (71 if outcome == "fail" else 3, 2, 1, 2), (1.1, 4)) if decided else None,
             "change": _change() if decided else None,
         },
-        "parting": _parting() if decided else None,
+        "disagreement": _disagreement() if decided else None,
         "sanitize": _sanitize() if decided else None,
         "sanitized": _sanitized() if outcome == "pass" else None,
         "statements": _statements(outcome),
         "limits": [
-            "An unknown trigger need not answer to the battery, nor show in the inversion.",
+            "An unknown trigger may have no effect in the battery and may not show in the inversion.",
             "Accuracy and bounds hold for data drawn like the audit part.",
         ],
         "warnings": ["policy.toml in the model folder was not read: the policy is the one that was given"],
@@ -68,8 +70,65 @@ def example(outcome: str = "pass") -> dict[str, Any]:
     }
 
 
+def sharded(outcome: str) -> dict[str, Any]:
+    """The example with its weights in two files, before and after, converted from a pickle."""
+    report = example(outcome)
+    for part, where in (("model", ""), ("sanitized", "sanitized/")):
+        if report[part]:
+            weights = report[part]["files"][0]
+            shards = [{"name": f"{where}{i}.safetensors", "sha256": sha256(f"{where}{i}")} for i in range(2)]
+            report[part]["files"][:1] = [weights | shard for shard in shards]
+    report["model"]["converted_from_pickle"] = True
+    return report
+
+
+def _detailed() -> dict[str, Any]:
+    """Named classes, a target that moves, classes that lost accuracy, two attempts, an inversion cut short."""
+    report = example("pass")
+    before, after = report["audit"]["before"], report["audit"]["after"]
+    report["data"]["class_names"] = ["stop", *"12345678", "yield"]
+    after["battery"][0]["target"] = 4
+    for label, n_hit in enumerate((0, 20, 30, 40, 5, 45, 48, 50, 50, 50)):
+        before["class_accuracy"][label] = rate(50, 50)
+        after["class_accuracy"][label] = rate(n_hit, 50 if n_hit else 0)
+    before["inversion"] |= {"suspect": 9, "anomaly_index": 2.5}
+    for trigger in before["inversion"]["classes"]:
+        trigger["mask_share"] = 0.9 - 0.05 * trigger["class"]
+    after["inversion"] |= {"anomaly_index": None, "complete": False}
+    run = report["sanitize"]
+    run["history"] += [point | {"attempt": 1, "step": point["step"] + 323} for point in run["history"]]
+    run["run"]["n_attempts"] = 2
+    return report
+
+
+def _partial() -> dict[str, Any]:
+    """Audited as received only, on no samples of a class; no trigger was found, nothing else measured."""
+    report = example("inconclusive")
+    before = report["audit"]["before"]
+    report["audit"] |= {"after": None, "change": None}
+    report |= {"disagreement": None, "data": None, "peak_memory_bytes": None}
+    report["policy"]["rules"] = []
+    before |= {"clean_accuracy": rate(0, 0), "battery": []}
+    before["inversion"] |= {"suspect": None, "anomaly_index": None, "classes": []}
+    report["sanitize"]["history"] = []
+    return report
+
+
+def _empty() -> dict[str, Any]:
+    """A run that stopped before any measurement, and before it had a policy."""
+    report = example("incomplete") | {"policy": None, "data": None, "statements": [], "warnings": []}
+    report["audit"]["before"] = None
+    return report
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """New reports by name: one an outcome, and some with what those do not have."""
+    others = {"sharded": sharded("pass"), "detailed": _detailed(), "partial": _partial(), "empty": _empty()}
+    return {outcome: example(outcome) for outcome in OUTCOMES} | others
+
+
 def sha256(text: str) -> str:
-    """A digest that stands for a file's."""
+    """A digest in place of a file's."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -105,20 +164,14 @@ def _rules(outcome: str) -> list[dict[str, Any]]:
         _rule("battery", "after.battery_worst", 0.05, False, 1000 if outcome == "inconclusive" else 300)
         | {**_bounds(battery, "high"), "n": 450}
         | {"outcome": judged[0], "reason": judged[1]},
-        _rule("sanitised", "sanitize.accepted", True, True, 1)
+        _rule("sanitized", "sanitize.accepted", True, True, 1)
         | {"value": 1.0, "low": 1.0, "high": 1.0, "bound": 1.0, "n": 100}
         | {"outcome": "pass", "reason": "true"},
     ]
 
 
 def _rule(name: str, metric: str, threshold: float | bool, greater: bool, least: int) -> dict[str, Any]:
-    return {
-        "id": name,
-        "metric": metric,
-        "threshold": threshold,
-        "greater_is_better": greater,
-        "min_samples": least,
-    }
+    return {"id": name, "metric": metric, "threshold": threshold, "greater_is_better": greater, "min_samples": least}
 
 
 def _bounds(measured: dict[str, Any], compared: str) -> dict[str, Any]:
@@ -187,7 +240,7 @@ def _change() -> dict[str, Any]:
     return {"n": N_AUDIT, "n_lost": 6, "n_gained": 5, "accuracy_lost": dict(LOST)}
 
 
-def _parting() -> list[dict[str, Any]]:
+def _disagreement() -> list[dict[str, Any]]:
     rows = (("pasted patches", 212), ("faint noise", 14), ("waves", 31), ("brightness", 8))
     return [{"perturbation": name, "rate": rate(n_hit, 484), "rate_clean": rate(7, 500)} for name, n_hit in rows]
 
@@ -195,7 +248,7 @@ def _parting() -> list[dict[str, Any]]:
 def _sanitized() -> dict[str, Any]:
     return {
         "files": [
-            {"name": "sanitized/model.safetensors", "n_bytes": 55_736, "sha256": sha256("sanitised weights")},
+            {"name": "sanitized/model.safetensors", "n_bytes": 55_736, "sha256": sha256("sanitized weights")},
             {"name": "sanitized/model.json", "n_bytes": 214, "sha256": sha256("model.json")},
         ]
     }
@@ -210,101 +263,19 @@ def _statements(outcome: str) -> list[str]:
         "the usual 2",
     ]
     worst = "19.4%" if outcome == "fail" else "1.9%"
-    sanitised = [
-        f"sanitised model: no evidence above {worst} {what}; the worst is patch-corner, towards class 0",
-        "sanitised model: trigger inversion has its smallest mask for class 4, with an anomaly index of 1.10, below "
+    sanitized = [
+        f"sanitized model: no evidence above {worst} {what}; the worst is patch-corner, towards class 0",
+        "sanitized model: trigger inversion has its smallest mask for class 4, with an anomaly index of 1.10, below "
         "the usual 2",
     ]
     measured = {"refused": [], "incomplete": received}
-    return measured.get(outcome, received + sanitised)
+    return measured.get(outcome, received + sanitized)
 
 
 def _sanitize() -> dict[str, Any]:
     """As ``seamfast.sanitize`` reports on such a run; see ``seamfast/schema/report-v1.json``."""
-    points = [
-        *(("forget", 1, 0.08, 7.06, 0.97), ("forget", 8, 0.12, 5.60, 0.93), ("forget", 15, 0.15, 4.15, 0.85)),
-        *(("forget", 20, 0.18, 2.69, 0.70), ("forget", 22, 0.19, 2.36, 0.27), ("forget", 23, 0.20, 2.33, 0.11)),
-        *(("recover", 48, 0.32, 1.93, 0.85), ("recover", 98, 0.57, 1.15, 0.92), ("recover", 148, 0.81, 1.32, 0.94)),
-        *(("recover", 198, 1.07, 1.26, 0.98), ("recover", 273, 1.46, 0.77, 0.98), ("recover", 323, 1.71, 0.05, 0.98)),
-    ]
-
-    def evaluation(n_right: int) -> dict[str, Any]:
-        accuracy = [rate(10 - (100 - n_right + i) // NUM_CLASSES, 10) for i in range(NUM_CLASSES)]
-        return {"clean_accuracy": rate(n_right, 100), "class_accuracy": accuracy, "n_nan": 0, "triggers": []}
-
-    return {
-        "schema_version": 1,
-        "tool": {"name": "seamfast", "version": "0.1.0"},
-        "created": "2026-03-14T09:26:55+00:00",
-        "verdict": {
-            "accepted": True,
-            "reason": "accuracy is back within its budget: held-out accuracy 98.00% after, 97.00% before (n = 100): "
-            "0 samples lost, 3 allowed by the budget of 3.0%",
-        },
-        "method": "seam",
-        "config": {
-            "batch_size": 128,
-            "holdout_fraction": 0.2,
-            "accuracy_budget": 0.03,
-            "crop_pad": 0,
-            "flip": False,
-            "strengths": [1.0],
-            "radius": None,
-            "recover_schedule": "cosine",
-        },
-        "seed": 7,
-        "time_budget_s": None,
-        "model": {
-            "class": "torch.nn.modules.container.Sequential",
-            "n_parameters": 13_706,
-            "digest_before": f"sha256:{sha256('state dict before')}",
-            "digest_after": f"sha256:{sha256('state dict after')}",
-            "returned": "sanitized",
-        },
-        "data": {
-            "n_samples": N_REPAIR,
-            "num_classes": NUM_CLASSES,
-            "class_counts": [N_REPAIR // NUM_CLASSES] * NUM_CLASSES,
-            "n_forget": 400,
-            "n_recovery": 400,
-            "n_holdout": 100,
-            "reading": "once",
-        },
-        "holdout": {"before": evaluation(97), "after": evaluation(98), "fidelity": None, "fidelity_nist": None},
-        "run": {
-            "device": "cpu",
-            "precision": {
-                "chosen": "fp32 channels_last",
-                "reason": "bfloat16 is 1.14 times as fast as float32, below 1.2",
-                "trials": [
-                    {"name": "fp32", "step_seconds": 0.0029, "agreement": 1.0, "error": None},
-                    {"name": "fp32 channels_last", "step_seconds": 0.0021, "agreement": 1.0, "error": None},
-                    {"name": "bf16 channels_last", "step_seconds": 0.0019, "agreement": 0.9999, "error": None},
-                ],
-            },
-            "threads": {"chosen": 1, "reason": "PyTorch was set to one thread"},
-            "stepped": dict.fromkeys(("forget", "recover"), "eager: cpu has no graphs to replay"),
-            "n_attempts": 1,
-            "steps": {"forget": 23, "recover": 300},
-            "seconds": {"forget": 0.118, "recover": 1.515, "evaluations": 0.049, "total": 1.71},
-            "time_ran_out": False,
-            "stopped": None,
-        },
-        "history": [
-            {
-                "phase": phase,
-                "attempt": 0,
-                "step": step,
-                "seconds": seconds,
-                "loss": loss,
-                "holdout_accuracy": accuracy,
-                "attack_success_rate": {},
-            }
-            for phase, step, seconds, loss, accuracy in points
-        ],
-        "machine": _machine(),
-        "warnings": [],
-    }
+    report: dict[str, Any] = json.loads(Path(__file__).with_name("example-sanitize.json").read_text(encoding="utf-8"))
+    return report | {"machine": _machine()}
 
 
 def _machine() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,15 @@ OVERFLOWING = f"""
 """
 
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("SEAMFAST_BROWSER") != "1", reason="drives a Chromium: runs with SEAMFAST_BROWSER=1"
+)
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     path = find()
-    if path is None:
-        pytest.skip("there is no Chromium here: no chromium, chromium-browser or google-chrome on the PATH")
+    assert path is not None, "there is no chromium, chromium-browser or google-chrome on the PATH"
     with Browser(path, tmp_path_factory.mktemp("profile")) as started:
         yield started
 

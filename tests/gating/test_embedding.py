@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +20,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import seamfast
-from seamfast import CleanSet, attacks
-from seamfast.model_files import ModelDescription, save_model
+from seamfast import CleanSet
+from seamfast.cli import main
+from tests.gating.examples import EXIT_CODES, example
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "gate"
 THREATS = ROOT / "docs" / "threat-model.md"
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-MAIN = "import sys; from seamfast.cli import main; sys.exit(main())"
-STATUSES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive": 3}
 BLOCKING = (1, 2, 3, 4, 127, 137)
 
 
@@ -253,17 +250,10 @@ def test_attempts_of_a_job_write_into_folders_of_their_own(job: dict[str, Any]) 
 # Whatever calls the command.
 
 
-def gate_help() -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, "gate", "--help"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        pytest.skip("no `seamfast gate` yet")
-    return done.stdout
-
-
-def test_examples_use_options_that_exist() -> None:
-    known = set(re.findall(r"--[a-z][a-z-]*", gate_help()))
+def test_examples_use_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gate", "--help"])
+    known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
     job_arguments = documents_of("kubernetes-job.yaml")[0]["spec"]["template"]["spec"]["containers"][0]["args"]
     texts = [" ".join(job_arguments)]
     for path in (EXAMPLES / "github-actions.yml", ROOT / "docs" / "embedding.md"):
@@ -278,31 +268,18 @@ def test_examples_use_options_that_exist() -> None:
 # MLflow.
 
 
-@dataclass
-class Answer:
-    """A result of the gate, as far as a registry looks at it."""
+def answering(outcome: str) -> Callable[..., seamfast.GateResult]:
+    """A gate with a fixed outcome that writes what the gate writes."""
 
-    outcome: str
-    exit_code: int
-    report: dict[str, Any]
-
-
-def answering(outcome: str) -> Callable[..., Answer]:
-    """A gate that was decided beforehand, and writes what the gate writes."""
-
-    def gate(model: str, data: Any, *, policy: Path, out: Path) -> Answer:
-        received = Path(model) / "model.safetensors"
-        assert received.read_bytes() == b"as received"
+    def gate(model: str, data: Any, *, policy: Path, out: Path) -> seamfast.GateResult:
+        assert (Path(model) / "model.safetensors").read_bytes() == b"as received"
         out.mkdir()
-        report = {
-            "verdict": {"outcome": outcome, "exit_code": STATUSES[outcome], "reasons": ["accuracy: 0.9", "battery: 0"]},
-            "policy": {"sha256": "ab" * 32},
-        }
+        report = example(outcome)
         (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
         if outcome == "pass":
             (out / "sanitized").mkdir()
-            (out / "sanitized" / "model.safetensors").write_bytes(b"sanitised")
-        return Answer(outcome, STATUSES[outcome], report)
+            (out / "sanitized" / "model.safetensors").write_bytes(b"sanitized")
+        return seamfast.GateResult(outcome, EXIT_CODES[outcome], report)
 
     return gate
 
@@ -316,9 +293,14 @@ class Registry:
     hook: ModuleType
     source: Path
 
-    def register(self, name: str) -> str:
+    def register(self, name: str, source: Path | None = None) -> str:
         self.client.create_registered_model(name)
-        return str(self.client.create_model_version(name, str(self.source)).version)
+        return str(self.client.create_model_version(name, str(source or self.source)).version)
+
+    def gate(self, name: str, version: str, out: Path, **options: Any) -> seamfast.GateResult:
+        options = {"data": "d", "policy": "p", "experiment_id": self.experiment} | options
+        result: seamfast.GateResult = self.hook.gate_version(self.client, name, version, out=out, **options)
+        return result
 
     def tags(self, name: str, version: str) -> dict[str, str]:
         return dict(self.client.get_model_version(name, version).tags)
@@ -348,20 +330,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         yield Registry(client, experiment, loaded("mlflow_gate"), source)
 
 
-POLICY = """
-version = 1
-name = "digits"
-[audit]
-inversion = false
-[[rule]]
-id = "accuracy"
-metric = "after.clean_accuracy"
-threshold = 0.5
-greater_is_better = true
-min_samples = 50
-"""
-
-
 def with_mlflow(test: Callable[..., None]) -> Callable[..., None]:
     """MLflow and SQLAlchemy warn of each other, and making the store takes seconds."""
     return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
@@ -375,14 +343,11 @@ def test_registry_hook_sets_no_alias_unless_passed(
     name = f"model-{outcome}"
     version = registry.register(name)
     monkeypatch.setattr(seamfast, "gate", answering(outcome), raising=False)
-    result = registry.hook.gate_version(
-        registry.client, name, version, data="d", policy="p", out=tmp_path / "out", experiment_id=registry.experiment
-    )
-    assert result.exit_code == STATUSES[outcome]
+    assert registry.gate(name, version, tmp_path / "out").exit_code == EXIT_CODES[outcome]
     assert registry.aliased(name) is None
     tags = registry.tags(name, version)
     assert tags["seamfast.outcome"] == outcome
-    assert tags["seamfast.reasons"] == "accuracy: 0.9; battery: 0"
+    assert tags["seamfast.reasons"] == "; ".join(example(outcome)["verdict"]["reasons"])
     assert len(registry.client.search_model_versions(f"name = '{name}'")) == 1
     run = registry.client.get_run(tags["seamfast.run_id"])
     assert [found.path for found in registry.client.list_artifacts(run.info.run_id, "gate")] == ["gate/report.json"]
@@ -398,26 +363,18 @@ def test_registry_hook_gives_the_alias_to_what_passed(
     version = registry.register("digits")
     for number, outcome in enumerate(["pass", "fail"]):  # a later failure takes nothing away, and changes nothing
         monkeypatch.setattr(seamfast, "gate", answering(outcome), raising=False)
-        registry.hook.gate_version(
-            registry.client,
-            "digits",
-            version,
-            data="d",
-            policy="p",
-            out=tmp_path / f"out {number}",
-            experiment_id=registry.experiment,
-        )
+        registry.gate("digits", version, tmp_path / f"out {number}")
         passed = registry.client.get_model_version_by_alias("digits", "gated")
         assert str(passed.version) == "2"
         assert version == "1"
         assert registry.tags("digits", "1")["seamfast.outcome"] == outcome
         assert passed.tags["seamfast.outcome"] == "pass"
         assert passed.tags["seamfast.received_version"] == "1"
-        assert passed.tags["seamfast.policy_sha256"] == "ab" * 32
+        assert passed.tags["seamfast.policy_sha256"] == example()["policy"]["sha256"]
     got = mlflow.artifacts.download_artifacts(
         artifact_uri=registry.client.get_model_version_download_uri("digits", passed.version), dst_path=str(tmp_path)
     )
-    assert (Path(got) / "model.safetensors").read_bytes() == b"sanitised"
+    assert (Path(got) / "model.safetensors").read_bytes() == b"sanitized"
 
 
 @with_mlflow
@@ -432,41 +389,18 @@ def test_registry_hook_leaves_no_earlier_verdict_where_it_breaks_off(
 
     monkeypatch.setattr(seamfast, "gate", breaks, raising=False)
     with pytest.raises(MemoryError):
-        registry.hook.gate_version(
-            registry.client,
-            "broken",
-            version,
-            data="d",
-            policy="p",
-            out=tmp_path / "out",
-            experiment_id=registry.experiment,
-        )
+        registry.gate("broken", version, tmp_path / "out")
     assert registry.tags("broken", version) == {"seamfast.outcome": "incomplete"}
     assert registry.aliased("broken") is None
 
 
 @with_mlflow
-def test_registry_hook_with_the_gate_itself(registry: Registry, tmp_path: Path) -> None:
+def test_registry_hook_with_the_gate_itself(
+    registry: Registry, planted: Path, policy: Callable[..., Path], tmp_path: Path
+) -> None:
     """Whatever the verdict on this model is, the alias goes with it."""
-    if not callable(getattr(seamfast, "gate", None)):
-        pytest.skip("no `seamfast.gate` yet")
-    pytest.importorskip("sklearn")
-    description = ModelDescription("small_cnn", num_classes=10, in_channels=1, image_size=8)
-    model = attacks.train(description.build(), seamfast.load("digits"), attacks.TrainConfig(epochs=10, batch_size=64))
-    save_model(tmp_path / "received", model, description)
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY, encoding="utf-8")
-    registry.client.create_registered_model("real")
-    version = str(registry.client.create_model_version("real", str(tmp_path / "received")).version)
-    result = registry.hook.gate_version(
-        registry.client,
-        "real",
-        version,
-        data=seamfast.load("digits", split="test"),
-        policy=policy,
-        out=tmp_path / "out",
-        experiment_id=registry.experiment,
-    )
+    version = registry.register("real", planted)
+    result = registry.gate("real", version, tmp_path / "out", data=seamfast.load("digits"), policy=policy())
     assert result.outcome in ("pass", "fail"), result.report["verdict"]
     assert registry.tags("real", version)["seamfast.outcome"] == result.outcome
     assert registry.aliased("real") == ("2" if result.exit_code == 0 else None)
@@ -503,7 +437,7 @@ def test_trojai_adapter_reads_the_rounds_samples(label: Callable[[int], Any], ti
     assert torch.equal(samples[5][0], tiny_data.normalize(tiny_data.inputs)[5])
 
 
-def test_trojai_adapter_returns_sanitised_weights(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_trojai_adapter_returns_sanitized_weights(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     model, received = tiny_model(), tiny_model().state_dict()
     state = loaded("trojai_mitigation").mitigate_model(model, RoundSamples(tiny_data, int), device="cpu", seed=1)
     assert all(torch.equal(value, received[name]) for name, value in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""The summary in Markdown: what it says, and that names in it stay names."""
+"""The summary in Markdown: names in it stay names, and it is short enough; test_golden.py has the rest."""
 
 from __future__ import annotations
 
@@ -30,66 +30,6 @@ def without_code(summary: str) -> str:
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_verdict_comes_first(outcome: str) -> None:
-    report = example(outcome)
-    lines = as_markdown(report).split("\n")
-    assert re.fullmatch(rf"## . seamfast intake gate: \w+ \(exit code {report['verdict']['exit_code']}\)", lines[0])
-    assert {"pass": "passed", "fail": "failed"}.get(outcome, outcome) in lines[0]
-    assert lines[2].startswith("Model `incoming/digits-cnn`. ")
-    assert lines[4] == f"- {report['verdict']['reasons'][0]}"
-    assert ("### Rules" in lines) == (outcome not in ("refused", "incomplete"))
-    assert ("Code of the refusal: `pickle`" in lines) == (outcome == "refused")
-    assert lines[-1] == ""
-
-
-def test_rules_and_numbers() -> None:
-    summary = as_markdown(example("fail"))
-    rules = re.findall(r"^\| . (\w+) \| `([\w-]+)` \| `([\w.]+)` \| (.*) \|$", summary, re.M)
-    assert rules[0] == (
-        "fail",
-        "battery",
-        "after.battery_worst",
-        "15.8% | 12.7% to 19.4% | 19.4% | at most 5% | 450",
-    )
-    assert [outcome for outcome, *_ in rules] == ["fail", "pass", "pass", "pass"]
-    assert "| Clean accuracy | 97.8% (96.1% to 98.8%) | 97.6% (95.9% to 98.6%) |" in summary
-    assert "| Battery, worst | 98.0% (96.2% to 98.9%): `patch-corner` to class `0` | 15.8% (" in summary
-    assert "class `0` | anomaly index 1.10 (usual threshold 2), class `4` |" in summary
-    report = example("pass")
-    assert "sanitised | `" not in summary
-    for found in (report["model"]["files"][0], *report["sanitized"]["files"], report["policy"]):
-        assert f"| `{found['sha256']}` |" in as_markdown(report)
-
-
-def test_every_statement_limit_and_warning_is_there() -> None:
-    report = example()
-    lines = as_markdown(report).split("\n")
-    for sentence in (*report["statements"], *report["limits"], *report["warnings"]):
-        assert f"- {sentence}" in lines
-
-
-def test_nothing_found_has_no_limits() -> None:
-    report = example("refused")
-    assert report["limits"]
-    assert "### Limits" not in as_markdown(report)
-
-
-def test_what_was_not_measured_is_not_told() -> None:
-    report = example("inconclusive")
-    report["audit"]["after"] = None
-    report["audit"]["before"]["inversion"]["anomaly_index"] = None
-    report["audit"]["before"]["battery"] = []
-    report["policy"]["rules"] = []
-    summary = as_markdown(report)
-    assert "| Battery, worst | n/a | n/a |" in summary
-    assert "| Inversion | n/a | n/a |" in summary
-    assert "### Rules" not in summary
-    report["audit"]["before"] = None
-    report["policy"] = None
-    assert "### Before and after" not in as_markdown(report)
-
-
-@pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("name", STRINGS)
 def test_hostile_strings_change_no_structure(name: str, outcome: str) -> None:
     report = example(outcome)
@@ -101,7 +41,7 @@ def test_hostile_strings_change_no_structure(name: str, outcome: str) -> None:
     assert not re.search(r"[<>\[\]~$\\@*]", text)
     assert not re.search(r"&(?!#\d+;)", text)
     assert not re.search(r"(?i)www\.|https?:|javascript:", text)
-    assert not re.search(r"&#(64|35|58);(?!&#8203;)", text)  # @, # and : are parted from what follows
+    assert not re.search(r"&#(64|35|58);(?!&#8203;)", text)  # a zero-width space follows @, # and :
     assert not re.search(r"^- (?:[-+#>]|\d+[.)]\s)", text, re.M)
 
 

@@ -20,15 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seamfast.errors import PolicyError
+from seamfast.gating.decision import Measured, decide
 from seamfast.gating.policy import (
     METRICS,
     TEMPLATE,
     AuditSettings,
-    Measured,
     Policy,
     Rule,
     SanitizeSettings,
-    decide,
     describe,
     parse_policy,
 )

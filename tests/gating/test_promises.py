@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ import torch
 import seamfast
 from seamfast.cli import main
 from seamfast.gating import pipeline
-from tests.gating.test_pipeline import DESCRIPTION, planted, policy  # noqa: F401
+from seamfast.model_files import save_model
+from tests.gating.conftest import DESCRIPTION, policy_in
 from tests.hostile.pickles import GOOD, torch_zip
 
+Policies = Callable[..., Path]
+STAGES = ("audit.stamped_evidence", "pipeline.sanitize", "audit.parting", "output.as_html")
 WATCHED = """
     import json, os, sys
 
@@ -45,71 +50,80 @@ WATCHED = """
     sys.dont_write_bytecode = True
     sys.addaudithook(watch)
     from seamfast.cli import main
-    code = main(sys.argv[2:])
-    answer = json.dumps({"code": code, "seen": seen})
+    answers = []
+    for command in json.loads(sys.argv[2]):
+        answers.append({"code": main(command), "seen": seen[:]})
+        seen.clear()
     with open(sys.argv[1], "w") as file:
-        file.write(answer)
+        json.dump(answers, file)
 """
 
 
-def watched(place: Path, *arguments: object) -> dict[str, Any]:
-    """The exit code of a command line in a process of its own, and what it did that others could notice."""
-    answer = place.parent / f"{place.name}.json"
-    command = [sys.executable, "-c", textwrap.dedent(WATCHED), answer, *arguments]
-    done = subprocess.run([*map(str, command)], cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
-    assert done.returncode == 0
-    found: dict[str, Any] = json.loads(answer.read_text())
-    return found
+@dataclass
+class Watched:
+    """What two runs in one process did that others could notice: of a model that passed, and of a pickle."""
+
+    folder: Path  # of what the runs were given, and of their output: ``out`` and ``out 2``
+    here: Path  # the working directory
+    private: Path  # the system's temporary folder
+    passed: dict[str, Any]
+    pickled: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def watched(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    folder, here, private = (tmp_path_factory.mktemp(name) for name in ("folder", "here", "private"))
+    (folder / "model").mkdir()
+    (folder / "model" / "model.pt").write_bytes(torch_zip(GOOD))
+    given = ["--data", "digits", "--policy", str(policy_in(folder, inversion=True)), "--out"]
+    chosen = [f"--argument={k}={v}" for k, v in (("num_classes", 10), ("in_channels", 1), ("image_size", 8))]
+    chosen += ["--architecture", "registered:small_cnn", "--allow-pickle"]
+    commands = [
+        ["gate", str(planted), *given, str(folder / "out")],
+        ["gate", str(folder / "model"), *given, str(folder / "out 2"), *chosen],
+    ]
+    answers = tmp_path_factory.mktemp("answers") / "answers.json"
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WATCHED), str(answers), json.dumps(commands)],
+        cwd=here,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(private)},
+        check=True,
+    )
+    return Watched(folder, here, private, *json.loads(answers.read_text()))
 
 
 def written(found: dict[str, Any]) -> set[Path]:
     """What was written to; what lies below ``out``, in the folder that becomes it, counts as that."""
     names = {Path(path) for event, path in found["seen"] if event == "writes"} - {Path("/dev/null")}
-    told = set()
+    places = set()
     for name in names:
         parts = [*reversed(name.parents), name]
-        hidden = next((part for part in parts if re.fullmatch(r"\.out\.[0-9a-f]{16}", part.name)), None)
-        told.add(hidden.with_name("out") if hidden else name)
-    return told
+        hidden = next((part for part in parts if re.fullmatch(r"\.out( 2)?\.[0-9a-f]{16}", part.name)), None)
+        places.add(hidden.with_name(hidden.name[1:-17]) if hidden else name)
+    return places
 
 
-def test_a_run_writes_to_out_alone_and_calls_nobody(
-    planted: Path,  # noqa: F811
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    here = tmp_path_factory.mktemp("here")
-    rules = policy(tmp_path, inversion=True)
-    found = watched(here, "gate", planted, "--data", "digits", "--policy", rules, "--out", tmp_path / "out")
-    assert found["code"] == 0
-    assert {event for event, _ in found["seen"]} == {"writes"}  # no socket, no process
-    assert written(found) <= {tmp_path, tmp_path / "out"}  # the first is made if it is not there
-    assert os.listdir(here) == []
+def test_a_run_writes_to_out_alone_and_calls_nobody(watched: Watched) -> None:
+    assert watched.passed["code"] == 0
+    assert {event for event, _ in watched.passed["seen"]} == {"writes"}  # no socket, no process
+    assert written(watched.passed) <= {watched.folder, watched.folder / "out"}  # the first is made if it is not there
+    assert os.listdir(watched.here) == []
 
 
-def test_a_pickle_is_converted_in_a_private_folder_that_goes(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, private = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("private")
-    monkeypatch.setenv("TMPDIR", str(private))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.pt").write_bytes(torch_zip(GOOD))
-    chosen = [f"--argument={k}={v}" for k, v in (("num_classes", 10), ("in_channels", 1), ("image_size", 8))]
-    found = watched(
-        here,
-        *("gate", tmp_path / "model", "--data", "digits", "--policy", policy(tmp_path), "--out", tmp_path / "out"),
-        *("--architecture", "registered:small_cnn", *chosen, "--allow-pickle"),
-    )
-    assert found["code"] == 3  # its weights are of another architecture
-    assert {event for event, _ in found["seen"] if event.startswith("socket.")} == set()
-    assert {path for path in written(found) if private not in path.parents} <= {tmp_path, tmp_path / "out"}
-    assert os.listdir(private) == os.listdir(here) == []
+def test_a_pickle_is_converted_in_a_private_folder_that_goes(watched: Watched) -> None:
+    assert watched.pickled["code"] == 3  # its weights are of another architecture
+    assert {event for event, _ in watched.pickled["seen"] if event.startswith("socket.")} == set()
+    public = {path for path in written(watched.pickled) if watched.private not in path.parents}
+    assert public <= {watched.folder, watched.folder / "out 2"}
+    assert os.listdir(watched.private) == os.listdir(watched.here) == []
 
 
-@pytest.mark.parametrize("stage", ["stamped_evidence", "sanitize", "parting", "decide", "as_html"])
+@pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide"])
+@pytest.mark.usefixtures("sanitized_once")
 def test_a_defect_anywhere_is_no_pass(
     stage: str,
-    planted: Path,  # noqa: F811
+    planted: Path,
+    policy: Policies,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -117,9 +131,9 @@ def test_a_defect_anywhere_is_no_pass(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(pipeline, stage, fail)
+    monkeypatch.setattr(f"seamfast.gating.{stage}", fail)
     out = tmp_path / "out"
-    assert main(["gate", str(planted), "--data", "digits", "--policy", str(policy(tmp_path)), "--out", str(out)]) == 2
+    assert main(["gate", str(planted), "--data", "digits", "--policy", str(policy()), "--out", str(out)]) == 2
     assert "ZeroDivisionError: a defect" in capsys.readouterr().err
     assert not out.exists()
 
@@ -129,10 +143,11 @@ class Interrupts(seamfast.Callback):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["stamped_evidence", "sanitize", "parting", "as_html"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_in_2_and_leaves_nothing(
     stage: str,
-    planted: Path,  # noqa: F811
+    planted: Path,
+    policy: Policies,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -140,36 +155,36 @@ def test_ctrl_c_ends_in_2_and_leaves_nothing(
     real = pipeline.sanitize
 
     def interrupted(*given: Any, **options: Any) -> Any:
-        if stage != "sanitize":
+        if stage != "pipeline.sanitize":
             raise KeyboardInterrupt
 
         return real(*given, **options, callbacks=[Interrupts()])
 
-    monkeypatch.setattr(pipeline, stage, interrupted)
+    monkeypatch.setattr(f"seamfast.gating.{stage}", interrupted)
     out = tmp_path / "out"
-    rules = policy(tmp_path)
+    rules = policy()
     assert main(["gate", str(planted), "--data", "digits", "--policy", str(rules), "--out", str(out)]) == 2
     assert "seamfast: interrupted" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {rules.name}
 
 
-def test_a_killed_run_leaves_no_out(planted: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_killed_run_leaves_no_out(planted: Path, policy: Policies, tmp_path: Path) -> None:
     """Killed in the middle of writing: what is there has a name of its own, which nobody takes for the result."""
     slow = """
         import sys, time
         from pathlib import Path
-        from seamfast.gating import pipeline
+        from seamfast.gating import output
         from seamfast.cli import main
 
         def wait(report, pictures):
             Path(sys.argv[1]).touch()
             time.sleep(600)
 
-        pipeline.as_html = wait
+        output.as_html = wait
         main(sys.argv[2:])
     """
     flag = tmp_path / "flag"
-    arguments = ["gate", planted, "--data", "digits", "--policy", policy(tmp_path), "--out", tmp_path / "out"]
+    arguments = ["gate", planted, "--data", "digits", "--policy", policy(), "--out", tmp_path / "out"]
     run = subprocess.Popen(
         [*map(str, (sys.executable, "-c", textwrap.dedent(slow), flag, *arguments))],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -185,12 +200,12 @@ def test_a_killed_run_leaves_no_out(planted: Path, tmp_path: Path) -> None:  # n
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_answers_nan_is_refused_with_a_report(tmp_path: Path) -> None:
+def test_a_model_that_answers_nan_is_refused_with_a_report(policy: Policies, tmp_path: Path) -> None:
     model = DESCRIPTION.build()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3e38)  # finite weights, infinite sums
-    pipeline.save_model(tmp_path / "model", model, DESCRIPTION)
-    result = pipeline.gate(tmp_path / "model", "digits", policy=policy(tmp_path), progress=False)
+    save_model(tmp_path / "model", model, DESCRIPTION)
+    result = pipeline.gate(tmp_path / "model", "digits", policy=policy(), progress=False)
     assert (result.outcome, result.exit_code) == ("refused", 3)
     assert result.report["refusal"]["code"] == "model"

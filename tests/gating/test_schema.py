@@ -94,7 +94,7 @@ def test_there_is_no_example_of_anything_else() -> None:
         example("clean")
 
 
-def test_a_real_report_of_a_sanitisation_fits_in(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_a_real_report_of_a_sanitization_fits_in(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     config = SeamConfig(forget_max_steps=1, recover_max_steps=1, batch_size=32)
     made = seamfast.sanitize(tiny_model(), tiny_data, config=config).report
     VALIDATOR.validate(put(example(), ("sanitize",), made))
@@ -126,7 +126,7 @@ def test_a_dry_run_evaluates_no_rule() -> None:
     report = example("inconclusive")
     report["policy"]["rules"] = []
     report["audit"] = dict.fromkeys(("before", "after", "change"))
-    report["parting"] = report["sanitize"] = None
+    report["disagreement"] = report["sanitize"] = None
     VALIDATOR.validate(report)
 
 
@@ -188,7 +188,7 @@ def test_no_property_may_be_added() -> None:
 NULLABLE = {  # here or in some outcome
     *("path", "value", "low", "high", "bound", "n", "sha256", "architecture", "n_parameters", "n_bytes", "policy"),
     *("refusal", "data", "class_names", "before", "after", "change", "inversion", "anomaly_index", "suspect"),
-    *("parting", "sanitize", "sanitized", "peak_memory_bytes", "n_cpus", "accelerator"),
+    *("disagreement", "sanitize", "sanitized", "peak_memory_bytes", "n_cpus", "accelerator"),
 }
 MAY_BE_NEGATIVE = {"threshold", "value", "low", "high", "bound"}
 

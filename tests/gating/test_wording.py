@@ -49,20 +49,20 @@ def rule(**changes: Any) -> dict[str, Any]:
 
 
 def test_rules_in_words() -> None:
-    assert wording.wanted(rule()) == "at most 3%"
+    assert wording.requirement(rule()) == "at most 3%"
     assert wording.measured(rule(), "bound") == "3.04%"
     assert wording.interval(rule()) == "−1.0% to 3.0%"
-    assert wording.wanted(rule(threshold=0.0125, greater_is_better=True)) == "at least 1.25%"
+    assert wording.requirement(rule(threshold=0.0125, greater_is_better=True)) == "at least 1.25%"
     assert wording.measured(rule(value=None), "value") == "n/a"
     assert wording.interval(rule(low=None)) == "n/a"
 
 
 def test_rules_on_numbers_and_truths() -> None:
     index = rule(metric="after.inversion_anomaly_index", threshold=2.0, value=2.001, low=2.001, high=2.001, bound=2.001)
-    assert (wording.wanted(index), wording.measured(index, "bound")) == ("at most 2", "2.001")
+    assert (wording.requirement(index), wording.measured(index, "bound")) == ("at most 2", "2.001")
     assert wording.interval(index) == "n/a"
     accepted = rule(metric="sanitize.accepted", threshold=True, value=0.0, bound=None)
-    assert (wording.wanted(accepted), wording.measured(accepted, "value")) == ("true", "false")
+    assert (wording.requirement(accepted), wording.measured(accepted, "value")) == ("true", "false")
     assert wording.measured(accepted, "bound") == "n/a"
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from seamfast.data.readers._files import Bytes, allocate, shown
 from seamfast.errors import DataFileError, InputError
+from seamfast.untrusted import Bytes, allocate, printable
 
 
 def check_memory_budget(budget: int | None) -> int:
@@ -50,7 +50,7 @@ def pixel_store(shape: tuple[int, ...], memory_budget: int, where: str) -> Bytes
             pixels: Bytes = np.ndarray(shape, np.uint8, buffer=mmap.mmap(file.fileno(), n_bytes))
     except OSError as error:
         raise DataFileError(
-            f"{wanted} in {shown(folder)}, which has {free:,} bytes free ({error.strerror}); "
+            f"{wanted} in {printable(folder)}, which has {free:,} bytes free ({error.strerror}); "
             "name another folder in TMPDIR"
         ) from error
     return pixels

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from seamfast.data.readers._files import DEFLATE_RATIO, STREAM_FAULTS, PathLike, file_size, open_regular, shown
 from seamfast.errors import DataFileError
+from seamfast.untrusted import DEFLATE_RATIO, STREAM_FAULTS, PathLike, file_size, open_regular, printable
 
 _ENCRYPTED = 0x1
 
@@ -52,7 +52,7 @@ class _BoundedReads(io.RawIOBase):
 @contextmanager
 def open_zip(path: PathLike, looked_for: str, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
     """An archive whose directory was checked: sizes that can be true, names that are unique, no overlapping members."""
-    where = shown(path)
+    where = printable(path)
     with open_regular(path, looked_for) as raw:
         size = file_size(raw)
         try:
@@ -60,9 +60,8 @@ def open_zip(path: PathLike, looked_for: str, *, max_directory: int) -> Iterator
         except DataFileError:
             raise
         except STREAM_FAULTS as error:
-            raise DataFileError(
-                f"{where}: is not a zip archive that can be read ({error}); looked for {looked_for}"
-            ) from error
+            message = f"{where}: is not a zip archive that can be read ({error}); looked for {looked_for}"
+            raise DataFileError(message) from error
         with archive:
             _check_directory(archive.infolist(), size, where)
             yield archive
@@ -79,7 +78,7 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> 
 def _check_directory(members: list[zipfile.ZipInfo], archive_size: int, where: str) -> None:
     seen: set[str] = set()
     for info in members:
-        name = f"{where}: member {shown(info.filename)}"
+        name = f"{where}: member {printable(info.filename)}"
         if info.filename in seen:
             raise DataFileError(f"{name} occurs twice; expected unique names")
         seen.add(info.filename)
@@ -92,15 +91,12 @@ def _check_directory(members: list[zipfile.ZipInfo], archive_size: int, where: s
         elif info.compress_type == zipfile.ZIP_DEFLATED:
             possible = info.file_size <= DEFLATE_RATIO * info.compress_size
         else:  # the dictionary of an LZMA stream may ask for 4 GiB
-            raise DataFileError(
-                f"{name} uses compression method {info.compress_type}; expected 0 (stored) or 8 (deflated)"
-            )
+            message = f"{name} uses compression method {info.compress_type}; expected 0 (stored) or 8 (deflated)"
+            raise DataFileError(message)
         if not possible:
-            raise DataFileError(
-                f"{name} declares {info.file_size:,} bytes from {info.compress_size:,}, which cannot be true"
-            )
+            message = f"{name} declares {info.file_size:,} bytes from {info.compress_size:,}, which cannot be true"
+            raise DataFileError(message)
     packed = sum(info.compress_size for info in members)
     if packed > archive_size:
-        raise DataFileError(
-            f"{where}: members take {packed:,} bytes of a file of {archive_size:,}; they overlap or lie"
-        )
+        message = f"{where}: members take {packed:,} bytes of a file of {archive_size:,}; they overlap or lie"
+        raise DataFileError(message)

@@ -9,24 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import (
+from seamfast.data.readers.labels import Labels, check_labels, check_split
+from seamfast.data.readers.npz import read_npz
+from seamfast.errors import DataFileError
+from seamfast.untrusted import (
     MAX_BYTES,
     Bytes,
-    Labels,
     PathLike,
     allocate,
     check_budget,
-    check_labels,
-    check_split,
     existing_folder,
     file_size,
     fill,
     listed,
     open_regular,
-    shown,
+    printable,
 )
-from seamfast.data.readers.npz import read_npz
-from seamfast.errors import DataFileError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -80,7 +78,7 @@ def read_cifar10(
         path = _only_npz(base, split, looked_for)
     data = read_npz(path, split=split, mean=mean, std=std, num_classes=10, class_names=CLASS_NAMES, max_bytes=max_bytes)
     if data.image_shape != _IMAGE_SHAPE:
-        raise DataFileError(f"{shown(path)}: images have shape {data.image_shape}; expected {_IMAGE_SHAPE}")
+        raise DataFileError(f"{printable(path)}: images have shape {data.image_shape}; expected {_IMAGE_SHAPE}")
     return data
 
 
@@ -98,7 +96,10 @@ def _archives(root: Path) -> list[Path]:
 def _pickles(root: Path) -> list[str]:
     names = ("data_batch_1", "test_batch")
     return [
-        shown(Path(place) / name) for place in _PICKLE_FOLDERS for name in names if os.path.isfile(root / place / name)
+        printable(Path(place) / name)
+        for place in _PICKLE_FOLDERS
+        for name in names
+        if os.path.isfile(root / place / name)
     ]
 
 
@@ -107,23 +108,23 @@ def _only_npz(root: Path, split: str, looked_for: str) -> Path:
     if len(archives) == 1:
         return archives[0]
     if archives:
-        raise DataFileError(f"{shown(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them")
+        message = f"{printable(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them"
+        raise DataFileError(message)
     if pickles := _pickles(root):
         raise DataFileError(
-            f"{shown(root)}: holds CIFAR-10 as Python pickle ({listed(pickles)}), which seamfast never reads, since "
-            "loading a pickle can run any code; use the binary version (data_batch_1.bin and so on), or an .npz with "
-            "x_train, y_train, x_test, y_test"
+            f"{printable(root)}: holds CIFAR-10 as Python pickle ({listed(pickles)}), which seamfast never reads, "
+            "since loading a pickle can run any code; use the binary version (data_batch_1.bin and so on), or an .npz "
+            "with x_train, y_train, x_test, y_test"
         )
-    raise DataFileError(f"{shown(root)}: no CIFAR-10 {split} files; looked for {looked_for}")
+    raise DataFileError(f"{printable(root)}: no CIFAR-10 {split} files; looked for {looked_for}")
 
 
 def _read_binary(paths: list[Path], max_bytes: int) -> tuple[Bytes, Labels]:
     if missing := [path.name for path in paths if not os.path.isfile(path)]:
-        raise DataFileError(
-            f"{shown(paths[0].parent)}: {listed(missing)} missing; expected {listed([p.name for p in paths])}"
-        )
+        message = f"{printable(paths[0].parent)}: {listed(missing)} missing; expected {listed([p.name for p in paths])}"
+        raise DataFileError(message)
     counts = [_count_records(path) for path in paths]
-    where = shown(paths[0].parent)
+    where = printable(paths[0].parent)
     n = sum(counts)
     check_budget(n * (_RECORD + 8), max_bytes, where)  # 8: a label becomes an int64
     pixels = allocate((n, *_IMAGE_SHAPE), where)
@@ -139,12 +140,13 @@ def _count_records(path: Path) -> int:
     with open_regular(path, "CIFAR-10 records") as stream:
         size = file_size(stream)
     if size == 0 or size % _RECORD:
-        raise DataFileError(f"{shown(path)}: {size:,} bytes; expected a multiple of {_RECORD:,}, one record an image")
+        message = f"{printable(path)}: {size:,} bytes; expected a multiple of {_RECORD:,}, one record an image"
+        raise DataFileError(message)
     return size // _RECORD
 
 
 def _read_records(path: Path, pixels: Bytes, labels: Labels) -> None:
-    where = shown(path)
+    where = printable(path)
     records = np.empty((min(_RECORDS_A_READ, len(pixels)), _RECORD), dtype=np.uint8)
     with open_regular(path, "CIFAR-10 records") as stream:
         for start in range(0, len(pixels), len(records)):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import check_split
 from seamfast.data.readers.idx import DIGIT_NAMES
+from seamfast.data.readers.labels import check_split
 from seamfast.errors import InputError
 
 _TEST_SHARE = 0.2

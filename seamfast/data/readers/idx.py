@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import (
+from seamfast.data.readers.labels import check_counts, check_labels, check_split
+from seamfast.errors import DataFileError
+from seamfast.untrusted import (
     DEFLATE_RATIO,
     MAX_BYTES,
     Bytes,
@@ -20,17 +22,13 @@ from seamfast.data.readers._files import (
     Readable,
     allocate,
     check_budget,
-    check_counts,
-    check_labels,
-    check_split,
     existing_folder,
     file_size,
     fill,
     open_regular,
+    printable,
     read_some,
-    shown,
 )
-from seamfast.errors import DataFileError
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 FASHION_NAMES = (
@@ -159,7 +157,7 @@ def find_idx(root: PathLike, split: str, name: str = "IDX") -> tuple[Path, Path]
     for place in _places(name):
         if pair := _pair(base / place, prefix):
             return pair
-    raise DataFileError(f"{shown(base)}: no {name} {split} files; looked for {looked_for}")
+    raise DataFileError(f"{printable(base)}: no {name} {split} files; looked for {looked_for}")
 
 
 def holds_idx(root: Path) -> bool:
@@ -199,7 +197,7 @@ class _IdxFile:
 
 @contextmanager
 def _open_idx(path: PathLike, ndim: int, max_bytes: int) -> Iterator[_IdxFile]:
-    where = shown(path)
+    where = printable(path)
     with open_regular(path, f"an IDX file of uint8 with {ndim} dimension{'s' * (ndim > 1)}") as raw:
         size = file_size(raw)
         gzipped = raw.read(2) == b"\x1f\x8b"  # no IDX file starts so: its first two bytes are zero

@@ -20,9 +20,12 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import (
+from seamfast.data.readers._store import check_memory_budget, pixel_store
+from seamfast.data.readers._zip import open_member, open_zip
+from seamfast.data.readers.labels import MAX_CLASSES
+from seamfast.errors import DataFileError, InputError
+from seamfast.untrusted import (
     MAX_BYTES,
-    MAX_CLASSES,
     Bytes,
     PathLike,
     allocate,
@@ -32,11 +35,8 @@ from seamfast.data.readers._files import (
     fill,
     listed,
     open_regular,
-    shown,
+    printable,
 )
-from seamfast.data.readers._store import check_memory_budget, pixel_store
-from seamfast.data.readers._zip import open_member, open_zip
-from seamfast.errors import DataFileError, InputError
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 
@@ -110,10 +110,10 @@ def read_image_folder(
         path = base / found.names[row]
         with open_regular(path, "an image", follow=False) as stream:
             n = file_size(stream)
-            _check_file_size(n, shown(path))
-            return _read_all(stream, n, shown(path))
+            _check_file_size(n, printable(path))
+            return _read_all(stream, n, printable(path))
 
-    return _decode_all(found, lambda row: shown(base / found.names[row]), fetch, shown(base), how, mean, std)
+    return _decode_all(found, lambda row: printable(base / found.names[row]), fetch, printable(base), how, mean, std)
 
 
 def read_image_zip(
@@ -152,14 +152,14 @@ def read_image_zip(
     """
     budget = check_memory_budget(memory_budget)
     how = _Decoding(_shape(size), _channels(channels), max_bytes, budget, max_pixels, _threads(threads), progress)
-    where = shown(path)
+    where = printable(path)
     with open_zip(path, "a zip of class folders with images", max_directory=_MAX_DIRECTORY) as archive:
         prefix = "/".join(part for part in folder.split("/") if part not in ("", "."))
         found = _scan_zip(archive, prefix, where)
         lock = threading.Lock()  # ZipFile shares one file position and one count of open members
 
         def title(row: int) -> str:
-            return f"{where}: {shown(found.names[row])}"
+            return f"{where}: {printable(found.names[row])}"
 
         def fetch(row: int) -> bytes:
             info = archive.getinfo(found.names[row])
@@ -198,14 +198,15 @@ def _scan_folder(base: Path) -> _Found:
             classes.append(entry.name)
         elif _is_image(entry.name):
             loose.append(entry.name)
-    _check_classes(classes, loose, shown(base))
+    _check_classes(classes, loose, printable(base))
     found = _Found(sorted(classes))
     for label, name in enumerate(found.class_names):
         entries = list(_visible(base / name))
         if inner := [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]:
-            raise DataFileError(f"{shown(base / name)}: holds a folder, {shown(inner[0])}; expected images only")
-        _add_class(found, label, [entry.name for entry in entries], f"{name}/", shown(base / name))
-    return _checked(found, shown(base))
+            message = f"{printable(base / name)}: holds a folder, {printable(inner[0])}; expected images only"
+            raise DataFileError(message)
+        _add_class(found, label, [entry.name for entry in entries], f"{name}/", printable(base / name))
+    return _checked(found, printable(base))
 
 
 def _scan_zip(archive: zipfile.ZipFile, prefix: str, where: str) -> _Found:
@@ -226,14 +227,14 @@ def _scan_zip(archive: zipfile.ZipFile, prefix: str, where: str) -> _Found:
             files.setdefault(parts[0], []).append(parts[1])
         elif _is_image(parts[-1]) and len(parts) > 2:
             raise DataFileError(
-                f"{where}: {shown(info.filename)} lies too deep; expected class/image.png: pass folder= for where"
+                f"{where}: {printable(info.filename)} lies too deep; expected class/image.png: pass folder= for where"
             )
         elif _is_image(parts[-1]):
             loose.append(parts[0])
-    _check_classes(list(files), loose, where + (f" in {shown(prefix)}" if prefix else ""))
+    _check_classes(list(files), loose, where + (f" in {printable(prefix)}" if prefix else ""))
     found = _Found(sorted(files))
     for label, name in enumerate(found.class_names):
-        _add_class(found, label, files[name], f"{top}{name}/", f"{where}: {shown(name)}")
+        _add_class(found, label, files[name], f"{top}{name}/", f"{where}: {printable(name)}")
     return _checked(found, where)
 
 
@@ -245,51 +246,48 @@ def _visible(base: Path) -> Iterator[os.DirEntry[str]]:
                 if _is_junk(entry.name):
                     continue
                 if entry.is_symlink():
-                    raise DataFileError(
-                        f"{shown(entry.path)}: is a symbolic link; links below the root are not followed"
-                    )
+                    message = f"{printable(entry.path)}: is a symbolic link; links below the root are not followed"
+                    raise DataFileError(message)
                 yield entry
     except OSError as error:
-        raise DataFileError(f"{shown(base)}: cannot be listed ({error.strerror})") from error
+        raise DataFileError(f"{printable(base)}: cannot be listed ({error.strerror})") from error
 
 
 def _check_member_name(name: str, where: str) -> None:
     parts = name.removesuffix("/").split("/")
     if name.startswith("/") or ".." in parts or name[1:2] == ":":
-        raise DataFileError(f"{where}: member {shown(name)!r} leaves the archive; expected names like class/image.png")
+        message = f"{where}: member {printable(name)!r} leaves the archive; expected names like class/image.png"
+        raise DataFileError(message)
     if not name.isprintable() or "\\" in name or "" in parts or "." in parts:
-        raise DataFileError(
-            f"{where}: member {shown(name)!r} has an unusable name; expected names like class/image.png"
-        )
+        message = f"{where}: member {printable(name)!r} has an unusable name; expected names like class/image.png"
+        raise DataFileError(message)
 
 
 def _check_classes(classes: list[str], loose: list[str], where: str) -> None:
     if loose:
-        raise DataFileError(f"{where}: {shown(min(loose))} lies outside any class folder; expected class/image.png")
+        raise DataFileError(f"{where}: {printable(min(loose))} lies outside any class folder; expected class/image.png")
     if not classes:
         raise DataFileError(f"{where}: no class folders; expected class/image.png, with {', '.join(EXTENSIONS)}")
     if len(classes) > MAX_CLASSES:
         raise DataFileError(f"{where}: {len(classes):,} class folders; the limit is {MAX_CLASSES:,}")
     for name in classes:
         if not name.isprintable():  # it goes to reports and terminals
-            raise DataFileError(f"{where}: class folder {shown(name)} has unprintable characters in its name")
+            raise DataFileError(f"{where}: class folder {printable(name)} has unprintable characters in its name")
 
 
 def _add_class(found: _Found, label: int, files: list[str], prefix: str, where: str) -> None:
     images = sorted(name for name in files if _is_image(name))
     if files and not images:
-        raise DataFileError(
-            f"{where}: holds {listed(sorted(files), 3)}, but no image; looked for {', '.join(EXTENSIONS)}"
-        )
+        message = f"{where}: holds {listed(sorted(files), 3)}, but no image; looked for {', '.join(EXTENSIONS)}"
+        raise DataFileError(message)
     found.names += [prefix + name for name in images]
     found.labels += [label] * len(images)
 
 
 def _checked(found: _Found, where: str) -> _Found:
     if not found.names:
-        raise DataFileError(
-            f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
-        )
+        message = f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
+        raise DataFileError(message)
     return found
 
 
@@ -358,9 +356,8 @@ def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
     except pil.UnidentifiedImageError:
         raise DataFileError(f"{name}: is not a JPEG or PNG image") from None
     except (pil.DecompressionBombError, pil.DecompressionBombWarning) as error:
-        raise DataFileError(
-            f"{name}: declares too many pixels; the limit is max_pixels={max_pixels:,} ({error})"
-        ) from None
+        message = f"{name}: declares too many pixels; the limit is max_pixels={max_pixels:,} ({error})"
+        raise DataFileError(message) from None
     except Exception as error:  # hostile headers: Pillow's parsers raise nearly every built-in error
         raise DataFileError(f"{name}: cannot be opened ({error})") from error
     n = image.width * image.height
@@ -394,9 +391,8 @@ def _decode(
     natural = _natural_channels(image, name)
     if how.channels is None and natural != channels:
         kind = {1: "grey", 3: "colour"}
-        raise DataFileError(
-            f"{name}: is {kind[natural]}, the first image {kind[channels]}; pass channels=1 or 3 to convert"
-        )
+        message = f"{name}: is {kind[natural]}, the first image {kind[channels]}; pass channels=1 or 3 to convert"
+        raise DataFileError(message)
     try:
         if image.mode == "P":  # by way of RGBA, since Pillow warns where a palette's transparency is dropped
             image = image.convert("RGBA")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import PathLike, check_split, shown
 from seamfast.data.readers.cifar import holds_cifar10, read_cifar10
 from seamfast.data.readers.digits import read_digits
 from seamfast.data.readers.idx import find_idx, holds_idx, read_fashion_mnist, read_idx, read_mnist
 from seamfast.data.readers.images import read_image_folder, read_image_zip
+from seamfast.data.readers.labels import check_split
 from seamfast.data.readers.npz import read_npz
 from seamfast.errors import DataFileError, InputError
+from seamfast.untrusted import PathLike, printable
 
 _BY_NAME: dict[str, Callable[..., CleanSet]] = {
     "cifar10": read_cifar10,
@@ -62,9 +63,8 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
             given = (root,)
         return _call(reader, *given, split=split or "train", **options)
     if root is not None:
-        raise InputError(
-            f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
-        )
+        message = f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
+        raise InputError(message)
     path = Path(name_or_path)
     if os.path.isfile(path):
         if path.suffix.lower() == ".npz":
@@ -72,10 +72,10 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         if path.suffix.lower() == ".zip":
             folder = "/".join(part for part in (options.pop("folder", ""), split) if part)
             return _call(read_image_zip, path, folder=folder, **options)
-        raise DataFileError(f"{shown(path)}: unknown kind of file; expected .npz, .zip or a folder")
+        raise DataFileError(f"{printable(path)}: unknown kind of file; expected .npz, .zip or a folder")
     if not os.path.isdir(path):
         names = ", ".join(_BY_NAME)
-        raise DataFileError(f"{shown(name_or_path)!r} is neither a known data set ({names}) nor a file or folder")
+        raise DataFileError(f"{printable(name_or_path)!r} is neither a known data set ({names}) nor a file or folder")
     if holds_idx(path):
         return _call(read_idx, *find_idx(path, split or "train"), **options)
     if holds_cifar10(path):

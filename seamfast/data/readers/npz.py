@@ -14,20 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from seamfast.data.clean_set import CleanSet
-from seamfast.data.readers._files import (
-    MAX_BYTES,
-    PathLike,
-    allocate,
-    check_budget,
-    check_counts,
-    check_labels,
-    check_split,
-    fill,
-    listed,
-    shown,
-)
 from seamfast.data.readers._zip import open_member, open_zip
+from seamfast.data.readers.labels import check_counts, check_labels, check_split
 from seamfast.errors import DataFileError, InputError
+from seamfast.untrusted import MAX_BYTES, PathLike, allocate, check_budget, fill, listed, printable
 
 _PAIRS = (("images", "labels"), ("x", "y"), ("data", "target"))
 _SPLIT_PAIRS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
@@ -85,15 +75,15 @@ def read_npz(
     """
     if (images is None) != (labels is None):
         raise InputError(f"got images={images!r} and labels={labels!r}; expected both or neither")
-    where = shown(path)
+    where = printable(path)
     with open_zip(path, "an .npz archive", max_directory=_MAX_DIRECTORY) as archive:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
         if images is None or labels is None:
             images, labels = _pick(list(members), split, where)
         elif missing := [key for key in (images, labels) if key not in members]:
             raise DataFileError(f"{where}: no array named {listed(missing)}; found {listed(sorted(members)) or 'none'}")
-        pixel_member = _Member(archive, members[images], f"{where}: array {shown(images)!r}")
-        label_member = _Member(archive, members[labels], f"{where}: array {shown(labels)!r}")
+        pixel_member = _Member(archive, members[images], f"{where}: array {printable(images)!r}")
+        label_member = _Member(archive, members[labels], f"{where}: array {printable(labels)!r}")
         pixel_header, label_header = pixel_member.header(), label_member.header()
         _check_pixels(pixel_header, pixel_member.where)
         _check_label_shape(label_header, label_member.where)
@@ -140,9 +130,8 @@ class _Member:
         with open_member(self.archive, self.info, self.where) as stream:
             start = self._bytes(stream, 8)
             if start[:6] != _MAGIC:
-                raise DataFileError(
-                    f"{self.where} does not start as .npy data does; expected the magic string {_MAGIC!r}"
-                )
+                message = f"{self.where} does not start as .npy data does; expected the magic string {_MAGIC!r}"
+                raise DataFileError(message)
             version = (start[6], start[7])
             if version not in ((1, 0), (2, 0), (3, 0)):
                 raise DataFileError(f"{self.where} has .npy version {version}; expected (1, 0), (2, 0) or (3, 0)")
@@ -180,30 +169,27 @@ def _parse_header(text: bytes, length: int, where: str) -> _Header:
         raise DataFileError(f"{where} has a header without exactly the keys descr, fortran_order and shape")
     descr, fortran_order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if isinstance(descr, str) and descr.lstrip("<>|=").startswith("O"):
-        raise DataFileError(
-            f"{where} holds Python objects, that is pickle, which seamfast never reads; save it as plain numbers"
-        )
+        message = f"{where} holds Python objects, that is pickle, which seamfast never reads; save it as plain numbers"
+        raise DataFileError(message)
     if not isinstance(descr, str) or not _PLAIN_DTYPE.fullmatch(descr):
-        raise DataFileError(f"{where} has dtype {shown(descr, 60)}; expected plain numbers")
+        raise DataFileError(f"{where} has dtype {printable(descr, 60)}; expected plain numbers")
     if not isinstance(fortran_order, bool):
-        raise DataFileError(f"{where} has fortran_order {shown(fortran_order, 60)}; expected True or False")
+        raise DataFileError(f"{where} has fortran_order {printable(fortran_order, 60)}; expected True or False")
     # type(), since bool is an int too
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and 0 < n < 1 << 48 for n in shape):
-        raise DataFileError(f"{where} has shape {shown(shape, 60)}; expected at most 8 dimensions of at least 1")
+        raise DataFileError(f"{where} has shape {printable(shape, 60)}; expected at most 8 dimensions of at least 1")
     return _Header(shape, np.dtype(descr), fortran_order, length)
 
 
 def _check_pixels(header: _Header, where: str) -> None:
     if header.dtype != np.uint8:
-        raise DataFileError(
-            f"{where} has dtype {header.dtype}; expected uint8 pixels; other arrays go to seamfast.CleanSet"
-        )
+        message = f"{where} has dtype {header.dtype}; expected uint8 pixels; other arrays go to seamfast.CleanSet"
+        raise DataFileError(message)
     shape = header.shape
     if len(shape) == 3 or (len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))):
         return
-    raise DataFileError(
-        f"{where} has shape {shape}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
-    )
+    message = f"{where} has shape {shape}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
+    raise DataFileError(message)
 
 
 def _check_label_shape(header: _Header, where: str) -> None:

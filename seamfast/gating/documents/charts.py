@@ -1,6 +1,6 @@
-"""Charts as inline SVG: across they count in percent of the width, down in pixels, so that text keeps its size.
+"""Charts as inline SVG: x in percent of the width, y in pixels, so that text keeps its size.
 
-Before is hollow, after is filled: the two differ without colour.
+Before is hollow, after is filled: the two differ without color.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from seamfast.gating.documents.wording import percent
 Rate = Mapping[str, Any]
 Point = tuple[float, float]  # step, accuracy
 
-_LANES = {"before": 10, "after": 24}  # where a row's two rates lie, in pixels from its top
+_LANES = {"before": 10, "after": 24}  # of a row's two rates, in pixels from its top
 _ROW_HEIGHT = 34
 _RADIUS = {"before": "4.5", "after": "5"}
 _TOP, _BOTTOM, _CURVE_HEIGHT = 24, 204, 228  # of the curve: pixels at 100 %, at 0 %, and in all
@@ -23,7 +23,7 @@ _MOST_POINTS = 400
 
 
 def dots(before: Rate | None, after: Rate | None) -> Markup:
-    """One row: up to two rates with their intervals on a scale of 0 to 100 %. The numbers stand beside it as text."""
+    """One row: up to two rates with their intervals on a scale of 0 to 100 %; the table has the numbers."""
     grid = [_line(share, 0, share, _ROW_HEIGHT, "grid") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     marks = [_dot(rate, side) for rate, side in ((before, "before"), (after, "after")) if rate is not None]
     return element("svg", grid, marks, class_="dots", width="100%", height=str(_ROW_HEIGHT), aria_hidden="true")
@@ -53,7 +53,7 @@ def curve(history: Sequence[Mapping[str, Any]], received: float | None) -> Marku
         forgotten = max((p["step"] for p in known if p["phase"] == "forget"), default=start)
         shades.append(_shade(start / last, forgotten / last))
         if attempt:
-            shapes += [_line(start / last, _TOP, start / last, _BOTTOM, "attempt"), _try(start / last, attempt)]
+            shapes += [_line(start / last, _TOP, start / last, _BOTTOM, "attempt"), _attempt(start / last, attempt)]
         begin: list[Point] = [] if received is None else [(start, received)]
         shapes += _path([*begin, *((p["step"], p["holdout_accuracy"]) for p in known)], last)
         start = known[-1]["step"]
@@ -68,11 +68,11 @@ def curve(history: Sequence[Mapping[str, Any]], received: float | None) -> Marku
         width="100%",
         height=str(_CURVE_HEIGHT),
         role="img",
-        aria_label=_told(history, received),
+        aria_label=_label(history, received),
     )
 
 
-def _told(history: Sequence[Mapping[str, Any]], received: float | None) -> str:
+def _label(history: Sequence[Mapping[str, Any]], received: float | None) -> str:
     """The curve in words."""
     forgotten = min((p["holdout_accuracy"] for p in history if p["phase"] == "forget"), default=None)
     return (
@@ -102,8 +102,8 @@ def _shade(start: float, end: float) -> Markup:
     return element("rect", x=_share(start), y=str(_TOP), class_="forget", **size)
 
 
-def _try(start: float, attempt: int) -> Markup:
-    return _text(f"try {attempt + 1}", _share(start), _TOP - 8, "middle")
+def _attempt(start: float, attempt: int) -> Markup:
+    return _text(f"attempt {attempt + 1}", _share(start), _TOP - 8, "middle")
 
 
 def _dot(rate: Rate, side: str) -> Markup:

@@ -7,18 +7,18 @@ import json
 import uuid
 from typing import Any
 
-from seamfast.data.readers._files import shown
 from seamfast.errors import InputError
 from seamfast.gating.documents.subjects import model_name, received_weights, sanitized_weights
+from seamfast.untrusted import printable
 
-_NAMESPACE = uuid.UUID("5ea3fa57-0b0a-4d3c-9f61-6d6f64656c73")  # of the serial numbers; any constant will do
+_NAMESPACE = uuid.UUID("5ea3fa57-0b0a-4d3c-9f61-6d6f64656c73")  # of the serial numbers; any constant
 _LONGEST_TEXT = 1000
 
 
 def as_bom(report: dict[str, Any]) -> dict[str, Any]:
-    """A machine-learning bill of materials: the sanitised model, and the received one as its ancestor.
+    """A machine-learning bill of materials: the sanitized model, and the received one as its ancestor.
 
-    Where nothing was sanitised it describes the received model alone. Each has its files with their SHA-256 and a
+    Where nothing was sanitized it describes the received model alone. Each has its files with their SHA-256 and a
     model card with what the audit measured on it, 95 % bounds included. Property names begin with ``seamfast:``.
 
     Args:
@@ -28,12 +28,12 @@ def as_bom(report: dict[str, Any]) -> dict[str, Any]:
         A document of strict JSON values, a function of ``report`` alone; so is its serial number.
 
     Raises:
-        InputError: ``the report passed but holds no sanitised files; expected them: they are what passed``.
+        InputError: ``the report passed but holds no sanitized files; expected them: they are what passed``.
 
     Source: OWASP CycloneDX Specification 1.6 (ECMA-424).
     """
-    if report["verdict"]["outcome"] == "pass" and report["sanitized"] is None:  # what passed is not the received model
-        raise InputError("the report passed but holds no sanitised files; expected them: they are what passed")
+    if report["verdict"]["outcome"] == "pass" and report["sanitized"] is None:  # the received model did not pass
+        raise InputError("the report passed but holds no sanitized files; expected them: they are what passed")
     files, weights = report["model"]["files"], received_weights(report)
     component = received = _model(report, "received", files, weights, report["audit"]["before"])
     if report["sanitized"] is not None:
@@ -72,8 +72,8 @@ def _model(
     component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": state,
-        "name": shown(model_name(report)),
-        "description": "The model as received." if state == "received" else "The model as sanitised.",
+        "name": printable(model_name(report)),
+        "description": "The model as received." if state == "received" else "The model as sanitized.",
         "components": [_file(file, f"{state}/{i}") for i, file in enumerate(files)],
         "modelCard": _model_card(report, state, audit),
     }
@@ -86,7 +86,7 @@ def _file(file: dict[str, Any], reference: str) -> dict[str, Any]:
     component = {
         "type": "file",
         "bom-ref": reference,
-        "name": shown(file["name"]),
+        "name": printable(file["name"]),
         "properties": [_property("bytes", file["n_bytes"])],
     }
     if file["sha256"] is not None:
@@ -102,10 +102,10 @@ def _model_card(report: dict[str, Any], state: str, audit: dict[str, Any] | None
     model = report["model"]
     parameters: dict[str, Any] = {"task": "classification"}
     if model["architecture"] is not None:
-        parameters["modelArchitecture"] = shown(model["architecture"]["name"])
+        parameters["modelArchitecture"] = printable(model["architecture"]["name"])
     card: dict[str, Any] = {
         "modelParameters": parameters,
-        "considerations": {"technicalLimitations": [shown(text, _LONGEST_TEXT) for text in report["limits"]]},
+        "considerations": {"technicalLimitations": [printable(text, _LONGEST_TEXT) for text in report["limits"]]},
     }
     if audit is not None:
         card["quantitativeAnalysis"] = {"performanceMetrics": _metrics(report, state, audit)}
@@ -119,9 +119,9 @@ def _metrics(report: dict[str, Any], state: str, audit: dict[str, Any]) -> list[
     metrics = [_metric("accuracy", f"{accuracy['n_total']} audit samples", accuracy)]
     if state == "sanitized" and change is not None:
         metrics.append(_metric("accuracy lost", f"{change['n']} audit samples", change["accuracy_lost"]))
-    for found in audit["battery"]:
-        where = f"{shown(found['name'])} on {found['rate']['n_total']} audit samples, class {found['target']}"
-        metrics.append(_metric("share of stamped samples that go to one class", where, found["rate"]))
+    for result in audit["battery"]:
+        where = f"{printable(result['name'])} on {result['rate']['n_total']} audit samples, class {result['target']}"
+        metrics.append(_metric("share of stamped samples that go to one class", where, result["rate"]))
     if inversion is not None and inversion["anomaly_index"] is not None:
         where = f"{len(inversion['classes'])} classes"
         metrics.append(
@@ -131,7 +131,7 @@ def _metrics(report: dict[str, Any], state: str, audit: dict[str, Any]) -> list[
 
 
 def _metric(kind: str, where: str, measured: dict[str, Any]) -> dict[str, Any]:
-    """A share with its bounds; of no samples it has no value, and bounds that say so."""
+    """A share with its bounds; of no samples it has bounds but no value."""
     metric: dict[str, Any] = {
         "type": kind,
         "slice": where,
@@ -141,7 +141,7 @@ def _metric(kind: str, where: str, measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def _properties(report: dict[str, Any]) -> list[dict[str, str]]:
-    """The verdict, the policy and what each rule came to, the seed, and the statements."""
+    """The verdict, the policy and the outcome of each rule, the seed, and the statements."""
     policy, refusal = report["policy"], report["refusal"]
     properties = [_property("outcome", report["verdict"]["outcome"]), _property("seed", report["seed"])]
     if policy is not None:
@@ -153,4 +153,4 @@ def _properties(report: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _property(name: str, value: object) -> dict[str, str]:
-    return {"name": f"seamfast:{name}", "value": shown(value, _LONGEST_TEXT)}
+    return {"name": f"seamfast:{name}", "value": printable(value, _LONGEST_TEXT)}

@@ -1,4 +1,4 @@
-"""The gate report as one page for people: no script, no network, nothing but the file itself."""
+"""The gate report as one HTML page: no script, no network, one file."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from seamfast.gating.documents.wording import (
     moment,
     percent,
     rate_with_bounds,
+    requirement,
     size,
     visible,
-    wanted,
 )
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _MOST_ROWS, _MOST_LINES, _MOST_PICTURES, _MOST_CLASSES = 200, 100, 16, 5
 _LARGEST_PICTURE = 96  # pixels a side; larger ones are reduced
-_BOTH = ("as received", "sanitised")
+_BOTH = ("as received", "sanitized")
 
 Pictures = npt.NDArray[np.uint8]
 Row = tuple[Child, Mapping[str, Any] | None, Mapping[str, Any] | None]  # its name, and the two rates
 
 
 def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> bytes:
-    """One self-contained page in UTF-8: the verdict first, then what it rests on.
+    """One self-contained page in UTF-8: the verdict first, then the evidence.
 
-    Whatever stands in the report is shown as text, unprintable characters as escapes. Long lists, names and images are
-    cut, and say so: the page stays below a few megabytes. Equal reports and pictures give equal bytes.
+    All strings of the report are text, unprintable characters escapes. Long lists, names and images are cut, with a
+    note, so the page stays below a few megabytes. Equal reports and pictures give equal bytes.
 
     Args:
         report: a gate report, by ``schema/gate-report-v1.json``.
         pictures: uint8 ``(N, H, W, C)`` by ``"samples"``, ``"patterns_before"``, ``"patterns_after"`` (one a class of
-            the inversion, in its order) and ``"parted"``; each may be missing.
+            the inversion, in its order) and ``"disagreement"``; each may be missing.
     """
     outcome = report["verdict"]["outcome"]
     whole = outcome not in ("refused", "incomplete")
@@ -67,24 +67,21 @@ def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> byte
         _settings(report),
     ]
     tool = f"{report['tool']['name']} {report['tool']['version']}"
+    names = (("viewport", "width=device-width, initial-scale=1"), ("color-scheme", "light dark"))
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
+        [element("meta", name=name, content=content) for name, content in (*names, ("referrer", "no-referrer"))],
         element("title", f"{TITLES[outcome]}: {visible(report['model']['path'], 80)} – seamfast intake gate"),
-        element("link", rel="icon", href="data:,"),  # or browsers ask the server for one
+        element("link", rel="icon", href="data:,"),  # without it browsers request one
         element("style", Markup(STYLE)),
     )
     body = element(
         "body",
         element("header", _line(report), _verdict(report)),
         element("main", sections),
-        element(
-            "footer", element("p", f"Written by {tool}. The whole of it, for machines: report.json.", class_="soft")
-        ),
+        element("footer", element("p", f"Written by {tool}. Full report for programs: report.json.", class_="soft")),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en-GB')}\n".encode()
 
@@ -110,7 +107,7 @@ def _verdict(report: Mapping[str, Any]) -> Markup:
         ),
         element("p", MEANINGS[outcome]),
         _list(verdict["reasons"]),
-        None if refusal is None else element("p", "Code of the refusal: ", _name(refusal["code"])),
+        None if refusal is None else element("p", "Refusal code: ", _name(refusal["code"])),
         class_=f"verdict {outcome}",
     )
 
@@ -127,18 +124,18 @@ def _rules(report: Mapping[str, Any]) -> Markup | None:
             measured(rule, "value"),
             interval(rule),
             measured(rule, "bound"),
-            wanted(rule),
+            requirement(rule),
             [
                 NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}",
-                _note(f"{rule['min_samples']:,} wanted") if rule["min_samples"] else None,
+                _note(f"{rule['min_samples']:,} required") if rule["min_samples"] else None,
             ],
         )
         for rule in rules
     ]
     return _section(
         "Rules of the policy",
-        element("p", "A rule holds where the bound of its interval that counts against it still meets what is wanted."),
-        _table(("Rule", "Outcome", "Measured", "Interval", "Bound", "Wanted", "Samples"), rows, "rules"),
+        element("p", "A rule passes if the bound of its interval on the bad side meets the requirement."),
+        _table(("Rule", "Outcome", "Measured", "Interval", "Bound", "Required", "Samples"), rows, "rules"),
         _more(more),
     )
 
@@ -152,7 +149,7 @@ def _evidence(report: Mapping[str, Any]) -> Markup | None:
         _accuracy_and_battery(report, before, after),
         None if after is None else _lost_classes(report, before, after),
         _inversion(report, before, after),
-        _parting(report),
+        _disagreement(report),
     )
 
 
@@ -160,28 +157,28 @@ def _accuracy_and_battery(
     report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
 ) -> list[Child]:
     change = report["audit"]["change"]
-    found = {} if after is None else {result["name"]: result for result in after["battery"]}
+    by_name = {} if after is None else {result["name"]: result for result in after["battery"]}
     battery, more = first(before["battery"], _MOST_ROWS)
     rows: list[Row] = [("Clean accuracy", before["clean_accuracy"], after and after["clean_accuracy"])]
     for result in battery:
-        then = found.get(result["name"])
+        then = by_name.get(result["name"])
         classes = [class_label(report, each["target"]) for each in (result, then) if each is not None]
         note = f"samples moved to class {' → '.join(dict.fromkeys(classes))}"
         rows.append(([_name(result["name"]), _note(note)], result["rate"], then and then["rate"]))
-    told = (
-        "Clean accuracy should stay high; the share of stamped samples that a built-in trigger moves to one class "
-        "should be low. Dots are shares, lines their intervals, on a scale from 0% to 100%."
+    caption = (
+        "Clean accuracy should stay high; the share of samples that a built-in trigger moves to one class should be "
+        "low. Dots are shares, lines their intervals, on a scale from 0% to 100%."
     )
     lost = None
     if change is not None:
         share = change["accuracy_lost"]
         lost = element(
             "p",
-            f"Of {change['n']:,} audit samples, {change['n_lost']:,} were right before and are wrong after, "
-            f"{change['n_gained']:,} the other way round: accuracy lost {percent(share['value'])} "
+            f"Of {change['n']:,} audit samples, {change['n_lost']:,} went from right to wrong and "
+            f"{change['n_gained']:,} from wrong to right: accuracy lost {percent(share['value'])} "
             f"({percent(share['low'])} to {percent(share['high'])}).",
         )
-    return [lost, _rates("Of the audit samples", rows, _BOTH, told), _more(more)]
+    return [lost, _rates("Share of audit samples", rows, _BOTH, caption), _more(more)]
 
 
 def _lost_classes(
@@ -195,10 +192,10 @@ def _lost_classes(
     if not worst:
         return None
     rows: list[Row] = [(f"class {class_label(report, label)}", b, a) for label, b, a in worst[:_MOST_CLASSES]]
-    told = f"{len(worst):,} of {len(known):,} classes lost accuracy" + (
+    caption = f"{len(worst):,} of {len(known):,} classes lost accuracy" + (
         f"; the {_MOST_CLASSES} that lost most are shown." if len(worst) > _MOST_CLASSES else "."
     )
-    return [element("h3", "Classes that lost most"), _rates("Class", rows, _BOTH, told)]
+    return [element("h3", "Classes that lost most"), _rates("Class", rows, _BOTH, caption)]
 
 
 def _inversion(
@@ -216,7 +213,7 @@ def _inversion(
             (
                 name,
                 NOT_KNOWN if index is None else [f"{index:.2f}", _note(f"usual threshold {inversion['threshold']:g}")],
-                element("bdi", class_label(report, inversion["suspect"])),
+                NOT_KNOWN if suspect is None else element("bdi", f"class {class_label(report, suspect['class'])}"),
                 NOT_KNOWN if suspect is None else percent(suspect["mask_share"]),
                 NOT_KNOWN if suspect is None else rate_with_bounds(suspect["rate"]),
                 steps,
@@ -224,23 +221,23 @@ def _inversion(
         )
     if not rows:
         return None
-    headings = ("Model", "Anomaly index", "Smallest for", "Share of pixels", "Samples moved", "Steps")
-    told = (
-        "For each class, the smallest pattern found that moves other samples there. A class whose pattern is much "
-        "smaller than the others' is suspect; large, faint or warping triggers need not show."
+    headings = ("Model", "Anomaly index", "Smallest pattern", "Share of pixels", "Samples moved", "Steps")
+    caption = (
+        "For each class, the smallest pattern found that moves samples of other classes to it. A class whose pattern "
+        "is much smaller than the others' is suspect; large, faint or warping triggers may not be found."
     )
-    return [element("h3", "Trigger inversion"), element("p", told, class_="soft"), _table(headings, rows)]
+    return [element("h3", "Trigger inversion"), element("p", caption, class_="soft"), _table(headings, rows)]
 
 
-def _parting(report: Mapping[str, Any]) -> list[Child] | None:
-    if not report["parting"]:
+def _disagreement(report: Mapping[str, Any]) -> list[Child] | None:
+    if not report["disagreement"]:
         return None
-    parts, more = first(report["parting"], _MOST_ROWS)
+    parts, more = first(report["disagreement"], _MOST_ROWS)
     rows: list[Row] = [(_name(part["perturbation"]), part["rate_clean"], part["rate"]) for part in parts]
-    told = "Share of audit samples on which the received and the sanitised model give different answers."
+    caption = "Share of audit samples on which the received and the sanitized model give different answers."
     return [
-        element("h3", "Where both models part"),
-        _rates("Disturbed by", rows, ("undisturbed", "disturbed"), told),
+        element("h3", "Where the two models disagree"),
+        _rates("Perturbation", rows, ("unperturbed", "perturbed"), caption),
         _more(more),
     ]
 
@@ -254,10 +251,10 @@ def _run(report: Mapping[str, Any]) -> Markup | None:
         return _section("Forgetting and recovery", facts, element("p", "No step was measured."))
     chart = element("div", curve(run["history"], run["holdout"]["before"]["clean_accuracy"]["value"]), class_="plot")
     steps, n_attempts = run["run"]["steps"], run["run"]["n_attempts"]
-    tries = f", in {n_attempts:,} tries" if n_attempts > 1 else ""
-    told = (
+    attempts = f", in {n_attempts:,} attempts" if n_attempts > 1 else ""
+    caption = (
         f"Accuracy on {run['data']['n_holdout']:,} samples held out of the repair data, over "
-        f"{steps.get('forget', 0):,} steps of forgetting and {steps.get('recover', 0):,} of recovery{tries}."
+        f"{steps.get('forget', 0):,} steps of forgetting and {steps.get('recover', 0):,} of recovery{attempts}."
     )
     swatches = (
         ("held-out accuracy", element("line", x1="0", y1="8", x2="24", y2="8", class_="path")),
@@ -265,9 +262,7 @@ def _run(report: Mapping[str, Any]) -> Markup | None:
         ("forgetting", element("rect", x="0", y="1", width="24", height="14", class_="forget")),
     )
     return _section(
-        "Forgetting and recovery",
-        facts,
-        element("figure", _key(swatches), chart, element("figcaption", told)),
+        "Forgetting and recovery", facts, element("figure", _key(swatches), chart, element("figcaption", caption))
     )
 
 
@@ -277,11 +272,11 @@ def _pictures(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> Ma
         _patterns(
             report, pictures, "before", "Patterns that inversion found in the model as received, smallest first."
         ),
-        _patterns(report, pictures, "after", "Patterns that inversion found in the sanitised model, smallest first."),
+        _patterns(report, pictures, "after", "Patterns that inversion found in the sanitized model, smallest first."),
         _tiles(
-            pictures.get("parted"),
-            "disturbed sample",
-            "Disturbed samples on which the received and the sanitised model give different answers.",
+            pictures.get("disagreement"),
+            "perturbed sample",
+            "Perturbed samples on which the received and the sanitized model give different answers.",
         ),
     ]
     return _section("Pictures", figures) if any(figures) else None
@@ -289,8 +284,8 @@ def _pictures(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> Ma
 
 def _statements(report: Mapping[str, Any]) -> list[Markup]:
     parts = (
-        ("What was found", report["statements"]),
-        ("What this does not show", limits(report)),
+        ("Findings", report["statements"]),
+        ("Limits of the evidence", limits(report)),
         ("Warnings", report["warnings"]),
     )
     return [_section(title, _list(lines)) for title, lines in parts if lines]
@@ -301,12 +296,12 @@ def _files(report: Mapping[str, Any]) -> Markup:
     received, more = first(model["files"], _MOST_ROWS)
     rows = [
         (
-            [_name(found["name"]), _note(found["role"])],
-            element("bdi", found["kind"]),
-            size(found["n_bytes"]),
-            "not read" if found["sha256"] is None else _digest(found["sha256"]),
+            [_name(file["name"]), _note(file["role"])],
+            element("bdi", file["kind"]),
+            size(file["n_bytes"]),
+            "not read" if file["sha256"] is None else _digest(file["sha256"]),
         )
-        for found in received
+        for file in received
     ]
     chosen = model["architecture"]
     facts: list[tuple[str, Child]] = [("Path", _name(model["path"]))]
@@ -320,15 +315,15 @@ def _files(report: Mapping[str, Any]) -> Markup:
     if model["n_bytes"] is not None:
         facts.append(("Weights", size(model["n_bytes"])))
     if model["converted_from_pickle"]:
-        facts.append(("Origin", "converted from a pickle, as the caller allowed"))
+        facts.append(("Origin", "converted from a pickle (--allow-pickle)"))
     content: list[Child] = [element("h3", "As received"), _facts(facts)]
     content += [_table(("File", "Kind", "Size", "SHA-256"), rows) if rows else None, _more(more)]
-    content.append(element("h3", "Sanitised"))
+    content.append(element("h3", "Sanitized"))
     if sanitized is None:
-        content.append(element("p", "No sanitised model was written."))
+        content.append(element("p", "No sanitized model was written."))
     else:
         written, more = first(sanitized["files"], _MOST_ROWS)
-        made = [(_name(found["name"]), size(found["n_bytes"]), _digest(found["sha256"])) for found in written]
+        made = [(_name(file["name"]), size(file["n_bytes"]), _digest(file["sha256"])) for file in written]
         content += [_table(("File", "Size", "SHA-256"), made), _more(more)]
     return _section("Model files", content)
 
@@ -349,15 +344,15 @@ def _settings(report: Mapping[str, Any]) -> Markup:
         facts = [
             ("Path", _name(data["path"])),
             ("Samples", f"{data['n_samples']:,} in {data['num_classes']:,} classes"),
-            ("To repair with", f"{data['n_repair']:,}"),
-            ("To audit with", f"{data['n_audit']:,}"),
+            ("Repair part", f"{data['n_repair']:,}"),
+            ("Audit part", f"{data['n_audit']:,}"),
         ]
         content += [element("h3", "Clean data"), _facts(facts)]
     if run is not None:
         facts = [("method", run["method"]), ("precision", run["run"]["precision"]["chosen"])]
         facts += [("device", run["run"]["device"])]
         facts += [(name, _json(value)) for name, value in list(run["config"].items())[:_MOST_LINES]]
-        content += [element("h3", "Sanitisation"), _facts([(_words(name), value) for name, value in facts])]
+        content += [element("h3", "Sanitization"), _facts([(_words(name), value) for name, value in facts])]
     facts = [(_words(name), "none" if value is None else str(value)) for name, value in machine.items()]
     facts += [(f"time, {name}", duration(seconds)) for name, seconds in report["seconds"].items()]
     if report["peak_memory_bytes"] is not None:
@@ -374,7 +369,7 @@ def _section(title: str, *content: Child) -> Markup:
 
 
 def _name(text: str) -> Markup:
-    """A name from the report: its own letters, and its own direction of writing."""
+    """A name from the report, set apart as code."""
     return element("code", visible(text, LONGEST_NAME))
 
 
@@ -407,13 +402,13 @@ def _json(value: Any) -> str:
 
 
 def _list(sentences: Sequence[str]) -> Markup | None:
-    shown, more = first(sentences, _MOST_LINES)
-    lines = [element("li", sentence) for sentence in (*shown, *more)]
+    kept, more = first(sentences, _MOST_LINES)
+    lines = [element("li", sentence) for sentence in (*kept, *more)]
     return element("ul", lines) if lines else None
 
 
 def _facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
-    """Terms and what is said of each; a digest takes a line of its own."""
+    """Terms with their values; a digest takes a line of its own."""
     return element(
         "dl",
         [
@@ -447,7 +442,7 @@ def _table(headings: Sequence[Child], rows: Iterable[Sequence[Child]], class_: s
     )
 
 
-def _rates(what: str, rows: Iterable[Row], names: tuple[str, str], told: str) -> Markup:
+def _rates(what: str, rows: Iterable[Row], names: tuple[str, str], caption: str) -> Markup:
     """A figure: a row each of a name, two dots with their intervals, and the same as numbers."""
     body = [
         (name, dots(before, after), *(NOT_KNOWN if rate is None else _rate(rate) for rate in (before, after)))
@@ -456,7 +451,10 @@ def _rates(what: str, rows: Iterable[Row], names: tuple[str, str], told: str) ->
     circles = [element("circle", cx="8", cy="8", r="5", class_=side) for side in ("before", "after")]
     headings = (what, scale(), *(name.capitalize() for name in names))
     return element(
-        "figure", _key(zip(names, circles, strict=True)), _table(headings, body, "rates"), element("figcaption", told)
+        "figure",
+        _key(zip(names, circles, strict=True)),
+        _table(headings, body, "rates"),
+        element("figcaption", caption),
     )
 
 
@@ -468,7 +466,7 @@ def _rate(rate: Mapping[str, Any]) -> Child:
 
 
 def _key(swatches: Iterable[tuple[str, Markup]]) -> Markup:
-    """What the marks of a chart mean."""
+    """The legend of a chart."""
     parts = [
         element(
             "span", element("svg", mark, width="24" if "line" in mark or "rect" in mark else "16", height="16"), name
@@ -478,17 +476,17 @@ def _key(swatches: Iterable[tuple[str, Markup]]) -> Markup:
     return element("div", parts, class_="key")
 
 
-def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when: str, told: str) -> Markup | None:
+def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when: str, caption: str) -> Markup | None:
     """Patterns with their classes, those of the smallest masks first."""
     images = pictures.get(f"patterns_{when}")
     audit = report["audit"][when]
     classes = [] if audit is None or audit["inversion"] is None else audit["inversion"]["classes"]
     if images is None or len(images) != len(classes):
-        return _tiles(images, "pattern", told)
+        return _tiles(images, "pattern", caption)
     order = sorted(range(len(classes)), key=lambda i: classes[i]["mask_share"])[:_MOST_PICTURES]
     inversion = audit["inversion"]
     stands_out = inversion["anomaly_index"] is not None and inversion["anomaly_index"] > inversion["threshold"]
-    suspect = inversion["suspect"] if stands_out else None  # some class is always the smallest
+    suspect = inversion["suspect"] if stands_out else None  # one class always has the smallest
     tiles = []
     for i in order:
         label, share = class_label(report, classes[i]["class"]), percent(classes[i]["mask_share"])
@@ -497,18 +495,18 @@ def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when:
             "span", f"class {label}, suspect" if known else f"class {label}", class_="suspect" if known else None
         )
         tiles.append((images[i], f"pattern for class {label}", [text, _note(f"{share} of pixels")]))
-    return _figure(tiles, len(images), told)
+    return _figure(tiles, len(images), caption)
 
 
-def _tiles(images: Pictures | None, alt: str, told: str) -> Markup | None:
-    """Images without names; of many, some that are spread over all."""
+def _tiles(images: Pictures | None, alt: str, caption: str) -> Markup | None:
+    """Images without names; of many, a spread of them."""
     if images is None or not len(images):
         return None
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_MOST_PICTURES, len(images))).round().astype(int))
-    return _figure([(images[i], f"{alt} {i + 1}", None) for i in chosen.tolist()], len(images), told)
+    return _figure([(images[i], f"{alt} {i + 1}", None) for i in chosen.tolist()], len(images), caption)
 
 
-def _figure(tiles: Sequence[tuple[Pictures, str, Child]], n: int, told: str) -> Markup:
+def _figure(tiles: Sequence[tuple[Pictures, str, Child]], n: int, caption: str) -> Markup:
     items = [
         element("li", element("img", src=_data_uri(image), alt=alt, width="80", height="80"), label)
         for image, alt, label in tiles
@@ -521,7 +519,7 @@ def _figure(tiles: Sequence[tuple[Pictures, str, Child]], n: int, told: str) -> 
     return element(
         "figure",
         element("ul", items, class_="tiles", role="list"),
-        element("figcaption", f"{told}{most}{smaller}{mean}"),
+        element("figcaption", f"{caption}{most}{smaller}{mean}"),
     )
 
 

@@ -21,8 +21,8 @@ from seamfast.gating.documents.wording import (
     moment,
     percent,
     rate_with_bounds,
+    requirement,
     visible,
-    wanted,
 )
 
 MAX_CHARACTERS = 65_536
@@ -31,21 +31,21 @@ MAX_CHARACTERS = 65_536
 _LENGTHS = (600, 120, 16)  # of texts, in characters: the largest whose summary is short enough
 _MOST_ROWS, _MOST_LINES = 40, 20
 
-# What Markdown, HTML or a code host could read as more than itself: anywhere, at an end of a word, before what is no
-# space (but for a time of day), after "www", and where a line begins, which could be an item of a list.
+# What Markdown, HTML or a code host may render as more than text: anywhere, at an end of a word, before a character
+# that is no space (except in a time of day), after "www", and at the start of a line, which may be an item of a list.
 _SPECIAL = re.compile(
     r"""(?ix) [\\`*\[\]<>|~$&@\#] | (?<![a-z0-9])_ | _(?![a-z0-9]) | (?<!\d):(?=\S) | :(?=[^\s\d]) | (?<=www)\.
     | ^[-+] | ^\d(?=\d*[.)](?:\s|$))
     """
 )
-# After these a code host sees a mention, a reference or an emoji in text that is already rendered, entities or not:
-# what follows is parted from them by a space of no width.
+# After these a code host finds a mention, a reference or an emoji in rendered text, entities or not: a zero-width space
+# follows them.
 _REFERENCE = "@#:"
-_PART = "&#8203;"
+_ZERO_WIDTH = "&#8203;"
 
 
 class Markdown(str):
-    """A piece of GitHub-flavoured Markdown that is whole as it stands; any other string is text, to be escaped."""
+    """A piece of GitHub-flavored Markdown, not to be escaped; any other string is text."""
 
     __slots__ = ()
 
@@ -53,8 +53,8 @@ class Markdown(str):
 def as_markdown(report: Mapping[str, Any]) -> str:
     """Verdict, rules, key numbers, statements and limits; at most 65,536 characters.
 
-    Names stand as code, and all else from the report as text: neither is read as Markdown or HTML, linked, or taken for
-    a mention. Long names, texts and lists are cut, and say so. Equal reports give equal summaries.
+    Names are code and all other strings text: none is rendered as Markdown, HTML, a link or a mention. Long names,
+    texts and lists are cut, with a note. Equal reports give equal summaries.
 
     Args:
         report: a gate report, by ``schema/gate-report-v1.json``.
@@ -81,7 +81,7 @@ class _Writer:
             self.bullets(verdict["reasons"]),
         ]
         if report["refusal"] is not None:
-            lines.append(f"Code of the refusal: {self.code(report['refusal']['code'])}")
+            lines.append(f"Refusal code: {self.code(report['refusal']['code'])}")
         lines += [*self.rules(report), *self.numbers(report)]
         for title, sentences in (
             ("Statements", report["statements"]),
@@ -105,12 +105,12 @@ class _Writer:
                 measured(rule, "value"),
                 interval(rule),
                 measured(rule, "bound"),
-                wanted(rule),
+                requirement(rule),
                 NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}",
             )
             for rule in rules
         ]
-        headings = ("Outcome", "Rule", "Metric", "Measured", "Interval", "Bound", "Wanted", "Samples")
+        headings = ("Outcome", "Rule", "Metric", "Measured", "Interval", "Bound", "Required", "Samples")
         return ["### Rules", self.table(headings, rows), *more]
 
     def numbers(self, report: Mapping[str, Any]) -> list[str]:
@@ -123,15 +123,15 @@ class _Writer:
             ("Battery, worst", *(_of(audit, lambda a: self.worst(report, a)) for audit in audits)),
             ("Inversion", *(_of(audit, lambda a: self.inversion(report, a)) for audit in audits)),
         ]
-        said = ["### Before and after", self.table(("", "As received", "Sanitised"), rows)]
+        lines = ["### Before and after", self.table(("", "As received", "Sanitized"), rows)]
         change = report["audit"]["change"]
         if change is not None:
             lost = change["accuracy_lost"]
-            said.append(
+            lines.append(
                 f"Accuracy lost: {percent(lost['value'])} ({percent(lost['low'])} to {percent(lost['high'])}), "
                 f"on {change['n']:,} samples."
             )
-        return said
+        return lines
 
     def worst(self, report: Mapping[str, Any], audit: Mapping[str, Any]) -> Markdown:
         if not audit["battery"]:
@@ -153,22 +153,22 @@ class _Writer:
         )
 
     def provenance(self, report: Mapping[str, Any]) -> list[str]:
-        """What was judged, by what: digests of the weights and of the policy."""
+        """Digests of the weights and of the policy."""
         sanitized = [] if report["sanitized"] is None else report["sanitized"]["files"]
         weights = [
-            found for found in report["model"]["files"] if found["role"] == "weights" and found["sha256"] is not None
+            file for file in report["model"]["files"] if file["role"] == "weights" and file["sha256"] is not None
         ]
-        rows = [("as received", found) for found in weights] + [("sanitised", found) for found in sanitized]
+        rows = [("as received", file) for file in weights] + [("sanitized", file) for file in sanitized]
         if report["policy"] is not None:
             policy = report["policy"]
             rows.append(("policy", {"name": policy["path"], "sha256": policy["sha256"]}))
-        shown, more = first(rows, _MOST_ROWS)
-        cells = [(what, self.code(found["name"]), self.code(found["sha256"], 64)) for what, found in shown]
+        kept, more = first(rows, _MOST_ROWS)
+        cells = [(what, self.code(file["name"]), self.code(file["sha256"], 64)) for what, file in kept]
         tool = report["tool"]
         end = (
             f"{self.text(tool['name'])} {self.text(tool['version'])}, {self.text(moment(report['created']), 40)}, "
             f"{duration(report['seconds']['total'])}. "
-            "The whole of it: report.json, or report.html to read."
+            "Full report: report.json, report.html."
         )
         files = ["### Files", self.table(("", "File", "SHA-256"), cells)] if cells else []
         return [*files, *more, end]
@@ -178,25 +178,25 @@ class _Writer:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
     def bullets(self, sentences: Sequence[str]) -> str:
-        shown, more = first(sentences, _MOST_LINES)
-        return "\n".join(f"- {sentence}" for sentence in (*map(self.text, shown), *more))
+        kept, more = first(sentences, _MOST_LINES)
+        return "\n".join(f"- {sentence}" for sentence in (*map(self.text, kept), *more))
 
     def text(self, text: str, length: int = 0) -> Markdown:
-        """``text`` so that it stands for itself: special characters as numeric entities."""
+        """``text`` with special characters as numeric entities, so that it renders as it is."""
         if isinstance(text, Markdown):
             return text
         return Markdown(_SPECIAL.sub(_entity, visible(text, max(self.length, length)).strip()))
 
     def code(self, name: str, length: int = 0) -> Markdown:
-        """``name`` as code, where nothing has a meaning but what would end it: that is shown as an escape."""
-        shown = visible(name, max(self.length, length)).replace("`", r"\x60").replace("|", r"\x7c")
-        return Markdown(f"`{shown}`")
+        """``name`` as code; what would end the code or the cell is an escape."""
+        escaped = visible(name, max(self.length, length)).replace("`", r"\x60").replace("|", r"\x7c")
+        return Markdown(f"`{escaped}`")
 
 
-def _entity(found: re.Match[str]) -> str:
-    character = found[0]
-    return f"&#{ord(character)};{_PART if character in _REFERENCE else ''}"
+def _entity(match: re.Match[str]) -> str:
+    character = match[0]
+    return f"&#{ord(character)};{_ZERO_WIDTH if character in _REFERENCE else ''}"
 
 
-def _of(audit: Mapping[str, Any] | None, tell: Callable[[Mapping[str, Any]], str]) -> str:
-    return NOT_KNOWN if audit is None else tell(audit)
+def _of(audit: Mapping[str, Any] | None, text: Callable[[Mapping[str, Any]], str]) -> str:
+    return NOT_KNOWN if audit is None else text(audit)

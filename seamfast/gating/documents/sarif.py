@@ -6,8 +6,8 @@ import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from seamfast.data.readers._files import shown
 from seamfast.gating.documents.subjects import model_name, received_weights
+from seamfast.untrusted import printable
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 _RECEIVED, _OUT = "RECEIVED", "OUT"
@@ -30,9 +30,9 @@ _EXITS = {
 def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
     """One SARIF run: a result for each rule of the policy, and one for a refusal or for the lack of a decision.
 
-    A dashboard that shows problems only (kind ``fail``) shows one at least for every outcome but ``pass``. Files are
-    named relative to the bases ``RECEIVED`` and ``OUT``, which are left for the reader to place: no path of the
-    machine is told. What comes from files is printable, of bounded length, and never a link.
+    A dashboard that shows only results of the kind ``fail`` shows at least one for every outcome but ``pass``. Files
+    are named relative to the bases ``RECEIVED`` and ``OUT``, which the reader resolves: no path of the machine is
+    contained. Strings from files are printable, of bounded length, and never a link.
 
     Args:
         report: follows ``schema/gate-report-v1.json``.
@@ -62,8 +62,8 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
         results.append(result | ({"properties": properties} if properties else {}))
 
     if refusal is not None:
-        code = shown(refusal["code"])
-        rule = _rule(f"refused/{code}", f"Inputs that seamfast refuses as {code!r} are not read any further")
+        code = printable(refusal["code"])
+        rule = _rule(f"refused/{code}", f"An input that seamfast refuses as {code!r} is read no further")
         add(rule, "fail", "error", refusal["reason"])
     elif outcome in ("inconclusive", "incomplete"):
         rule = _rule(_UNDECIDED, "The gate reaches a verdict; without one it blocks")
@@ -71,7 +71,7 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
     for decided in policy["rules"] if policy is not None else ():
         kind, level = _RULE_RESULTS[decided["outcome"]]
         measured = {key: decided[key] for key in ("value", "low", "high", "bound", "n", "threshold")}
-        add(_rule(f"policy/{shown(decided['id'])}", _demand(decided)), kind, level, decided["reason"], **measured)
+        add(_rule(f"policy/{printable(decided['id'])}", _demand(decided)), kind, level, decided["reason"], **measured)
 
     began = datetime.fromisoformat(report["created"].replace("Z", "+00:00")).astimezone(timezone.utc)
     notifications = [{"level": "warning", "message": _message(text)} for text in report["warnings"]]
@@ -101,9 +101,11 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
                 "results": results,
                 "properties": {
                     "outcome": outcome,
-                    "policy": None if policy is None else {"name": shown(policy["name"]), "sha256": policy["sha256"]},
-                    "statements": [shown(text, _LONGEST_MESSAGE) for text in report["statements"]],
-                    "limits": [shown(text, _LONGEST_MESSAGE) for text in report["limits"]],
+                    "policy": None
+                    if policy is None
+                    else {"name": printable(policy["name"]), "sha256": policy["sha256"]},
+                    "statements": [printable(text, _LONGEST_MESSAGE) for text in report["statements"]],
+                    "limits": [printable(text, _LONGEST_MESSAGE) for text in report["limits"]],
                 },
             }
         ],
@@ -111,7 +113,7 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _artifacts(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The files of the model, one with its weights first; where none is known, the model itself."""
+    """The files of the model, those with weights first; where none is known, the model itself."""
     weights = received_weights(report)
     if not weights:
         artifacts = [{"location": {"uri": _relative_uri(model_name(report))}, "roles": ["analysisTarget"]}]
@@ -138,28 +140,28 @@ def _rule(name: str, text: str) -> dict[str, Any]:
     return {
         "id": name,
         "shortDescription": _message(text),
-        "help": _message(f"{text}. The gate report, report.html, says what was measured."),
+        "help": _message(f"{text}. The measurements are in report.html."),
         "defaultConfiguration": {"level": "warning" if name == _UNDECIDED else "error"},
     }
 
 
 def _demand(rule: dict[str, Any]) -> str:
-    """What a rule of the policy wants, in words."""
+    """What a rule of the policy requires, in words."""
     if isinstance(rule["threshold"], bool):
-        return f"{shown(rule['metric'])} must be {str(rule['threshold']).lower()}"
+        return f"{printable(rule['metric'])} must be {str(rule['threshold']).lower()}"
     side = "at least" if rule["greater_is_better"] else "at most"
-    return f"{shown(rule['metric'])} must be {side} {rule['threshold']:g}, on {rule['min_samples']} samples or more"
+    return f"{printable(rule['metric'])} must be {side} {rule['threshold']:g}, on {rule['min_samples']} samples or more"
 
 
 def _message(text: str) -> dict[str, str]:
-    """Text for a viewer that would make links of ``[text](target)`` and fill in placeholders (SARIF 3.11.5, 3.11.6)."""
-    return {"text": _MARKUP.sub(" ", shown(text, _LONGEST_MESSAGE))}
+    """Text without links ``[text](target)`` and placeholders, which viewers expand (SARIF 3.11.5, 3.11.6)."""
+    return {"text": _MARKUP.sub(" ", printable(text, _LONGEST_MESSAGE))}
 
 
 def _relative_uri(name: str) -> str:
-    """``name`` percent-encoded: one that cannot be absolute, climb up, or be taken for a scheme (RFC 3986)."""
+    """``name`` percent-encoded: never absolute, never upwards, never with a scheme (RFC 3986)."""
     if not name.strip("./") or len(name) > _LONGEST_PATH:
-        return "_"  # no file is called so
+        return "_"  # which names no file
     segments = ["".join(map(_encoded, part.encode("utf-8", "surrogatepass"))) for part in name.split("/")]
     return ("/" if all(segment.strip(".") for segment in segments) else "%2F").join(segments)
 

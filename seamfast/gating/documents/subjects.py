@@ -18,6 +18,6 @@ def received_weights(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def sanitized_weights(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The files that hold the sanitised weights, none where nothing was written."""
+    """The files that hold the sanitized weights, none where nothing was written."""
     files = report["sanitized"]["files"] if report["sanitized"] is not None else []
     return [file for file in files if file["name"].endswith(".safetensors")]

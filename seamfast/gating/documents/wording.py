@@ -1,4 +1,4 @@
-"""How the documents for people say numbers, names and verdicts."""
+"""Numbers, names and verdicts as the documents for people print them."""
 
 from __future__ import annotations
 
@@ -19,62 +19,61 @@ TITLES = {
     "incomplete": "Incomplete",
 }
 MEANINGS = {
-    "pass": "Every rule of the policy was evaluated, and holds at its confidence bound.",
-    "fail": "At least one rule of the policy is not met. No sanitised model was written.",
-    "inconclusive": "No rule failed, but at least one could not be decided. This is not a pass: no sanitised model was "
+    "pass": "Every rule of the policy was evaluated, and passed at its confidence bound.",
+    "fail": "At least one rule of the policy failed. No sanitized model was written.",
+    "inconclusive": "No rule failed, but at least one could not be decided. This is not a pass: no sanitized model was "
     "written.",
-    "refused": "The input was refused: no model was judged, and nothing of it is passed on.",
-    "incomplete": "The gate could not complete: nothing was decided, and no sanitised model was written. Trying again "
+    "refused": "The input was refused: no rule was evaluated, and no sanitized model was written.",
+    "incomplete": "The gate could not complete: nothing was decided, and no sanitized model was written. Trying again "
     "may help.",
 }
 SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?", "refused": "⊘", "incomplete": "…"}
 NOT_KNOWN = "n/a"
 _LEAST = 0.0001
-"""Shares below it are not told apart."""
+"""Shares below it are printed alike."""
 
 LONGEST_NAME, LONGEST_TEXT = 200, 1000  # characters
-_MOST_MARKS = 4  # combining marks in a row; writing systems need no more, and more of them climb over their neighbours
+_MOST_MARKS = 4  # combining marks in a row; writing systems use no more, and more of them overprint their neighbours
 
 
 def visible(text: str, limit: int | None = LONGEST_TEXT) -> str:
-    """``text`` with all that is not plainly printable written as an escape, such as ``\\u202e``; too long, the middle
-    is left out.
+    """``text`` with unprintable characters as escapes, such as ``\\u202e``, and without its middle where too long.
 
-    So shown are control characters, line breaks, bidirectional overrides, zero-width and private-use characters, lone
-    surrogates, and combining marks that have nothing of ``text`` to sit on or come in heaps.
+    Escaped are control characters, line breaks, bidirectional overrides, zero-width and private-use characters, lone
+    surrogates, and combining marks that follow no character or more than three other marks.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
     if text.isascii() and text.isprintable():
         return text or "(empty)"
-    shown, n_marks = [], _MOST_MARKS  # as if in a heap, so that a first mark is shown as an escape too
+    parts, n_marks = [], _MOST_MARKS  # so that a mark at the start is an escape too
     for character in text:
         n_marks = n_marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
         plain = character.isprintable() and n_marks <= _MOST_MARKS
-        shown.append(character if plain else character.encode("unicode_escape").decode("ascii"))
-    return "".join(shown)
+        parts.append(character if plain else character.encode("unicode_escape").decode("ascii"))
+    return "".join(parts)
 
 
 def first(items: Sequence[T], limit: int) -> tuple[Sequence[T], list[str]]:
-    """At most ``limit`` items, and where some are left out a sentence that says so."""
+    """At most ``limit`` items, and a sentence on those left out, if any."""
     rest = len(items) - limit
     return items[:limit], [f"{rest:,} more are in report.json."] if rest > 0 else []
 
 
 def by_urgency(rules: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rules in the policy's order, those that failed before those not decided, and those before the rest."""
+    """Rules that failed, then those not decided, then the rest, each in the policy's order."""
     return sorted(rules, key=lambda rule: ("fail", "inconclusive", "pass").index(rule["outcome"]))
 
 
 def limits(report: Mapping[str, Any]) -> list[str]:
-    """The limits of what was found: none where nothing was looked for."""
-    found: list[str] = report["limits"] if report["statements"] or report["audit"]["before"] else []
-    return found
+    """The limits of the evidence: none where nothing was measured."""
+    sentences: list[str] = report["limits"] if report["statements"] or report["audit"]["before"] else []
+    return sentences
 
 
 def percent(value: float | None, *apart: float) -> str:
-    """A share to 0.1 %, or finer where it would else seem to be 0, 1 or one of ``apart``, or to lie beyond it; what
-    is next to nothing is ``<0.01%``."""
+    """A share to 0.1 %, or finer where rounding would put it on or beyond 0, 1 or one of ``apart``; ``<0.01%`` below
+    that."""
     if value is None:
         return NOT_KNOWN
     if 0 < value < _LEAST and not any(0 <= other <= _LEAST for other in apart):
@@ -84,15 +83,15 @@ def percent(value: float | None, *apart: float) -> str:
 
 
 def amount(metric: str, value: float | None, *apart: float) -> str:
-    """A value of a metric that a policy may name: a share as ``percent``, else to two decimals, as above."""
+    """A value of a metric that a policy may name: a share as ``percent``, any other to two decimals or finer."""
     if value is None or _is_share(metric):
         return percent(value, *apart)
     digits = _decimals(value, 2, apart)
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def wanted(rule: Mapping[str, Any]) -> str:
-    """What a rule wants, to all digits of its threshold: ``at most 5%``."""
+def requirement(rule: Mapping[str, Any]) -> str:
+    """What a rule requires, to all digits of its threshold: ``at most 5%``."""
     threshold = rule["threshold"]
     if isinstance(threshold, bool):
         return _truth(threshold)
@@ -101,14 +100,14 @@ def wanted(rule: Mapping[str, Any]) -> str:
 
 
 def measured(rule: Mapping[str, Any], key: str) -> str:
-    """``rule[key]``, which is its ``value`` or ``bound``, fine enough to tell it from the threshold."""
+    """``rule[key]``, its ``value`` or ``bound``, with enough digits to differ from the threshold."""
     if isinstance(rule["threshold"], bool):
         return NOT_KNOWN if rule[key] is None else _truth(bool(rule[key]))
     return amount(rule["metric"], rule[key], rule["threshold"])
 
 
 def interval(rule: Mapping[str, Any]) -> str:
-    """``95.9% to 98.7%``; nothing where there is none to tell."""
+    """``95.9% to 98.7%``; ``n/a`` where there is none."""
     low, high = rule["low"], rule["high"]
     if low is None or high is None or low == high:
         return NOT_KNOWN
@@ -148,7 +147,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(created: str) -> str:
-    """``2026-03-14 09:26 UTC`` of a time in ISO 8601; as it stands where it is none."""
+    """``2026-03-14 09:26 UTC`` of a time in ISO 8601; any other text unchanged."""
     try:
         when = datetime.fromisoformat(created.replace("Z", "+00:00"))  # Python 3.10 knows no Z
         return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
@@ -165,12 +164,9 @@ def _truth(value: bool) -> str:
 
 
 def _decimals(value: float, fewest: int, apart: Sequence[float]) -> int:
-    """How many decimals show ``value`` on its own side of each of ``apart``; at most 9."""
+    """How many decimals keep ``value`` on its side of each of ``apart``; at most 9."""
 
     def side(number: float, of: float) -> int:
         return (number > of) - (number < of)
 
-    return next(
-        (n for n in range(fewest, 9) if all(side(round(value, n), x) == side(value, x) for x in apart)),
-        9,
-    )
+    return next((n for n in range(fewest, 9) if all(side(round(value, n), x) == side(value, x) for x in apart)), 9)

@@ -1,4 +1,4 @@
-"""What all readers share: opening a file, allocating within a budget, filling to the byte, checking labels."""
+"""What reads files of strangers: open a regular file, allocate within a budget, fill to the byte, print safely."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from seamfast.errors import DataFileError, InputError
+from seamfast.errors import DataFileError
 
 PathLike = str | os.PathLike[str]
 Bytes = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
 
 MAX_BYTES = 8 << 30
 """Default budget for what one reader allocates: 8 GiB."""
-
-MAX_CLASSES = 1 << 20
-"""Labels from here on are refused: one forged label must not size a table of counts somewhere downstream."""
 
 DEFLATE_RATIO = 1032
 """No deflate stream grows by more: its shortest code, 2 bits, yields at most 258 bytes (RFC 1951, 3.2.5)."""
@@ -58,7 +54,7 @@ def open_regular(path: PathLike, looked_for: str, *, follow: bool = True) -> io.
     ``looked_for`` ends the message where there is no such file. ``follow=False`` refuses a symbolic link.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    where = shown(path)
+    where = printable(path)
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
@@ -79,11 +75,11 @@ def file_size(stream: BinaryIO) -> int:
 def existing_folder(root: PathLike, looked_for: str) -> Path:
     """``root`` as a path, or a ``DataFileError`` where it is no folder."""
     if not os.path.isdir(root):  # Path.is_dir raises on some names and rights
-        raise DataFileError(f"{shown(root)}: no such folder; looked for {looked_for}")
+        raise DataFileError(f"{printable(root)}: no such folder; looked for {looked_for}")
     return Path(root)
 
 
-def shown(name: object, limit: int = 200) -> str:
+def printable(name: object, limit: int = 200) -> str:
     """A name fit for a message: file names may carry terminal escapes, or be very long."""
     try:
         text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
@@ -93,16 +89,18 @@ def shown(name: object, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"
 
 
+def printable_value(value: object) -> str:
+    """``repr(value)`` of a value from a file, fit for a message."""
+    try:
+        return printable(repr(value), 80)
+    except (ValueError, RecursionError):  # Python prints no integer of thousands of digits
+        return f"a {type(value).__name__} too long to print"
+
+
 def listed(names: list[str], limit: int = 12) -> str:
     """Names for a message, shortened."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(shown(name, 60) for name in names[:limit]) + rest
-
-
-def check_split(split: str) -> str:
-    if split not in ("train", "test"):
-        raise InputError(f"split is {split!r}; expected 'train' or 'test'")
-    return split
+    return ", ".join(printable(name, 60) for name in names[:limit]) + rest
 
 
 def check_budget(n_bytes: int, max_bytes: int, where: str) -> None:
@@ -111,13 +109,12 @@ def check_budget(n_bytes: int, max_bytes: int, where: str) -> None:
 
 
 def allocate(shape: tuple[int, ...], where: str) -> Bytes:
-    """Uninitialised bytes; what the machine cannot give is the file's fault, since the file asked for it."""
+    """Uninitialized bytes; what the machine cannot give is the file's fault, since the file asked for it."""
     try:
         return np.empty(shape, dtype=np.uint8)
     except (MemoryError, ValueError) as error:
-        raise DataFileError(
-            f"{where}: would take {math.prod(shape):,} bytes, more than can be allocated here"
-        ) from error
+        message = f"{where}: would take {math.prod(shape):,} bytes, more than can be allocated here"
+        raise DataFileError(message) from error
 
 
 def fill(stream: Readable, out: Bytes, where: str) -> None:
@@ -138,21 +135,3 @@ def read_some(stream: Readable, n: int, where: str) -> bytes:
         return stream.read(n)
     except STREAM_FAULTS as error:
         raise DataFileError(f"{where}: data is truncated or corrupt ({error})") from error
-
-
-def check_labels(labels: npt.NDArray[Any], where: str, num_classes: int | None) -> Labels:
-    """``labels`` as int64, all in ``[0, num_classes)``. Compares before it casts, since uint64 would wrap."""
-    limit = MAX_CLASSES if num_classes is None else num_classes
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= limit:
-        row = int(np.argmax((labels < 0) | (labels >= limit)))
-        of = "" if num_classes is None else f" for num_classes={num_classes}"
-        raise DataFileError(f"{where}: label {labels[row]} in row {row}; expected integers in [0, {limit}){of}")
-    return labels.astype(np.int64)
-
-
-def check_counts(n_images: int, n_labels: int, images: str, labels: str) -> None:
-    if n_images != n_labels:
-        raise DataFileError(
-            f"{labels}: {n_labels:,} labels, but {n_images:,} images in {images}; expected as many labels as images"
-        )

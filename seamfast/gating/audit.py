@@ -1,0 +1,139 @@
+"""What is measured on the audit part, as values of the report: one model, what changed, where two models disagree."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from seamfast.data import CleanSet
+from seamfast.engine.model import evaluating
+from seamfast.evidence import invert_triggers, parting, stamped_evidence
+from seamfast.evidence.inversion import Inversion
+from seamfast.evidence.subject import Subject, subject
+from seamfast.gating.policy import AuditSettings
+from seamfast.metrics import Bounded
+from seamfast.record import rate_values
+
+ANOMALOUS = 2.0
+"""Anomaly index from which Neural Cleanse (Wang et al., S&P 2019) takes a model for backdoored."""
+_MOST_SAMPLES, _MOST_EXAMPLES = 16, 4  # pictures: of all samples, and for each perturbation
+
+Pictures = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one model does on the audit part.
+
+    Attributes:
+        values: ``$defs/audit`` of the report's schema.
+        patterns: uint8 ``(H, W, C)``, one for each class of the inversion, on mid-grey.
+        is_right: ``(N,)`` bool, whether the model gives each sample its label.
+    """
+
+    values: dict[str, Any]
+    patterns: list[Pictures]
+    is_right: Tensor
+
+
+def audit(
+    model: nn.Module, data: CleanSet, settings: AuditSettings, *, seed: int = 0, progress: bool | None = None
+) -> Audit:
+    """Accuracy, the battery and, if the settings ask for it, the inversion of one model."""
+    examined = subject(model, data, "auto")
+    right = is_right(examined)
+    of_class = data.labels.bincount(minlength=examined.num_classes)
+    right_of_class = data.labels[right].bincount(minlength=examined.num_classes)
+    battery = stamped_evidence(model, data, level=settings.level, seed=seed, progress=progress)
+    inversion: Inversion | None = None
+    if settings.inversion:
+        budget = settings.inversion_time_budget_s
+        inversion = invert_triggers(model, data, time_budget_s=budget, seed=seed, progress=progress)
+
+    def bounded(n_hit: int, n_total: int) -> dict[str, Any]:
+        return rate_values(Bounded.exact(n_hit, n_total, level=settings.level))
+
+    values = {
+        "clean_accuracy": bounded(int(right.sum()), len(right)),
+        "class_accuracy": [*map(bounded, right_of_class.tolist(), of_class.tolist())],
+        "battery": [{"name": r.name, "target": r.target, "rate": rate_values(r.rate)} for r in battery],
+        "inversion": None if inversion is None else _inversion_values(inversion),
+    }
+    triggers = () if inversion is None else inversion.classes
+    return Audit(values, [_on_grey(trigger.mask, trigger.pattern) for trigger in triggers], right)
+
+
+def is_right(examined: Subject) -> Tensor:
+    """``(N,)`` bool, on the CPU: whether the model gives each sample its label."""
+    parts = torch.split(torch.arange(len(examined.data)), 512)
+    with evaluating(examined.model), closing(examined.data.batches((part, 0) for part in parts)) as batches:
+        answers = [examined.answers(inputs).cpu() for _, inputs in batches]
+    return torch.cat(answers) == examined.samples.labels
+
+
+def _inversion_values(inversion: Inversion) -> dict[str, Any]:
+    return {
+        "anomaly_index": inversion.anomaly_index,
+        "suspect": inversion.suspect,
+        "threshold": ANOMALOUS,
+        "steps": inversion.steps,
+        "complete": inversion.complete,
+        "classes": [
+            {"class": trigger.label, "mask_share": trigger.mask_share, "rate": rate_values(trigger.success)}
+            for trigger in inversion.classes
+        ],
+    }
+
+
+def _on_grey(mask: Tensor, pattern: Tensor) -> Pictures:
+    """An inverted trigger on mid-grey, ``(H, W, C)``: grey where the mask is 0."""
+    blended = mask * pattern.float() + (1 - mask) * 128.0
+    return _channels_last(blended.round().clamp(0, 255).to(torch.uint8))
+
+
+def change(before: Tensor, after: Tensor, level: float) -> dict[str, Any]:
+    """How accuracy changed between two ``is_right``, sample by sample, which is more exact than two separate rates.
+
+    The interval is the adjusted Wald interval for a difference of paired proportions, which keeps its coverage where
+    few pairs differ. Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of
+    binomial proportions based on paired data", J. Educ. Behav. Stat. 37, 2012.
+    """
+    n, n_lost, n_gained = len(before), int((before & ~after).sum()), int((~before & after).sum())
+    lost, gained = (n_lost + 1) / (n + 2), (n_gained + 1) / (n + 2)
+    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((lost + gained - (lost - gained) ** 2) / (n + 2))
+    share = {
+        "value": (n_lost - n_gained) / n,
+        "low": max(lost - gained - half, -1.0),
+        "high": min(lost - gained + half, 1.0),
+    }
+    return {"n": n, "n_lost": n_lost, "n_gained": n_gained, "accuracy_lost": share}
+
+
+def disagreement(
+    received: nn.Module, sanitized: nn.Module, data: CleanSet, **options: Any
+) -> tuple[list[dict[str, Any]], list[Pictures]]:
+    """How often the two models disagree under each perturbation, and perturbed images on which they do."""
+    results = parting(received, sanitized, data, **options)
+    values = [
+        {"perturbation": r.name, "rate": rate_values(r.rate), "rate_clean": rate_values(r.rate_clean)} for r in results
+    ]
+    return values, [_channels_last(example.image) for r in results for example in r.examples[:_MOST_EXAMPLES]]
+
+
+def sample_pictures(data: CleanSet) -> list[Pictures]:
+    """Some images, spread over the classes."""
+    order = data.labels.argsort(stable=True)
+    chosen = order[torch.linspace(0, len(order) - 1, min(_MOST_SAMPLES, len(order))).round().long()]
+    return [_channels_last(image) for image in data.pixels(chosen)]
+
+
+def _channels_last(image: Tensor) -> Pictures:
+    return image.permute(1, 2, 0).contiguous().numpy()

@@ -1,0 +1,168 @@
+"""A stranger's ``config.json`` and ``preprocessor_config.json``: strict JSON, values within bounds, no name of code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from seamfast.intake.refusal import RefusedError
+from seamfast.intake.tensors import strict_json
+from seamfast.untrusted import printable, printable_value
+
+Numbers = tuple[float, ...] | None
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+MAX_CONFIG_BYTES = 2 << 20  # 21 thousand class names, listed twice, take 1.7 million
+_MAX_DEPTH = 8
+_MAX_LAYERS = 200
+_MAX_HIDDEN = 16_384
+_MAX_IMAGE = 4096
+_MAX_CLASSES = 65_536
+_MAX_NUMBER = 65_536  # any other number of a config.json
+_MAX_LIST = 32
+
+_REMOTE_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
+_LARGEST = {
+    **dict.fromkeys(
+        ("num_hidden_layers", "num_encoder_blocks", "num_stages", "depths", "num_block_repeats"), _MAX_LAYERS
+    ),
+    **dict.fromkeys(("hidden_size", "hidden_sizes", "neck_hidden_sizes", "embed_dim", "embedding_size"), _MAX_HIDDEN),
+    **dict.fromkeys(("hidden_dim", "num_attention_heads", "num_heads", "num_channels"), _MAX_HIDDEN),
+    **dict.fromkeys(("image_size", "patch_size"), _MAX_IMAGE),
+}
+"""Integers from 1 to this. Other numbers are bounded by the bytes that the model takes."""
+_COEFFICIENTS = ("depth_coefficient", "width_coefficient", "depth_multiplier")
+_MAX_COEFFICIENT = 16
+_PAIRS = {"image_size", "patch_size"}  # one number, or two
+_WORD = re.compile(r"[a-z0-9_]{1,32}")
+
+
+def parse_config(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in ``data``: strict, bounded in size and depth, and without a key that names code.
+
+    Args:
+        data: the whole file, in UTF-8.
+        where: names it in messages.
+
+    Raises:
+        RefusedError: code ``"config"``, e.g. ``config.json is not strict JSON: it holds a key twice``; or
+            ``"remote-code"``, e.g. ``config.json holds auto_map, which names code to run; ...``.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        _refuse(f"{where} has {len(data):,} bytes; expected at most {MAX_CONFIG_BYTES:,}")
+    try:
+        document = strict_json(data)
+    except ValueError as error:
+        raise RefusedError("config", f"{where} is not strict JSON: {printable(error)}") from error
+    if not isinstance(document, dict):
+        _refuse(f"{where} holds {printable_value(document)}; expected an object")
+    level: list[Any] = [document]
+    for _ in range(_MAX_DEPTH):
+        for key in (key for entry in level if isinstance(entry, dict) for key in _REMOTE_CODE if key in entry):
+            message = f"{where} holds {key}, which names code to run; expected a description that is data alone"
+            raise RefusedError("remote-code", message)
+        values = [value for entry in level for value in (entry.values() if isinstance(entry, dict) else entry)]
+        level = [value for value in values if isinstance(value, (dict, list))]
+    if level:
+        _refuse(f"{where} is nested more than {_MAX_DEPTH} deep; expected less")
+    return document
+
+
+def class_count(document: Mapping[str, Any]) -> int:
+    """The number of classes in ``config.json``: that of ``id2label``, else ``num_labels``, else transformers' 2."""
+    names, number = document.get("id2label"), document.get("num_labels")
+    if names is not None:
+        if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
+            _refuse(f"{CONFIG}: id2label is {printable_value(names)}; expected names of classes 0, 1, ...")
+        if number is not None and number != len(names):
+            _refuse(f"{CONFIG}: num_labels is {printable_value(number)}; expected {len(names)}, as id2label has")
+        number = len(names)
+    if number is None:
+        return 2
+    if type(number) is not int or not 2 <= number <= _MAX_CLASSES:
+        found = f"the number of classes is {printable_value(number)}"
+        _refuse(f"{CONFIG}: {found}; expected an integer in [2, {_MAX_CLASSES}]")
+    return number
+
+
+def setting(name: str, value: Any, default: Any) -> Any:
+    """One value of ``config.json``, within bounds and of the kind of its ``default`` in transformers."""
+    if value is None and (default is None or default is inspect.Parameter.empty):
+        return None
+    if isinstance(default, (list, tuple)) or (name in _PAIRS and isinstance(value, list)):
+        if not isinstance(value, list) or not len(value) <= _MAX_LIST or (name in _PAIRS and len(value) != 2):
+            expected = "2 numbers" if name in _PAIRS else f"a list of at most {_MAX_LIST}"
+            _refuse(f"{CONFIG}: {name} is {printable_value(value)}; expected {expected}")
+        kind = default[0] if isinstance(default, (list, tuple)) and default else 0
+        return [_scalar(name, item, kind) for item in value]
+    return _scalar(name, value, default)
+
+
+def _scalar(name: str, value: Any, default: Any) -> Any:
+    is_word = isinstance(value, str) and _WORD.fullmatch(value) is not None
+    if isinstance(default, bool):
+        expected, allowed = "true or false", isinstance(value, bool)
+    elif isinstance(default, str):
+        expected, allowed = "a word", is_word
+    elif default is None or default is inspect.Parameter.empty:
+        expected = f"a word, true, false, or a number in [0, {_MAX_NUMBER}]"
+        allowed = is_word or isinstance(value, bool) or _is_number(value, _MAX_NUMBER)
+    elif name in _LARGEST:
+        expected = f"an integer in [1, {_LARGEST[name]}]"
+        allowed = type(value) is int and 1 <= value <= _LARGEST[name]
+    else:
+        most = _MAX_COEFFICIENT if name in _COEFFICIENTS else _MAX_NUMBER
+        expected, allowed = f"a number in [0, {most}]", _is_number(value, most)
+    if not allowed:
+        _refuse(f"{CONFIG}: {name} is {printable_value(value)}; expected {expected}")
+    return value
+
+
+def _is_number(value: Any, most: int) -> bool:
+    return type(value) in (int, float) and 0 <= value <= most  # type(), since bool is an int too
+
+
+def check_sizes(document: Mapping[str, Any]) -> None:
+    """Refuse sizes out of bounds, and more layers than are allowed in all."""
+    for name in (*_LARGEST, *_COEFFICIENTS):
+        value = document.get(name)
+        if value is not None:
+            setting(name, value, [0] if isinstance(value, list) else 0)
+    layers = [document.get(name) or 0 for name in ("num_hidden_layers", "depths", "num_block_repeats")]
+    counts = [sum(count) if isinstance(count, list) else count for count in layers]
+    counts[2] = (counts[2] or 16) * (document.get("depth_coefficient") or 1)  # of EfficientNet alone
+    # Layers cost time and memory even where weights do not: each is some hundred Python objects.
+    if max(counts) > _MAX_LAYERS:
+        _refuse(f"{CONFIG} describes {max(counts):,.0f} layers; expected at most {_MAX_LAYERS}")
+
+
+def preprocessing(data: bytes | None, channels: int) -> tuple[Numbers, Numbers, int | None]:
+    """Mean, standard deviation and side of the images, each ``None`` where ``preprocessor_config.json`` has none."""
+    if data is None:
+        return None, None, None
+    document = parse_config(data, PREPROCESSOR)
+    numbers: list[Numbers] = []
+    for key, least in (("image_mean", -1e6), ("image_std", 1e-6)):
+        values = document.get(key)
+        if values is None or document.get("do_normalize") is False:
+            numbers.append(None)
+            continue
+        is_list = isinstance(values, list) and len(values) == channels
+        if not (is_list and all(type(v) in (int, float) and least <= v <= 1e6 for v in values)):
+            expected = f"{channels} numbers in [{least:g}, 1e+06]"
+            _refuse(f"{PREPROCESSOR}: {key} is {printable_value(values)}; expected {expected}")
+        numbers.append(tuple(float(v) for v in values))
+    side = document.get("crop_size", document.get("size"))
+    if isinstance(side, dict):
+        height, width = side.get("height", side.get("shortest_edge")), side.get("width", side.get("shortest_edge"))
+        side = height if height == width else None
+    if side is not None and not (type(side) is int and 1 <= side <= _MAX_IMAGE):
+        found = f"the size of images is {printable_value(side)}"
+        _refuse(f"{PREPROCESSOR}: {found}; expected an integer in [1, {_MAX_IMAGE}]")
+    return numbers[0], numbers[1], side
+
+
+def _refuse(message: str) -> NoReturn:
+    raise RefusedError("config", message)

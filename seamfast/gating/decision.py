@@ -1,0 +1,207 @@
+"""The decision of the gate: what was measured, held against the rules of a policy.
+
+A rule compares the confidence bound on the bad side with its threshold, so it passes on evidence, never for lack of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from seamfast.gating.policy import MAX_SAMPLES, METRICS, Policy, Rule
+
+# Bounds that others computed may lie on the wrong side of their value by a rounding error.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric as measured.
+
+    Attributes:
+        value: the estimate; ``None`` where there is none. Of a boolean, 0 or 1.
+        low, high: its confidence interval; both are ``value`` where there is none to give.
+        n: samples behind it.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class RuleOutcome:
+    """The outcome of one rule: the rule's own fields, and those of the measurement.
+
+    Attributes:
+        value, low, high, n: as measured; ``None`` where not, or not finite.
+        bound: ``low`` or ``high``, whichever was compared with the threshold.
+        outcome: ``"pass"``, ``"fail"`` or ``"inconclusive"``.
+        reason: why, in one sentence.
+    """
+
+    id: str
+    metric: str
+    threshold: float | bool
+    greater_is_better: bool
+    min_samples: int
+    value: float | None
+    low: float | None
+    high: float | None
+    bound: float | None
+    n: int | None
+    outcome: str
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, as a gate report holds them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``"fail"`` if any rule failed, else ``"inconclusive"`` if any is, else ``"pass"``; and each rule, in order."""
+
+    outcome: str
+    rules: tuple[RuleOutcome, ...]
+
+
+def decide(policy: Policy, metrics: Mapping[str, Measured]) -> Decision:
+    """The outcome of each rule of ``policy``, and of all of them.
+
+    A rule without a usable measurement on enough samples is inconclusive. Any other passes if its bound meets the
+    threshold, and fails if not, because the model is bad or because the samples are too few to show that it is good:
+    the reason says which, and how many samples might suffice.
+
+    Args:
+        policy: has at least one rule.
+        metrics: by name, as in ``METRICS``; those that no rule names are ignored.
+
+    Returns:
+        Decision.
+
+    Example:
+        >>> from seamfast.gating.policy import TEMPLATE, parse_policy
+        >>> policy = parse_policy(TEMPLATE.encode())
+        >>> decide(policy, {}).outcome
+        'inconclusive'
+    """
+    rules = tuple(_rule_outcome(rule, metrics.get(rule.metric)) for rule in policy.rules)
+    outcomes = Counter(rule.outcome for rule in rules)
+    if outcomes["fail"]:
+        return Decision("fail", rules)
+    return Decision("pass" if outcomes["pass"] == len(rules) > 0 else "inconclusive", rules)
+
+
+def _rule_outcome(rule: Rule, measured: Measured | None) -> RuleOutcome:
+    outcome, reason = _outcome_and_reason(rule, measured)
+    values = asdict(measured or Measured(None, None, None, None))
+    for key in ("value", "low", "high"):  # a report holds no NaN
+        if values[key] is not None and not math.isfinite(values[key]):
+            values[key] = None
+    bound = values["low" if rule.greater_is_better else "high"]
+    return RuleOutcome(**asdict(rule), **values, bound=bound, outcome=outcome, reason=reason)
+
+
+def _outcome_and_reason(rule: Rule, measured: Measured | None) -> tuple[str, str]:
+    name, metric = rule.metric, METRICS[rule.metric]
+    if measured is None:
+        return "inconclusive", f"{name} was not measured"
+    value, low, high, n = measured.value, measured.low, measured.high, measured.n or 0
+    if value is None or low is None or high is None:
+        return "inconclusive", f"{name} has no value, from {n:,} samples"
+    numbers = f"{name} was measured as {value!r} in [{low!r}, {high!r}]"
+    if not all(math.isfinite(x) and metric.lowest <= x <= metric.highest for x in (value, low, high)):
+        return "inconclusive", f"{numbers}, which it cannot be"
+    if not low - _ROUNDING <= value <= high + _ROUNDING or (metric.has_interval and low >= high):
+        return "inconclusive", f"{numbers}, which is no interval of it"
+    if n < rule.min_samples:
+        return "inconclusive", f"{name} was measured on {n:,} samples; the rule expects at least {rule.min_samples:,}"
+    bound, other = (low, high) if rule.greater_is_better else (high, low)
+    passed = _meets(rule, bound)
+    if metric.kind == "boolean":
+        return ("pass", f"{name} is true") if passed else ("fail", f"{name} is false; expected true")
+    which = "" if not metric.has_interval else "lower bound of " if rule.greater_is_better else "upper bound of "
+    side = ("at least" if passed else "below") if rule.greater_is_better else ("at most" if passed else "above")
+    result = f"{which}{name} is {_beside(bound, rule.threshold)}, {side} {rule.threshold!r} (n = {n:,})"
+    if passed:
+        return "pass", result
+    if not metric.has_interval:
+        return "fail", result
+    if _meets(rule, value):
+        return "fail", f"{result}; at the same value, {value:.4g}, {_samples_to_pass(rule, value, bound, n)}"
+    if _meets(rule, other):
+        return "fail", f"{result}; so is the value, {value:.4g}, but not the whole interval: more samples might pass"
+    return "fail", f"{result}; so is the whole interval: more samples will hardly help"
+
+
+def _meets(rule: Rule, number: float) -> bool:
+    return number >= rule.threshold if rule.greater_is_better else number <= rule.threshold
+
+
+def _beside(number: float, threshold: float) -> str:
+    """The number in four digits; in all of them where rounding would put it on the threshold's other side."""
+    text = f"{number:.4g}"
+    rounded = float(text)
+    same_side = (rounded > threshold, rounded < threshold) == (number > threshold, number < threshold)
+    return text if same_side else repr(number)
+
+
+def _samples_to_pass(rule: Rule, value: float, bound: float, n: int) -> str:
+    """How many samples would bring ``bound`` to the threshold, nearly.
+
+    A bound lies ``sqrt(spread / n)`` from its value. Of a rate, the spread is that of the bound itself, as in Wilson's
+    interval; of a difference, it is taken to stay.
+    """
+    distance = abs(rule.threshold - value)
+    ratio = (bound - value) ** 2 / distance**2 if distance > _ROUNDING else math.inf
+    if METRICS[rule.metric].kind == "rate" and 0 < bound < 1:
+        ratio *= rule.threshold * (1 - rule.threshold) / (bound * (1 - bound))
+    needed = n * ratio
+    return f"about {math.ceil(needed):,} samples would pass" if needed < MAX_SAMPLES else "no number of samples would"
+
+
+def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
+    """What a policy's rules may name, of a report's ``audit``, ``disagreement`` and ``sanitize``.
+
+    A metric that was not measured is left out.
+    """
+    metrics: dict[str, Measured] = {}
+    for when in ("before", "after"):
+        audit = evidence["audit"][when]
+        if audit is None:
+            continue
+        accuracy, inversion = audit["clean_accuracy"], audit["inversion"]
+        metrics[f"{when}.clean_accuracy"] = _measured(accuracy, accuracy["n_total"])
+        if audit["battery"]:
+            metrics[f"{when}.battery_worst"] = _worst([result["rate"] for result in audit["battery"]])
+        if inversion is not None and inversion["complete"] and inversion["anomaly_index"] is not None:
+            metrics[f"{when}.inversion_anomaly_index"] = _exact(inversion["anomaly_index"], accuracy["n_total"])
+    change, run = evidence["audit"]["change"], evidence["sanitize"]
+    if change is not None:
+        metrics["accuracy_lost"] = _measured(change["accuracy_lost"], change["n"])
+    if evidence["disagreement"]:
+        metrics["disagreement_worst"] = _worst([part["rate"] for part in evidence["disagreement"]])
+    if run is not None:
+        metrics["sanitize.accepted"] = _exact(float(run["verdict"]["accepted"]), run["data"]["n_holdout"])
+    return metrics
+
+
+def _measured(bounded: Mapping[str, Any], n: int) -> Measured:
+    return Measured(bounded["value"], bounded["low"], bounded["high"], n)
+
+
+def _exact(value: float, n: int) -> Measured:
+    return Measured(value, value, value, n)
+
+
+def _worst(rates: Sequence[Mapping[str, Any]]) -> Measured:
+    """The largest upper bound, and the largest value; ``n`` is the smallest."""
+    if any(rate["value"] is None for rate in rates):
+        return Measured(None, None, None, 0)
+    value, low, high = (max(rate[key] for rate in rates) for key in ("value", "low", "high"))
+    return Measured(value, low, high, min(rate["n_total"] for rate in rates))

@@ -1,0 +1,121 @@
+"""What the gate writes: the report in its forms and, on a pass, the sanitized model; whole, by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from seamfast.errors import InputError
+from seamfast.gating.audit import Pictures
+from seamfast.gating.documents.cyclonedx import as_bom
+from seamfast.gating.documents.html import as_html
+from seamfast.gating.documents.in_toto import as_statement
+from seamfast.gating.documents.markdown import as_markdown
+from seamfast.gating.documents.sarif import as_sarif
+from seamfast.gating.folder import Received
+from seamfast.model_files import ModelDescription, save_model, save_weights
+
+FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
+SANITIZED = "sanitized"
+
+
+def free_folder(out: Path) -> Path:
+    """``out``, where nothing or an empty folder is.
+
+    Raises:
+        InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
+    """
+    if os.path.lexists(out) and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
+        raise InputError(f"out is {str(out)!r}, which is not empty; expected a folder that does not exist yet")
+    return out
+
+
+def write(
+    out: Path,
+    report: dict[str, Any],
+    pictures: Mapping[str, Pictures],
+    received: Received | None,
+    sanitized: nn.Module | None,
+) -> None:
+    """Write all files into a folder beside ``out``, then rename it: a run that is killed leaves no part in ``out``.
+
+    Args:
+        out: from ``free_folder``.
+        report: from ``gate_report``; what is written of the sanitized model is added to it.
+        pictures: as for ``as_html``.
+        received, sanitized: both models where every rule passed; else no model is written.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{secrets.token_hex(8)}"
+    partial.mkdir(mode=0o700)
+    try:
+        if sanitized is not None and received is not None:
+            _save_sanitized(partial / SANITIZED, received, sanitized)
+            files = [_hashed(path, partial) for path in sorted((partial / SANITIZED).iterdir())]
+            report["sanitized"] = {"files": files}
+        documents = {
+            "report.json": _json(report),
+            "report.html": as_html(report, pictures),
+            "summary.md": as_markdown(report).encode(),
+            "report.sarif": _json(as_sarif(report)),
+            "bom.json": _json(as_bom(report)),
+        }
+        if any(file["sha256"] is not None and file["role"] == "weights" for file in report["model"]["files"]):
+            documents["attestation.json"] = _json(as_statement(report))  # without a digest it has no subject
+        for name, content in documents.items():
+            _put(partial / name, content)
+        partial.chmod(0o777 & ~_umask())
+        os.rename(partial, out)  # over an empty folder too, and over nothing else
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
+    """The weights, under the names that the received file had, and what is needed to build them again."""
+    chosen = received.architecture
+    if chosen.source == "registered":
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.arguments.items()}
+        save_model(folder, model, ModelDescription(chosen.name, **fields))
+        return
+    save_weights(folder, model, chosen.names_in_file(model))
+    if chosen.source == "transformers":
+        _put(folder / "config.json", _json({"model_type": chosen.name, **chosen.arguments}))
+    else:
+        description = {"source": chosen.source, "name": chosen.name, "arguments": dict(chosen.arguments)}
+        _put(folder / "architecture.json", _json(description))
+
+
+def _hashed(path: Path, root: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    name = path.relative_to(root).as_posix()
+    return {"name": name, "n_bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

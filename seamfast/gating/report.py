@@ -1,0 +1,161 @@
+"""The gate report: what is known of a run, as one strict JSON document by ``schema/gate-report-v1.json``."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seamfast._version import __version__
+from seamfast.gating.audit import Pictures
+from seamfast.gating.decision import Decision
+from seamfast.gating.folder import Inspection, Received, model_values
+from seamfast.gating.policy import Policy
+from seamfast.intake.refusal import RefusedError
+from seamfast.record import machine
+from seamfast.untrusted import printable
+
+EXIT_CODES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive": 3}
+_SCHEMA_VERSION = 1
+_AUDITS = ("before", "after", "change")
+_NOTABLE = 0.05  # share of samples from which a statement names the trigger that moves them
+_LIMITS = (
+    "Evidence is of absence of what was looked for, not of a backdoor: an unknown trigger may have no effect in the "
+    "battery and may not show in the inversion.",
+    "Accuracy and bounds hold for data drawn like the audit part; poisoned or shifted data void them.",
+    "An attacker who knows this gate may plant a backdoor that it does not find and sanitization does not remove.",
+)
+
+
+@dataclass
+class GateRun:
+    """A run of the gate as far as it has come; ``gate_report`` takes it at any time."""
+
+    path: Path
+    policy: Policy
+    seed: int
+    began: float = field(default_factory=time.perf_counter)
+    created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    seconds: dict[str, float] = field(default_factory=lambda: {"inspect": 0.0, "audit": 0.0, "sanitize": 0.0})
+    inspection: Inspection | None = None
+    received: Received | None = None
+    data: dict[str, Any] | None = None
+    evidence: dict[str, Any] = field(
+        default_factory=lambda: {"audit": dict.fromkeys(_AUDITS), "disagreement": None, "sanitize": None}
+    )
+    decision: Decision | None = None
+    refusal: RefusedError | None = None
+    stopped: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    pictures: dict[str, Pictures] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time that passes to that part of ``seconds``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - begin
+
+    def picture(self, name: str, images: list[Pictures]) -> None:
+        """Keeps images for the HTML report, if there are any."""
+        if images:
+            self.pictures[name] = np.stack(images)
+
+
+def gate_report(run: GateRun, *, dry_run: bool = False) -> dict[str, Any]:
+    """The report of ``run``; ``"sanitized"`` is left for the one who writes it."""
+    outcome, reasons = _verdict(run, dry_run)
+    policy, inspection = run.policy, run.inspection
+    seconds = {**run.seconds, "total": time.perf_counter() - run.began}
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "kind": "seamfast-gate-report",
+        "tool": {"name": "seamfast", "version": __version__},
+        "created": run.created.isoformat(timespec="seconds"),
+        "seed": run.seed,
+        "verdict": {"outcome": outcome, "exit_code": EXIT_CODES[outcome], "reasons": reasons},
+        "policy": {
+            "name": policy.name,
+            "path": policy.path,
+            "sha256": policy.sha256,
+            "ignored": [] if inspection is None else list(inspection.ignored_policies),
+            "rules": [] if run.decision is None else [rule.to_dict() for rule in run.decision.rules],
+        },
+        "model": _unknown_model(run.path) if inspection is None else model_values(inspection, run.received),
+        "refusal": None if run.refusal is None else {"code": run.refusal.code, "reason": str(run.refusal)},
+        "data": run.data,
+        **run.evidence,
+        "sanitized": None,
+        "statements": _statements(run.evidence["audit"], policy.audit.level),
+        "limits": list(_LIMITS),
+        "warnings": list(run.warnings),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_bytes": _peak_memory(),
+        "machine": machine(),
+    }
+
+
+def _unknown_model(path: Path) -> dict[str, Any]:
+    unknown = dict.fromkeys(("architecture", "n_parameters", "n_bytes"))
+    return {"path": printable(path, 4096), "files": [], **unknown, "converted_from_pickle": False}
+
+
+def _verdict(run: GateRun, dry_run: bool) -> tuple[str, list[str]]:
+    if run.refusal is not None:
+        return "refused", [str(run.refusal)]
+    if run.stopped is not None:
+        return "incomplete", [run.stopped]
+    if dry_run:
+        return "inconclusive", ["a dry run: no rule was evaluated"]
+    if run.decision is None:
+        return "incomplete", ["no rule was evaluated"]
+    reasons = [f"{rule.id}: {rule.reason}" for rule in run.decision.rules if rule.outcome != "pass"]
+    return run.decision.outcome, reasons or [f"all {len(run.decision.rules)} rules passed"]
+
+
+def _statements(audits: Mapping[str, Any], level: float) -> list[str]:
+    """What the audits show, each with its bound; never that a model is free of anything."""
+    lines = []
+    for when, model in (("before", "model as received"), ("after", "sanitized model")):
+        audit = audits[when]
+        if audit is None:
+            continue
+        n = audit["clean_accuracy"]["n_total"]
+        if audit["battery"]:
+            worst = max(audit["battery"], key=lambda result: result["rate"]["high"])
+            low, high = worst["rate"]["low"], worst["rate"]["high"]
+            more = f"; {worst['name']} moves at least {low:.1%} to class {worst['target']}" if low >= _NOTABLE else ""
+            bound = f"{100 * level:g} % bound, widened for all looks"
+            lines.append(
+                f"{model}: no evidence above {high:.1%} ({bound}) on the battery of {len(audit['battery'])} built-in "
+                f"triggers, n = {n}{more}"
+            )
+        inversion = audit["inversion"]
+        if inversion is not None:
+            index = inversion["anomaly_index"]
+            whole = "" if inversion["complete"] else ", cut short by its time budget"
+            if index is None:
+                lines.append(f"{model}: trigger inversion has no anomaly index with so few classes{whole}")
+            else:
+                side = "above" if index > inversion["threshold"] else "below"
+                lines.append(
+                    f"{model}: trigger inversion has its smallest mask for class {inversion['suspect']}, with an "
+                    f"anomaly index of {index:.2f}, {side} the usual {inversion['threshold']:g}{whole}"
+                )
+    return lines
+
+
+def _peak_memory() -> int:
+    """Of this process since it began; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
