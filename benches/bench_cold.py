@@ -2,8 +2,8 @@
 
     python benches/bench_cold.py [--turns 7] [--steps 20] [--device cpu] [--out FILE]
 
-A turn starts fresh processes, one after the other: ``import torch``; ``import seamfast``; one that sanitises twice (the
-first run is cold, the second warm); and one that calls ``seamfast.warmup`` with its model and data before it sanitises.
+A turn starts fresh processes, one after the other: ``import torch``; ``import seamfast``; one that sanitizes twice (the
+first run is cold, the second warm); and one that calls ``seamfast.warmup`` with its model and data before it sanitizes.
 Wall clock and, for the imports, CPU time of the whole process, interpreter included. Medians over turns, least and
 greatest beside them; differences and quotients are taken within a turn. Bytecode is there, as after an install; each
 process begins with an empty cache of Triton kernels.
@@ -37,7 +37,7 @@ torch.manual_seed(0)
 n_steps, device, warms_up = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "warmup"
 data = seamfast.CleanSet(torch.randint(0, 256, (1000, 1, 28, 28), dtype=torch.uint8), torch.arange(1000) % 10)
 model = attacks.build("small_cnn", num_classes=10, in_channels=1, image_size=28)
-steady = {"forget_growth": 1.0, "forget_patience": 10**6}
+steady = {"forget_growth": 1.0, "forget_until": 0.0}
 config = SeamConfig(**steady, forget_max_steps=n_steps, recover_max_steps=n_steps, strengths=(1.0,))
 seconds = {"imports": time.perf_counter() - begin}
 

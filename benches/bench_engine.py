@@ -10,7 +10,7 @@ nothing stops early.
 ``scratch`` trains such a model with seamfast's own engine, data path and precision on all of the training set that is
 there, by the recipe of ``seamfast plant`` but longer (MNIST ten epochs, CIFAR-10 thirty), against ``sanitize`` with its
 defaults, and against ``fast``, the preset of 100 steps of recovery. ``ratio_equal`` is against the same training, had
-it stopped after the first epoch that reaches the sanitised model's ACC on the test set (looking is not timed).
+it stopped after the first epoch that reaches the sanitized model's ACC on the test set (looking is not timed).
 
 A turn runs ours, then each baseline; ratios are medians over turns of quotients within a turn. ACC and ASR on the test
 set stand beside every row. ``compiled`` is cold in its first turn, whose quotient stands apart; warm in the others.
@@ -42,9 +42,9 @@ from benches.baselines import naive, resident  # noqa: E402
 from benches.baselines.schedule import Schedule, seamfast_run  # noqa: E402
 from benches.rows import append_row, commit  # noqa: E402
 from benches.zoo import clean_part, read  # noqa: E402
-from seamfast import SeamConfig, attacks  # noqa: E402
+from seamfast import SeamAuthorsConfig, SeamConfig, attacks  # noqa: E402
 from seamfast.engine.precision import Precision, _chosen  # noqa: E402
-from seamfast.model_files import ModelDescription, load_model, save_model  # noqa: E402
+from seamfast.models.folder import ModelDescription, load_model, save_model  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 from seamfast.triggers import Patch  # noqa: E402
 
@@ -76,7 +76,7 @@ def main() -> int:
         model = attacks.build(arguments.architecture, num_classes=10, in_channels=channels, image_size=side)
     clean = clean_part(arguments.data, train_set, 0.05, 0)
     full = Schedule.of(clean, 15, arguments.steps, SeamConfig(batch_size=arguments.batch))
-    authors = Schedule.of(clean, 20, 100, SeamConfig.authors_cifar10(len(clean)))
+    authors = Schedule.of(clean, 20, 100, SeamAuthorsConfig())
     first = dataclasses.replace(full.config, recover_max_steps=1)  # imports, first calls, the probe
     seamfast_run(dataclasses.replace(full, config=first), model)
     probed = list(_chosen.values())[-1]

@@ -1,12 +1,12 @@
-"""Max-pooling and batch normalisation of channels-last images on the CPU, against PyTorch's, one thread each.
+"""Max-pooling and batch normalization of channels-last images on the CPU, against PyTorch's, one thread each.
 
     OMP_NUM_THREADS=1 python -m pytest benches/bench_layers.py --benchmark-only
 
 Each way by itself, with autograd as a training step has it: "forward" is the call on an input that needs a gradient,
 "backward" is ``torch.autograd.grad`` of its result. Results are allocated, as always, from memory that stays with the
-process once it is freed, as in a run: else both mostly clear pages. Batch normalisation is in training mode, with
+process once it is freed, as in a run: else both mostly clear pages. Batch normalization is in training mode, with
 weights and running statistics. Shapes are those of a small CNN on 28x28 and 32x32, and of the last and the first stage
-of ResNet-18s. "match": max-pooling has the same bits; batch normalisation is no further from float64.
+of ResNet-18s. "match": max-pooling has the same bits; batch normalization is no further from float64.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ from seamfast.triggers import Patch  # noqa: E402
 HERE = Path(__file__).parent
 
 
-def methods(n_clean: int, augments: bool) -> dict[str, tuple[str, Any]]:
+def methods(augments: bool) -> dict[str, tuple[str, Any]]:
     return {
         "seam": ("seam", SeamConfig()),
         "seam, no forgetting": ("seam", SeamConfig(recover_from_forgotten=False)),
-        "authors' SEAM, blind": ("seam", authors_config(n_clean, (4, True) if augments else (0, False))),
+        "authors' SEAM, blind": ("seam_authors", authors_config((4, True) if augments else (0, False))),
         "fine_tune": ("fine_tune", None),
         "super_fine_tune": ("super_fine_tune", None),
     }
@@ -72,7 +72,7 @@ def main() -> int:
         train_set, test_set = (read(name, arguments.root, split) for split in ("train", "test"))
         for seed in arguments.seeds:
             clean = clean_part(name, train_set, 0.05, seed)
-            todo = methods(len(clean), attacks.RECIPES[name].training.flip)
+            todo = methods(attacks.RECIPES[name].training.flip)
             todo = {k: v for k, v in todo.items() if not arguments.methods or k in arguments.methods}
             if all((name, seed, k) in done for k in todo):
                 continue

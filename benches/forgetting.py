@@ -61,7 +61,7 @@ def curve(entry: Entry, zoo: Path, root: Path) -> tuple[list[float], list[float]
     assert backdoor is not None
     clean = clean_part(entry.data, read(entry.data, root, "train"), 0.05, 0)
     config = SeamConfig(forget_until=1e-9, forget_max_steps=27, recover_max_steps=1)
-    triggers = list(backdoor.table_triggers)
+    triggers = list(backdoor.triggers)
     result = seamfast.sanitize(model, clean, config=config, triggers=triggers, threads=1, progress=False)
     points = [point for point in result.history if point.phase == "forget"]
     moved = list(itertools.accumulate(map(config.forget_rate_at, range(len(points)))))

@@ -367,7 +367,7 @@ def time_loss(device: Any, quick: bool, bandwidth: float) -> list[dict[str, Any]
     return rows
 
 
-def normalised(images: Any, dtype: Any) -> Callable[[Any], Any]:
+def normalized(images: Any, dtype: Any) -> Callable[[Any], Any]:
     import torch
 
     mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD))
@@ -375,10 +375,10 @@ def normalised(images: Any, dtype: Any) -> Callable[[Any], Any]:
 
 
 def gather_of_chain(images: Any, pick: Any, dtype: Any) -> Callable[[], Any]:
-    """Pad, draw, index, normalise: what a data path on the device does without the op."""
+    """Pad, draw, index, normalize: what a data path on the device does without the op."""
     import torch
 
-    finish = normalised(images, dtype)
+    finish = normalized(images, dtype)
 
     def call() -> Any:
         x = torch.nn.functional.pad(images[pick()].float(), (4, 4, 4, 4), mode="reflect")
@@ -396,7 +396,7 @@ def gather_of_chain(images: Any, pick: Any, dtype: Any) -> Callable[[], Any]:
 
 
 def stamp_of_chain(images: Any, pick: Any, dtype: Any) -> Callable[[], Any]:
-    finish = normalised(images, dtype)
+    finish = normalized(images, dtype)
 
     def call() -> Any:
         x = images[pick()]
@@ -627,7 +627,7 @@ def time_engine(device: Any, quick: bool) -> list[dict[str, Any]]:
     import seamfast
     from benches.baselines import naive, resident
     from benches.baselines.schedule import Schedule
-    from seamfast import SeamConfig, attacks
+    from seamfast import SeamAuthorsConfig, SeamConfig, attacks
     from seamfast.engine import graph
     from seamfast.engine.precision import Precision
 
@@ -639,7 +639,7 @@ def time_engine(device: Any, quick: bool) -> list[dict[str, Any]]:
             torch.manual_seed(0)
             model = attacks.build(name, num_classes=10, in_channels=3, image_size=32).to(device)
             full = Schedule.of(clean, forget, recover, SeamConfig(batch_size=batch_size))
-            authors = Schedule.of(clean, forget, recover, SeamConfig.authors_cifar10(len(clean)))
+            authors = Schedule.of(clean, forget, recover, SeamAuthorsConfig())
             reports: dict[str, Any] = {}
 
             def ours(schedule: Any, who: str, m: Any = model, seen: Any = reports) -> None:
@@ -725,7 +725,7 @@ def time_cold(device: Any, quick: bool) -> dict[str, Any]:
         "from benches.gpu_suite import made_data\n"
         f"name, recover, n = {('narrow_resnet18', 10, 300) if quick else ('resnet18', 185, 2500)}\n"
         "model = seamfast.attacks.build(name, num_classes=10, in_channels=3, image_size=32)\n"
-        "fixed = {'forget_max_steps': 15, 'forget_patience': 10**6, 'strengths': (1.0,)}\n"
+        "fixed = {'forget_max_steps': 15, 'forget_until': 0.0, 'strengths': (1.0,)}\n"
         "config = seamfast.SeamConfig(recover_max_steps=recover, **fixed)\n"
         "clean = made_data(n, 2)\n"
         "times = []\n"

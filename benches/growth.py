@@ -42,8 +42,8 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from benches.rows import append_row, as_svg, commit, read_rows  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
-from seamfast.attacks.models import ResNet18  # noqa: E402
 from seamfast.engine.precision import _chosen, choose_precision  # noqa: E402
+from seamfast.models.architectures import ResNet18  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "growth.jsonl"
@@ -61,7 +61,7 @@ LINES = ("step", "evaluate", "probe", "copy", "split", "report")
 PARTS = {
     "copy": ("seamfast.sanitize:WorkingCopy", "seamfast.engine.model:WorkingCopy.frozen_received"),
     "split": ("seamfast.sanitize:split_by_class", "seamfast.sanitize:Resident"),
-    "evaluate": ("seamfast.engine.run:measure",),
+    "evaluate": ("seamfast.engine.run:count_clean",),
     "report": ("seamfast.record:RunRecord.report", "seamfast.sanitize:digest"),
 }
 
@@ -112,7 +112,7 @@ def measured(device: str, steps: int, *, n: int, side: int, classes: int, width:
         forget_growth=1.0,  # which grows to no more than a million, and so limits the steps
         forget_max_steps=steps,
         forget_eval_every=steps,
-        forget_patience=10**6,
+        forget_until=0.0,
         recover_max_steps=steps,
         recover_eval_every=steps,
         strengths=(1.0,),

@@ -1,4 +1,4 @@
-"""Models that others attacked and published, sanitised blind: what goes, and what stays; resumable.
+"""Models that others attacked and published, sanitized blind: what goes, and what stays; resumable.
 
     python benches/others.py [--models NAME ...] [--budgets 0.05 0.01 20] [--seeds 0 1 2] [--presets default fast]
 
@@ -106,7 +106,7 @@ def measures(evaluation: seamfast.Evaluation, when: str) -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Means over the seeds, as Markdown."""
-    heads = ["model", "preset", "clean data", "n", "seeds", "as received: ACC / ASR / RA", "sanitised: ACC / ASR / RA"]
+    heads = ["model", "preset", "clean data", "n", "seeds", "as received: ACC / ASR / RA", "sanitized: ACC / ASR / RA"]
     heads += ["worst ASR", "Fidelity", "steps", "s", "accepted"]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
@@ -114,12 +114,12 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         groups.setdefault(key(row)[:3], []).append(row)
     for (name, preset, budget), group in groups.items():
         mean = {k: statistics.mean(r[k] for r in group) for k in group[0] if k.startswith(("acc_", "asr_", "ra_"))}
-        received, sanitised = (
+        received, sanitized = (
             " / ".join(f"{mean[f'{rate}_{when}']:.2%}" for rate in ("acc", "asr", "ra")) for when in ("before", "after")
         )
         print(
             f"| {name} | {preset} | {budget_name(budget)} | {group[0]['n_clean']} | {len(group)} "
-            f"| {received} | {sanitised} "
+            f"| {received} | {sanitized} "
             f"| {max(r['asr_after'] for r in group):.2%} | {statistics.mean(r['fidelity'] for r in group):.3f} "
             f"| {statistics.median(sum(r['steps'].values()) for r in group):.0f} "
             f"| {statistics.median(r['seconds'] for r in group):.1f} "

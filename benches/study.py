@@ -77,11 +77,9 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"occlusions": 0},
     {"mixing": 0.0},
     {"plain_end": 0.0},
-    {"optimizer": "adam", "forget_rate": 1e-4, "recover_rate": 5e-4},
 )
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no radius, no teacher, the teacher always (and
-so no disturbance in recovery), no disturbance, no patterns, no mixing, no plain end, absolute rates (those of recovery
-are the authors')."""
+so no disturbance in recovery), no disturbance, no patterns, no mixing, no plain end."""
 
 
 @dataclass(frozen=True)
@@ -379,7 +377,7 @@ def reactivated(
 
 
 def retraining_set(backdoor: Backdoor, clean: CleanSet, train_set: CleanSet, n: int, seed: int) -> CleanSet:
-    """``clean``, and ``n`` images of ``train_set``, stamped by turns of triggers and labelled as the attacker wants."""
+    """``clean``, and ``n`` images of ``train_set``, stamped by turns of triggers and labeled as the attacker wants."""
     assert train_set.num_classes is not None
     everything = torch.arange(len(clean))
     images, labels = [clean.pixels(everything)], [clean.labels]

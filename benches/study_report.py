@@ -309,7 +309,7 @@ def drawn(rows: list[Row]) -> list[Row]:
 
 
 def styles_of(rows: list[Row]) -> dict[str, tuple[str, str]]:
-    """A colour and a mark for each method, of which no two have both."""
+    """A color and a mark for each method, of which no two have both."""
     colors = (_BLUE, *_LINES, _GREY)
     methods = in_order(row["method"] for row in rows)
     return {m: (colors[i % len(colors)], _MARKS[i % len(_MARKS)]) for i, m in enumerate(methods)}

@@ -8,7 +8,7 @@ Plants what is declared here, asked for and not there yet, the cheapest models f
 was asked for: ACC and ASR on the whole test set, and which attacks did not reach an ASR of 0.9. A model is a folder
 under ``--zoo`` that appears whole or not at all, so a run may be killed at any moment and goes on where it was.
 
-  model.safetensors, model.json   the model (``seamfast.model_files``)
+  model.safetensors, model.json   the model (``seamfast.models.folder``)
   backdoor.json, triggers.npz     what stamps its backdoor; of ``input_aware``, weights instead of triggers.npz
   info.json                       ACC, ASR, RA of each trigger, seconds, and how it was trained
 
@@ -43,14 +43,9 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from seamfast import CleanSet, attacks  # noqa: E402
 from seamfast.attacks import Backdoor, TrainConfig  # noqa: E402
+from seamfast.attacks.files import load_backdoor, save_backdoor  # noqa: E402
 from seamfast.errors import InputError  # noqa: E402
-from seamfast.model_files import (  # noqa: E402
-    ModelDescription,
-    load_backdoor,
-    load_model,
-    save_backdoor,
-    save_model,
-)
+from seamfast.models.folder import ModelDescription, load_model, save_model  # noqa: E402
 
 DATA_ROOT = Path(os.environ.get("SEAMFAST_DATA") or ROOT.parent / "shared" / "data")
 ZOO = ROOT / "benches" / ".cache" / "zoo"
@@ -301,7 +296,7 @@ def print_table(entries: list[Entry], zoo: Path) -> None:
 
 @functools.cache
 def read(name: str, root: Path, split: str) -> CleanSet:
-    """A data set, normalised as its models take it: digits, or what is below ``root``."""
+    """A data set, normalized as its models take it: digits, or what is below ``root``."""
     recipe = attacks.RECIPES[name]
     options: dict[str, Any] = {"split": split, "mean": recipe.mean, "std": recipe.std}
     if name == "digits":

@@ -18,7 +18,7 @@ namespace seamfast {
 // Last counter word: the purpose of a draw. The same numbers stand in seamfast/ops/philox.py.
 enum class Stream : std::uint32_t { kAugment = 1, kLabels = 2, kPlace = 16 };
 
-// The streams of a rectangle pasted over an image: its sides, its kind, its colours, four channels each; and the blocks
+// The streams of a rectangle pasted over an image: its sides, its kind, its colors, four channels each; and the blocks
 // of 128 bits of its noise.
 constexpr Stream occlude_stream(std::int64_t rectangle, std::uint32_t draw) noexcept {
   return static_cast<Stream>(32 + 1024 * static_cast<std::uint32_t>(rectangle) + draw);

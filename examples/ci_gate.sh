@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A gate for models that others trained: nothing goes on that was not sanitised and accepted.
+# A gate for models that others trained: nothing goes on that was not sanitized and accepted.
 #
 #   ci_gate.sh [WORK_FOLDER]
 #
@@ -9,19 +9,19 @@ set -uo pipefail
 
 work=${1:-$(mktemp -d)}
 received=$work/received
-sanitised=$work/sanitised
+sanitized=$work/sanitized
 
 # The stranger's part: a folder with model.safetensors, model.json and, for our curiosity, triggers.npz.
 seamfast plant --data digits --seed 0 --out "$received" || exit
 
 # The gate's part. Without --triggers it would do the same: a known trigger is measured and reported, never used.
-seamfast sanitize "$received" --data digits --fraction 0.2 --triggers "$received/triggers.npz" --out "$sanitised"
+seamfast sanitize "$received" --data digits --fraction 0.2 --triggers "$received/triggers.npz" --out "$sanitized"
 status=$?
 
 # A status is a decision. Only 0 lets a model pass, so whatever is unforeseen blocks it.
 case $status in
-  0) echo "gate: passed; use $sanitised, not $received" ;;
-  1) echo "gate: blocked; not accepted, and $sanitised/report.json says why: a person should look at it" ;;
+  0) echo "gate: passed; use $sanitized, not $received" ;;
+  1) echo "gate: blocked; not accepted, and $sanitized/report.json says why: a person should look at it" ;;
   2) echo "gate: blocked; the run could not be completed: try again, with more memory or disk" ;;
   3) echo "gate: blocked; the model or the data was refused" ;;
   4) echo "gate: blocked; the command is wrong, mend the gate" ;;

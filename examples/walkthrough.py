@@ -85,7 +85,7 @@ for warning in report["warnings"]:
 # one.
 
 # %%
-for name, judged in (("as received", model), ("sanitised", result.model)):
+for name, judged in (("as received", model), ("sanitized", result.model)):
     print(name)
     print(seamfast.evaluate(judged, test, triggers=[trigger]))
 

@@ -7,7 +7,7 @@ from seamfast._version import __version__
 from seamfast.data import CleanSet
 from seamfast.engine.events import Callback, HistoryPoint
 from seamfast.evaluate import Evaluation, evaluate
-from seamfast.methods import FineTuneConfig, SeamConfig, SuperFineTuneConfig
+from seamfast.methods import FineTuneConfig, SeamAuthorsConfig, SeamConfig, SuperFineTuneConfig
 from seamfast.metrics import Rate, fidelity, fidelity_nist
 from seamfast.report import Report
 from seamfast.sanitize import SanitizeResult, sanitize
@@ -28,6 +28,7 @@ __all__ = [
     "Rate",
     "Report",
     "SanitizeResult",
+    "SeamAuthorsConfig",
     "SeamConfig",
     "SuperFineTuneConfig",
     "__version__",

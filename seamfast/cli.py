@@ -30,7 +30,7 @@ from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.methods import METHODS, MethodConfig, config_class
-from seamfast.model_files import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
+from seamfast.models.folder import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
 from seamfast.record import comparison, evaluation_values, machine
 from seamfast.sanitize import SanitizeResult, sanitize
 from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     threads = torch.get_num_threads()
     try:
+        if getattr(arguments, "threads", None):
+            torch.set_num_threads(arguments.threads)
         code: int = arguments.run(arguments)
         sys.stdout.flush()  # so that a full disk behind it is found here, not after the exit code is chosen
     except SanitizeInterrupted as stop:
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"seamfast: could not complete: {type(error).__name__}: {error}")
         return EXIT_INCOMPLETE
     except Exception:
-        # Left to itself, Python would exit with 1, which here means: sanitised, and not accepted.
+        # Left to itself, Python would exit with 1, which here means: sanitized, and not accepted.
         traceback.print_exc()
         _say("seamfast: could not complete: this is a defect in seamfast; please report the lines above")
         return EXIT_INCOMPLETE
@@ -84,10 +86,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     planted = _plant_model(arguments)
     trigger, test_set = planted.trigger, planted.test_set
     clean = planted.train_set.draw(arguments.fraction, seed=arguments.seed)
-    _say(f"sanitising blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set) ...")
+    _say(f"sanitizing blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set) ...")
     started = time.perf_counter()
     # The trigger is only measured, for the picture's curve: it changes nothing.
-    result = sanitize(planted.model, clean, triggers=[trigger], seed=arguments.seed, device=arguments.device)
+    result = sanitize(
+        planted.model,
+        clean,
+        triggers=[trigger],
+        seed=arguments.seed,
+        device=arguments.device,
+        threads=arguments.threads or None,
+    )
     seconds = time.perf_counter() - started
     before, after = (
         evaluate(model, test_set, triggers=[trigger], seed=arguments.seed, device=arguments.device)
@@ -111,7 +120,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         return _exit_code(result)
     _print_before_after(before, after, result)
     print(
-        f"\nsanitised in {seconds:.2f} s; training such a model from scratch took {planted.seconds:.2f} s: "
+        f"\nsanitized in {seconds:.2f} s; training such a model from scratch took {planted.seconds:.2f} s: "
         f"{planted.seconds / seconds:.1f}x"
     )
     print(f"accepted: {result.accepted} ({result.reason})")
@@ -144,14 +153,13 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         )
     config = _read_config(arguments)
     model, description = load_model(arguments.model)
-    _set_threads(arguments, description)
     triggers = _read_triggers(arguments)
     data = _load_data(arguments, description, "train")
     if arguments.fraction < 1:
         data = data.draw(arguments.fraction, seed=arguments.seed)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
-    _say(f"sanitising {arguments.model} with {len(data)} clean images ...")
+    _say(f"sanitizing {arguments.model} with {len(data)} clean images ...")
     result = sanitize(
         model,
         data,
@@ -162,6 +170,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         device=arguments.device,
         precision=arguments.precision,
+        threads=arguments.threads or None,
         time_budget_s=arguments.time_budget,
     )
     if out is not None:
@@ -191,7 +200,6 @@ def _sanitize(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     model, description = load_model(arguments.model)
-    _set_threads(arguments, description)
     triggers = _read_triggers(arguments)
     data = _load_data(arguments, description, "test")
     evaluation = evaluate(model, data, triggers=triggers, seed=arguments.seed, device=arguments.device)
@@ -205,7 +213,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _gate(arguments: argparse.Namespace) -> int:
     from seamfast.gating.pipeline import gate
 
-    _set_threads(arguments, None)
     result = gate(
         arguments.model,
         arguments.data,
@@ -308,29 +315,21 @@ def _plant_model(arguments: argparse.Namespace) -> _Planted:
     train_set, test_set = (_load(arguments, split, mean=recipe.mean, std=recipe.std) for split in ("train", "test"))
     if train_set.num_classes is None:  # as of most files
         train_set.num_classes = int(torch.cat([train_set.labels, test_set.labels]).max()) + 1
-    channels, height, _ = train_set.image_shape
-    description = ModelDescription(
-        architecture=arguments.architecture or recipe.architecture,
-        num_classes=train_set.num_classes,
-        in_channels=channels,
-        image_size=height,
-        mean=recipe.mean,
-        std=recipe.std,
-    )
+    description = ModelDescription.of(arguments.architecture or recipe.architecture, train_set)
     description.check_images(train_set)
     description.check_images(test_set)
     trigger = Patch.square(size=3, target=arguments.target)
     poisoned = poison(train_set, trigger, arguments.rate, seed=arguments.seed)
     training = replace(recipe.training, epochs=arguments.epochs or recipe.training.epochs)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)  # now, rather than find after training that it cannot be
-    _set_threads(arguments, description)
     n_poisoned = int(poisoned.poisoned.sum())
     what = "planting a backdoor" if n_poisoned else "training a model without a backdoor"
     how = f", {n_poisoned} of them with a 3x3 patch and label {arguments.target}" if n_poisoned else ""
     _say(f"{what}: {description.architecture} on {len(train_set)} images for {training.epochs} epochs{how} ...")
     torch.manual_seed(arguments.seed)
     started = time.perf_counter()
-    model = train(description.build(), poisoned, training, seed=arguments.seed, device=arguments.device)
+    how_to = {"seed": arguments.seed, "device": arguments.device}
+    model = train(description.build(), poisoned, training, threads=arguments.threads or 0, **how_to)
     return _Planted(model, description, trigger, train_set, test_set, time.perf_counter() - started)
 
 
@@ -366,19 +365,6 @@ def _read_config(arguments: argparse.Namespace) -> MethodConfig | None:
         raise ConfigError(f"{arguments.config}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{arguments.config} cannot be read as TOML: {error}") from error
-
-
-def _set_threads(arguments: argparse.Namespace, description: ModelDescription | None) -> None:
-    """PyTorch's threads, as asked for; ``main`` puts them back.
-
-    A step of a small model is shorter than two threads wait for each other, and many times shorter where they wait for
-    something else that runs on the machine.
-    """
-    threads = arguments.threads
-    if threads is None and description is not None and description.architecture == "small_cnn":
-        threads = 1
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def _save_partial(stop: SanitizeInterrupted, out: str | None) -> None:
@@ -417,7 +403,7 @@ def _exit_code(result: SanitizeResult) -> int:
 
 def _print_before_after(before: Evaluation, after: Evaluation, result: SanitizeResult) -> None:
     test = result.report["test"]
-    print(f"\n{'on the test set':<22}{'as received':>14}{'sanitised':>14}")
+    print(f"\n{'on the test set':<22}{'as received':>14}{'sanitized':>14}")
     rows = [("clean accuracy (ACC)", before.clean_accuracy.value, after.clean_accuracy.value)]
     for b, a in zip(before.triggers, after.triggers, strict=True):
         rows.append((f"ASR, {b.name}", b.attack_success_rate.value, a.attack_success_rate.value))
@@ -476,8 +462,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--threads",
             type=_integer(0, 1024),
-            help="threads of PyTorch on the CPU, 0 for its own choice (default: 1 for small_cnn, whose steps are too "
-            "small to share; else 0)",
+            help="threads of PyTorch on the CPU (default: 0, its own choice, or 1 where training steps are faster so)",
         )
 
     def split_option(sub: argparse.ArgumentParser, default: str) -> None:
@@ -495,7 +480,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--rate", type=_share, default=0.05, help=rate_help)
         sub.add_argument("--target", type=_integer(0, 4095), default=0, help="the attacker's class (default: 0)")
 
-    demo = command("demo", _demo, "plant a backdoor, sanitise blind, print before and after")
+    demo = command("demo", _demo, "plant a backdoor, sanitize blind, print before and after")
     plant_options(demo)
     demo.add_argument("--fraction", type=_fraction, default=0.05, help="share of clean training data (default: 0.05)")
     demo.add_argument(
@@ -508,7 +493,7 @@ def _parser() -> argparse.ArgumentParser:
     plant_options(plant)
     plant.add_argument("--out", required=True, help="folder for model.safetensors, model.json and triggers.npz")
 
-    cure = command("sanitize", _sanitize, "sanitise a model folder with clean data")
+    cure = command("sanitize", _sanitize, "sanitize a model folder with clean data")
     cure.add_argument("model", help="folder with model.safetensors and model.json")
     data_options(cure, None)
     split_option(cure, "train")
@@ -527,7 +512,7 @@ def _parser() -> argparse.ArgumentParser:
     split_option(look, "test")
     look.add_argument("--triggers", help="npz of triggers")
 
-    door = command("gate", _gate, "inspect, audit, sanitise, audit again, and decide by a policy")
+    door = command("gate", _gate, "inspect, audit, sanitize, audit again, and decide by a policy")
     door.add_argument("model", help="safetensors file, or folder with one")
     data_options(door, None)
     split_option(door, "train")

@@ -1,4 +1,4 @@
-"""What can go wrong, by name. Every message says the value got and the value wanted."""
+"""The exceptions. Every message names the value received and the value expected."""
 
 from __future__ import annotations
 
@@ -7,22 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from seamfast.report import Report
 
-__all__ = [
-    "BackendUnavailableError",
-    "ConfigError",
-    "DTypeError",
-    "DataFileError",
-    "InputError",
-    "ModelError",
-    "PolicyError",
-    "SanitizeInterrupted",
-    "SeamfastError",
-    "ShapeError",
-]
-
 
 class SeamfastError(Exception):
-    """Base of every error that seamfast raises on purpose."""
+    """Base of all errors that seamfast raises deliberately."""
 
 
 class InputError(SeamfastError, ValueError):
@@ -42,25 +29,25 @@ class ConfigError(InputError):
 
 
 class PolicyError(ConfigError):
-    """A gate policy cannot be used: it is not strict TOML, or asks for what cannot be decided."""
+    """A gate policy is not strict TOML, or has a rule that cannot be decided."""
 
 
 class DataFileError(InputError):
-    """A data file is truncated, lies about its size, or is of a kind that seamfast refuses."""
+    """A data file is truncated, declares a wrong size, or has an unsupported format."""
 
 
 class ModelError(InputError):
-    """The model cannot be sanitised as given: no parameters, no logits, weights that are not finite."""
+    """The model cannot be sanitized as given: no parameters, no logits, weights that are not finite."""
 
 
 class BackendUnavailableError(SeamfastError, RuntimeError):
-    """A backend was named that cannot run here; the message says why."""
+    """The requested backend cannot run here; the message names the reason."""
 
 
 class SanitizeInterrupted(KeyboardInterrupt):
-    """Ctrl-C during ``sanitize``: the given model is untouched.
+    """Ctrl-C during ``sanitize``. The given model is unchanged.
 
-    ``except KeyboardInterrupt as stop: stop.report`` holds the partial report (``None`` if nothing had run yet).
+    ``report`` holds the partial report, or ``None`` if nothing had run yet.
     """
 
     def __init__(self, message: str, report: Report | None = None) -> None:

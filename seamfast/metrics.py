@@ -15,7 +15,7 @@ class Rate:
     """``n_hit / n_total`` with its 95 % Wilson score interval.
 
     Wilson's interval keeps its coverage at rates near 0 and 1 and at small counts, where ``p ± 1.96 s`` does not.
-    With ``n_total == 0`` nothing is known: ``value`` is ``None`` and the interval ``[0, 1]``.
+    With ``n_total == 0``, ``value`` is ``None`` and the interval ``[0, 1]``.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
 
@@ -49,10 +49,10 @@ class Rate:
         if n == 0:
             return 0.0, 1.0
         p = self.n_hit / n
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+        center = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = _Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        # At the ends the exact bound is 0 or 1; rounding would leave 1e-17 or 0.9999.
-        return (0.0 if self.n_hit == 0 else centre - half), (1.0 if self.n_hit == n else centre + half)
+        # At the ends the exact bound is 0 or 1; rounding would give 1e-17 or 0.9999.
+        return (0.0 if self.n_hit == 0 else center - half), (1.0 if self.n_hit == n else center + half)
 
     def __str__(self) -> str:
         if self.value is None:
@@ -62,7 +62,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Bounded(Rate):
-    """A ``Rate`` with bounds other than Wilson's at 95 %: made by ``Bounded.exact`` or ``Bounded.largest``.
+    """A ``Rate`` with other bounds than Wilson's, from ``Bounded.exact`` or ``Bounded.largest``.
 
     Attributes:
         bounds: ``(low, high)``, in [0, 1].
@@ -83,15 +83,15 @@ class Bounded(Rate):
 
     @classmethod
     def exact(cls, n_hit: int, n_total: int, *, level: float = 0.95, n_looks: int = 1) -> Bounded:
-        """``n_hit / n_total`` with its Clopper-Pearson interval, which errs on the wide side for any rate and count.
+        """``n_hit / n_total`` with its Clopper-Pearson interval, which is conservative for any rate and count.
 
-        Wilson's is shorter, but holds its level on average only: where many looks leave each a share of a thousandth,
-        its bounds near 0 and 1 are passed hundreds of times as often as they should be.
+        Wilson's is shorter, but has its level on average only: at the small error of one of many rates, its bounds near
+        0 and 1 fail hundreds of times too often.
 
         Args:
-            n_hit, n_total: as for ``Rate``; of none, nothing is known: ``[0, 1]``.
-            level: probability, in (0, 1), with which the intervals of all looks hold at once (Bonferroni).
-            n_looks: at least 1: how many rates were looked at.
+            n_hit, n_total: as for ``Rate``.
+            level: in (0, 1): probability that the intervals of all ``n_looks`` rates hold together (Bonferroni).
+            n_looks: number of rates that are compared, at least 1.
 
         Raises:
             ValueError: e.g. ``level is 95; expected a number in (0, 1)``.
@@ -111,13 +111,10 @@ class Bounded(Rate):
 
     @classmethod
     def largest(cls, rates: Iterable[Rate]) -> Bounded:
-        """The largest of ``rates`` (of equals, the one with the highest bound), bounded whichever is the largest.
+        """The largest of ``rates`` (on ties, the one with the highest bound) with the bounds of the largest true rate.
 
-        Where the intervals of all hold at once, ``[max(low), max(high)]`` holds for the largest of the true rates. A
-        rate of few samples widens it: it could be the largest.
-
-        Args:
-            rates: at least one.
+        Where the intervals of all ``rates`` hold together, so does ``[max(low), max(high)]`` for the largest true rate.
+        A rate of few samples widens it.
         """
         several = list(rates)
         if not several:
@@ -131,13 +128,13 @@ class Bounded(Rate):
 
 
 def largeness(rate: Rate) -> tuple[float, float]:
-    """What to rank rates by: the value, then the upper bound; one of no samples comes last."""
+    """Sort key of rates: the value, then the upper bound; a rate of no samples is the smallest."""
     return (-1.0 if rate.value is None else rate.value), rate.high
 
 
-@functools.lru_cache(maxsize=4096)  # of a thousand classes, most have the same counts
+@functools.lru_cache(maxsize=4096)  # many classes have the same counts
 def _exact_high(n_hit: int, n_total: int, tail: float) -> float:
-    """The largest rate at which at most ``n_hit`` hits of ``n_total`` have a probability of ``tail`` or more."""
+    """The largest rate for which ``P(at most n_hit of n_total) >= tail``."""
     if n_hit == n_total:
         return 1.0
     if n_hit == 0:
@@ -146,7 +143,7 @@ def _exact_high(n_hit: int, n_total: int, tail: float) -> float:
     low, high = n_hit / n_total, 1.0
     while low < (middle := (low + high) / 2) < high:
         term = total = math.exp(ways + n_hit * math.log(middle) + (n_total - n_hit) * math.log1p(-middle))
-        # Below the mean, so that from n_hit down each term is smaller than the one before.
+        # Below the mean: from n_hit down the terms decrease.
         for k in range(n_hit, 0, -1):
             term *= k / (n_total - k + 1) * (1 - middle) / middle
             total += term
@@ -157,11 +154,11 @@ def _exact_high(n_hit: int, n_total: int, tail: float) -> float:
 
 
 def fidelity(*, acc_before: float, acc_after: float, asr_after: float) -> float | None:
-    """``(acc_after - asr_after) / acc_before``: how much of the task is left once the backdoor's share is taken off.
+    """``(acc_after - asr_after) / acc_before``.
 
     Args:
-        acc_before, acc_after: clean accuracy as received and as sanitised, in [0, 1].
-        asr_after: attack success rate of the sanitised model, in [0, 1]; of several triggers, the largest.
+        acc_before, acc_after: clean accuracy as received and as sanitized, in [0, 1].
+        asr_after: attack success rate of the sanitized model, in [0, 1]; the largest of several triggers.
 
     Returns:
         A number in [-1/acc_before, 1/acc_before], 1 for a perfect cure; ``None`` if ``acc_before`` is 0.
@@ -174,15 +171,15 @@ def fidelity(*, acc_before: float, acc_after: float, asr_after: float) -> float 
 def fidelity_nist(
     *, acc_before: float, acc_after: float, asr_before: float | None = None, asr_after: float | None = None
 ) -> float | None:
-    """``(asr_before - asr_after) / asr_before * (acc_after / acc_before)``; of a clean model ``acc_after /
-    acc_before``.
+    """``(asr_before - asr_after) / asr_before * (acc_after / acc_before)``.
 
     Args:
-        acc_before, acc_after: clean accuracy as received and as sanitised, in [0, 1].
-        asr_before, asr_after: attack success rates, in [0, 1]; ``None`` for a model with no known trigger.
+        acc_before, acc_after: clean accuracy as received and as sanitized, in [0, 1].
+        asr_before, asr_after: attack success rates, in [0, 1]; ``None`` for a model without a known trigger, whose
+            Fidelity is ``acc_after / acc_before``.
 
     Returns:
-        A number; ``None`` if ``acc_before`` is 0, or if ``asr_before`` is 0, where the ratio is not defined.
+        A number; ``None`` if ``acc_before`` or ``asr_before`` is 0.
 
     Source: NIST TrojAI, mitigation round.
     """

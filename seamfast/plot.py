@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from seamfast.checks import as_count
 from seamfast.data import CleanSet
 from seamfast.engine.events import HistoryPoint
-from seamfast.engine.model import evaluating, logits_of
+from seamfast.engine.model import evaluating
+from seamfast.engine.subject import Subject, place
 from seamfast.errors import InputError
 from seamfast.report import write_atomically
 from seamfast.triggers import Trigger
 
-# Okabe and Ito's colours, which differ for colour-blind eyes, in print and on screens.
+# Okabe and Ito's colors, which differ for color-blind eyes, in print and on screens.
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#808080"
 _LINES = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _ANSWERS = {"right": _BLUE, "what the attacker wants": _VERMILION, "wrong otherwise": _GREY}
@@ -41,7 +43,7 @@ def save_picture(
 
     Args:
         path: where to write.
-        before, after: the model as received and as sanitised.
+        before, after: the model as received and as sanitized.
         data: uint8 images, or floats whose pixels can be recovered; the first eligible samples are shown.
         trigger: stamped on the samples of the second row.
         history: ``SanitizeResult.history``.
@@ -59,8 +61,7 @@ def save_picture(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError('the picture needs matplotlib: pip install "seamfast[plot]"') from error
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
-        raise InputError(f"n_samples is {n_samples!r}; expected an integer of at least 1")
+    as_count("n_samples", n_samples)
     num_classes = data.num_classes or int(data.labels.max()) + 1
     chosen = trigger.target.eligible(data.labels, num_classes).nonzero().flatten()[:n_samples]
     if not len(chosen):
@@ -90,19 +91,21 @@ def _draw_samples(
 ) -> None:
     from matplotlib.patches import Patch as Swatch
 
-    clean = data.pixels(chosen)
+    clean = data.stampable(chosen)
+    subjects = [place(model, data, "auto") for model in (before, after)]
     stamped = trigger.stamp(clean, sample_ids=chosen, seed=seed)
     labels, wanted = (
         v.tolist() for v in (data.labels[chosen], trigger.target.targets(data.labels[chosen], num_classes))
     )
     axes = figure.subplots(2, len(chosen), squeeze=False)
     for row, images in enumerate((clean, stamped)):
-        received, sanitised = (_predict(model, data, images) for model in (before, after))
+        received, sanitized = (_answers(subject, images) for subject in subjects)
+        pictures = data.modality.preview(images)
         for column, axis in enumerate(axes[row]):
-            picture = images[column].permute(1, 2, 0).cpu().numpy()
+            picture = pictures[column]
             axis.imshow(np.squeeze(picture, 2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-            answer = sanitised[column]
+            answer = sanitized[column]
             kind = "right" if answer == labels[column] else "what the attacker wants"
             if answer not in (labels[column], wanted[column]):
                 kind = "wrong otherwise"
@@ -114,10 +117,10 @@ def _draw_samples(
             if row == 0:
                 axis.set_title(_name(data, labels[column]), fontsize=9)
         axes[row, 0].set_ylabel("clean" if row == 0 else f"trigger: {_short(trigger.name, 20)}", fontsize=9)
-    figure.suptitle("above: the true class; below: the answer as received → sanitised", fontsize=10)
+    figure.suptitle("above: the true class; below: the answer as received → sanitized", fontsize=10)
     figure.legend(
         handles=[Swatch(color=color, label=kind) for kind, color in _ANSWERS.items()],
-        title="the sanitised model's answer is",
+        title="the sanitized model's answer is",
         loc="outside lower center",
         ncols=len(_ANSWERS),
         fontsize=8,
@@ -166,12 +169,10 @@ def _attempts(history: Sequence[HistoryPoint]) -> Iterator[tuple[int, list[Histo
     return ((attempt, list(points)) for attempt, points in groupby(history, key=lambda point: point.attempt))
 
 
-def _predict(model: nn.Module, data: CleanSet, pixels: torch.Tensor) -> list[int]:
-    parameter = next(model.parameters())
-    with evaluating(model):
-        logits = logits_of(model, data.normalize(pixels.to(parameter.device), parameter.dtype))
-    classes: list[int] = logits.argmax(1).tolist()
-    return classes
+def _answers(subject: Subject, samples: Any) -> list[int]:
+    with evaluating(subject.model):
+        answers: list[int] = subject.answers(subject.inputs(samples.to(subject.device))).tolist()
+    return answers
 
 
 def _name(data: CleanSet, label: int) -> str:

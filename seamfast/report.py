@@ -24,12 +24,12 @@ class Report(dict[str, Any]):
         return json.dumps(self, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_json()`` to ``path``, whole or not at all."""
+        """Write ``to_json()`` to ``path`` atomically."""
         write_atomically(Path(path), self.to_json().encode())
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read strict JSON. Raises ``ValueError`` on NaN or Inf, doubled keys or another schema version."""
+        """Read strict JSON. Raises ``ValueError`` on NaN, Inf, duplicate keys or another schema version."""
         try:
             value = json.loads(
                 text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_doubled
@@ -58,7 +58,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write to a temporary file in the same folder, flush it to disk, then rename it over ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less what the umask takes away
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # minus the umask
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -1,4 +1,4 @@
-"""``sanitize``: the one file that knows the order forget, recover, evaluate, report."""
+"""``sanitize``: forget, recover, evaluate, report."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
 from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
-from seamfast.data.resident import Resident
-from seamfast.engine.events import Announcer, HistoryPoint
+from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.engine.compute import choose_compute
+from seamfast.engine.events import CallbackHandler, HistoryPoint, listening
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
-from seamfast.engine.precision import check_precision
+from seamfast.engine.precision import Precision, check_precision
 from seamfast.engine.run import Clock, Run, RunStopped
+from seamfast.engine.subject import Subject, as_called
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
-from seamfast.evaluate import as_called, check_triggers, probe_logits
-from seamfast.methods import MethodConfig, SeamConfig, config_class, run_method
-from seamfast.ops._check import MAX_THREADS
+from seamfast.evaluate import as_evaluation
+from seamfast.methods import MethodConfig, SeamAuthorsConfig, SeamConfig, config_class, run_method
+from seamfast.observer import TriggerObserver
 from seamfast.record import RunRecord
 from seamfast.report import Report
 from seamfast.triggers import Trigger
-from seamfast.triggers.checks import as_integer
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class SanitizeResult:
     """What ``sanitize`` returns.
 
     Attributes:
-        model: the sanitised copy, in the dtype, device, mode and trainability of the given model. Where the run broke
-            off (NaN, a callback, the time budget), a copy of the model as received.
+        model: the sanitized copy, in the dtype, device, mode and trainability of the given model; a copy of the model
+            as received if the run ended early (NaN, a callback, the time budget).
         report: see ``seamfast.report``.
         history: held-out accuracy and loss over the steps.
-        accepted: whether the run was completed and held-out accuracy is back within its budget. Act on this first.
+        accepted: whether the run was completed and held-out accuracy is within its budget. Check this first.
     """
 
     model: nn.Module
@@ -46,7 +48,7 @@ class SanitizeResult:
 
     @property
     def reason(self) -> str:
-        """Why the result was accepted, or not, in one sentence."""
+        """Why the result was accepted or not, in one sentence."""
         return str(self.report["verdict"]["reason"])
 
 
@@ -69,51 +71,49 @@ def sanitize(
     progress: bool | None = None,
     callbacks: Iterable[Any] = (),
 ) -> SanitizeResult:
-    """``copy.deepcopy(model)``, made to forget any backdoor and then trained back to its task on clean data. Blind.
+    """``copy.deepcopy(model)``, trained to forget any backdoor and then retrained for its task on clean data.
 
-    The clean data is split, class by class, into a part to train on and a held-out part; when to stop, how hard to
-    push and whether to accept are decided on the held-out part alone. Known ``triggers`` are measured for the report,
-    and change nothing.
+    The clean data are split within each class into a training part and a held-out part. When to stop, how strongly to
+    forget and whether to accept are decided on the held-out part alone. Known ``triggers`` are measured for the report
+    and do not influence the run.
 
     Args:
-        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, or an object or dict with ``logits``. Read
-            only: its weights, grads, mode, hooks and device stay as they are.
+        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, or an object or dict with ``logits``. Not
+            modified: its weights, grads, mode, hooks and device stay as they are.
         clean_loader: a ``DataLoader``, a ``Dataset``, an ``(inputs, labels)`` pair of tensors or arrays, or a
-            ``seamfast.CleanSet``. Inputs in the form the model takes (floats already normalised are fine), or uint8
-            images with their normalisation in a ``CleanSet``. Labels: integers in ``[0, C)``.
-        method: ``"seam"``, ``"fine_tune"`` or ``"super_fine_tune"``.
-        config: of the method; ``None`` for its defaults.
-        preset: of ``"seam"``, in place of a config: ``"fast"``, ``"balanced"`` (its defaults) or ``"thorough"``; see
+            ``seamfast.CleanSet``. Inputs as the model takes them (e.g. normalized floats), or uint8 images with their
+            normalization in a ``CleanSet``. Labels: integers in ``[0, C)``.
+        method: ``"seam"``, ``"seam_authors"``, ``"fine_tune"`` or ``"super_fine_tune"``.
+        config: of the method; ``None``: its defaults.
+        preset: of ``"seam"``, instead of a config: ``"fast"``, ``"balanced"`` (the defaults) or ``"thorough"``; see
             ``seamfast.SeamConfig.preset``.
         triggers: known triggers to measure on the held-out part before, during and after.
-        augments: whether samples of ``clean_loader`` come out differently each time that they are read. ``True``: they
-            are read anew whenever training comes to them, for which it must be a map-style ``Dataset``, or a
-            ``DataLoader`` over one; what is held out stays as it was first read. ``False``: all are read once.
-            ``None``: found out, by reading up to 64 samples twice. What they draw from torch's generator ``seed``
-            decides; NumPy's and Python's are the caller's to seed, but in workers.
+        augments: whether each read of ``clean_loader`` gives different samples. ``True``: training reads them again,
+            which requires a map-style ``Dataset`` or a ``DataLoader`` over one; held-out samples stay as first read.
+            ``False``: all are read once. ``None``: detected by reading up to 64 samples twice. ``seed`` seeds torch's
+            generators; seeding NumPy's and Python's outside of workers is up to the caller.
         seed: an integer in ``[0, 2**63)``; same seed, data, machine and precision: same weights on a CPU.
-        device: ``"auto"``: where the model is, or CUDA if it is on the CPU and there is one; or a torch device.
-        precision: ``"auto"``: the fastest of float32 and bfloat16, in either memory layout, as a few training steps
-            of each on a copy show, where its gradients agree with float32's; the report says which and why. ``"fp32"``:
-            plain float32, nothing tried. ``"bf16"``: bfloat16 if its gradients agree. Weights are float32 throughout,
-            and what the report says of the model is measured in float32.
+        device: a torch device, or ``"auto"``: the model's, or CUDA if the model is on the CPU and there is one.
+        precision: ``"auto"``: the fastest of float32 and bfloat16, in either memory layout, in a few training steps on
+            a copy, provided that its gradients agree with float32's; the report holds the choice and the reason.
+            ``"fp32"``: float32 without trials. ``"bf16"``: bfloat16 if its gradients agree. Weights are always
+            float32, and the reported outcomes are measured in float32.
         threads: of PyTorch and of the C++ kernels, at least 1, for this call; ``None``: as many as PyTorch is set to,
-            or one where a trial step is faster so, as beside other load. PyTorch's own setting is put back.
-        deterministic: decide nothing by the clock (float32 unless ``precision`` says otherwise, PyTorch's threads
-            unless ``threads`` does) and use PyTorch's deterministic algorithms: same seed, same machine, same weights
-            to the bit. On CUDA, PyTorch raises where it has none, and wants ``CUBLAS_WORKSPACE_CONFIG`` set.
-        compile: run the model's forward and backward passes through ``torch.compile``. That takes half a minute and
-            more before the first step, longer than most runs.
+            or one if a trial step is faster with it. PyTorch's own setting is restored.
+        deterministic: choose nothing by timing (float32 and PyTorch's threads by default) and use PyTorch's
+            deterministic algorithms: same seed, same machine, same weights to the bit. On CUDA, PyTorch raises if it
+            has no such algorithm, and requires ``CUBLAS_WORKSPACE_CONFIG``.
+        compile: run the model through ``torch.compile``, which takes half a minute or more before the first step.
         time_budget_s: seconds for the whole call; schedules are shortened to fit. ``None``: no limit.
-        progress: show a progress bar on stderr; ``None``: where that is a terminal.
+        progress: show a progress bar on stderr; ``None``: if that is a terminal.
         callbacks: objects with some of the methods of ``seamfast.Callback``.
 
     Returns:
-        SanitizeResult: check ``.accepted`` before ``.model`` is used.
+        SanitizeResult: check ``.accepted`` before using ``.model``.
 
     Raises:
-        InputError, ConfigError, ModelError: the model or the data cannot be used; the message names the value got and
-            the value wanted. Nothing has been changed.
+        InputError, ConfigError, ModelError: the model or the data cannot be used; the message names the value received
+            and the value expected. Nothing has been changed.
         SanitizeInterrupted: on Ctrl-C; a ``KeyboardInterrupt`` whose ``.report`` holds the partial report.
 
     Example:
@@ -125,32 +125,29 @@ def sanitize(
         13
     """
     clock = Clock(time_budget_s)
-    settings = _check_arguments(model, method, config, preset, triggers, time_budget_s, callbacks)
+    method, settings = _check_arguments(model, method, config, preset, triggers, callbacks)
+    check_time_budget(time_budget_s)
     check_precision(precision)
-    threads = _check_threads(threads)
-    for name, value in (("deterministic", deterministic), ("compile", compile)):
-        if not isinstance(value, bool):
-            raise InputError(f"{name} is {value!r}; expected True or False")
-    seed = _check_seed(seed)
+    threads, seed = as_threads(threads), as_seed(seed)
+    check_flag("deterministic", deterministic)
+    check_flag("compile", compile)
     target = resolve_device(device, model)
-    # Seeded, as dropout, and loaders that shuffle or augment, draw from torch's global generators; and with grads,
-    # also where the caller has turned them off.
+    # Dropout and loaders draw from torch's global generators. Grads are needed even if the caller disabled them.
     with seeded(seed, target), torch.inference_mode(False), in_use():
-        samples = _check_samples(as_clean_set(clean_loader, augments=augments))
-        samples = as_called(model, samples)
+        samples = as_called(model, _check_samples(as_clean_set(clean_loader, augments=augments)))
         copied = WorkingCopy(model, target)
-        data = Resident(samples, target)
-        num_classes = probe_logits(copied.model, data)
-        if len(samples) < num_classes:
+        subject = Subject.of(copied.model, Resident(samples, target))
+        if len(samples) < subject.num_classes:
             raise InputError(
-                f"clean_loader holds {len(samples)} samples; expected at least one for each of {num_classes} classes"
+                f"clean_loader holds {len(samples)} samples; expected at least one for each of {subject.num_classes} "
+                "classes"
             )
-        check_triggers(triggers, samples, num_classes)
-        _check_augmentation(settings, samples)
+        subject.check_triggers(triggers)
+        left_out = settings.check_modality(samples.modality)
         split = split_by_class(
             samples.labels,
             holdout_fraction=settings.holdout_fraction,
-            forget_fraction=getattr(settings, "forget_fraction", 1.0),
+            forget_fraction=settings.forgotten_share,
             seed=seed,
         )
         if not len(split.holdout):
@@ -159,117 +156,98 @@ def sanitize(
                 "to hold one out"
             )
 
-        announcer = Announcer(callbacks, settings, copied.model, progress)
+        observer = TriggerObserver(subject, triggers, split.holdout, seed)
+        handler = CallbackHandler(callbacks, settings, copied.model, progress, observer.rates)
+        augmentation = settings.augmentation(seed)
         run = Run(
             copied,
-            data,
+            subject,
             split,
-            num_classes=num_classes,
+            batch_size=settings.batch_size,
+            augmentation=augmentation,
             seed=seed,
             clock=clock,
-            announcer=announcer,
             accuracy_budget=settings.accuracy_budget,
-            triggers=triggers,
-            compiles=compile,
         )
-        record = RunRecord(model, method, settings, samples, split, run, time_budget_s)
+        record = RunRecord(model, method, settings, subject, run, handler.state.log_history, left_out)
         try:
-            run.settle(
+            run.compute = choose_compute(
+                subject,
+                next(wrap_around_batches(split.recovery, settings.batch_size, seed)),
+                augmentation,
                 threads=threads,
                 precision=precision,
                 deterministic=deterministic,
-                batch_size=settings.batch_size,
-                pad=settings.crop_pad,
-                flip=settings.flip,
+                compiles=compile,
+                seed=seed,
+                limit_s=(clock.deadline - clock.elapsed()) / 10,
             )
-            record.before = run.measure_received()
-            announcer.tell("on_train_begin")
-            run_method(method, run, settings)
-            # In the dtypes in which the model is handed back: what is measured is what is returned.
+            in_float32 = Precision(channels_last=run.compute.precision.channels_last)
+            begin = clock.elapsed()
+            record.returns_probabilities = subject.returns_probabilities(split.holdout[:64])
+            record.before = as_evaluation(run.measure_received(), observer.counts(in_float32))
+            clock.reserve(1.5 * (clock.elapsed() - begin))  # for the same measurement at the end
+            with listening(handler):
+                handler.notify("on_train_begin")
+                run_method(method, run, settings)
+            # Measure the weights as they are returned: rounded to the given dtypes.
             rounded = copied.round_to_given_dtypes()
-            record.after = run.count(triggers) if rounded or run.final_counts is None else run.final_counts
+            counts = run.count() if rounded or run.final_counts is None else run.final_counts
+            record.after = as_evaluation(counts, observer.counts(in_float32))
             if record.after.n_nan:
-                raise RunStopped("the sanitised model returned NaN on held-out data")
+                raise RunStopped("the sanitized model returned NaN on held-out data")
         except RunStopped as stop:
             record.stopped = str(stop)
             record.after = record.before
         except KeyboardInterrupt as interrupt:
-            state = announcer.state
+            state = handler.state
             record.stopped = f"interrupted in the {state.phase or 'first'} phase at step {state.global_step}"
             raise SanitizeInterrupted(record.stopped, record.report() if record.before else None) from interrupt
         finally:
-            announcer.tell("on_train_end")
+            handler.close()
         returned = copied.finish() if record.stopped is None else _copy_of(model)
         record.digest_after = digest(returned)
         report = record.report()
-        return SanitizeResult(returned, report, tuple(announcer.state.log_history), bool(report["verdict"]["accepted"]))
+        return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
 
 
 def _copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy without grads: to the bit, where the float32 of a working copy would round float64 weights."""
+    """A deep copy without grads. A working copy would round float64 weights to float32."""
     received = copy.deepcopy(model)
-    received.zero_grad(set_to_none=True)
+    received.zero_grad()
     return received
 
 
 def _check_arguments(
-    model: Any, method: Any, config: Any, preset: Any, triggers: Any, time_budget_s: Any, callbacks: Any
-) -> MethodConfig:
+    model: Any, method: Any, config: Any, preset: Any, triggers: Any, callbacks: Any
+) -> tuple[str, MethodConfig]:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    wanted = config_class(method)
-    if config is not None and not isinstance(config, wanted):
-        raise ConfigError(f"config is a {type(config).__name__}; expected {wanted.__name__} for method {method!r}")
+    if method == "seam" and isinstance(config, SeamAuthorsConfig):  # until 0.2.0, such configs were given to "seam"
+        method = "seam_authors"
+    expected = config_class(method)
+    if config is not None and not isinstance(config, expected):
+        raise ConfigError(f"config is a {type(config).__name__}; expected {expected.__name__} for method {method!r}")
     if preset is not None:
         if config is not None:
             raise ConfigError(f"preset is {preset!r} and a config is given; expected one of them")
-        if wanted is not SeamConfig:
+        if expected is not SeamConfig:
             raise ConfigError(f"preset is {preset!r}; expected None for method {method!r}")
         config = SeamConfig.preset(preset)
     if not isinstance(triggers, Sequence):
         raise InputError(f"triggers is a {type(triggers).__name__}; expected a list of triggers")
     if not isinstance(callbacks, Iterable):
         raise InputError(f"callbacks is a {type(callbacks).__name__}; expected a list of callbacks")
-    is_number = isinstance(time_budget_s, (int, float)) and not isinstance(time_budget_s, bool)
-    if time_budget_s is not None and not (is_number and 0 < time_budget_s < float("inf")):
-        raise InputError(f"time_budget_s is {time_budget_s!r}; expected a number of seconds above 0, or None")
-    return config if config is not None else wanted()
-
-
-def _check_seed(seed: Any) -> int:
-    number = as_integer(seed)
-    if number is None or not 0 <= number < 2**63:
-        raise InputError(f"seed is {seed!r}; expected an integer in [0, 2**63)")
-    return number
-
-
-def _check_threads(threads: Any) -> int | None:
-    number = as_integer(threads)
-    if threads is not None and (number is None or not 1 <= number <= MAX_THREADS):
-        raise InputError(f"threads is {threads!r}; expected an integer in [1, {MAX_THREADS}], or None")
-    return number
+    return method, config if config is not None else expected()
 
 
 def _check_samples(samples: CleanSet) -> CleanSet:
     if isinstance(samples, PoisonedSet):
-        raise InputError(
-            "clean_loader is a PoisonedSet; expected clean data: recovery on poisoned data teaches the backdoor"
-        )
+        message = "clean_loader is a PoisonedSet; expected clean data: recovery on poisoned data teaches the backdoor"
+        raise InputError(message)
     if not len(samples):
         raise InputError("clean_loader holds no samples; expected at least one of each class")
     present = torch.unique(samples.labels).tolist()
     if len(present) < 2:
         raise InputError(f"clean_loader holds one class only ({present[0]}); expected at least two")
     return samples
-
-
-def _check_augmentation(settings: MethodConfig, samples: CleanSet) -> None:
-    if not samples.is_pixels and (settings.crop_pad or settings.flip):
-        raise ConfigError(
-            f"crop_pad is {settings.crop_pad} and flip {settings.flip}, which need uint8 pixels; the inputs are not: "
-            "pass a seamfast.CleanSet of uint8 images, or set crop_pad=0 and flip=False"
-        )
-    if settings.crop_pad and settings.crop_pad >= min(samples.image_shape[1:]):
-        raise ConfigError(
-            f"crop_pad is {settings.crop_pad}; expected less than the image side {min(samples.image_shape[1:])}"
-        )

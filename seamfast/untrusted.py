@@ -1,8 +1,7 @@
-"""What reads files of strangers: open a regular file, allocate within a budget, fill to the byte, print safely."""
+"""Reading untrusted files: open regular files, allocate within a budget, read exact sizes, print names safely."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
 import os
@@ -22,26 +21,25 @@ PathLike = str | os.PathLike[str]
 Bytes = npt.NDArray[np.uint8]
 
 MAX_BYTES = 8 << 30
-"""Default budget for what one reader allocates: 8 GiB."""
+"""Default limit on the allocations of one reader: 8 GiB."""
 
 DEFLATE_RATIO = 1032
-"""No deflate stream grows by more: its shortest code, 2 bits, yields at most 258 bytes (RFC 1951, 3.2.5)."""
+"""Largest expansion of a deflate stream: its shortest code, 2 bits, yields at most 258 bytes (RFC 1951, 3.2.5)."""
 
 CHUNK = 1 << 20
 
 STREAM_FAULTS = (
     EOFError,
-    OSError,
+    OSError,  # includes gzip.BadGzipFile
     OverflowError,
     RuntimeError,  # zipfile: encrypted members; NotImplementedError: unknown methods
     ValueError,  # includes names that are not Unicode
-    gzip.BadGzipFile,
     struct.error,
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     zlib.error,
 )
-"""What the standard library's decompressors raise on hostile bytes."""
+"""Exceptions that the standard library's decompressors raise on malformed bytes."""
 
 
 class Readable(Protocol):
@@ -49,9 +47,9 @@ class Readable(Protocol):
 
 
 def open_regular(path: PathLike, looked_for: str, *, follow: bool = True) -> io.BufferedReader:
-    """Open a regular file for reading; a folder, pipe, socket or device is refused without blocking on it.
+    """Open a regular file for reading; a folder, pipe, socket or device is refused without blocking.
 
-    ``looked_for`` ends the message where there is no such file. ``follow=False`` refuses a symbolic link.
+    ``looked_for`` ends the error message. ``follow=False`` refuses a symbolic link.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     where = printable(path)
@@ -73,14 +71,14 @@ def file_size(stream: BinaryIO) -> int:
 
 
 def existing_folder(root: PathLike, looked_for: str) -> Path:
-    """``root`` as a path, or a ``DataFileError`` where it is no folder."""
-    if not os.path.isdir(root):  # Path.is_dir raises on some names and rights
+    """``root`` as a path. Raises ``DataFileError`` if it is no folder."""
+    if not os.path.isdir(root):  # Path.is_dir raises on some names and permissions
         raise DataFileError(f"{printable(root)}: no such folder; looked for {looked_for}")
     return Path(root)
 
 
 def printable(name: object, limit: int = 200) -> str:
-    """A name fit for a message: file names may carry terminal escapes, or be very long."""
+    """``name`` for a message: terminal escapes are escaped, long names are cut."""
     try:
         text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
     except ValueError:  # Python prints no integer of thousands of digits
@@ -90,7 +88,7 @@ def printable(name: object, limit: int = 200) -> str:
 
 
 def printable_value(value: object) -> str:
-    """``repr(value)`` of a value from a file, fit for a message."""
+    """``repr(value)`` for a message, as ``printable``."""
     try:
         return printable(repr(value), 80)
     except (ValueError, RecursionError):  # Python prints no integer of thousands of digits
@@ -98,7 +96,7 @@ def printable_value(value: object) -> str:
 
 
 def listed(names: list[str], limit: int = 12) -> str:
-    """Names for a message, shortened."""
+    """The first ``limit`` names, and how many more there are."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(printable(name, 60) for name in names[:limit]) + rest
 
@@ -109,16 +107,16 @@ def check_budget(n_bytes: int, max_bytes: int, where: str) -> None:
 
 
 def allocate(shape: tuple[int, ...], where: str) -> Bytes:
-    """Uninitialized bytes; what the machine cannot give is the file's fault, since the file asked for it."""
+    """Uninitialized bytes. Raises ``DataFileError`` if the size, which the file declares, cannot be allocated."""
     try:
         return np.empty(shape, dtype=np.uint8)
     except (MemoryError, ValueError) as error:
-        message = f"{where}: would take {math.prod(shape):,} bytes, more than can be allocated here"
-        raise DataFileError(message) from error
+        n_bytes = math.prod(shape)
+        raise DataFileError(f"{where}: would take {n_bytes:,} bytes, more than can be allocated here") from error
 
 
 def fill(stream: Readable, out: Bytes, where: str) -> None:
-    """Read exactly ``out.size`` bytes into ``out``, a chunk at a time."""
+    """Read exactly ``out.size`` bytes into ``out``, in chunks."""
     view = out.reshape(-1).data
     done = 0
     while done < len(view):
@@ -129,8 +127,15 @@ def fill(stream: Readable, out: Bytes, where: str) -> None:
         done += len(part)
 
 
+def read_bytes(stream: Readable, shape: tuple[int, ...], where: str) -> Bytes:
+    """The next bytes of ``stream`` as an array of ``shape``: ``allocate`` and ``fill``."""
+    data = allocate(shape, where)
+    fill(stream, data, where)
+    return data
+
+
 def read_some(stream: Readable, n: int, where: str) -> bytes:
-    """At most ``n`` bytes; corrupt, cut or encrypted streams become a ``DataFileError``."""
+    """At most ``n`` bytes. Raises ``DataFileError`` on corrupt, truncated or encrypted streams."""
     try:
         return stream.read(n)
     except STREAM_FAULTS as error:

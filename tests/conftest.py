@@ -7,6 +7,7 @@ import copy
 import functools
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,8 @@ if not torch.cuda.is_available():
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+    # Ignored where the tests run in the background, by nohup say; processes that they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

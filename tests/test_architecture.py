@@ -32,7 +32,7 @@ CONTRACTS = {contract["name"]: contract for contract in PYPROJECT["tool"]["impor
 ASKED_FOR = {
     ("cli.py", "print("),
     ("cli.py", "sys.stdout."),
-    ("engine/run.py", "return torch.compile(model) if self._compiles else model"),
+    ("engine/run.py", "return torch.compile(model) if self.compute.compiles else model"),
     ("gating/architecture.py", "importlib.import_module(module_name)"),
     ("gating/architecture.py", 'importlib.import_module("timm")'),
     ("gating/architecture.py", 'importlib.import_module("transformers")'),
@@ -59,7 +59,9 @@ def contract_lines(place: Path) -> str:
 PLANTED_IMPORTS = {
     "Imports point down; parts of one layer do not import each other": [
         ("ops/planted.py", "from seamfast.data import CleanSet", "seamfast.ops.planted -> seamfast.data (l."),
-        ("data/planted.py", "from seamfast.triggers import Patch", "seamfast.data.planted -> seamfast.triggers"),
+        ("triggers/planted.py", "from seamfast.modalities import Modality", "triggers.planted -> seamfast.modalities"),
+        ("modalities/planted.py", "from seamfast.data import CleanSet", "seamfast.modalities.planted -> seamfast.data"),
+        ("engine/planted.py", "from seamfast.observer import TriggerObserver", "engine.planted -> seamfast.observer"),
         ("data/planted.py", "from seamfast.engine.run import Run", "seamfast.data.planted -> seamfast.engine.run"),
         ("triggers/planted.py", "import seamfast.data.split", "seamfast.triggers.planted -> seamfast.data.split"),
         ("engine/planted.py", "from seamfast.methods import seam", "seamfast.engine.planted -> seamfast.methods.seam"),
@@ -73,8 +75,9 @@ PLANTED_IMPORTS = {
         ),
         ("record.py", "from seamfast.sanitize import sanitize", "seamfast.record -> seamfast.sanitize"),
         ("sanitize.py", "from seamfast import cli", "seamfast.sanitize -> seamfast.cli"),
-        ("sanitize.py", "import seamfast.attacks", "seamfast.sanitize -> seamfast.attacks"),
-        ("attacks/planted.py", "from seamfast import model_files", "seamfast.attacks.planted -> seamfast.model_files"),
+        ("attacks/planted.py", "from seamfast import sanitize", "seamfast.attacks.planted -> seamfast.sanitize"),
+        ("models/planted.py", "from seamfast.attacks import plant", "seamfast.models.planted -> seamfast.attacks"),
+        ("audits/planted.py", "from seamfast.evaluate import evaluate", "seamfast.audits.planted -> seamfast.evaluate"),
         ("plot.py", "from seamfast.cli import main", "seamfast.plot -> seamfast.cli"),
         ("errors.py", "from seamfast.report import Report", "seamfast.errors -> seamfast.report"),
         ("magic.py", "", "seamfast.magic"),
@@ -236,6 +239,29 @@ def test_module_names_say_something() -> None:
     assert not names & {"utils", "util", "helpers", "common", "misc"}
 
 
+# Above these, nobody looks into a sample; attacks on images and their models are about images by name.
+LOOK_INTO_SAMPLES = ("ops", "triggers", "modalities", "data", "attacks/image", "attacks/files.py", "models")
+LOOKS = re.compile(
+    r"\.image_shape\b|\.is_pixels\b|isinstance\(\w*(inputs|batch)\w*, (dict|Mapping)\)|inputs\w*\.is_floating"
+)
+
+
+def looks(source: str) -> list[str]:
+    return [line.strip() for line in source.splitlines() if LOOKS.search(line)]
+
+
+def test_nothing_above_the_data_looks_into_a_sample() -> None:
+    for planted in ("c = data.image_shape[0]", "if isinstance(batch.inputs, dict):", "if inputs.is_floating_point():"):
+        assert looks(planted.replace("batch.inputs", "inputs"))
+    found = {
+        path.relative_to(PACKAGE).as_posix(): looks(path.read_text(encoding="utf-8"))
+        for path in PACKAGE.rglob("*.py")
+        if not path.relative_to(PACKAGE).as_posix().startswith(LOOK_INTO_SAMPLES)
+    }
+    assert "engine/run.py" in found
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
 def test_layers_are_those_of_the_document() -> None:
     (layers,) = (contract["layers"] for contract in CONTRACTS.values() if contract["type"] == "layers")
     rank = {part: -depth for depth, layer in enumerate(layers) for part in layer.split(" | ")}
@@ -357,7 +383,7 @@ short = {"forget_max_steps": 1, "recover_max_steps": 1, "strengths": (1.0,)}
 before = set(sys.modules)
 for method, config in (
     ("seam", seamfast.SeamConfig(**short)),
-    ("seam", seamfast.SeamConfig(**short, optimizer="adam", recover_weight_decay=1e-4)),
+    ("seam_authors", seamfast.SeamAuthorsConfig(forget_max_epochs=1, recover_max_epochs=1)),
     ("fine_tune", seamfast.FineTuneConfig(max_steps=1)),
     ("super_fine_tune", seamfast.SuperFineTuneConfig(forget_steps=1, recover_steps=1)),
 ):
@@ -393,8 +419,9 @@ def test_lazy_names_are_found_and_others_are_not() -> None:
 
 
 PUBLIC = """
-    Callback CleanSet Evaluation FineTuneConfig GateResult HistoryPoint Rate Report SanitizeResult SeamConfig
-    SuperFineTuneConfig __version__ attacks evaluate fidelity fidelity_nist gate load sanitize triggers warmup
+    Callback CleanSet Evaluation FineTuneConfig GateResult HistoryPoint Rate Report SanitizeResult SeamAuthorsConfig
+    SeamConfig SuperFineTuneConfig __version__ attacks evaluate fidelity fidelity_nist gate load sanitize triggers
+    warmup
 """
 
 

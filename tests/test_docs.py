@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,24 @@ def public_modules() -> list[str]:
     return ["seamfast", *(name for name in found if not any(part.startswith("_") for part in name.split(".")))]
 
 
-@pytest.mark.parametrize("name", public_modules())
+FORMER_NAMES = {  # of modules, accepted until 0.2.0
+    "seamfast.evidence": {"invert_triggers", "parting", "stamped_evidence"},
+    "seamfast.model_files": {
+        *("ModelDescription", "load_backdoor", "load_model", "save_backdoor", "save_model", "save_weights"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMER_NAMES)
+def test_former_names_of_modules_warn_and_work(name: str) -> None:
+    sys.modules.pop(name, None)
+    with pytest.warns(DeprecationWarning, match=rf"^{re.escape(name)} is seamfast\."):
+        module = importlib.import_module(name)
+    assert set(module.__all__) == FORMER_NAMES[name]
+    assert all(callable(getattr(module, former)) for former in module.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in public_modules() if name not in FORMER_NAMES])
 @pytest.mark.filterwarnings("ignore:seamfast runs on its slower PyTorch reference:RuntimeWarning")
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "seamfast.ops.dispatch" and cpp.why_unavailable() is not None:

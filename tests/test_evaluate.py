@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from refusals import raises
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,16 +17,14 @@ from seamfast import CleanSet, Evaluation, Rate
 from seamfast.errors import InputError, ModelError, ShapeError
 from seamfast.triggers import AllToAll, AllToOne, LabelMap, Patch, SourceSpecific
 
+Make = Callable[[], nn.Module]
+
 WHITE = Patch.square(3, target=1, name="white")
 MAPS: dict[str, LabelMap] = {
     "all to one": AllToOne(2),
     "all to all": AllToAll(3),
     "source-specific": SourceSpecific((0, 3), 2),
 }
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 def linear() -> nn.Module:
@@ -124,15 +122,6 @@ def test_the_seed_places_random_patches_only(noisy_data: CleanSet) -> None:
     assert len({f.triggers[1] for f in found}) > 1
 
 
-def test_ties_go_to_the_first_class(tiny_data: CleanSet) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    nn.init.zeros_(model[1].weight)
-    nn.init.zeros_(model[1].bias)
-    got = seamfast.evaluate(model, tiny_data, triggers=[Patch.square(2, target=0, name="0"), WHITE])
-    assert [rate.n_hit for rate in got.class_accuracy] == [40, 0, 0, 0]
-    assert [t.n_hit for t in got.triggers] == [120, 0]
-
-
 class NanOn(nn.Module):
     """NaN in the first logit of samples whose first pixel is at least ``threshold``."""
 
@@ -147,9 +136,7 @@ class NanOn(nn.Module):
         return logits
 
 
-def test_rows_with_nan_count_as_wrong_and_are_reported(
-    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
-) -> None:
+def test_rows_with_nan_count_as_wrong_and_are_reported(tiny_model: Make, tiny_data: CleanSet) -> None:
     images = tiny_data.inputs
     assert isinstance(images, Tensor)
     bad = images[:, 0, 0, 0] >= 80  # a quadrant is bright there: class 0, among the first samples too
@@ -166,7 +153,7 @@ def test_rows_with_nan_count_as_wrong_and_are_reported(
     assert (everything.clean_accuracy.n_hit, everything.n_nan) == (0, 160)
 
 
-def test_the_model_is_left_as_it_was(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_the_model_is_left_as_it_was(tiny_model: Make, tiny_data: CleanSet) -> None:
     model = tiny_model().train()
     model[1].eval()
     model[9].weight.requires_grad_(False)
@@ -184,7 +171,7 @@ def test_the_model_is_left_as_it_was(tiny_model: Callable[[], nn.Module], tiny_d
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_modes_come_back_after_an_error_too(tiny_model: Callable[[], nn.Module]) -> None:
+def test_modes_come_back_after_an_error_too(tiny_model: Make) -> None:
     model = tiny_model().train()
     model[1].eval()
     modes = [m.training for m in model.modules()]
@@ -194,7 +181,7 @@ def test_modes_come_back_after_an_error_too(tiny_model: Callable[[], nn.Module])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_weights_of_other_dtypes(dtype: torch.dtype, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_weights_of_other_dtypes(dtype: torch.dtype, tiny_model: Make, tiny_data: CleanSet) -> None:
     """Pixels and floats arrive in the weights' dtype; on samples this easy rounding changes no class."""
     model = tiny_model().to(dtype)
     wanted = seamfast.evaluate(tiny_model(), tiny_data)
@@ -209,9 +196,7 @@ def test_weights_of_other_dtypes(dtype: torch.dtype, tiny_model: Callable[[], nn
 
 
 @pytest.mark.parametrize("wrap", [lambda x: {"logits": x}, lambda x: SimpleNamespace(logits=x)], ids=["dict", "object"])
-def test_logits_in_a_dict_or_an_object(
-    wrap: Callable[[Tensor], Any], tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
-) -> None:
+def test_logits_in_a_dict_or_an_object(wrap: Callable[[Tensor], Any], tiny_model: Make, tiny_data: CleanSet) -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -229,9 +214,7 @@ def test_logits_in_a_dict_or_an_object(
         assert rates(seamfast.evaluate(Wrapped(), named))[:2] == wanted[:2]
 
 
-def test_floats_with_their_normalization_are_stamped_as_the_pixels_are(
-    tiny_model: Callable[[], nn.Module], noisy_data: CleanSet
-) -> None:
+def test_floats_with_their_normalization_are_stamped_as_the_pixels_are(tiny_model: Make, noisy_data: CleanSet) -> None:
     floats = noisy_data.normalize(noisy_data.pixels(torch.arange(160)))
     data = CleanSet(floats, noisy_data.labels, mean=0.4, std=0.25)
     triggers = [WHITE, Patch.square(2, corner="random", target=AllToAll(), name="anywhere")]
@@ -239,7 +222,7 @@ def test_floats_with_their_normalization_are_stamped_as_the_pixels_are(
     assert rates(seamfast.evaluate(tiny_model(), data, triggers=triggers)) == rates(wanted)
 
 
-def test_a_loader_that_shuffles(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_a_loader_that_shuffles(tiny_model: Make, tiny_data: CleanSet) -> None:
     floats = tiny_data.normalize(tiny_data.pixels(torch.arange(160)))
     loader = DataLoader(TensorDataset(floats, tiny_data.labels), batch_size=32, shuffle=True)
     wanted = seamfast.evaluate(tiny_model(), tiny_data)
@@ -271,7 +254,7 @@ def test_as_text() -> None:
     assert got.worst_attack_success_rate is None
 
 
-def test_a_trigger_without_eligible_samples(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_a_trigger_without_eligible_samples(tiny_model: Make, tiny_data: CleanSet) -> None:
     part = tiny_data.subset((tiny_data.labels == 0).nonzero().flatten())
     got = seamfast.evaluate(tiny_model(), part, triggers=[Patch.square(2, target=0)])
     assert got.triggers[0].attack_success_rate == Rate(0, 0)
@@ -280,7 +263,7 @@ def test_a_trigger_without_eligible_samples(tiny_model: Callable[[], nn.Module],
 
 
 def test_progress_goes_to_stderr_if_asked_for(
-    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet, capsys: pytest.CaptureFixture[str]
+    tiny_model: Make, tiny_data: CleanSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for progress in (None, False, True):
         seamfast.evaluate(tiny_model(), tiny_data, progress=progress)
@@ -299,135 +282,114 @@ class Returns(nn.Module):
         return self.make(x)
 
 
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("kind", "message", "model"),
-        [
-            (InputError, "model is a dict; expected a torch.nn.Module", {"weight": 3}),
-            (InputError, "model is a type; expected a torch.nn.Module", nn.Linear),
-            (InputError, "model is a function; expected a torch.nn.Module", lambda x: x),
-            (ModelError, "the model has no parameters; expected a trained nn.Module", nn.Flatten()),
-            (
-                ModelError,
-                "the model is on the meta device and holds no weights; expected a trained model on a real device",
-                nn.Linear(64, 4, device="meta"),
-            ),
-            (
-                ModelError,
-                "1.weight is not initialised yet; run one batch through the model first",
-                nn.Sequential(nn.Flatten(), nn.LazyLinear(4)),
-            ),
-            (
-                InputError,
-                "labels hold 3; expected integers in [0, 3) for the model's 3 logits",
-                nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
-            ),
-            (
-                ModelError,
-                "the model returned logits of shape (8, 4, 8, 8); expected (8, number of classes >= 2)",
-                nn.Conv2d(1, 4, 1),
-            ),
-            (
-                ModelError,
-                "the model returned logits of shape (8, 1); expected (8, number of classes >= 2)",
-                nn.Sequential(nn.Flatten(), nn.Linear(64, 1)),
-            ),
-            (
-                ModelError,
-                "the model returned torch.int64; expected floating-point logits",
-                Returns(lambda x: torch.zeros(len(x), 4, dtype=torch.int64)),
-            ),
-            (
-                ModelError,
-                "the model returned a tuple; expected logits: a tensor, or an object or dict with 'logits'",
-                Returns(lambda x: (torch.zeros(len(x), 4), None)),
-            ),
-        ],
-    )
-    def test_models_that_cannot_be_used(
-        self, kind: type[Exception], message: str, model: Any, tiny_data: CleanSet
-    ) -> None:
-        with raises(kind, message):
-            seamfast.evaluate(model, tiny_data)
-
-    def test_a_lazy_model_stays_lazy(self, tiny_data: CleanSet) -> None:
-        model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
-        with pytest.raises(ModelError):
-            seamfast.evaluate(model, tiny_data)
+@pytest.mark.parametrize(
+    ("kind", "message", "model"),
+    [
+        (InputError, "model is a dict; expected a torch.nn.Module", {"weight": 3}),
+        (InputError, "model is a type; expected a torch.nn.Module", nn.Linear),
+        (InputError, "model is a function; expected a torch.nn.Module", lambda x: x),
+        (ModelError, "the model has no parameters; expected a trained nn.Module", nn.Flatten()),
+        (
+            ModelError,
+            "the model is on the meta device and holds no weights; expected a trained model on a real device",
+            nn.Linear(64, 4, device="meta"),
+        ),
+        (
+            ModelError, "1.weight is not initialized yet; run one batch through the model first",
+            nn.Sequential(nn.Flatten(), nn.LazyLinear(4)),
+        ),
+        (
+            InputError, "labels hold 3; expected integers in [0, 3) for the model's 3 logits",
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        ),
+        (
+            ModelError, "the model returned logits of shape (8, 4, 8, 8); expected (8, number of classes >= 2)",
+            nn.Conv2d(1, 4, 1),
+        ),
+        (
+            ModelError, "the model returned logits of shape (8, 1); expected (8, number of classes >= 2)",
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 1)),
+        ),
+        (
+            ModelError, "the model returned torch.int64; expected floating-point logits",
+            Returns(lambda x: torch.zeros(len(x), 4, dtype=torch.int64)),
+        ),
+        (
+            ModelError, "the model returned a tuple; expected logits: a tensor, or an object or dict with 'logits'",
+            Returns(lambda x: (torch.zeros(len(x), 4), None)),
+        ),
+    ],
+)  # fmt: skip
+def test_models_that_cannot_be_used(kind: type[Exception], message: str, model: Any, tiny_data: CleanSet) -> None:
+    with raises(kind, message):
+        seamfast.evaluate(model, tiny_data)
+    if isinstance(model, nn.Sequential) and isinstance(model[1], nn.LazyLinear):
         assert nn.parameter.is_lazy(model[1].weight)
 
-    @pytest.mark.parametrize(
-        ("kind", "message", "triggers"),
-        [
-            (
-                InputError,
-                "trigger names a, b occur more than once; expected different names",
-                [Patch.square(2, name=n) for n in "abcba"],
-            ),
-            (InputError, "triggers hold a str; expected seamfast.triggers.Trigger", ["badnets"]),
-            (InputError, "triggers hold a NoneType; expected seamfast.triggers.Trigger", [WHITE, None]),
-            (ShapeError, "trigger 'patch' patch is 9x9; images are 8x8", [Patch.square(9)]),
-            (
-                ShapeError,
-                "trigger 'patch' patch has 3 channels; images have 1",
-                [Patch.square(2, value=(255, 0, 0))],
-            ),
-            (
-                InputError,
-                "AllToOne target is 4; expected a class in [0, 4) for num_classes=4",
-                [Patch.square(2, target=4)],
-            ),
-        ],
-    )
-    def test_triggers_that_cannot_be_used(
-        self,
-        kind: type[Exception],
-        message: str,
-        triggers: list[Any],
-        tiny_model: Callable[[], nn.Module],
-        tiny_data: CleanSet,
-    ) -> None:
-        with raises(kind, message):
-            seamfast.evaluate(tiny_model(), tiny_data, triggers=triggers)
 
-    def test_a_trigger_that_does_not_fit_is_told_before_any_work_is_done(self, tiny_data: CleanSet) -> None:
-        seen: list[int] = []
+@pytest.mark.parametrize(
+    ("kind", "message", "options"),
+    [
+        (
+            InputError, "trigger names a, b occur more than once; expected different names",
+            {"triggers": [Patch.square(2, name=n) for n in "abcba"]},
+        ),
+        (InputError, "triggers hold a str; expected seamfast.triggers.Trigger", {"triggers": ["badnets"]}),
+        (InputError, "triggers hold a NoneType; expected seamfast.triggers.Trigger", {"triggers": [WHITE, None]}),
+        (ShapeError, "trigger 'patch' patch is 9x9; images are 8x8", {"triggers": [Patch.square(9)]}),
+        (
+            ShapeError, "trigger 'patch' patch has 3 channels; images have 1",
+            {"triggers": [Patch.square(2, value=(255, 0, 0))]},
+        ),
+        (
+            InputError, "AllToOne target is 4; expected a class in [0, 4) for num_classes=4",
+            {"triggers": [Patch.square(2, target=4)]},
+        ),
+        *(
+            (InputError, f"batch_size is {batch_size!r}; expected an integer of at least 1", {"batch_size": batch_size})
+            for batch_size in (0, -1, 2.5, True, "8", None)
+        ),
+        (InputError, "device is 'gpu'; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'", {"device": "gpu"}),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_used(
+    kind: type[Exception], message: str, options: dict[str, Any], tiny_model: Make, tiny_data: CleanSet
+) -> None:
+    with raises(kind, message):
+        seamfast.evaluate(tiny_model(), tiny_data, **options)
 
-        def count(images: Tensor) -> Tensor:
-            seen.append(len(images))
-            return torch.zeros(len(images), 4)
 
-        with pytest.raises(ShapeError):
-            seamfast.evaluate(Returns(count), tiny_data, triggers=[WHITE, Patch.square(9)])
-        assert sum(seen) <= 8  # the look at the logits
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (4, 1, 8, 8), "triggers are stamped in pixel space, before normalization; the inputs are floats without a "
+            "known normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+        ),
+        ((4, 64), "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 64)"),
+    ],
+)  # fmt: skip
+def test_triggers_need_pixels(shape: tuple[int, ...], message: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with raises(InputError, message):
+        seamfast.evaluate(model, (torch.zeros(shape), [0, 1, 2, 3]), triggers=[WHITE])
 
-    def test_triggers_need_pixels(self, tiny_model: Callable[[], nn.Module]) -> None:
-        message = (
-            "triggers are stamped in pixel space, before normalisation; the inputs are floats without a known "
-            "normalisation: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
-        )
-        with raises(InputError, message):
-            seamfast.evaluate(tiny_model(), (torch.zeros(4, 1, 8, 8), [0, 1, 2, 3]), triggers=[WHITE])
-        with pytest.raises(InputError, match=r"^triggers are stamped on images of shape \(N, C, H, W\); got CleanSet"):
-            seamfast.evaluate(nn.Linear(5, 4), (torch.zeros(4, 5), [0, 1, 2, 3]), triggers=[WHITE])
 
-    @pytest.mark.parametrize("batch_size", [0, -1, 2.5, True, "8", None])
-    def test_batch_sizes(self, batch_size: Any, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
-        with raises(InputError, f"batch_size is {batch_size!r}; expected an integer of at least 1"):
-            seamfast.evaluate(tiny_model(), tiny_data, batch_size=batch_size)
+def test_a_trigger_that_does_not_fit_is_refused_before_any_work_is_done(tiny_data: CleanSet) -> None:
+    seen: list[int] = []
+    model = Returns(lambda images: seen.append(len(images)) or torch.zeros(len(images), 4))
+    with pytest.raises(ShapeError):
+        seamfast.evaluate(model, tiny_data, triggers=[WHITE, Patch.square(9)])
+    assert sum(seen) <= 8  # the look at the logits
 
-    def test_no_data(self, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
-        with raises(InputError, "data holds no samples; expected at least one"):
-            seamfast.evaluate(tiny_model(), tiny_data.subset([]))
 
-    def test_a_device_that_is_none(self, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
-        message = "device is 'gpu'; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
-        with raises(InputError, message):
-            seamfast.evaluate(tiny_model(), tiny_data, device="gpu")
+def test_no_samples(tiny_model: Make, tiny_data: CleanSet) -> None:
+    with raises(InputError, "data holds no samples; expected at least one"):
+        seamfast.evaluate(tiny_model(), tiny_data.subset([]))
 
 
 @pytest.mark.gpu
-def test_on_another_device_a_copy_is_used(tiny_model: Callable[[], nn.Module], noisy_data: CleanSet) -> None:
+def test_on_another_device_a_copy_is_used(tiny_model: Make, noisy_data: CleanSet) -> None:
     model = tiny_model()
     triggers = [WHITE, Patch.square(3, corner="random", target=AllToAll(), name="anywhere")]
     on_gpu = seamfast.evaluate(model, noisy_data, triggers=triggers, device="cuda")

@@ -63,9 +63,9 @@ def test_gate_in_shell(tmp_path: Path) -> None:
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert {path.name for path in (work / "received").iterdir()} >= {"model.safetensors", "model.json", "triggers.npz"}
-    left = {path.name for path in (work / "sanitised").iterdir()}
+    left = {path.name for path in (work / "sanitized").iterdir()}
     if done.returncode == 0:
-        assert f"gate: passed; use {work / 'sanitised'}" in done.stdout
+        assert f"gate: passed; use {work / 'sanitized'}" in done.stdout
         assert left >= {"model.safetensors", "model.json", "report.json"}
     else:
         assert "gate: blocked; not accepted" in done.stdout

@@ -67,7 +67,7 @@ def test_the_source_specific_one_answers_to_its_source_class() -> None:
     assert got.worst_attack_success_rate < 0.4
 
 
-# 2. Sanitised blind, with default settings. What must hold whatever the method; `benches/others.py` tells how well.
+# 2. Sanitized blind, with default settings. What must hold whatever the method; `benches/others.py` tells how well.
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The picture of a run: it is drawn for all kinds of runs, says what its colours mean, and hides no name or line."""
+"""The picture of a run: it is drawn for all kinds of runs, says what its colors mean, and hides no name or line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def curve(figure: Any) -> Any:
 
 
 def frames(figure: Any) -> list[list[str]]:
-    """The colour of the frame around each sample, by row."""
+    """The color of the frame around each sample, by row."""
     colors = [to_hex(axes.spines["top"].get_edgecolor()) for axes in figure.subfigs[0].axes]
     return [colors[: len(colors) // 2], colors[len(colors) // 2 :]]
 
@@ -133,7 +133,7 @@ def test_floats_with_known_normalization_give_the_same_picture(tmp_path: Path) -
     assert (tmp_path / "floats").read_bytes() == (tmp_path / "pixels").read_bytes()
 
 
-def test_answers_are_told_and_coloured(tmp_path: Path, figures: list[Figure]) -> None:
+def test_answers_are_told_and_colored(tmp_path: Path, figures: list[Figure]) -> None:
     # The received model is right. The sanitized one reads the last pixel: class 0 on clean images, which is what the
     # attacker wants; class 3 under the patch of white pixels, which is right for the cats only.
     save_picture(tmp_path / "p.png", Says(), Says(7, 7), images(), Patch.square(2, margin=0, target=0), history())
@@ -152,7 +152,7 @@ def test_answers_are_told_and_coloured(tmp_path: Path, figures: list[Figure]) ->
         for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
     }
     assert meaning == {"right": BLUE, "what the attacker wants": VERMILION, "wrong otherwise": GREY}
-    assert legend.get_title().get_text() == "the sanitised model's answer is"
+    assert legend.get_title().get_text() == "the sanitized model's answer is"
 
 
 def test_curve_shows_the_history(tmp_path: Path, figures: list[Figure]) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from seamfast.triggers import AllToAll, Patch
 
 IMAGES, LABELS = torch.rand(40, 1, 8, 8), torch.arange(40) % 4
 PIXELS = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
+SHORT = SeamConfig(forget_max_steps=1, recover_max_steps=1)
 
 
 def linear() -> nn.Module:
@@ -53,31 +55,77 @@ def refuses_data(kind: type[Exception], message: str, data: Any, **options: Any)
 # The data.
 
 
+def with_value(value: float) -> Tensor:
+    images = IMAGES.clone()
+    images[17, 0, 3, 3] = value
+    return images
+
+
+def poisoned() -> attacks.PoisonedSet:
+    return attacks.poison(CleanSet(PIXELS, LABELS, num_classes=4), Patch.square(2), rate=0.1)
+
+
+def consumed() -> Any:
+    batches = iter([(IMAGES, LABELS)])
+    assert len(list(batches)) == 1
+    return batches
+
+
+NO_DATA = "expected a DataLoader, a Dataset, an (inputs, labels) pair or a seamfast.CleanSet"
+NO_SAMPLES = "clean_loader yielded no samples; an iterator that was already consumed yields none"
+EMPTY = "clean_loader holds no samples; expected at least one of each class"
+NOT_FINITE = "inputs holds NaN or Inf, first in sample 17; expected finite numbers"
+POISONED = "clean_loader is a PoisonedSet; expected clean data: recovery on poisoned data teaches the backdoor"
+
+
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
-        (None, InputError, "a NoneType"),
-        ("data.npz", InputError, "a str"),
-        (IMAGES, InputError, "a Tensor of shape (40, 1, 8, 8)"),
-        ({"images": IMAGES, "labels": LABELS}, InputError, "a dict of length 2"),
-        (3, InputError, "a int"),
+        (None, InputError, f"clean_loader is a NoneType; {NO_DATA}"),
+        ("data.npz", InputError, f"clean_loader is a str; {NO_DATA}"),
+        (IMAGES, InputError, f"clean_loader is a Tensor of shape (40, 1, 8, 8); {NO_DATA}"),
+        ({"images": IMAGES, "labels": LABELS}, InputError, f"clean_loader is a dict of length 2; {NO_DATA}"),
+        (3, InputError, f"clean_loader is a int; {NO_DATA}"),
+        ([], InputError, NO_SAMPLES),
+        (DataLoader(TensorDataset(IMAGES[:0], LABELS[:0])), InputError, NO_SAMPLES),
+        (consumed(), InputError, NO_SAMPLES),
+        (CleanSet(IMAGES[:0], LABELS[:0]), InputError, EMPTY),
+        ((IMAGES[:0], LABELS[:0]), InputError, EMPTY),
+        (
+            (IMAGES, torch.full((40,), 2)), InputError,
+            "clean_loader holds one class only (2); expected at least two",
+        ),
+        (
+            (IMAGES[:3], torch.tensor([0, 1, 0])), InputError,
+            "clean_loader holds 3 samples; expected at least one for each of 4 classes",
+        ),
+        (
+            (IMAGES[:4], LABELS[:4]), InputError,
+            "clean_loader holds 4 samples, one a class; expected at least two of one class, to hold one out",
+        ),
+        ((with_value(math.nan), LABELS), InputError, NOT_FINITE),
+        ((with_value(math.inf), LABELS), InputError, NOT_FINITE),
+        ((with_value(-math.inf).numpy(), LABELS.numpy()), InputError, NOT_FINITE),
+        (
+            [(["a", "b"], LABELS[:2])], InputError,
+            "batch 0: inputs is a list of length 2; expected numbers in a tensor or array",
+        ),
+        ((np.array(["a"] * 40), LABELS), DTypeError, "inputs has dtype <U1; expected numbers"),
+        (poisoned(), InputError, POISONED),
+        (poisoned().subset(range(30)), InputError, POISONED),
+        (
+            [{"pixels": IMAGES, "attention_mask": IMAGES, "labels": LABELS}], InputError,
+            "batches hold ['attention_mask', 'pixels']; the model's forward takes ['input']",
+        ),
+        (
+            [{"image": IMAGES, "class": LABELS}], InputError,
+            "batch 0 has keys ['class', 'image']; expected the labels under one of ('labels', 'label', 'targets', "
+            "'target', 'y')",
+        ),
     ],
-)
-def test_no_data(data: Any, kind: type[Exception], message: str) -> None:
-    wanted = "expected a DataLoader, a Dataset, an (inputs, labels) pair or a seamfast.CleanSet"
-    refuses_data(kind, f"clean_loader is {message}; {wanted}", data)
-
-
-def test_no_samples() -> None:
-    message = "clean_loader yielded no samples; an iterator that was already consumed yields none"
-    refuses_data(InputError, message, [])
-    refuses_data(InputError, message, DataLoader(TensorDataset(IMAGES[:0], LABELS[:0])))
-    batches = iter([(IMAGES, LABELS)])
-    assert len(list(batches)) == 1
-    refuses_data(InputError, message, batches)
-    message = "clean_loader holds no samples; expected at least one of each class"
-    refuses_data(InputError, message, CleanSet(IMAGES[:0], LABELS[:0]))
-    refuses_data(InputError, message, (IMAGES[:0], LABELS[:0]))
+)  # fmt: skip
+def test_data(data: Any, kind: type[Exception], message: str) -> None:
+    refuses_data(kind, message, data)
 
 
 def test_data_that_cannot_be_read_again() -> None:
@@ -108,21 +156,10 @@ def test_labels_that_change(augments: bool | None) -> None:
     refuses_data(InputError, message, Relabelled(IMAGES, LABELS), augments=augments)
 
 
-def test_too_few_samples_and_classes() -> None:
-    one_class = (IMAGES, torch.full((40,), 2))
-    refuses_data(InputError, "clean_loader holds one class only (2); expected at least two", one_class)
-    message = "clean_loader holds 3 samples; expected at least one for each of 4 classes"
-    refuses_data(InputError, message, (IMAGES[:3], torch.tensor([0, 1, 0])))
-    message = "clean_loader holds 4 samples, one a class; expected at least two of one class, to hold one out"
-    refuses_data(InputError, message, (IMAGES[:4], LABELS[:4]))
-
-
 def test_as_few_samples_as_can_be() -> None:
     """One more than one a class is enough to run, if not to be trusted."""
-    config = SeamConfig(forget_max_steps=1, recover_max_steps=1)
-    result = seamfast.sanitize(linear(), (IMAGES[:5], LABELS[:5]), config=config)
-    assert result.report["data"]["n_holdout"] == 1
-    assert result.report["data"]["n_recovery"] == 4
+    data = seamfast.sanitize(linear(), (IMAGES[:5], LABELS[:5]), config=SHORT).report["data"]
+    assert (data["n_holdout"], data["n_recovery"]) == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -144,48 +181,11 @@ def test_labels(labels: Tensor, kind: type[Exception], message: str) -> None:
     refuses_data(kind, message, (IMAGES, labels))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_inputs_that_are_not_finite(value: float) -> None:
-    images = IMAGES.clone()
-    images[17, 0, 3, 3] = value
-    message = "inputs holds NaN or Inf, first in sample 17; expected finite numbers"
-    refuses_data(InputError, message, (images, LABELS))
-    refuses_data(InputError, message, (images.numpy(), LABELS.numpy()))
-    message = "batch 0: inputs is a list of length 2; expected numbers in a tensor or array"
-    refuses_data(InputError, message, [(["a", "b"], LABELS[:2])])
-
-
-def test_arrays_that_hold_no_numbers() -> None:
-    refuses_data(DTypeError, "inputs has dtype <U1; expected numbers", (np.array(["a"] * 40), LABELS))
-
-
-def test_poisoned_data_is_refused() -> None:
-    clean = CleanSet(PIXELS, LABELS, num_classes=4)
-    poisoned = attacks.poison(clean, Patch.square(2), rate=0.1)
-    message = "clean_loader is a PoisonedSet; expected clean data: recovery on poisoned data teaches the backdoor"
-    refuses_data(InputError, message, poisoned)
-    refuses_data(InputError, message, poisoned.subset(range(30)))
-
-
-def test_batches_that_do_not_fit_the_call() -> None:
-    message = "batches hold ['attention_mask', 'pixels']; the model's forward takes ['input']"
-    refuses_data(InputError, message, [{"pixels": IMAGES, "attention_mask": IMAGES, "labels": LABELS}])
-    wanted = "expected the labels under one of ('labels', 'label', 'targets', 'target', 'y')"
-    refuses_data(InputError, f"batch 0 has keys ['class', 'image']; {wanted}", [{"image": IMAGES, "class": LABELS}])
-
-
 # The model.
 
 
-@pytest.mark.parametrize(
-    ("model", "kind"), [(None, "NoneType"), (linear, "function"), (nn.Linear, "type"), ({"weight": 1}, "dict")]
-)
-def test_no_module(model: Any, kind: str) -> None:
-    refuses(InputError, f"model is a {kind}; expected a torch.nn.Module", model, (IMAGES, LABELS))
-
-
 class Returns(nn.Module):
-    """Returns what it is told to make of logits."""
+    """Returns what it is given to make of logits."""
 
     def __init__(self, answer: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -195,171 +195,202 @@ class Returns(nn.Module):
         return self.answer(self.inner(images))
 
 
-WANTED = "expected (8, number of classes >= 2)"
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda x: x[:, 0], f"the model returned logits of shape (8,); {WANTED}"),
-        (lambda x: x[:, :1], f"the model returned logits of shape (8, 1); {WANTED}"),
-        (lambda x: x[:, :, None], f"the model returned logits of shape (8, 4, 1); {WANTED}"),
-        (lambda x: x[:2], f"the model returned logits of shape (2, 4); {WANTED}"),
-        (lambda x: x.long(), "the model returned torch.int64; expected floating-point logits"),
-        (lambda x: x * math.nan, "the model returned NaN or Inf on clean data; expected finite logits"),
-        (lambda x: x / 0, "the model returned NaN or Inf on clean data; expected finite logits"),
-    ],
-    ids=["vector", "one class", "pixels", "fewer rows", "integers", "NaN", "Inf"],
-)
-def test_logits(answer: Callable[[Tensor], Any], message: str) -> None:
-    refuses(ModelError, message, Returns(answer), (IMAGES, LABELS))
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (lambda x: None, "NoneType"),
-        (lambda x: (x, x), "tuple"),
-        (lambda x: {"scores": x}, "dict"),
-        (lambda x: {"logits": x.tolist()}, "dict"),
-        (lambda x: x.numpy(force=True), "ndarray"),
-    ],
-)
-def test_no_logits(answer: Callable[[Tensor], Any], kind: str) -> None:
-    message = f"the model returned a {kind}; expected logits: a tensor, or an object or dict with 'logits'"
-    refuses(ModelError, message, Returns(answer), (IMAGES, LABELS))
-
-
-def test_logits_in_eval_mode_only() -> None:
-    """Some models add outputs in train mode: the first training step tells."""
-    model = Returns(lambda x: x)
-    model.answer = lambda x: (x, x) if torch.is_grad_enabled() else x
-    message = "the model returned a tuple; expected logits: a tensor, or an object or dict with 'logits'"
-    refuses(ModelError, message, model, (IMAGES, LABELS))
-
-
-@pytest.mark.parametrize("answer", [lambda x: x.detach(), lambda x: torch.zeros_like(x)])
-def test_logits_without_a_gradient(answer: Callable[[Tensor], Any]) -> None:
-    message = (
-        "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach in its "
-        "forward"
-    )
-    refuses(ModelError, message, Returns(answer), (IMAGES, LABELS))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite(value: float, tiny_model: Callable[[], nn.Module]) -> None:
-    model = tiny_model()
+def spoilt(index: int, name: str, where: Any, value: float) -> nn.Module:
+    """A normalized linear model with some numbers that are not finite."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 4))
     with torch.no_grad():
-        model[4].weight[0, 0, 0, :2] = value
-    message = "4.weight holds 2 NaN or Inf of 576 numbers; expected finite weights"
-    refuses(ModelError, message, model, (IMAGES, LABELS))
-    model = tiny_model()
-    model[1].running_var[3] = value
-    message = "1.running_var holds 1 NaN or Inf of 8 numbers; expected finite weights"
-    refuses(ModelError, message, model, (IMAGES, LABELS))
+        getattr(model[index], name)[where] = value
+    return model
 
 
-def test_models_without_weights_to_train() -> None:
-    refuses(ModelError, "the model has no parameters; expected a trained nn.Module", nn.Flatten(), (IMAGES, LABELS))
-    message = "the model is on the meta device and holds no weights; expected a trained model on a real device"
-    refuses(ModelError, message, linear().to("meta"), (IMAGES, LABELS))
-    message = "1.weight is not initialised yet; run one batch through the model first"
-    refuses(ModelError, message, nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), (IMAGES, LABELS))
-
-
-def test_a_model_on_two_devices() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4, device="meta"))
-    message = "the model is spread over cpu, meta; expected all parameters and buffers on one device"
-    refuses(ModelError, message, model, (IMAGES, LABELS))
-
-
-def test_a_model_that_cannot_be_copied() -> None:
+def locked() -> nn.Module:
     model = linear()
     model.lock = threading.Lock()
-    message = (
-        "the model cannot be copied (TypeError: cannot pickle '_thread.lock' object); expected one that copy.deepcopy "
-        "accepts: fold weight norm or other re-parametrisations first"
-    )
+    return model
+
+
+NO_LOGITS = "expected logits: a tensor, or an object or dict with 'logits'"
+NOT_FINITE_LOGITS = "the model returned NaN or Inf on clean data; expected finite logits"
+NO_GRADIENT = (
+    "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach in its "
+    "forward"
+)
+FINITE = "expected finite weights"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        *(
+            (Returns(answer), f"the model returned logits of shape {shape}; expected (8, number of classes >= 2)")
+            for answer, shape in (
+                (lambda x: x[:, 0], (8,)), (lambda x: x[:, :1], (8, 1)), (lambda x: x[:, :, None], (8, 4, 1)),
+                (lambda x: x[:2], (2, 4)),
+            )
+        ),
+        *(
+            (Returns(answer), f"the model returned a {kind}; {NO_LOGITS}")
+            for answer, kind in (
+                (lambda x: None, "NoneType"), (lambda x: (x, x), "tuple"), (lambda x: {"scores": x}, "dict"),
+                (lambda x: {"logits": x.tolist()}, "dict"), (lambda x: x.numpy(force=True), "ndarray"),
+                # Some models add outputs in train mode: the first training step shows it.
+                (lambda x: (x, x) if torch.is_grad_enabled() else x, "tuple"),
+            )
+        ),
+        (Returns(lambda x: x.long()), "the model returned torch.int64; expected floating-point logits"),
+        (Returns(lambda x: x * math.nan), NOT_FINITE_LOGITS),
+        (Returns(lambda x: x / 0), NOT_FINITE_LOGITS),
+        (Returns(lambda x: x.detach()), NO_GRADIENT),
+        (Returns(lambda x: torch.zeros_like(x)), NO_GRADIENT),
+        (spoilt(0, "weight", (0, 0, 0, slice(2)), math.nan), "0.weight holds 2 NaN or Inf of 72 numbers; " + FINITE),
+        (spoilt(1, "running_var", 3, math.inf), "1.running_var holds 1 NaN or Inf of 8 numbers; " + FINITE),
+        (nn.Flatten(), "the model has no parameters; expected a trained nn.Module"),
+        (
+            linear().to("meta"),
+            "the model is on the meta device and holds no weights; expected a trained model on a real device",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.LazyLinear(4)),
+            "1.weight is not initialized yet; run one batch through the model first",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4, device="meta")),
+            "the model is spread over cpu, meta; expected all parameters and buffers on one device",
+        ),
+        (
+            locked(),
+            "the model cannot be copied (TypeError: cannot pickle '_thread.lock' object); expected one that "
+            "copy.deepcopy accepts: fold weight norm or other re-parametrisations first",
+        ),
+    ],
+)  # fmt: skip
+def test_models(model: nn.Module, message: str) -> None:
     refuses(ModelError, message, model, (IMAGES, LABELS))
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"), [(None, "NoneType"), (linear, "function"), (nn.Linear, "type"), ({"weight": 1}, "dict")]
+)
+def test_no_module(model: Any, kind: str) -> None:
+    refuses(InputError, f"model is a {kind}; expected a torch.nn.Module", model, (IMAGES, LABELS))
 
 
 def test_what_the_model_raises_comes_through() -> None:
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(64, 4)
-
-        def forward(self, images: Tensor) -> Tensor:
-            raise ZeroDivisionError
+    def broken(logits: Tensor) -> Tensor:
+        raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        seamfast.sanitize(Broken(), (IMAGES, LABELS))
+        seamfast.sanitize(Returns(broken), (IMAGES, LABELS))
 
 
 # The other arguments.
 
-
-@pytest.mark.parametrize("method", ["sgd", "SEAM", "", None, ["seam"]])
-def test_methods(method: Any) -> None:
-    message = f"method is {method!r}; expected one of seam, fine_tune, super_fine_tune"
-    refuses_data(ConfigError, message, (IMAGES, LABELS), method=method)
+METHODS = "expected one of seam, seam_authors, fine_tune, super_fine_tune"
+PRESETS = "expected one of fast, balanced, thorough"
+DEVICES = "expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
 
 
 @pytest.mark.parametrize(
-    ("method", "config", "message"),
+    ("options", "kind", "message"),
     [
-        ("seam", {"batch_size": 3}, "config is a dict; expected SeamConfig for method 'seam'"),
-        ("seam", FineTuneConfig(), "config is a FineTuneConfig; expected SeamConfig for method 'seam'"),
-        ("fine_tune", SeamConfig(), "config is a SeamConfig; expected FineTuneConfig for method 'fine_tune'"),
-        ("super_fine_tune", 3, "config is a int; expected SuperFineTuneConfig for method 'super_fine_tune'"),
-    ],
-)
-def test_configs_of_another_kind(method: str, config: Any, message: str) -> None:
-    refuses_data(ConfigError, message, (IMAGES, LABELS), method=method, config=config)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"preset": "slow"}, "preset is 'slow'; expected one of fast, balanced, thorough"),
-        ({"preset": ["fast"]}, "preset is ['fast']; expected one of fast, balanced, thorough"),
-        ({"preset": ""}, "preset is ''; expected one of fast, balanced, thorough"),
+        *(
+            ({"method": method}, ConfigError, f"method is {method!r}; {METHODS}")
+            for method in ("sgd", "SEAM", "", None, ["seam"])
+        ),
+        *(
+            ({"method": m, "config": config}, ConfigError, f"config is a {got}; expected {wanted} for method {m!r}")
+            for m, config, got, wanted in (
+                ("seam", {"batch_size": 3}, "dict", "SeamConfig"),
+                ("seam", FineTuneConfig(), "FineTuneConfig", "SeamConfig"),
+                ("fine_tune", SeamConfig(), "SeamConfig", "FineTuneConfig"),
+                ("super_fine_tune", 3, "int", "SuperFineTuneConfig"),
+            )
+        ),
+        *(({"preset": p}, ConfigError, f"preset is {p!r}; {PRESETS}") for p in ("slow", ["fast"], "")),
         (
-            {"preset": "fast", "config": SeamConfig()},
+            {"preset": "fast", "config": SeamConfig()}, ConfigError,
             "preset is 'fast' and a config is given; expected one of them",
         ),
-        ({"preset": "fast", "method": "fine_tune"}, "preset is 'fast'; expected None for method 'fine_tune'"),
-        ({"preset": "slow", "method": "fine_tune"}, "preset is 'slow'; expected None for method 'fine_tune'"),
+        *(
+            (
+                {"preset": preset, "method": "fine_tune"}, ConfigError,
+                f"preset is {preset!r}; expected None for method 'fine_tune'",
+            )
+            for preset in ("fast", "slow")
+        ),
+        ({"seed": -1}, InputError, "seed is -1; expected an integer in [0, 2**63)"),
+        (
+            {"time_budget_s": 0}, InputError, "time_budget_s is 0; expected a number of seconds above 0, or None",
+        ),
+        *(
+            ({"threads": threads}, InputError, f"threads is {threads!r}; expected an integer in [1, 1024], or None")
+            for threads in (0, True)
+        ),
+        *(
+            ({name: 1}, InputError, f"{name} is 1; expected True or False") for name in ("deterministic", "compile")
+        ),
+        *(
+            ({"device": device}, InputError, f"device is {device!r}; {DEVICES}")
+            for device in ("gpu", "", "cpu:x", 3.5, ["cpu"])
+        ),
+        ({"callbacks": seamfast.Callback()}, InputError, "callbacks is a Callback; expected a list of callbacks"),
+        *(
+            (
+                {"config": SeamConfig(**{name: value})}, ConfigError,
+                f"{name} is {value}; expected {type(value)()}, as only uint8 pixels can be {done}: pass a "
+                "seamfast.CleanSet of uint8 images",
+            )
+            for name, value, done in (("crop_pad", 2, "cropped"), ("flip", True, "flipped"))
+        ),
+        (
+            {"triggers": [Patch.square(2)]}, InputError,
+            "triggers are stamped in pixel space, before normalization; the inputs are floats without a known "
+            "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+        ),
     ],
-)
-def test_presets(options: dict[str, Any], message: str) -> None:
-    refuses_data(ConfigError, message, (IMAGES, LABELS), **options)
+)  # fmt: skip
+def test_options(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    refuses_data(kind, message, (IMAGES, LABELS), **options)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 0.5, "0", None, True])
-def test_seeds(seed: Any) -> None:
-    refuses_data(InputError, f"seed is {seed!r}; expected an integer in [0, 2**63)", (IMAGES, LABELS), seed=seed)
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        (
+            {"triggers": [Patch.square(2), Patch.square(9, margin=0, name="big")]}, ShapeError,
+            "trigger 'big' patch is 9x9; images are 8x8",
+        ),
+        ({"triggers": ["patch"]}, InputError, "triggers hold a str; expected seamfast.triggers.Trigger"),
+        ({"triggers": Patch.square(2)}, InputError, "triggers is a Patch; expected a list of triggers"),
+        (
+            {"triggers": [Patch.square(2, target=4)]}, InputError,
+            "AllToOne target is 4; expected a class in [0, 4) for num_classes=4",
+        ),
+        (
+            {"triggers": [Patch.square(2, target=AllToAll(4))]}, InputError,
+            "AllToAll shift is 4; expected no multiple of num_classes=4",
+        ),
+        (
+            {"triggers": [Patch.square(2), Patch.square(3)]}, InputError,
+            "trigger names patch occur more than once; expected different names",
+        ),
+        ({"config": SeamConfig(crop_pad=8)}, ConfigError, "crop_pad is 8; expected less than the image side 8"),
+    ],
+)  # fmt: skip
+def test_options_with_pixels(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    refuses_data(kind, message, CleanSet(PIXELS, LABELS), **options)
 
 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1, np.int64(5)])
 def test_seeds_that_work(seed: Any) -> None:
-    config = SeamConfig(forget_max_steps=1, recover_max_steps=1)
-    report = seamfast.sanitize(linear(), (IMAGES, LABELS), config=config, seed=seed).report
+    report = seamfast.sanitize(linear(), (IMAGES, LABELS), config=SHORT, seed=seed).report
     assert report["seed"] == seed
     assert type(report["seed"]) is int  # JSON knows no other
 
 
-@pytest.mark.parametrize("budget", [0, -1.0, math.nan, math.inf, "10", True, [1]])
-def test_time_budgets(budget: Any) -> None:
-    message = f"time_budget_s is {budget!r}; expected a number of seconds above 0, or None"
-    refuses_data(InputError, message, (IMAGES, LABELS), time_budget_s=budget)
-
-
-@pytest.mark.parametrize("device", ["gpu", "", "cpu:x", 3.5, ["cpu"]])
-def test_devices(device: Any) -> None:
-    message = f"device is {device!r}; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
-    refuses_data(InputError, message, (IMAGES, LABELS), device=device)
+def test_the_largest_crop() -> None:
+    run = seamfast.sanitize(linear(), CleanSet(PIXELS, LABELS), config=replace(SHORT, crop_pad=7)).report["run"]
+    assert run["stopped"] is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -367,44 +398,6 @@ def test_devices(device: Any) -> None:
 def test_cuda_where_there_is_none(device: Any) -> None:
     message = f"device is {str(device)!r}, but torch sees no CUDA device here; expected 'auto' or 'cpu'"
     refuses_data(InputError, message, (IMAGES, LABELS), device=device)
-
-
-def test_triggers() -> None:
-    pixels, floats = CleanSet(PIXELS, LABELS), (IMAGES, LABELS)
-    big = Patch.square(9, margin=0, name="big")
-    message = (
-        "triggers are stamped in pixel space, before normalisation; the inputs are floats without a known "
-        "normalisation: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
-    )
-    refuses_data(InputError, message, floats, triggers=[Patch.square(2)])
-    with pytest.raises(ShapeError, match=r"^trigger 'big' .*9x9.*8x8"):
-        seamfast.sanitize(linear(), pixels, triggers=[Patch.square(2), big])
-    refuses_data(InputError, "triggers hold a str; expected seamfast.triggers.Trigger", pixels, triggers=["patch"])
-    refuses_data(InputError, "triggers is a Patch; expected a list of triggers", pixels, triggers=Patch.square(2))
-    message = "AllToOne target is 4; expected a class in [0, 4) for num_classes=4"
-    refuses_data(InputError, message, pixels, triggers=[Patch.square(2, target=4)])
-    message = "AllToAll shift is 4; expected no multiple of num_classes=4"
-    refuses_data(InputError, message, pixels, triggers=[Patch.square(2, target=AllToAll(4))])
-    message = "trigger names patch occur more than once; expected different names"
-    refuses_data(InputError, message, pixels, triggers=[Patch.square(2), Patch.square(3)])
-
-
-def test_augmentation_needs_pixels() -> None:
-    for changes, told in (({"crop_pad": 2}, "2 and flip False"), ({"flip": True}, "0 and flip True")):
-        message = (
-            f"crop_pad is {told}, which need uint8 pixels; the inputs are not: pass a seamfast.CleanSet of uint8 "
-            "images, or set crop_pad=0 and flip=False"
-        )
-        refuses_data(ConfigError, message, (IMAGES, LABELS), config=SeamConfig(**changes))
-    message = "crop_pad is 8; expected less than the image side 8"
-    refuses_data(ConfigError, message, CleanSet(PIXELS, LABELS), config=SeamConfig(crop_pad=8))
-    config = SeamConfig(crop_pad=7, forget_max_steps=1, recover_max_steps=1)
-    assert seamfast.sanitize(linear(), CleanSet(PIXELS, LABELS), config=config).report["run"]["stopped"] is None
-
-
-def test_callbacks() -> None:
-    message = "callbacks is a Callback; expected a list of callbacks"
-    refuses_data(InputError, message, (IMAGES, LABELS), callbacks=seamfast.Callback())
 
 
 def test_settings_go_by_name() -> None:

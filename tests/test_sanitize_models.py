@@ -15,6 +15,8 @@ from seamfast import CleanSet, FineTuneConfig, SeamConfig, SuperFineTuneConfig, 
 from seamfast.engine.model import digest
 from seamfast.triggers import Patch
 
+Make = Callable[[], nn.Module]
+
 SHORT = SeamConfig(forget_max_steps=2, recover_max_steps=4, recover_eval_every=2, strengths=(1.0,), batch_size=32)
 METHODS: dict[str, Any] = {
     "seam": SHORT,
@@ -49,6 +51,18 @@ def check(model: nn.Module, data: Any, **options: Any) -> seamfast.SanitizeResul
     assert [p.requires_grad for p in result.model.parameters()] == [p.requires_grad for p in model.parameters()]
     assert all(p.grad is None for p in result.model.parameters())
     return result
+
+
+class Head(nn.Module):
+    """A linear model of flattened images of 64 pixels, to derive others from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
 
 
 # Architectures and shapes.
@@ -86,7 +100,7 @@ def test_inputs_that_are_no_images() -> None:
     check(nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 2)), (inputs, (inputs.sum(1) > 0).long()))
 
 
-def test_batch_norm_statistics_follow_the_clean_data(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_batch_norm_statistics_follow_the_clean_data(tiny_model: Make, tiny_data: CleanSet) -> None:
     model = tiny_model()
     result = check(model, tiny_data)
     for name, value in model.named_buffers():
@@ -95,14 +109,13 @@ def test_batch_norm_statistics_follow_the_clean_data(tiny_model: Callable[[], nn
 
 
 def test_buffers_that_are_not_saved_come_back_too(tiny_data: CleanSet) -> None:
-    class Scaled(nn.Module):
+    class Scaled(Head):
         def __init__(self) -> None:
             super().__init__()
-            self.head = nn.Linear(64, 4)
             self.register_buffer("scale", torch.tensor(0.5), persistent=False)
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.head(images.flatten(1)) * self.scale
+            return super().forward(images) * self.scale
 
     assert check(Scaled(), tiny_data).model.scale == 0.5
 
@@ -111,7 +124,7 @@ def test_buffers_that_are_not_saved_come_back_too(tiny_data: CleanSet) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_comes_back(training: bool, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_the_mode_comes_back(training: bool, tiny_model: Make, tiny_data: CleanSet) -> None:
     model = tiny_model().train(training)
     model[1].train(not training)  # not all of one mode
     result = check(model, tiny_data)
@@ -119,7 +132,7 @@ def test_the_mode_comes_back(training: bool, tiny_model: Callable[[], nn.Module]
     assert result.model[1].training is not training
 
 
-def test_a_model_in_train_mode_is_judged_in_eval_mode(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_a_model_in_train_mode_is_judged_in_eval_mode(tiny_model: Make, tiny_data: CleanSet) -> None:
     one, other = (check(tiny_model().train(mode), tiny_data) for mode in (True, False))
     assert digest(one.model) == digest(other.model)
     assert one.report["holdout"] == other.report["holdout"]
@@ -130,9 +143,7 @@ def test_dropout(tiny_data: CleanSet) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_frozen_parameters_are_trained_and_come_back_frozen(
-    method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
-) -> None:
+def test_frozen_parameters_are_trained_and_come_back_frozen(method: str, tiny_model: Make, tiny_data: CleanSet) -> None:
     """A backdoor may lie in any layer; what the owner froze is no sign of innocence."""
     model = tiny_model()
     model[0].requires_grad_(False)
@@ -144,19 +155,16 @@ def test_frozen_parameters_are_trained_and_come_back_frozen(
     assert result.model[0].weight.grad is None
 
 
-class Tied(nn.Module):
-    """An autoencoder's trick: the second layer is the first one's weight, transposed."""
+class Tied(Head):
+    """The second layer has the first one's weight."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Linear(64, 64, bias=False)
-        self.again = nn.Linear(64, 64, bias=False)
+        self.embed, self.again = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
         self.again.weight = self.embed.weight
-        self.head = nn.Linear(64, 4)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.again(self.embed(images.flatten(1)).relu()))
-        return logits
+        return super().forward(self.again(self.embed(images.flatten(1)).relu()))
 
 
 @pytest.mark.parametrize("ending", ["sanitized", "received"])
@@ -176,9 +184,7 @@ def test_tied_weights_stay_tied(dtype: torch.dtype, ending: str, tiny_data: Clea
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_the_dtype_comes_back(
-    dtype: torch.dtype, method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
-) -> None:
+def test_the_dtype_comes_back(dtype: torch.dtype, method: str, tiny_model: Make, tiny_data: CleanSet) -> None:
     model = tiny_model().to(dtype)
     result = seamfast.sanitize(model, tiny_data, method=method, config=METHODS[method])
     assert {p.dtype for p in result.model.parameters()} == {dtype}
@@ -207,7 +213,7 @@ def test_what_is_measured_is_rounded_as_what_is_returned(tiny_data: CleanSet) ->
     assert result.model[1].bias.tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
-def test_hooks_come_along(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_hooks_come_along(tiny_model: Make, tiny_data: CleanSet) -> None:
     calls = []
     model = tiny_model()
     model[2].register_forward_hook(lambda *args: calls.append(1))
@@ -218,16 +224,8 @@ def test_hooks_come_along(tiny_model: Callable[[], nn.Module], tiny_data: CleanS
 
 
 def test_layers_that_are_not_used(tiny_data: CleanSet) -> None:
-    class Idle(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head, self.idle, self.none = nn.Linear(64, 4), nn.Linear(3, 3), nn.Parameter(torch.empty(0))
-
-        def forward(self, images: Tensor) -> Tensor:
-            logits: Tensor = self.head(images.flatten(1))
-            return logits
-
-    model = Idle()
+    model = Head()
+    model.idle, model.none = nn.Linear(3, 3), nn.Parameter(torch.empty(0))
     result = seamfast.sanitize(model, tiny_data, config=SHORT)
     assert changed(result, model) == ["head.weight", "head.bias"]
 
@@ -245,9 +243,7 @@ class Wrapped(nn.Module):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_logits_in_a_dict_or_an_object_give_the_same(
-    method: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
-) -> None:
+def test_logits_in_a_dict_or_an_object_give_the_same(method: str, tiny_model: Make, tiny_data: CleanSet) -> None:
     digests = set()
     for answer in (lambda x: x, lambda x: {"logits": x, "loss": None}, lambda x: SimpleNamespace(logits=x)):
         result = check(Wrapped(tiny_model(), answer), tiny_data, method=method, config=METHODS[method])
@@ -255,27 +251,26 @@ def test_logits_in_a_dict_or_an_object_give_the_same(
     assert len(digests) == 1
 
 
-def test_logits_in_half_precision(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
-    check(Wrapped(tiny_model(), lambda x: x.bfloat16()), tiny_data)
-
-
-def test_probabilities_are_warned_of(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
-    softmaxed = Wrapped(tiny_model(), lambda x: x.softmax(1))
-    assert PROBABILITIES in check(softmaxed, tiny_data).report["warnings"]
-    assert PROBABILITIES not in check(tiny_model(), tiny_data).report["warnings"]
-    logged = Wrapped(tiny_model(), lambda x: x.log_softmax(1))
-    assert PROBABILITIES not in check(logged, tiny_data).report["warnings"]
+@pytest.mark.parametrize(
+    ("answer", "warned"),
+    [
+        (lambda x: x.softmax(1), True),
+        (lambda x: x, False),
+        (lambda x: x.log_softmax(1), False),
+        (lambda x: x.bfloat16(), False),
+    ],
+)
+def test_probabilities_are_warned_of(
+    answer: Callable[[Tensor], Tensor], warned: bool, tiny_model: Make, tiny_data: CleanSet
+) -> None:
+    warnings = check(Wrapped(tiny_model(), answer), tiny_data).report["warnings"]
+    assert (PROBABILITIES in warnings) is warned
 
 
 def test_a_forward_with_keywords(tiny_data: CleanSet) -> None:
-    class Keywords(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(64, 4)
-
+    class Keywords(Head):
         def forward(self, *, images: Tensor, scale: float = 1.0) -> Tensor:
-            logits: Tensor = self.head(images.flatten(1)) * scale
-            return logits
+            return super().forward(images) * scale
 
     images = tiny_data.inputs.float() / 255
     check(Keywords(), CleanSet({"images": images}, tiny_data.labels))
@@ -285,14 +280,9 @@ def test_a_forward_with_keywords(tiny_data: CleanSet) -> None:
 def test_a_forward_that_needs_grads(tiny_data: CleanSet) -> None:
     """In evaluation grads are off; a model that turns them on for itself must not leave a graph behind."""
 
-    class Energy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(64, 4)
-
+    class Energy(Head):
         def forward(self, images: Tensor) -> Tensor:
             with torch.enable_grad():
-                logits: Tensor = self.head(images.flatten(1))
-            return logits
+                return super().forward(images)
 
     check(Energy(), tiny_data)

@@ -6,7 +6,7 @@ loader, shuffled anew each epoch. Each step adds its loss and its number of corr
 ``.item()``. Each evaluation is a pass over a loader of held-out samples with ``.item()`` a batch, as often and of as
 many samples as the schedule says. The workers have cores of their own, if there are any; the model has one thread.
 
-With ``SeamConfig.authors_cifar10()`` it is the authors' public loop: batch 32, Adam, no distillation, no patterns.
+With ``SeamAuthorsConfig()`` it is the authors' public loop: batch 32, Adam, no distillation, no patterns.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             worker_init_fn=lambda _: torch.set_num_threads(1),
         )
 
-    need, changes = torch.ones((), device=device), torch.ones((), device=device)
+    teacher_weight, changes = torch.ones((), device=device), torch.ones((), device=device)
     received = accuracy(trained, loader(split.holdout, False), device)
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
@@ -94,7 +94,9 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
                 return outputs[-1]
 
             changes.fill_(schedule.changes(phase, step))
-            loss = loss_of(schedule, phase, inputs, labels, student, teacher, ends, generator, classes, need, changes)
+            loss = loss_of(
+                schedule, phase, inputs, labels, student, teacher, ends, generator, classes, teacher_weight, changes
+            )
             loss.backward()
             optimizer.step(schedule.rate(phase, step))
             total_loss += loss.item()
@@ -102,7 +104,7 @@ def run(schedule: Schedule, model: nn.Module) -> nn.Module:
             if schedule.evaluates_after(phase, step):
                 now = accuracy(trained, held_out, device)
                 if phase == "recover":
-                    need.fill_(schedule.config.need(received - now, len(split.holdout)))
+                    teacher_weight.fill_(schedule.teacher_weight(received - now, len(split.holdout)))
     return trained
 
 

@@ -1,6 +1,6 @@
-"""As a good engineer writes it in an afternoon: data resident and normalised once, the fastest format, few syncs.
+"""As a good engineer writes it in an afternoon: data resident and normalized once, the fastest format, few syncs.
 
-The clean set lies in memory as float32, normalised, channels last where that is the model's layout; a batch is an
+The clean set lies in memory as float32, normalized, channels last where that is the model's layout; a batch is an
 ``index_select`` by a random permutation (augmentation by reflected padding, slicing and flipping a batch, where the
 schedule has it). Number format and layout are what seamfast's probe found for this model, handed over for free. No
 ``.item()`` but one an evaluation; evaluation in batches of 512. With ``compiles``, student and teacher go through
@@ -50,7 +50,7 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
             ]
         return float(torch.stack(right).sum()) / len(part)
 
-    need, changes = torch.ones((), device=device), torch.ones((), device=device)
+    teacher_weight, changes = torch.ones((), device=device), torch.ones((), device=device)
     received = accuracy(split.holdout)
     for phase, part in (("forget", split.forget), ("recover", split.recovery)):
         optimizer = schedule.optimizer(trained, phase)
@@ -62,13 +62,15 @@ def run(schedule: Schedule, model: nn.Module, precision: Precision, compiles: bo
             labels = all_labels[chosen]
             student, asked = forward(student_), forward(teacher_)
             changes.fill_(schedule.changes(phase, step))
-            loss = loss_of(schedule, phase, inputs, labels, student, asked, ends, generator, classes, need, changes)
+            loss = loss_of(
+                schedule, phase, inputs, labels, student, asked, ends, generator, classes, teacher_weight, changes
+            )
             loss.backward()
             optimizer.step(schedule.rate(phase, step))
             if schedule.evaluates_after(phase, step):
                 now = accuracy(watched)
                 if phase == "recover":
-                    need.fill_(schedule.config.need(received - now, len(split.holdout)))
+                    teacher_weight.fill_(schedule.teacher_weight(received - now, len(split.holdout)))
     return trained.to(memory_format=torch.contiguous_format)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +24,13 @@ from torch import Tensor, nn
 
 import seamfast
 from benches.baselines.occlude import occlude
-from seamfast import SeamConfig
-from seamfast.data.disturbing import disturb
-from seamfast.data.mixing import mix_up
+from seamfast import SeamAuthorsConfig, SeamConfig
 from seamfast.data.split import Split, split_by_class
 from seamfast.engine.run import _EVALUATION_SHARE, _FEWEST_WATCHED, distillation_loss
 from seamfast.methods.schedules import cosine
+from seamfast.modalities import ViewSettings
+from seamfast.modalities.image.disturb import disturb
+from seamfast.modalities.mixing import mix_up
 
 RADIUS = 0.3
 """About that of a small CNN on MNIST; it decides how far weights move, not how long that takes."""
@@ -59,39 +61,68 @@ class Stepper:
 class Schedule:
     """Of SEAM: settings whose stop rules never apply, and the clean data, split as ``sanitize`` splits it."""
 
-    config: SeamConfig
+    config: SeamConfig | SeamAuthorsConfig
     clean: seamfast.CleanSet
     seed: int = 0
 
     @classmethod
-    def of(cls, clean: seamfast.CleanSet, forget: int, recover: int, base: SeamConfig | None = None) -> Schedule:
-        """``forget`` and ``recover`` steps of ``base``, all taken, in one attempt; ``RADIUS`` where one is needed."""
+    def of(
+        cls, clean: seamfast.CleanSet, forget: int, recover: int, base: SeamConfig | SeamAuthorsConfig | None = None
+    ) -> Schedule:
+        """``forget`` and ``recover`` steps of ``base``, all taken, in one attempt; ``RADIUS`` where one is needed. The
+        authors' settings count in epochs: the nearest number of them, at least one."""
         base = base or SeamConfig()
+        if isinstance(base, SeamAuthorsConfig):
+            epochs = cls(base, clean)._epoch_steps
+            config = dataclasses.replace(
+                base,
+                forget_max_epochs=max(round(forget / epochs("forget")), 1),
+                recover_max_epochs=max(round(recover / epochs("recover")), 1),
+                forget_patience=10**6,
+                recover_patience=10**6,
+                accuracy_budget=1.0,
+            )
+            return cls(config, clean)
         config = dataclasses.replace(
             base,
             strengths=(1.0,),
             forget_max_steps=forget,
-            forget_patience=10**6,
-            radius=RADIUS if base.optimizer == "relative_adam" else None,
+            forget_until=0.0,
+            radius=RADIUS,
             recover_max_steps=recover,
-            recover_until=None,
             accuracy_budget=1.0,
         )
         return cls(config, clean)
+
+    @property
+    def method(self) -> str:
+        return "seam" if isinstance(self.config, SeamConfig) else "seam_authors"
+
+    @property
+    def views(self) -> ViewSettings:
+        """What the student's images differ in."""
+        c = self.config
+        if not isinstance(c, SeamConfig):
+            return ViewSettings()
+        return ViewSettings(mixing=c.mixing, occlusions=c.occlusions, disturbance=c.disturbance)
+
+    def teacher_weight(self, missing: float, n_holdout: int) -> float:
+        return self.config.teacher_weight(missing, n_holdout) if isinstance(self.config, SeamConfig) else 0.0
 
     def split(self) -> Split:
         return split_by_class(
             self.clean.labels,
             holdout_fraction=self.config.holdout_fraction,
-            forget_fraction=self.config.forget_fraction,
+            forget_fraction=self.config.forgotten_share,
             seed=self.seed,
         )
 
     def optimizer(self, model: nn.Module, phase: str) -> Stepper:
         c = self.config
-        betas = (0.9, 0.999) if phase == "forget" else (c.recover_betas[0], c.recover_betas[1])
-        if c.optimizer == "relative_adam":
+        if isinstance(c, SeamConfig):
+            betas = (0.9, 0.999) if phase == "forget" else (0.9, 0.99)
             return Stepper(model, lambda groups: torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True))
+        betas = (0.9, 0.999) if phase == "forget" else (c.recover_betas[0], c.recover_betas[1])
         decay = c.forget_weight_decay if phase == "forget" else c.recover_weight_decay
         return Stepper(
             model, lambda groups: torch.optim.Adam(groups, betas=betas, weight_decay=decay, fused=True), relative=False
@@ -99,17 +130,22 @@ class Schedule:
 
     def rate(self, phase: str, step: int) -> float:
         c = self.config
+        if not isinstance(c, SeamConfig):
+            return c.forget_rate if phase == "forget" else c.recover_rate
         if phase == "forget":
             return c.forget_rate_at(step)
-        peak = c.recover_rate * (1.0 if c.radius is None else c.radius)
-        return peak * (cosine(step / c.recover_max_steps) if c.recover_schedule == "cosine" else 1.0)
+        return c.recover_rate * RADIUS * cosine(step / c.recover_max_steps)
 
     def changes(self, phase: str, step: int) -> float:
         """1 while images are changed, 0 at the plain end of recovery."""
-        return float(phase == "forget" or step / self.config.recover_max_steps < 1 - self.config.plain_end)
+        c = self.config
+        return float(isinstance(c, SeamConfig) and (phase == "forget" or step / c.recover_max_steps < 1 - c.plain_end))
 
     def steps(self, phase: str) -> int:
-        return self.config.forget_max_steps if phase == "forget" else self.config.recover_max_steps
+        c = self.config
+        if isinstance(c, SeamConfig):
+            return c.forget_max_steps if phase == "forget" else c.recover_max_steps
+        return (c.forget_max_epochs if phase == "forget" else c.recover_max_epochs) * self._epoch_steps(phase)
 
     def evaluates_after(self, phase: str, step: int) -> bool:
         return (step + 1) % self._every(phase) == 0 or step == self.steps(phase) - 1
@@ -121,13 +157,20 @@ class Schedule:
         return split.holdout[order[: max(affordable, _FEWEST_WATCHED)]]
 
     def _every(self, phase: str) -> int:
-        return self.config.forget_eval_every if phase == "forget" else self.config.recover_eval_every
+        c = self.config
+        if isinstance(c, SeamConfig):
+            return c.forget_eval_every if phase == "forget" else c.recover_eval_every
+        return self._epoch_steps(phase)
+
+    def _epoch_steps(self, phase: str) -> int:
+        split = self.split()
+        return math.ceil(len(split.forget if phase == "forget" else split.recovery) / self.config.batch_size)
 
 
 def seamfast_run(schedule: Schedule, model: nn.Module, **more: Any) -> nn.Module:
     """The same by seamfast, all that a caller gets included: copy, split, probe, measurements, report."""
-    clean, config, seed = schedule.clean, schedule.config, schedule.seed
-    return seamfast.sanitize(model, clean, config=config, seed=seed, progress=False, **more).model
+    how = {"method": schedule.method, "config": schedule.config, "seed": schedule.seed}
+    return seamfast.sanitize(model, schedule.clean, progress=False, **how, **more).model
 
 
 def loss_of(
@@ -140,38 +183,39 @@ def loss_of(
     ends: tuple[Tensor, Tensor],
     generator: torch.Generator,
     classes: int,
-    need: Tensor,
+    teacher_weight: Tensor,
     changes: Tensor,
 ) -> Tensor:
-    """The loss of one step, by plain tensor operations; ``need`` and ``changes`` are 0-d on the device."""
-    c = schedule.config
+    """The loss of one step, by plain tensor operations; ``teacher_weight`` and ``changes`` are 0-d on the device."""
+    c, settings = schedule.config, schedule.views
     targets = labels
     if phase == "forget":
         drawn = torch.randint(0, classes - 1, labels.shape, device=labels.device)
         targets = drawn + (drawn >= labels)
-        share = torch.full_like(need, c.disturbance)
+        share = torch.full_like(teacher_weight, settings.disturbance)
     else:
-        share = c.disturbance * (1 - need)
-        if c.mixing:
-            inputs, partner, weight = mix_up(inputs, c.mixing * changes, generator)
+        share = settings.disturbance * (1 - teacher_weight)
+        if settings.mixing:
+            inputs, partner, weight = mix_up(inputs, settings.mixing * changes, generator)
             whole = F.one_hot(labels, classes).float()
             targets = torch.lerp(whole[partner], whole, weight[:, None])
-    seen, neutral = occlude(inputs, *ends, generator, n_rectangles=c.occlusions) if c.occlusions else (inputs, inputs)
-    if c.occlusions:
-        seen, neutral = (torch.where(changes > 0, patterned, inputs) for patterned in (seen, neutral))
-    if c.disturbance:
+    seen = neutral = inputs
+    if settings.occlusions:
+        both = occlude(inputs, *ends, generator, n_rectangles=settings.occlusions)
+        seen, neutral = (torch.where(changes > 0, patterned, inputs) for patterned in both)
+    if settings.disturbance:
         seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share * changes)
     logits = student(seen)
     loss = F.cross_entropy(logits, targets)
-    if c.distillation and phase == "recover":
+    if isinstance(c, SeamConfig) and c.distillation and phase == "recover":
         with torch.no_grad():
             received = teacher(neutral)
-        loss = torch.lerp(loss, distillation_loss(logits, received, c.temperature), c.distillation * need)
+        loss = torch.lerp(loss, distillation_loss(logits, received, c.temperature), c.distillation * teacher_weight)
     return loss
 
 
 def ends_of(clean: seamfast.CleanSet, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The least and greatest normalised value of each channel."""
+    """The least and greatest normalized value of each channel."""
     channels = clean.image_shape[0]
     both = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, channels, 1, 1)
     normal = clean.normalize(both).to(device)

@@ -111,7 +111,7 @@ def perturbation(weights: list[nn.Parameter], rho: float) -> list[Tensor]:
 
 @contextmanager
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    """BatchNorm in train mode normalises by the batch in here, and its running statistics stay as they are."""
+    """BatchNorm in train mode normalizes by the batch in here, and its running statistics stay as they are."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

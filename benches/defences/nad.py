@@ -4,7 +4,7 @@ Source: Li et al., "Neural Attention Distillation: Erasing Backdoor Triggers fro
 arXiv:2101.05930.
 
 The teacher is the received model fine-tuned on the clean budget for 10 epochs. The student starts as the received model
-too, and for 10 epochs minimises cross-entropy plus, at each of several depths, ``beta`` times the mean squared
+too, and for 10 epochs minimizes cross-entropy plus, at each of several depths, ``beta`` times the mean squared
 difference of its attention map and the teacher's. The attention map of features ``A`` is ``sum(abs(A)**p)`` over
 channels, divided by its l2 norm over places.
 
@@ -211,7 +211,7 @@ def cutout(images: Tensor, share: float) -> Tensor:
     arXiv:1708.04552.
 
     Args:
-        images: ``(N, C, H, W)`` normalised, so that 0 is the mean.
+        images: ``(N, C, H, W)`` normalized, so that 0 is the mean.
         share: side of the hole by the shorter side of the image.
     """
     n, _, height, width = images.shape

@@ -17,7 +17,7 @@ from torch import nn
 
 import seamfast
 from benches.defences.training import Defended
-from seamfast import FineTuneConfig, SeamConfig, SuperFineTuneConfig
+from seamfast import FineTuneConfig, SeamAuthorsConfig, SuperFineTuneConfig
 
 
 def no_defence(model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool]) -> Defended:
@@ -51,16 +51,13 @@ def authors_seam(
     epochs: int = 30,
     precision: str = "auto",
 ) -> Defended:
-    """``seamfast.sanitize`` with ``SeamConfig.authors_cifar10``, at most ``epochs`` epochs of recovery."""
-    return _sanitized(model, clean, "seam", authors_config(len(clean), augment, epochs), seed, precision)
+    """``seamfast.sanitize(..., method="seam_authors")``, at most ``epochs`` epochs of recovery."""
+    return _sanitized(model, clean, "seam_authors", authors_config(augment, epochs), seed, precision)
 
 
-def authors_config(n_clean: int, augment: tuple[int, bool], epochs: int = 30) -> SeamConfig:
-    """``SeamConfig.authors_cifar10`` for so many clean samples, a fifth of them held out."""
-    n_recovery = round(0.8 * n_clean)
-    return SeamConfig.authors_cifar10(
-        n_recovery, recover_max_steps=epochs * -(-n_recovery // 32), crop_pad=augment[0], flip=augment[1]
-    )
+def authors_config(augment: tuple[int, bool], epochs: int = 30) -> SeamAuthorsConfig:
+    """The authors' settings for CIFAR-10, with this augmentation and so many epochs of recovery at most."""
+    return SeamAuthorsConfig(recover_max_epochs=epochs, crop_pad=augment[0], flip=augment[1])
 
 
 def _sanitized(

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 import seamfast
 from benches.baselines import naive, resident, schedule
 from benches.baselines.schedule import Schedule, Stepper
-from seamfast import CleanSet, SeamConfig
+from seamfast import CleanSet, SeamAuthorsConfig, SeamConfig
 from seamfast.engine.optimizer import Adam, RelativeAdam
 from seamfast.engine.precision import Precision
 from seamfast.engine.run import Run
 
 BASES = {
     "seam": SeamConfig(batch_size=16, recover_eval_every=4, margin=0.5),
-    "authors": SeamConfig.authors_cifar10(48, recover_eval_every=4, crop_pad=1),
+    "authors": SeamAuthorsConfig(batch_size=16, crop_pad=1, forget_fraction=1.0),
 }
 
 
@@ -54,10 +54,11 @@ def test_a_baseline_takes_the_steps_at_the_rates_of_sanitize(
     for kind in (Adam, RelativeAdam):
         watched(monkeypatch, kind, "step", lambda _, rate: ours.append(float(rate)))
     watched(monkeypatch, Stepper, "step", lambda _, rate: theirs.append(rate))
-    result = seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
+    how = {"method": fixed_.method, "config": fixed_.config}
+    result = seamfast.sanitize(tiny_model(), tiny_data, precision="fp32", progress=False, **how)
     assert result.report["run"]["n_attempts"] == 1
     cured = run_of(name)(fixed_, tiny_model())
-    assert len(theirs) == 16
+    assert len(theirs) == fixed_.steps("forget") + fixed_.steps("recover")
     assert theirs == pytest.approx(ours)
     assert torch.isfinite(torch.cat([p.flatten() for p in cured.parameters()])).all()
 
@@ -73,12 +74,13 @@ def test_a_baseline_evaluates_as_often_and_as_many_samples(
     fixed_ = fixed(base, tiny_data)
     ours: list[Tensor] = []
 
-    def count(_: Run, triggers: Any, precision: Any = None, of: Tensor | None = None) -> None:
+    def count(_: Run, precision: Any = None, of: Tensor | None = None) -> None:
         if of is not None:
             ours.append(of)
 
     watched(monkeypatch, Run, "count", count)
-    seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
+    how = {"method": fixed_.method, "config": fixed_.config}
+    seamfast.sanitize(tiny_model(), tiny_data, precision="fp32", progress=False, **how)
     split = fixed_.split()
     theirs = [
         fixed_.watched(split, phase)
@@ -100,12 +102,13 @@ def test_teacher_disturbance_and_plain_end_as_in_sanitize(
     fixed_ = fixed("seam", tiny_data)
     ours: list[float] = []
     theirs: list[float] = []
-    watched(monkeypatch, sys.modules["seamfast.methods.seam"], "disturb", lambda *_, share: ours.append(float(share)))
+    ours_in = sys.modules["seamfast.modalities.image.modality"]
+    watched(monkeypatch, ours_in, "disturb", lambda *_, share: ours.append(float(share)))
     result = seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
     received = result.report["holdout"]["before"]["clean_accuracy"]["value"]
     split = fixed_.split()
     recovery = [point.holdout_accuracy for point in result.history if point.phase == "recover"]
-    needs = [fixed_.config.need(received - accuracy, len(split.holdout)) for accuracy in recovery]
+    needs = [fixed_.config.teacher_weight(received - accuracy, len(split.holdout)) for accuracy in recovery]
     assert len(set(needs)) > 1  # or nothing is shown
     assert ours == pytest.approx([0.5] * 6 + [0.0] * 4 + [0.5 * (1 - needs[0])] * 4 + [0.0] * 2)
 
@@ -124,7 +127,8 @@ def test_without_a_margin_it_is_always_the_teacher(
     fixed_ = Schedule.of(tiny_data, 2, 6, SeamConfig(batch_size=16, recover_eval_every=2, margin=0.0))
     ours: list[float] = []
     theirs: list[float] = []
-    watched(monkeypatch, sys.modules["seamfast.methods.seam"], "disturb", lambda *_, share: ours.append(float(share)))
+    ours_in = sys.modules["seamfast.modalities.image.modality"]
+    watched(monkeypatch, ours_in, "disturb", lambda *_, share: ours.append(float(share)))
     watched(monkeypatch, schedule, "disturb", lambda *_, share: theirs.append(float(share)))
     seamfast.sanitize(tiny_model(), tiny_data, config=fixed_.config, precision="fp32", progress=False)
     resident.run(fixed_, tiny_model(), Precision())

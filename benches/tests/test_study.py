@@ -52,11 +52,11 @@ def test_every_attack_is_in_one_half() -> None:
 
 
 def test_the_declared_models_are_counted_by_hand() -> None:
-    """A seed: 12 attacks on grey data and 14 in colour at 5 %, two of them at three rates more, and a clean model; of
-    the ViT, five attacks and a clean model. Two models of grey data, three in colour."""
+    """A seed: 12 attacks on grey data and 14 in color at 5 %, two of them at three rates more, and a clean model; of
+    the ViT, five attacks and a clean model. Two models of grey data, three in color."""
     entries = zoo.declared(zoo.TRAINING)
-    grey, colour, vit = 12 + 2 * 3 + 1, 14 + 2 * 3 + 1, 5 + 1
-    assert len(entries) == 3 * (2 * grey + 3 * colour + vit)
+    grey, color, vit = 12 + 2 * 3 + 1, 14 + 2 * 3 + 1, 5 + 1
+    assert len(entries) == 3 * (2 * grey + 3 * color + vit)
     assert len({entry.name for entry in entries}) == len(entries)
     assert Counter(e.data for e in entries if e.part == "clean") == {
         "mnist": 6,

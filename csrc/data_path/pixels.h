@@ -47,7 +47,7 @@ __attribute__((noinline)) void look_up(const std::uint8_t* __restrict in, std::i
 // ---- Arithmetic in place of the lookup, two to three times as fast in vectors, where it gives the same bits. ----
 //
 // Rather than prove for which arguments it does, each call tries all 256 pixels against the table, in some 100 ns. So
-// the formulas below may be cheap: they need to hit the table for most normalisations, not for all.
+// the formulas below may be cheap: they need to hit the table for most normalizations, not for all.
 
 struct Affine {
   float scale, bias;

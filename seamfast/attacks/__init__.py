@@ -1,17 +1,17 @@
-"""Planting backdoors, so that users can test the defence and their own gate.
+"""Planting backdoors, to test the defense and a gate.
 
-``plant`` puts any of the published ``ATTACKS`` into a model; ``known_attack`` poisons a training set as one of them
-does, ``poison`` with any trigger. ``train`` trains on it (and is the from-scratch baseline on clean data); ``models``
-holds small architectures that are known by name; ``RECIPES`` says how to train them on known data sets.
+``plant`` applies one of the published ``ATTACKS`` to a model; ``known_attack`` poisons a training set with one of them,
+``poison`` with any trigger. ``train`` trains from scratch, on poisoned data or as the baseline on clean data;
+``RECIPES`` are the settings for known data sets, and ``build`` makes the small architectures that they name.
 """
 
-from seamfast.attacks.input_aware import InputAware
-from seamfast.attacks.known import ATTACKS, Attack, Poisoning, known_attack
-from seamfast.attacks.models import ARCHITECTURES, build
+from seamfast.attacks.image.input_aware import InputAware
+from seamfast.attacks.image.known import ATTACKS, Attack, Poisoning, known_attack
 from seamfast.attacks.plant import Backdoor, plant
 from seamfast.attacks.poison import PoisonedSet, poison
 from seamfast.attacks.recipes import OTHER_RECIPE, RECIPES, Recipe
 from seamfast.attacks.train import TrainConfig, train
+from seamfast.models.architectures import ARCHITECTURES, build
 
 __all__ = [
     "ARCHITECTURES",

@@ -1,4 +1,4 @@
-"""How to train on the data sets that are known by name: what ``seamfast plant``, the demo and the benches use."""
+"""Training settings for the data sets known by name, as ``seamfast plant``, the demo and the benches use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seamfast.attacks.train import TrainConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """An architecture, its training, and the normalisation of its inputs on the [0, 1] pixel scale."""
+    """An architecture, its training, and the normalization of its inputs on the [0, 1] pixel scale."""
 
     architecture: str
     training: TrainConfig
@@ -29,7 +29,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "gtsrb": Recipe("small_vgg", TrainConfig(epochs=20, rate=0.03)),
 }
-"""By data set. The CIFAR-10 statistics are those of its training set, as everybody uses them."""
+"""By data set. The CIFAR-10 statistics are the usual ones of its training set."""
 
 OTHER_RECIPE = Recipe("small_cnn", TrainConfig(epochs=10))
-"""For data sets that have no recipe of their own."""
+"""For all other data sets."""

@@ -1,4 +1,4 @@
-"""Whatever a caller has as clean data, read once into a ``CleanSet``."""
+"""``as_clean_set``: clean data of any supported form, read into a ``CleanSet``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _N_PROBED = 64
 def as_clean_set(data: Any, *, augments: bool | None = False) -> CleanSet:
     """``CleanSet`` of all samples that ``data`` holds, read in one pass.
 
-    Samples of a map-style dataset, also behind a loader that shuffles, are in the order of the dataset. Those of any
-    other loader are put into an order of their own content, so that one that shuffles gives the same set every time.
+    Samples of a map-style dataset, also those of a shuffling loader, are in the order of the dataset. Those of other
+    loaders are sorted by content, so that a shuffling one gives the same set every time.
 
     Args:
         data: a ``CleanSet`` (returned as it is); an ``(inputs, labels)`` pair of tensors or arrays; a map-style
             ``Dataset`` of ``(input, label)`` samples; a ``DataLoader``, or any iterable of batches. A batch is a tuple
             or list ``(inputs, labels, ...)``, or a mapping with the labels under one of ``labels``, ``label``,
-            ``targets``, ``target``, ``y`` and everything else handed to the model by name. Floats are taken in the
-            form the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalisation, pass a
+            ``targets``, ``target``, ``y`` and the model's keyword arguments under the other keys. Floats are in the
+            form that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass a
             ``CleanSet``).
-        augments: whether samples come out differently each time that they are read. ``True``: an ``AugmentingSet``,
-            for which ``data`` must be a map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: they stay as
-            one pass drew them. ``None``: found out, by reading up to 64 samples a second time, where that can be done.
+        augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
+            map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
+            if possible, by reading up to 64 samples a second time.
 
     Returns:
         CleanSet on the CPU.
@@ -50,7 +50,7 @@ def as_clean_set(data: Any, *, augments: bool | None = False) -> CleanSet:
     if augments is not None and not isinstance(augments, bool):
         raise InputError(f"augments is {augments!r}; expected True, False or None")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        # The default loader: collates samples (tuples, dicts) into batches as every PyTorch user expects.
+        # Its default collation makes batches of samples that are tuples or dicts.
         return _from_source(Source(DataLoader(data, batch_size=256)), augments)
     if isinstance(data, DataLoader) and can_be_reread(data):
         return _from_source(Source(data), augments)
@@ -88,17 +88,16 @@ def _is_pair(data: Any) -> bool:
 
 def _from_source(source: Source, augments: bool | None) -> CleanSet:
     keys, size = source.keys, source.batch_size
-    wanted = [keys[i : i + size] for i in range(0, len(keys), size)]
-    # In the same pass, so that workers are started once. Backwards, so that of two workers that were seeded alike, the
-    # second does not draw here what the first drew for the same samples.
+    requested = [keys[i : i + size] for i in range(0, len(keys), size)]
+    # The probe is read in the same pass, so that workers start once, and backwards, so that of two workers with equal
+    # seeds, the second does not repeat the draws of the first for the same samples.
     steps = min(len(keys), _N_PROBED) - 1
     spread = torch.tensor([i * (len(keys) - 1) // max(steps, 1) for i in range(steps, -1, -1)], dtype=torch.int64)
     probe = [] if augments is not None or not keys else [[keys[i] for i in spread.tolist()]]
-    batches = source.read([*wanted, *probe])
+    batches = source.read([*requested, *probe])
     collected = Collected()
-    # Not so where the collation drops broken samples, or makes several of one.
-    one_each = True
-    for expected in wanted:
+    one_each = True  # a collation may drop broken samples, or make several of one
+    for expected in requested:
         one_each &= collected.add(next(batches)) == len(expected)
     columns, labels = collected.joined()
     if not one_each:
@@ -109,7 +108,7 @@ def _from_source(source: Source, augments: bool | None) -> CleanSet:
             )
         return _in_content_order(columns, labels)
     if probe and augments is None:
-        again, labels_again = split_batch(next(batches), len(wanted))
+        again, labels_again = split_batch(next(batches), len(requested))
         augments = _changes(columns, labels, spread, probe[0], again, labels_again)
     if not source.are_ordered:
         order = _content_order(columns.values(), labels)
@@ -122,12 +121,12 @@ def _from_source(source: Source, augments: bool | None) -> CleanSet:
 def _changes(
     columns: Columns, labels: Tensor, positions: Tensor, keys: list[Any], again: Columns, labels_again: Tensor
 ) -> bool:
-    """Whether the samples at ``positions`` are others when read ``again``."""
+    """Whether the samples at ``positions`` differ when read ``again``."""
     first = _at(columns, positions)
     if len(labels_again) != len(positions) or {k: v.shape for k, v in first.items()} != {
         k: v.shape for k, v in again.items()
     }:
-        return False  # what a sample is depends on those that it is collated with, as where they are padded
+        return False  # a sample depends on the others of its batch, e.g. by padding
     check_labels(keys, labels[positions], labels_again)
     return not all(torch.equal(value, again[name]) for name, value in first.items())
 
@@ -149,7 +148,7 @@ def _at(columns: Columns, indices: Tensor) -> Columns:
 
 
 def _content_order(columns: Iterable[Tensor], labels: Tensor) -> Tensor:
-    """The order of the samples' digests: the same whichever way a loader shuffled them."""
+    """The order of the digests of the samples, which does not depend on how a loader shuffles."""
     digests = [hashlib.blake2b(int(y).to_bytes(8, "little", signed=True), digest_size=16) for y in labels]
     for column in columns:
         flat = column.reshape(len(column), -1).contiguous()

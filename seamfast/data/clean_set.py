@@ -1,4 +1,4 @@
-"""``CleanSet``: labelled samples held in memory, as uint8 pixels or as the model takes them."""
+"""``CleanSet``: labeled samples in memory, with their modality."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seamfast.checks import dtype_name
 from seamfast.data.split import draw_by_class
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.ops.normalization import normalization
-
-Batch = Tensor | dict[str, Tensor]
-"""What one forward pass takes: a tensor (called by position) or named tensors (called by keyword)."""
+from seamfast.modalities import Batch, ImageModality, Modality, modality_of
+from seamfast.modalities.batch import map_tensors, named_tensors
 
 
 class CleanSet:
-    """Labelled samples, resident in memory.
+    """Labeled samples in memory.
 
-    Two forms. *Pixels*: ``uint8`` images, normalised as ``(pixels / 255 - mean) / std`` on the way to the model, so
-    that triggers can be stamped and crops and flips drawn in pixel space. *As given*: floats (or named tensors) in the
-    form that the model takes; with ``mean`` and ``std`` the pixels can be recovered, so triggers work on these too.
+    *Pixels* are ``uint8`` images, normalized as ``(pixels / 255 - mean) / std`` for the model, so that triggers, crops
+    and flips apply in pixel space. Floats and named tensors are in the form that the model takes; with ``mean`` and
+    ``std``, their pixels can be recovered, so triggers apply to these too.
+
+    Attributes:
+        inputs, labels, num_classes, class_names: as given, in one form.
+        modality: the kind of sample.
 
     Args:
         inputs: ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, H, W, C)`` uint8 pixels, 1 or 3 channels; or ``(N, ...)``
@@ -32,7 +35,8 @@ class CleanSet:
         mean, std: per channel (or one number for all), in units of the ``[0, 1]`` pixel scale. Default for uint8: 0
             and 1.
         num_classes: at least ``max(labels) + 1``; ``None`` leaves it to the model's logits.
-        class_names: one name a class, for tables and plots.
+        class_names: one name for each class, for tables and plots.
+        modality: the kind of sample; ``None``: images if ``inputs`` is ``(N, C, H, W)``, else plain tensors.
 
     Raises:
         ShapeError, DTypeError, InputError: e.g. ``labels has shape (8, 1); expected (N,) = (8,)``.
@@ -53,139 +57,148 @@ class CleanSet:
         std: float | Sequence[float] | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        modality: Modality | None = None,
     ) -> None:
         self.inputs: Batch = as_inputs(inputs)
         self.labels: Tensor = as_labels(labels)
         n = len(self.labels)
-        for name, value in _named(self.inputs):
+        for name, value in named_tensors(self.inputs).items():
             if value.ndim == 0 or len(value) != n:
                 got = tuple(value.shape)
-                raise ShapeError(
-                    f"{name} has shape {got} and labels ({n},); expected the same number of samples in both"
-                )
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                row = int((~torch.isfinite(value.reshape(n, -1)).all(1)).nonzero()[0])
+                message = f"{name} has shape {got} and labels ({n},); expected the same number of samples in both"
+                raise ShapeError(message)
+            if (row := first_not_finite(value)) is not None:
                 raise InputError(f"{name} holds NaN or Inf, first in sample {row}; expected finite numbers")
         if n and int(self.labels.min()) < 0:
             raise InputError(f"labels hold {int(self.labels.min())}; expected integers from 0")
         largest = int(self.labels.max()) if n else -1
         if num_classes is not None and largest >= num_classes:
-            raise InputError(
-                f"labels hold {largest}; expected integers in [0, {num_classes}) for num_classes={num_classes}"
-            )
+            message = f"labels hold {largest}; expected integers in [0, {num_classes}) for num_classes={num_classes}"
+            raise InputError(message)
         if class_names is not None and num_classes is not None and len(class_names) != num_classes:
             raise InputError(f"class_names has {len(class_names)} names; expected num_classes={num_classes}")
         if class_names is not None and largest >= len(class_names):
             raise InputError(f"class_names has {len(class_names)} names; expected one for each label up to {largest}")
         self.num_classes = num_classes
         self.class_names = tuple(class_names) if class_names is not None else None
-        self.mean, self.std = _normalization(self.inputs, mean, std)
+        if modality is None:
+            modality = modality_of(self.inputs, *_normalization(self.inputs, mean, std))
+        elif not isinstance(modality, Modality):
+            raise InputError(f"modality is {modality!r}; expected a seamfast.modalities.Modality")
+        elif mean is not None or std is not None:
+            raise InputError("got a normalization and a modality; expected one of them")
+        modality.check_inputs(self.inputs)
+        self.modality = modality
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        what = ", ".join(
-            f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in _named(self.inputs)
-        )
-        return f"CleanSet({what}, {self.n_labelled_classes} classes present)"
+        tensors = [f"{name} {tuple(v.shape)} {dtype_name(v.dtype)}" for name, v in named_tensors(self.inputs).items()]
+        return f"CleanSet({', '.join(tensors)}, {self.n_labelled_classes} classes present)"
 
     @property
     def n_labelled_classes(self) -> int:
-        """How many different labels occur."""
+        """Number of different labels."""
         return int(torch.unique(self.labels).numel())
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """Mean of the normalization, if known."""
+        return self.modality.mean
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """Standard deviation of the normalization, if known."""
+        return self.modality.std
 
     @property
     def is_pixels(self) -> bool:
         """Whether the samples are stored as uint8 images."""
-        return isinstance(self.inputs, Tensor) and self.inputs.dtype == torch.uint8
+        return isinstance(self.modality, ImageModality) and self.modality.is_pixels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of one image. Raises ``ShapeError`` where the samples are not images."""
-        if not isinstance(self.inputs, Tensor) or self.inputs.ndim != 4:
+        """``(C, H, W)`` of one image. Raises ``ShapeError`` if the samples are not images."""
+        if not isinstance(self.modality, ImageModality):
             raise ShapeError(f"{self!r} holds no images of shape (N, C, H, W)")
-        _, c, h, w = self.inputs.shape
-        return c, h, w
+        return self.modality.shape
+
+    @property
+    def sample_shape(self) -> tuple[int, ...] | None:
+        """Shape of one sample, ``(C, H, W)`` of an image; ``None`` if a sample is several tensors."""
+        return None if isinstance(self.inputs, dict) else tuple(self.inputs.shape[1:])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The other arguments of a part of the set: ``CleanSet(inputs, labels, **description)``."""
+        return {"modality": self.modality, "num_classes": self.num_classes, "class_names": self.class_names}
 
     def subset(self, indices: Tensor | Sequence[int]) -> CleanSet:
-        """The samples at ``indices``, in that order, with everything else kept."""
+        """The samples at ``indices``, in that order, with the same ``description``."""
         index = as_index(indices)
-        inputs = {k: v[index] for k, v in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[index]
-        return CleanSet(
-            inputs,
-            self.labels[index],
-            mean=self.mean,
-            std=self.std,
-            num_classes=self.num_classes,
-            class_names=self.class_names,
-        )
+        return CleanSet(map_tensors(lambda value: value[index], self.inputs), self.labels[index], **self.description)
 
     def draw(self, fraction: float, *, seed: int = 0) -> CleanSet:
         """A random ``fraction`` of each class, in (0, 1], at least one sample of each: a clean budget."""
         return self.subset(draw_by_class(self.labels, fraction, seed=seed))
 
+    def stampable(self, indices: Tensor) -> Any:
+        """The samples at ``indices`` in the form on which triggers are stamped; of images, :meth:`pixels`."""
+        return self.modality.stampable(self.inputs, indices)
+
     def pixels(self, indices: Tensor) -> Tensor:
         """``(N, C, H, W)`` uint8 images at ``indices``: stored, or recovered from floats by ``mean`` and ``std``."""
-        images = self.inputs
-        if not isinstance(images, Tensor) or images.ndim != 4:
+        if not isinstance(self.modality, ImageModality):
             raise InputError(f"triggers are stamped on images of shape (N, C, H, W); got {self!r}")
-        if images.dtype == torch.uint8:
-            return images[indices.to(images.device)]
-        if self.mean is None or self.std is None:
-            raise InputError(
-                "triggers are stamped in pixel space, before normalisation; the inputs are floats without a known "
-                "normalisation: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
-            )
-        chosen = images[indices.to(images.device)].float()
-        mean, std = (_per_channel(v, chosen.device) for v in (self.mean, self.std))
-        return ((chosen * std + mean) * 255).round_().clamp_(0, 255).to(torch.uint8)
+        return self.modality.stampable(self.inputs, indices)
 
     def normalize(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """``(pixels / 255 - mean) / std``: uint8 images to what the model takes, to the bit as ``gather_augment`` does.
+        """``(pixels / 255 - mean) / std`` of uint8 images, to the bit as ``gather_augment``; both must be known."""
+        assert isinstance(self.modality, ImageModality)
+        return self.modality.model_inputs(pixels, dtype)
 
-        ``mean`` and ``std`` must be known.
-        """
-        assert self.mean is not None, "normalization unknown"
-        assert self.std is not None
-        channels = pixels.shape[1]
-        table = normalization(self.mean, self.std, channels).table(torch.float32, pixels.device)
-        return table[torch.arange(channels, device=pixels.device)[:, None, None], pixels.long()].to(dtype)
+
+def first_not_finite(value: Tensor) -> int | None:
+    """The first row of floats that holds NaN or Inf, or ``None``."""
+    if not value.is_floating_point() or torch.isfinite(value).all():
+        return None
+    return int((~torch.isfinite(value.reshape(len(value), -1)).all(1)).nonzero()[0])
 
 
 def as_labels(labels: Any, name: str = "labels") -> Tensor:
-    """``labels`` as an int64 vector, or a ``ShapeError`` or ``DTypeError`` that names what it was."""
+    """``labels`` as an int64 vector on the CPU. Raises ``ShapeError`` or ``DTypeError``."""
     value = labels.detach() if isinstance(labels, Tensor) else from_array(labels, name)
     if value.ndim != 1:
         raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected (N,) = ({len(value) if value.ndim else 1},)")
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise DTypeError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}; expected an integer dtype")
+        raise DTypeError(f"{name} has dtype {dtype_name(value.dtype)}; expected an integer dtype")
     return value.to("cpu", torch.int64)
 
 
 def as_index(indices: Tensor | Sequence[int]) -> Tensor:
-    """``indices`` as an int64 vector. A mask of bools is refused: cast to int64, it would pick samples 0 and 1."""
+    """``indices`` as an int64 vector. A bool mask is refused: as int64, it would select samples 0 and 1."""
     return as_labels(indices if len(indices) else torch.empty(0, dtype=torch.int64), "indices")
 
 
 def from_array(value: Any, name: str) -> Tensor:
-    """``torch.from_numpy(np.asarray(value))`` that also takes read-only, strided and byte-swapped arrays: copied."""
+    """``torch.from_numpy(np.asarray(value))``; read-only, strided and byte-swapped arrays are copied."""
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ShapeError(f"{name} has rows of different lengths; expected one array") from error
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{name} has dtype {array.dtype}; expected numbers")
-    # Torch knows native byte order only, and nothing wider than float64.
-    wanted = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
-    if array.dtype != wanted or not (array.flags.writeable and array.flags.c_contiguous):
-        # Torch warns about read-only memory, and views of it could be written through.
-        array = array.astype(wanted, order="C")
+    # torch supports native byte order only, and nothing wider than float64.
+    dtype = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    if array.dtype != dtype or not (array.flags.writeable and array.flags.c_contiguous):
+        # torch warns about read-only memory, which a tensor could write to.
+        array = array.astype(dtype, order="C")
     return torch.from_numpy(array)
 
 
 def as_inputs(inputs: Any) -> Batch:
-    """``inputs`` in the form in which a ``CleanSet`` holds them, or an error that names what they were."""
+    """``inputs`` in the form that a ``CleanSet`` holds. Raises ``InputError``."""
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InputError("inputs is an empty mapping; expected at least one named tensor")
@@ -214,10 +227,6 @@ def _as_nchw(images: Tensor) -> Tensor:
     )
 
 
-def _named(inputs: Batch) -> list[tuple[str, Tensor]]:
-    return list(inputs.items()) if isinstance(inputs, dict) else [("inputs", inputs)]
-
-
 def _normalization(
     inputs: Batch, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
@@ -238,7 +247,3 @@ def _normalization(
     if min(stds) <= 0:
         raise InputError(f"std is {stds}; expected numbers above 0")
     return means, stds
-
-
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)

@@ -1,4 +1,4 @@
-"""Batches as a caller's loader yields them, taken apart and put together."""
+"""Batches of a caller's loader, split into inputs and labels, and concatenated."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ Columns = dict[str | None, Tensor]
 
 
 class Collected:
-    """Batches, laid end to end."""
+    """Concatenated batches."""
 
     def __init__(self) -> None:
         self._columns: dict[str | None, list[Tensor]] = {}
         self._labels: list[Tensor] = []
 
     def add(self, batch: Any) -> int:
-        """Take a batch in; returns how many samples it holds."""
+        """Add a batch; returns its number of samples."""
         number = len(self._labels)
         named, labels = split_batch(batch, number)
         if self._columns and self._columns.keys() != named.keys():
-            raise InputError(
-                f"batch {number} holds {_names(named)}; expected {_names(self._columns)} as in the first batch"
-            )
+            message = f"batch {number} holds {_names(named)}; expected {_names(self._columns)} as in the first batch"
+            raise InputError(message)
         for name, value in named.items():
             column = self._columns.setdefault(name, [])
             if column and value.shape[1:] != column[0].shape[1:]:
-                got, wanted = tuple(value.shape[1:]), tuple(column[0].shape[1:])
                 raise ShapeError(
-                    f"batch {number} holds samples of shape {got}; expected {wanted} as in the first batch"
+                    f"batch {number} holds samples of shape {tuple(value.shape[1:])}; "
+                    f"expected {tuple(column[0].shape[1:])} as in the first batch"
                 )
             column.append(value)
         self._labels.append(labels)
@@ -52,7 +51,7 @@ class Collected:
 
 
 def split_batch(batch: Any, number: int) -> tuple[Columns, Tensor]:
-    """One batch as inputs and labels, on the CPU; ``number`` is its own, for messages."""
+    """Inputs and labels of the batch, on the CPU; ``number`` is for error messages."""
     if isinstance(batch, Mapping):
         key = next((k for k in _LABEL_KEYS if k in batch), None)
         if key is None:
@@ -82,12 +81,12 @@ def split_batch(batch: Any, number: int) -> tuple[Columns, Tensor]:
 
 
 def as_model_inputs(columns: Columns) -> Any:
-    """What ``CleanSet`` takes: the one tensor, or a mapping."""
+    """The inputs of a ``CleanSet``: one tensor, or a mapping."""
     return columns.get(None, columns)
 
 
 def describe(value: Any) -> str:
-    """What ``value`` is, for messages."""
+    """Type and size of ``value``, for error messages."""
     kind = type(value).__name__
     if isinstance(value, (Tensor, np.ndarray)):
         return f"a {kind} of shape {tuple(value.shape)}"
@@ -100,7 +99,7 @@ def _to_tensor(value: Any, name: str | None, number: int) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu()
     try:
-        return from_array(value, name or "inputs").clone()  # a loader may fill the same array again
+        return from_array(value, name or "inputs").clone()  # a loader may reuse the array
     except InputError as error:
         raise InputError(
             f"batch {number}: {name or 'inputs'} is {describe(value)}; expected numbers in a tensor or array"

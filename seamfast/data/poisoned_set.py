@@ -1,4 +1,4 @@
-"""``PoisonedSet``: training data with a backdoor in it."""
+"""``PoisonedSet``: training data with a backdoor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from seamfast.data.clean_set import CleanSet, as_index
 
 
 class PoisonedSet(CleanSet):
-    """A ``CleanSet`` some of whose samples carry a trigger; ``sanitize`` refuses it as clean data.
+    """A ``CleanSet`` with triggers on some samples; ``sanitize`` refuses it as clean data.
 
     Args:
         inputs, labels, others: as for ``CleanSet``; the labels are those to train on.
-        poisoned: ``(N,)`` bool, which samples were stamped.
+        poisoned: ``(N,)`` bool: whether a sample was stamped.
     """
 
     def __init__(self, inputs: Any, labels: Any, *, poisoned: Tensor, **others: Any) -> None:
@@ -25,12 +25,4 @@ class PoisonedSet(CleanSet):
     def subset(self, indices: Tensor | Sequence[int]) -> PoisonedSet:
         """As ``CleanSet.subset``: a part of a poisoned set still counts as poisoned."""
         part = super().subset(indices)
-        return PoisonedSet(
-            part.inputs,
-            part.labels,
-            poisoned=self.poisoned[as_index(indices)],
-            mean=part.mean,
-            std=part.std,
-            num_classes=part.num_classes,
-            class_names=part.class_names,
-        )
+        return PoisonedSet(part.inputs, part.labels, poisoned=self.poisoned[as_index(indices)], **self.description)

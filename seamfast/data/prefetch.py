@@ -1,4 +1,4 @@
-"""Batches made ahead by a thread of their own, so that the model does not wait for them."""
+"""Batches made ahead on a thread, so that the model does not wait for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from seamfast.ops._check import as_integer
+from seamfast.checks import as_integer
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -21,22 +21,21 @@ MAX_DEPTH = 64
 
 
 def prefetch(batches: Iterable[T], *, device: torch.device, depth: int = 2) -> Generator[T, None, None]:
-    """``batches``, in their order, on ``device``; a thread makes and sends up to ``depth`` ahead of the caller.
+    """``batches``, in order, on ``device``; a thread makes and sends up to ``depth`` of them ahead.
 
-    What is yielded is the caller's to keep: it lies in memory that nothing writes to again. For a CUDA device the
-    thread copies each batch into one of ``depth`` sets of pinned buffers and from there to the device on a stream of
-    its own; it fills a set anew only after that copy is done. The caller's stream waits for the copy, the caller does
-    not.
+    The memory of a yielded batch is not reused. For a CUDA device, the thread copies each batch into one of ``depth``
+    sets of pinned buffers and from there to the device, on a separate stream; it reuses a set only after that copy is
+    done. The caller's stream waits for the copy; the caller does not.
 
-    The thread starts at the first batch asked for, and has ended by the time that ``close()`` returns, an exception
-    passes through here, or the interpreter exits; if it is in the middle of a batch, that one is finished first. An
-    exception of ``batches`` is raised where its batch would have been yielded.
+    The thread starts with the first ``next``, and has ended when ``close()`` returns, an exception is raised, or the
+    interpreter exits; it finishes a batch that it has begun. An exception of ``batches`` is raised in place of its
+    batch.
 
     Args:
-        batches: tuples of CPU tensors and of mappings of names to such. Iterated on the thread: draws must come from
-            generators of its own, not from torch's global ones.
-        device: where the batches go.
-        depth: batches that are being made, or are made and not yet asked for, in [1, 64].
+        batches: tuples of CPU tensors and of mappings of names to CPU tensors. Iterated on the thread, so draws must
+            not come from torch's global generators.
+        device: of the yielded batches.
+        depth: batches that are being made, or are made and not yet yielded, in [1, 64].
 
     Raises:
         InputError: ``depth is 0; expected an integer in [1, 64]``.
@@ -52,8 +51,8 @@ def prefetch(batches: Iterable[T], *, device: torch.device, depth: int = 2) -> G
 
 
 def _taken(maker: _Maker[T]) -> Generator[T, None, None]:
-    # A daemon left in compiled code at exit would take the process down with it. So the exit stops it too; what is
-    # registered does not hold this generator, which may be dropped half-way.
+    # A daemon thread in compiled code would crash the process at exit, so the exit stops it too. The registered method
+    # holds no reference to this generator, which may be dropped before its end.
     atexit.register(maker.stop)
     try:
         maker.thread.start()
@@ -78,7 +77,7 @@ class _Failure:
 
 
 class _Maker(Generic[T]):
-    """The thread and what it shares with the caller: a queue of batches, and a count of how many more it may make."""
+    """The thread, with a queue of batches to the caller, and a count of the batches that it may still make."""
 
     def __init__(self, batches: Iterable[T], carrier: _Carrier, depth: int) -> None:
         self.thread = threading.Thread(target=self._make, name="seamfast-prefetch", daemon=True)
@@ -89,24 +88,24 @@ class _Maker(Generic[T]):
         self._stopped = False
 
     def take(self) -> T | None:
-        """The next batch, waited for; ``None`` after the last."""
+        """Wait for the next batch; ``None`` after the last."""
         made = self._ready.get()
         if isinstance(made, _Failure):
             try:
                 raise made.error
             finally:
-                del made  # else the error, its traceback and this frame hold each other
+                del made  # breaks the cycle of the error, its traceback and this frame
         if made is None:
             return None
         batch = self._carrier.receive(*made)
-        self._room.release()  # only now: the next batch may go the way of this one
+        self._room.release()  # after receive: the next batch may reuse the buffers of this one
         return batch
 
     def stop(self) -> None:
-        """Ask the thread to end, and wait until it has."""
+        """End the thread, and wait until it has ended."""
         self._stopped = True
         self._room.release()
-        # It has not started where starting failed; it is this one where the garbage collector closes the generator.
+        # No ident: starting failed. The current thread: the garbage collector closes the generator there.
         if self.thread.ident is not None and self.thread is not threading.current_thread():
             self.thread.join()
 
@@ -115,13 +114,13 @@ class _Maker(Generic[T]):
             batches = iter(self._batches)
             while self._room.acquire() and not self._stopped and (batch := next(batches, None)) is not None:
                 self._ready.put(self._carrier.send(batch))
-        except BaseException as error:  # the caller's to handle, whatever it is
+        except BaseException as error:  # raised in the caller's thread
             self._ready.put(_Failure(error))
         self._ready.put(None)
 
 
 class _Plain:
-    """To a CPU, where there is nothing to do, and to devices that have no pinned memory."""
+    """For a CPU, and for devices without pinned memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -141,7 +140,7 @@ class _Slot:
     buffers: dict[int, Tensor] = field(default_factory=dict)
 
     def filled(self, number: int, tensor: Tensor) -> Tensor:
-        """``tensor`` in pinned memory; of batches, only the last is of another size."""
+        """``tensor`` in pinned memory; only the last batch has another size."""
         buffer = self.buffers.get(number)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             buffer = self.buffers[number] = torch.empty_like(tensor, pin_memory=True)
@@ -149,16 +148,13 @@ class _Slot:
 
 
 class _PinnedRing:
-    """To a CUDA device, through pinned buffers used in turn: from pageable memory a copy would not overlap."""
+    """For a CUDA device: pinned buffers, used in turn; copies from pageable memory do not overlap."""
 
     def __init__(self, device: torch.device, depth: int) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Blocking: whoever waits for such an event sleeps, and does not spin.
-        self._slots = [
-            _Slot(torch.cuda.Event(blocking=True))  # type: ignore[no-untyped-call]
-            for _ in range(depth)
-        ]
+        events = [torch.cuda.Event(blocking=True) for _ in range(depth)]  # type: ignore[no-untyped-call]
+        self._slots = [_Slot(event) for event in events]  # a wait for a blocking event does not spin
         self._turn = count()
 
     def send(self, batch: T) -> tuple[T, torch.cuda.Event]:
@@ -170,16 +166,16 @@ class _PinnedRing:
             return slot.filled(next(number), tensor).to(self._device, non_blocking=True)
 
         with torch.cuda.stream(self._stream):
-            there = _each(sent, batch)
+            moved = _each(sent, batch)
             slot.copied.record()
-        return there, slot.copied
+        return moved, slot.copied
 
     def receive(self, batch: T, sent: torch.cuda.Event) -> T:
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(sent)
 
         def held(tensor: Tensor) -> Tensor:
-            tensor.record_stream(stream)  # made on the other stream, whose next batch must not get its memory too soon
+            tensor.record_stream(stream)  # else the other stream may reuse its memory too early
             return tensor
 
         return _each(held, batch)

@@ -1,4 +1,4 @@
-"""Samples that can be read again, by index, and a set of those that come out differently each time."""
+"""Samples that can be read again by index, and a set whose samples differ at each read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from seamfast.data.clean_set import Batch, CleanSet, as_index, as_inputs
+from seamfast.checks import dtype_name
+from seamfast.data.clean_set import CleanSet, as_index, as_inputs, first_not_finite
 from seamfast.data.collected import as_model_inputs, split_batch
 from seamfast.errors import InputError
+from seamfast.modalities.batch import Batch, named_tensors
 
 
 class Source:
-    """The samples of a loader over a map-style dataset, each under the index that the loader's sampler gives it.
+    """The samples of a loader over a map-style dataset, by the indices of its sampler.
 
-    The sampler is asked once, so the samples are those of one pass of the loader, also where it draws or drops some.
-    They are read as the loader reads them: its dataset, collation and workers, but no pinned memory. The loader itself
-    is left alone.
+    The sampler is iterated once, so the samples are those of one pass of the loader, even if it draws or drops some.
+    They are read with the loader's dataset, collation and workers, without pinned memory. The loader is not modified.
 
     Attributes:
-        keys: what the dataset is asked for, one a sample: ascending, or as drawn where they have no order.
-        are_ordered: whether they have one.
-        batch_size: the loader's.
+        keys: indices into the dataset, one for each sample: ascending, or as drawn if they have no order.
+        are_ordered: whether the keys are ascending.
+        batch_size: of the loader.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -38,46 +39,44 @@ class Source:
         try:
             self.keys = sorted(self.keys, key=operator.index)
             self.are_ordered = True
-        except TypeError:  # names, pairs, whatever else the dataset takes
+        except TypeError:  # names, pairs or other keys
             self.are_ordered = False
 
-    def read(self, wanted: Iterable[list[Any]]) -> Iterator[Any]:
-        """A collated batch for each list of keys, in their order. Workers end when the iterator is let go."""
+    def read(self, keys: Iterable[list[Any]]) -> Iterator[Any]:
+        """A collated batch for each list of keys, in order. Workers end with the iterator."""
         loader = self._loader
         with_workers: dict[str, Any] = (
             {"prefetch_factor": loader.prefetch_factor, "multiprocessing_context": loader.multiprocessing_context}
             if loader.num_workers
             else {}
         )
-        # Not the loader's own generator: seeds of workers come from torch's, which a run seeds and puts back.
-        ours: DataLoader[Any] = DataLoader(
+        # Not the loader's own generator: seeds of workers come from torch's, which a run seeds and restores.
+        rereading: DataLoader[Any] = DataLoader(
             loader.dataset,
-            batch_sampler=wanted,
+            batch_sampler=keys,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             timeout=loader.timeout,
             worker_init_fn=loader.worker_init_fn,
             **with_workers,
         )
-        return iter(ours)
+        return iter(rereading)
 
 
 def can_be_reread(loader: DataLoader[Any]) -> bool:
-    """Whether its samples go by an index: a map-style dataset, batches collated from samples, PyTorch's own pass."""
+    """Whether samples have an index: a map-style dataset, batches collated from samples, PyTorch's own iterator."""
     own_pass = type(loader).__iter__ is DataLoader.__iter__ and type(loader)._get_iterator is DataLoader._get_iterator
     return own_pass and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
 class AugmentingSet(CleanSet):
-    """A ``CleanSet`` that holds the first draw of each sample, and whose ``fresh`` draws them anew.
-
-    Parts of it draw anew too; ``first_draws`` is the set without that.
+    """A ``CleanSet`` of the first draw of each sample, whose ``fresh`` reads the samples again.
 
     Args:
-        inputs, labels, others: as for ``CleanSet``; the first draws.
+        inputs, labels, others: as for ``CleanSet``; the first draws, after ``fit``.
         source: of the samples.
-        keys: of the samples in it, one each.
-        fit: what inputs go through after they are read: the first draws have gone through it already.
+        keys: of the samples in the source, one for each.
+        fit: applied to inputs after each read.
     """
 
     def __init__(
@@ -96,22 +95,15 @@ class AugmentingSet(CleanSet):
         self._fit = fit
 
     def subset(self, indices: Tensor | Sequence[int]) -> AugmentingSet:
-        """As ``CleanSet.subset``: a part draws anew too."""
+        """As ``CleanSet.subset``, with ``fresh`` samples."""
         part = super().subset(indices)
+        keys = [self._keys[i] for i in as_index(indices).tolist()]
         return AugmentingSet(
-            part.inputs,
-            part.labels,
-            source=self._source,
-            keys=[self._keys[i] for i in as_index(indices).tolist()],
-            fit=self._fit,
-            mean=part.mean,
-            std=part.std,
-            num_classes=part.num_classes,
-            class_names=part.class_names,
+            part.inputs, part.labels, source=self._source, keys=keys, fit=self._fit, **self.description
         )
 
     def fitted(self, fit: Callable[[Batch], Batch]) -> AugmentingSet:
-        """The set with all inputs put through ``fit``, now and whenever they are read."""
+        """The set with ``fit`` applied to all inputs, also after each read."""
         earlier = self._fit
         return AugmentingSet(
             fit(self.inputs),
@@ -124,34 +116,27 @@ class AugmentingSet(CleanSet):
         )
 
     def first_draws(self) -> CleanSet:
-        """What it holds, for good."""
-        return CleanSet(
-            self.inputs,
-            self.labels,
-            mean=self.mean,
-            std=self.std,
-            num_classes=self.num_classes,
-            class_names=self.class_names,
-        )
+        """The samples as first read, as a plain ``CleanSet``."""
+        return CleanSet(self.inputs, self.labels, **self.description)
 
     def fresh(self, drawn: Iterable[Tensor]) -> Generator[tuple[Tensor, Batch], None, None]:
-        """``(indices, inputs)`` for each ``indices``, ``(B,)`` int64 in [0, N): drawn at that moment; to be closed.
+        """``(indices, inputs)``, read again, for each ``indices``, ``(B,)`` int64 in [0, N); to be closed.
 
-        Draws in the calling process where the loader has no workers; else workers draw a few batches ahead, and so is
-        ``drawn`` iterated.
+        Reads in the calling process if the loader has no workers; else workers read, and iterate ``drawn``, a few
+        batches ahead.
 
         Raises:
             InputError: a sample has another label, shape or dtype than on the first read, or holds NaN or Inf.
         """
-        underway: deque[Tensor] = deque()
+        pending: deque[Tensor] = deque()
 
-        def wanted() -> Iterator[list[Any]]:
+        def keys() -> Iterator[list[Any]]:
             for indices in drawn:
-                underway.append(indices)
+                pending.append(indices)
                 yield [self._keys[i] for i in indices.tolist()]
 
-        for number, batch in enumerate(self._source.read(wanted())):
-            indices = underway.popleft()
+        for number, batch in enumerate(self._source.read(keys())):
+            indices = pending.popleft()
             columns, labels = split_batch(batch, number)
             if len(labels) != len(indices):
                 raise InputError(
@@ -164,32 +149,31 @@ class AugmentingSet(CleanSet):
             yield indices, inputs
 
     def _check(self, inputs: Batch, indices: Tensor) -> None:
-        first, now = (v if isinstance(v, dict) else {"inputs": v} for v in (self.inputs, inputs))
+        first, now = named_tensors(self.inputs), named_tensors(inputs)
         if first.keys() != now.keys():
             raise InputError(f"clean_loader gives {sorted(now)}; expected {sorted(first)} as on the first read")
         for name, value in now.items():
-            got, wanted = (f"{tuple(v.shape[1:])} {str(v.dtype).removeprefix('torch.')}" for v in (value, first[name]))
-            if got != wanted:
-                raise InputError(f"clean_loader gives {name} of {got}; expected {wanted} as on the first read")
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                row = int((~torch.isfinite(value.reshape(len(value), -1)).all(1)).nonzero()[0])
-                key = _shown(self._keys[int(indices[row])])
+            got, expected = (f"{tuple(v.shape[1:])} {dtype_name(v.dtype)}" for v in (value, first[name]))
+            if got != expected:
+                raise InputError(f"clean_loader gives {name} of {got}; expected {expected} as on the first read")
+            if (row := first_not_finite(value)) is not None:
+                key = _key_text(self._keys[int(indices[row])])
                 raise InputError(f"{name} holds NaN or Inf in sample {key} of clean_loader; expected finite numbers")
 
 
 def check_labels(keys: Sequence[Any], first: Tensor, now: Tensor) -> None:
-    """Raise where a sample has another label than when it was first read."""
+    """Raise if a sample has another label than on the first read."""
     if torch.equal(first, now):
         return
     row = int((first != now).nonzero()[0])
     raise InputError(
-        f"sample {_shown(keys[row])} of clean_loader had the label {int(first[row])} when it was first read and has "
+        f"sample {_key_text(keys[row])} of clean_loader had the label {int(first[row])} when it was first read and has "
         f"{int(now[row])} now; expected labels that stay: pass augments=False to have it read once"
     )
 
 
-def _shown(key: Any) -> str:
-    """A key for a message: the number, where it is one."""
+def _key_text(key: Any) -> str:
+    """A key for an error message: its number, if it is an integer."""
     try:
         return str(operator.index(key))
     except TypeError:

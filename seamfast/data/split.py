@@ -1,4 +1,4 @@
-"""Clean data into forget, recovery and held-out parts: class-balanced, seeded."""
+"""The seeded split of clean data into forget, recovery and held-out parts, within each class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def draw_by_class(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
     Args:
         labels: ``(N,)`` int64.
         fraction: in (0, 1].
-        seed: the same seed draws the same samples of the same data.
+        seed: same seed, same data: same samples.
 
     Returns:
         Sample indices, int64, ascending.
@@ -40,7 +40,7 @@ def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Split:
-    """Sample indices, int64: ``holdout`` shares none with the others; ``forget`` lies in ``recovery``."""
+    """Sample indices, int64: ``holdout`` shares none with the others; ``forget`` is a part of ``recovery``."""
 
     forget: Tensor
     recovery: Tensor
@@ -48,17 +48,17 @@ class Split:
 
 
 def split_by_class(labels: Tensor, *, holdout_fraction: float, forget_fraction: float, seed: int) -> Split:
-    """``torch.randperm`` within each class, cut in two at ``holdout_fraction``.
+    """``torch.randperm`` within each class, divided at ``holdout_fraction``.
 
-    Every class with two samples or more gives at least one to each side; a class with a single sample gives it to
-    recovery. The forget set is the first ``forget_fraction`` of each class's recovery part: SEAM's authors draw both
-    sets from the training data independently, so theirs may overlap too.
+    A class of two samples or more has at least one in each part; a single sample is in the recovery part. The forget
+    set is the first ``forget_fraction`` of each class's recovery part. SEAM's authors draw both sets independently from
+    the training data, so theirs may overlap too.
 
     Args:
         labels: ``(N,)`` int64.
-        holdout_fraction: in (0, 1): the share that decides when to stop and whether to accept; never trained on.
-        forget_fraction: in (0, 1]: the share of the recovery part that the forgetting step sees.
-        seed: the same seed gives the same split of the same data.
+        holdout_fraction: in (0, 1): share for all decisions; never trained on.
+        forget_fraction: in (0, 1]: share of the recovery part for the forgetting steps.
+        seed: same seed, same data: same split.
 
     Returns:
         Split, indices ascending within each part.

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from seamfast.data.clean_set import Batch
-from seamfast.data.resident import Resident
 from seamfast.engine.model import evaluating, logits_of
 from seamfast.engine.precision import Precision
-from seamfast.ops import OUTCOMES, TriggerTable, count_outcomes
+from seamfast.engine.subject import Subject
+from seamfast.modalities.batch import Batch
+from seamfast.ops import OUTCOMES, count_outcomes
 from seamfast.triggers import Trigger
+
+OnBatch = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class TriggerCounts:
-    """Of ``n_eligible`` triggered samples, ``n_hit`` got the attacker's class and ``n_restored`` their true one."""
+    """Outcomes of ``n_eligible`` triggered samples: ``n_hit`` are given the target, ``n_restored`` their true class;
+    ``n_nan`` rows of logits hold NaN and count as neither."""
 
     name: str
     n_eligible: int
     n_hit: int
     n_restored: int
+    n_nan: int
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Integer outcomes of one pass. ``n_nan`` rows held NaN and count as wrong."""
+    """Outcomes on clean samples. ``n_nan`` rows of logits hold NaN and count as wrong."""
 
     class_correct: tuple[int, ...]
     class_total: tuple[int, ...]
     n_nan: int
-    triggers: tuple[TriggerCounts, ...]
 
     @property
     def n_correct(self) -> int:
@@ -44,74 +47,115 @@ class Counts:
     def n_samples(self) -> int:
         return sum(self.class_total)
 
+    @property
+    def accuracy(self) -> float:
+        """``n_correct / n_samples``, in [0, 1]."""
+        return self.n_correct / self.n_samples
 
-def measure(
-    model: nn.Module,
-    data: Resident,
+
+def count_clean(
+    subject: Subject,
     indices: Tensor,
     *,
-    num_classes: int,
-    triggers: Sequence[Trigger] = (),
     batch_size: int | None = None,
-    seed: int = 0,
     precision: Precision = Precision(),  # noqa: B008 - frozen
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
+    on_batch: OnBatch = lambda n_samples: None,
 ) -> Counts:
-    """Counts over the samples at ``indices`` (int64, CPU), in eval mode, without grads; the model's mode is put back.
+    """``Counts`` of the samples at ``indices``, in eval mode, without grads; the model's mode is restored.
 
-    The samples go through the model once as they are, and once for each trigger that they are eligible for; batches mix
-    triggers, so all but the last are full. Counters stay on the device until the end: one synchronisation for the whole
-    pass. A batch has ``batch_size`` samples, unless told otherwise 128 on a CPU, whose caches hold what they become,
-    and 1024 elsewhere. ``on_batch`` is told how many forward samples a batch had, and how many there are in all.
+    Args:
+        subject: the model and the samples.
+        indices: ``(N,)`` int64, CPU.
+        batch_size: samples per forward pass; ``None``: 128 on a CPU, whose caches hold their activations, else 1024.
+        precision: of the forward passes.
+        on_batch: called with the number of samples of each batch.
     """
-    device, labels = data.device, data.samples.labels
-    if batch_size is None:
-        batch_size = 128 if device.type == "cpu" else 1024
-    # What each trigger makes of each class; where it leaves the class, samples of it show nothing.
+    data, num_classes = subject.data, subject.num_classes
+    counter = _Counter(subject, torch.empty(0, num_classes, dtype=torch.int64), precision)
+    parts = torch.split(indices.to(data.storage_device), batch_size or _batch_size(data.device))
+    with evaluating(subject.model), closing(data.batches((part, 0) for part in parts)) as batches:
+        for samples, inputs in batches:
+            counter.add(inputs, samples, -1)
+            on_batch(len(samples))
+    totals = torch.bincount(data.samples.labels[indices], minlength=num_classes).tolist()
+    (row,) = counter.rows()
+    return Counts(tuple(counter.class_correct[-1].tolist()), tuple(totals), row["n_nan"])
+
+
+def count_triggered(
+    subject: Subject,
+    indices: Tensor,
+    triggers: Sequence[Trigger],
+    *,
+    seed: int,
+    batch_size: int | None = None,
+    precision: Precision = Precision(),  # noqa: B008 - frozen
+    on_batch: OnBatch = lambda n_samples: None,
+) -> tuple[TriggerCounts, ...]:
+    """``TriggerCounts`` of each trigger on its eligible samples at ``indices``; batches mix triggers.
+
+    Args:
+        subject, indices, batch_size, precision, on_batch: as for ``count_clean``.
+        triggers: must fit the samples.
+        seed: of random positions.
+    """
+    data, num_classes = subject.data, subject.num_classes
+    targets = target_table(triggers, num_classes)
+    chosen = eligible(targets, data.samples.labels, indices)
+    counter = _Counter(subject, targets, precision)
+    if any(map(len, chosen)):
+        samples = torch.cat(chosen).to(data.storage_device)
+        ids = torch.cat([torch.full((len(part),), number) for number, part in enumerate(chosen)])
+        size = batch_size or _batch_size(data.device)
+        drawn = zip(torch.split(samples, size), torch.split(ids.to(data.storage_device), size), strict=True)
+        with evaluating(subject.model), closing(data.stamped_batches(drawn, triggers, seed=seed)) as stamped:
+            for part, numbers, inputs in stamped:
+                counter.add(inputs, part, numbers)
+                on_batch(len(part))
+    return tuple(
+        TriggerCounts(trigger.name, row["n_eligible"], row["n_hit"], row["n_restored"], row["n_nan"])
+        for trigger, row in zip(triggers, counter.rows(), strict=False)
+    )
+
+
+def target_table(triggers: Sequence[Trigger], num_classes: int) -> Tensor:
+    """``(T, C)`` int64: the target of each trigger for each class."""
     classes = torch.arange(num_classes)
-    targets = torch.empty(0, num_classes, dtype=torch.int64)
-    if triggers:
-        targets = torch.stack([trigger.target.targets(classes, num_classes) for trigger in triggers])
-    # Who is eligible follows from labels on the CPU: choosing them does not wait for the device.
-    chosen = [indices[row[labels[indices]] != labels[indices]] for row in targets]
-    n_total = len(indices) + sum(map(len, chosen))
+    if not triggers:
+        return torch.empty(0, num_classes, dtype=torch.int64)
+    return torch.stack([trigger.target.targets(classes, num_classes) for trigger in triggers])
 
-    counters = torch.zeros(len(triggers) + 1, len(OUTCOMES), dtype=torch.int64, device=device)
-    class_correct = torch.zeros(len(triggers) + 1, num_classes, dtype=torch.int64, device=device)
-    on_device = targets.to(device)
 
-    def count(inputs: Batch, samples: Tensor, trigger_ids: Tensor | int) -> None:
-        with precision.computing(device):
-            logits = logits_of(model, precision.laid_out(inputs))
+def eligible(targets: Tensor, labels: Tensor, indices: Tensor) -> list[Tensor]:
+    """For each row of ``targets``, the ``indices`` whose label it changes; all on the CPU, to avoid a sync."""
+    return [indices[row[labels[indices]] != labels[indices]] for row in targets]
+
+
+class _Counter:
+    """Counters on the device, read once at the end: one sync for a whole pass."""
+
+    def __init__(self, subject: Subject, targets: Tensor, precision: Precision) -> None:
+        device, n_rows = subject.device, len(targets) + 1
+        self._subject = subject
+        self._precision = precision
+        self._targets = targets.to(device)
+        self._counters = torch.zeros(n_rows, len(OUTCOMES), dtype=torch.int64, device=device)
+        self.class_correct = torch.zeros(n_rows, subject.num_classes, dtype=torch.int64, device=device)
+
+    def add(self, inputs: Batch, samples: Tensor, trigger_ids: Tensor | int) -> None:
+        with self._precision.computing(self._subject.device):
+            logits = logits_of(self._subject.model, self._precision.laid_out(inputs))
         if logits.dtype == torch.float64:
             logits = logits.float()
+        labels = self._subject.data.labels[samples]
         count_outcomes(
-            logits, data.labels[samples], on_device, trigger_ids, counters=counters, class_correct=class_correct
+            logits, labels, self._targets, trigger_ids, counters=self._counters, class_correct=self.class_correct
         )
-        on_batch(len(samples), n_total)
 
-    with evaluating(model):
-        parts = torch.split(indices.to(data.home), batch_size)
-        with closing(data.batches((part, 0) for part in parts)) as batches:
-            for samples, inputs in batches:
-                count(inputs, samples, -1)
-        if any(map(len, chosen)):
-            table = TriggerTable.of(triggers, data.samples.image_shape, data.home)
-            eligible = torch.cat(chosen).to(data.home)
-            by = torch.cat([torch.full((len(part),), number) for number, part in enumerate(chosen)]).to(data.home)
-            drawn = zip(torch.split(eligible, batch_size), torch.split(by, batch_size), strict=True)
-            with closing(data.stamped_batches(drawn, table, seed=seed)) as stamped:
-                for samples, ids, images in stamped:
-                    count(images, samples, ids)
+    def rows(self) -> Iterable[dict[str, int]]:
+        """Counters by name, for each trigger in order; the last are those without a trigger."""
+        return [dict(zip(OUTCOMES, row, strict=True)) for row in self._counters.tolist()]
 
-    totals = torch.bincount(labels[indices], minlength=num_classes).tolist()
-    rows = [dict(zip(OUTCOMES, row, strict=True)) for row in counters.tolist()]
-    return Counts(
-        class_correct=tuple(class_correct[-1].tolist()),
-        class_total=tuple(totals),
-        n_nan=sum(row["n_nan"] for row in rows),
-        triggers=tuple(
-            TriggerCounts(trigger.name, row["n_eligible"], row["n_hit"], row["n_restored"])
-            for trigger, row in zip(triggers, rows, strict=False)
-        ),
-    )
+
+def _batch_size(device: torch.device) -> int:
+    return 128 if device.type == "cpu" else 1024

@@ -1,30 +1,32 @@
-"""What a run tells the outside: callbacks with Hugging Face's event names, a progress bar, the history."""
+"""Events of a run: callbacks with Hugging Face's event names, a progress bar, the history."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
-_EVENTS = ("on_train_begin", "on_step_begin", "on_step_end", "on_evaluate", "on_train_end")
+from seamfast.engine.precision import Precision
 
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """What was measured at one moment of a run.
+    """Measurements at one moment of a run.
 
     Attributes:
         phase: ``"forget"`` or ``"recover"``.
-        attempt: from 0; a method that retries more gently counts up.
+        attempt: from 0; one more for each retry.
         step: training steps since the start of the run, all attempts counted.
         seconds: since the start of the run.
         loss: mean training loss since the last point, in nats.
         holdout_accuracy: on the held-out part, in [0, 1].
-        attack_success_rate: by name of trigger, on the held-out part, for the triggers that the caller knows. Never
-            read by the method: only drawn and reported.
+        attack_success_rate: by name of known trigger, on the held-out part; no method can read it.
     """
 
     phase: str
@@ -39,9 +41,24 @@ class HistoryPoint:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation of a run, as its listener receives it.
+
+    Attributes:
+        point: of the history, without attack success rates.
+        samples: ``(N,)`` int64 indices of the counted samples, on the CPU.
+        precision: of the forward passes.
+    """
+
+    point: HistoryPoint
+    samples: Tensor
+    precision: Precision
+
+
 @dataclass
 class RunState:
-    """What a callback may read: how far the run is, in which phase, and the history so far."""
+    """State of a run for its callbacks: progress, phase, and the history so far."""
 
     phase: str = ""
     attempt: int = 0
@@ -53,16 +70,16 @@ class RunState:
 
 @dataclass
 class RunControl:
-    """What a callback may set: ``control.should_training_stop = True`` ends the run at the next step boundary."""
+    """Control of a run for its callbacks: ``should_training_stop = True`` ends it at the next step boundary."""
 
     should_training_stop: bool = False
 
 
 class Callback:
-    """Hooks into a run, named as in ``transformers.TrainerCallback``; override what you need.
+    """Hooks into a run, named as in ``transformers.TrainerCallback``; override any of them.
 
-    Each gets ``(args, state, control, **kwargs)``: the method's config, ``RunState``, ``RunControl`` and ``model``,
-    the copy in work. Any object with some of these methods will do.
+    Each receives ``(args, state, control, **kwargs)``: the method's config, ``RunState``, ``RunControl`` and ``model``,
+    the working copy. Any object with some of these methods can be used instead.
     """
 
     def on_train_begin(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
@@ -72,44 +89,120 @@ class Callback:
     def on_train_end(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
 
 
-class Announcer:
-    """Calls the callbacks and moves the progress bar. ``progress=None`` shows the bar where stderr is a terminal."""
+class RunListener:
+    """Receives the events of a run and ignores them."""
 
-    def __init__(self, callbacks: Iterable[Any], args: Any, model: Any, progress: bool | None) -> None:
+    def begin_attempt(self, attempt: int) -> None:
+        """Before the weights as received are restored."""
+
+    def begin_phase(self, phase: str, n_steps: int) -> None:
+        """Before a phase of up to ``n_steps``."""
+
+    def plan(self, n_steps: int) -> None:
+        """Change the number of steps that may follow by ``n_steps``, which may be negative."""
+
+    def begin_step(self) -> None:
+        """Before a step."""
+
+    def end_step(self, global_step: int, seconds: float) -> bool:
+        """After a step; returns whether the run must stop."""
+        return False
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """After held-out accuracy was counted."""
+
+
+_SILENT = RunListener()
+_LISTENER: ContextVar[RunListener] = ContextVar("seamfast_run_listener", default=_SILENT)
+
+
+def listener() -> RunListener:
+    """The listener that receives the events of a run in this context; a run holds no reference to it."""
+    return _LISTENER.get()
+
+
+@contextmanager
+def listening(to: RunListener) -> Iterator[None]:
+    """Send the events of runs to the listener ``to``."""
+    token = _LISTENER.set(to)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+class CallbackHandler(RunListener):
+    """Calls the callbacks, moves the progress bar and writes the history.
+
+    Args:
+        callbacks: objects with some of the methods of ``Callback``.
+        args, model: passed to callbacks: the method's config and the working copy.
+        progress: ``None`` shows the bar if stderr is a terminal.
+        observe: returns attack success rates by name of trigger, for the history only.
+    """
+
+    def __init__(
+        self,
+        callbacks: Iterable[Any],
+        args: Any,
+        model: Any,
+        progress: bool | None,
+        observe: Callable[[Evaluated], dict[str, float]] = lambda evaluated: {},
+    ) -> None:
         self.state = RunState()
         self.control = RunControl()
         self._callbacks = tuple(callbacks)
         self._args = args
         self._model = model
-        self._bar: tqdm[Any] = tqdm(
-            desc="sanitize",
-            unit="step",
-            disable=not (sys.stderr.isatty() if progress is None else progress),
-            leave=False,
-        )
+        self._observe = observe
+        self._bar = progress_bar("sanitize", "step", 0, progress)
+
+    def begin_attempt(self, attempt: int) -> None:
+        self.state.attempt = attempt
+
+    def begin_phase(self, phase: str, n_steps: int) -> None:
+        self.state.phase = phase
+        self.plan(n_steps)
 
     def plan(self, n_steps: int) -> None:
-        """``n_steps`` more may come."""
         self.state.max_steps += n_steps
         self._bar.total = self.state.max_steps
         self._bar.refresh()
 
-    def skip(self, n_steps: int) -> None:
-        """``n_steps`` of the plan will not come after all."""
-        self.plan(-n_steps)
+    def begin_step(self) -> None:
+        self.notify("on_step_begin")
 
-    def tell(self, event: str) -> None:
-        assert event in _EVENTS, event
+    def end_step(self, global_step: int, seconds: float) -> bool:
+        self.state.global_step, self.state.seconds = global_step, seconds
+        self._bar.update()
+        self.notify("on_step_end")
+        return self.control.should_training_stop
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        point = replace(evaluated.point, attack_success_rate=self._observe(evaluated))
+        self.state.seconds = point.seconds
+        self.state.log_history.append(point)
+        self._bar.set_postfix(
+            phase=point.phase, holdout_accuracy=f"{point.holdout_accuracy:.3f}", loss=f"{point.loss:.3f}"
+        )
+        self.notify("on_evaluate")
+
+    def notify(self, event: str) -> None:
+        """Call the hook named ``event`` of every callback that has it."""
         for callback in self._callbacks:
             hook = getattr(callback, event, None)
             if hook is not None:
                 hook(self._args, self.state, self.control, model=self._model)
-        if event == "on_step_end":
-            self._bar.update()
-        elif event == "on_evaluate":
-            last = self.state.log_history[-1]
-            self._bar.set_postfix(
-                phase=last.phase, holdout_accuracy=f"{last.holdout_accuracy:.3f}", loss=f"{last.loss:.3f}"
-            )
-        elif event == "on_train_end":
+
+    def close(self) -> None:
+        """Notify ``on_train_end`` and remove the bar."""
+        try:
+            self.notify("on_train_end")
+        finally:
             self._bar.close()
+
+
+def progress_bar(name: str, unit: str, total: int, progress: bool | None) -> tqdm[Any]:
+    """A bar on stderr, removed at its end; ``progress=None`` shows it if stderr is a terminal."""
+    visible = sys.stderr.isatty() if progress is None else progress
+    return tqdm(total=total or None, desc=name, unit=unit, disable=not visible, leave=False)

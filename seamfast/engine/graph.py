@@ -1,9 +1,8 @@
-"""Capturing a piece of device work as a CUDA graph, and checking the graph before it is trusted.
+"""Capturing a training step as a CUDA graph, and checking the graph before it is used.
 
-Traps, and what is done about them: warming up changes weights, buffers, optimizer and generators (all are put back);
-a capture can silently keep something of the moment when it was made (two replays are held against two eager runs from
-the same state); a model that waits for the device, allocates by data or synchronises cannot be captured (the reason
-comes back, everything is put back).
+Warming up changes weights, buffers, optimizer and generators: all are restored. A capture can silently keep values of
+the moment when it was made: two replays are compared with two eager steps from the same state. A model that waits for
+the device, or allocates by its data, cannot be captured: everything is restored, and the reason is raised.
 
 Source: PyTorch's notes on CUDA graphs, "Whole-network capture".
 """
@@ -22,17 +21,17 @@ _LEAST_COSINE = 0.99
 _SLACK = 0.05
 _SHARE_APART = 0.05
 _LOSS_SLACK = 0.01
-"""Kernels that add up in an order of their own differ by rounding, and Adam blows up what is nothing but rounding, such
-as the gradient of a bias before BatchNorm: equal to a few percent in length and direction, but for a few percent of the
-numbers, is the same step. What a capture breaks is far off."""
+"""Kernels with different orders of summation differ by rounding, and Adam amplifies a gradient that is only rounding,
+such as that of a bias before BatchNorm. So two steps count as equal if, for all but a few percent of the numbers, they
+agree to a few percent in length and direction. A broken capture differs far more."""
 
 
 class NotCaptured(Exception):
-    """Why a step is not replayed."""
+    """The step cannot be replayed; the message is the reason."""
 
 
 def why_not(device: torch.device) -> str | None:
-    """Why nothing can be captured there, or ``None``."""
+    """Why ``device`` cannot capture a step, or ``None``."""
     return None if device.type == "cuda" else f"{device.type} has no graphs to replay"
 
 
@@ -45,51 +44,51 @@ def captured(
     device: torch.device,
     generators: list[torch.Generator],
 ) -> Callable[[], None]:
-    """A function that does what ``body`` does, without Python in it; ``state`` and generators are left as they were.
+    """The replay of a CUDA graph of ``body``; model, ``state``, ``witness`` and generators are restored.
 
     Args:
         body: a training step on static tensors.
-        model: that it trains.
-        state: all other tensors that it changes, but the next.
-        witness: 0-d, to which it adds its loss.
-        set_rate: sets its learning rate.
-        device: where its work is.
-        generators: on the device, that it draws from beside the device's own.
+        model: trained by ``body``.
+        state: the other tensors that ``body`` changes, except the witness.
+        witness: 0-d; ``body`` adds its loss to it.
+        set_rate: sets the learning rate of ``body``.
+        device: of the tensors.
+        generators: of ``body`` on the device, in addition to the device's own.
 
     Raises:
-        NotCaptured: it cannot be captured, or replays do not do what ``body`` does.
+        NotCaptured: ``body`` cannot be captured, or replays differ from it.
     """
     before = _Snapshot(model, [*state, witness], device, generators)
     try:
-        # At the rate of 0 at which some schedules begin, wrong steps would look like right ones.
+        # Some schedules begin at a rate of 0, at which wrong steps look right.
         set_rate(_TRIAL_RATE)
         _warm_up(body, device)
         replay = _captured(body, device, generators)
         replaced = before.replaced()
-        if replaced is not None:  # a replay would go on reading the old one
+        if replaced is not None:  # a replay would read the old one
             raise NotCaptured(f"the model puts another tensor in place of {replaced} at each step")
-        before.put_back()
+        before.restore()
         moved = []
         for take in (body, replay):
             for _ in range(2):
                 take()
             moved.append(before.moves())
-            before.put_back()
+            before.restore()
         problem = _difference(*moved)
         if problem is not None:
             raise NotCaptured(f"two replays differ from two eager steps: {problem}")
     except NotCaptured:
-        before.put_back()
+        before.restore()
         raise
-    except Exception as error:  # whatever a model does that a capture does not allow
-        before.put_back()
+    except Exception as error:  # any operation that a capture does not allow
+        before.restore()
         first_line = (str(error).splitlines() or [""])[0]
         raise NotCaptured(f"the step cannot be captured ({type(error).__name__}: {first_line})") from error
     return replay
 
 
 def _warm_up(body: Callable[[], None], device: torch.device) -> None:
-    """What is made once, workspaces and autotuned kernels, is made before the capture; on a stream of its own."""
+    """Make workspaces and autotuned kernels before the capture, on a separate stream."""
     if device.type != "cuda":
         body()
         return
@@ -106,14 +105,14 @@ def _captured(body: Callable[[], None], device: torch.device, generators: list[t
         cuda_graph = torch.cuda.CUDAGraph()
         for generator in generators:
             cuda_graph.register_generator_state(generator)
-        # Other threads go on meanwhile: one may be sending batches.
+        # Other threads may use the device meanwhile: one sends batches.
         with torch.cuda.graph(cuda_graph, capture_error_mode="thread_local"):
             body()
     return cuda_graph.replay
 
 
 class _Snapshot:
-    """Tensors and generators as they are, to be put back."""
+    """Saved tensors and generators, to be restored."""
 
     def __init__(
         self, model: nn.Module, state: list[Tensor], device: torch.device, generators: list[torch.Generator]
@@ -137,7 +136,7 @@ class _Snapshot:
         return next((path for path, tensors, name, tensor in self._owned if tensors.get(name) is not tensor), None)
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         for _, tensors, name, tensor in self._owned:
             tensors[name] = tensor
         for tensor, value in zip(self._state, self._values, strict=True):
@@ -152,25 +151,25 @@ class _Snapshot:
 
     @torch.no_grad()
     def moves(self) -> list[Tensor]:
-        """By how much each tensor has changed."""
+        """The change of each tensor."""
         return [(now - then).reshape(-1) for now, then in zip(self._state, self._values, strict=True)]
 
 
-def _difference(wanted: list[Tensor], got: list[Tensor]) -> str | None:
-    """What of two lists of changes is not the same, or ``None``; the last is the witness, which must agree."""
-    products = [torch.stack([_dot(a, a), _dot(b, b), _dot(a, b)]) for a, b in zip(wanted, got, strict=True)]
+def _difference(expected: list[Tensor], got: list[Tensor]) -> str | None:
+    """How two lists of changes differ, or ``None``; the last is the witness, which must agree."""
+    products = [torch.stack([_dot(a, a), _dot(b, b), _dot(a, b)]) for a, b in zip(expected, got, strict=True)]
     n_apart, n_all, example = 0, 0, ""
-    for n, (square, other_square, product) in enumerate(torch.stack(products).tolist()):  # the one wait
+    for n, (square, other_square, product) in enumerate(torch.stack(products).tolist()):  # the only sync
         if not math.isfinite(square):
-            continue  # the run itself will say so
+            continue  # the run itself raises an error
         length, other = math.sqrt(square), math.sqrt(other_square)
         cosine = product / max(length * other, 1e-300)
         same = max(length, other) < 1e-12 or (cosine >= _LEAST_COSINE and abs(other - length) <= _SLACK * length)
-        n_all += wanted[n].numel()
+        n_all += expected[n].numel()
         if not same:
-            n_apart += wanted[n].numel()
+            n_apart += expected[n].numel()
             example = f"tensor {n} moves by {other:.3g} instead of {length:.3g}, at a cosine of {cosine:.3f}"
-    loss, other_loss = float(wanted[-1]), float(got[-1])
+    loss, other_loss = float(expected[-1]), float(got[-1])
     if math.isfinite(loss) and not math.isclose(loss, other_loss, rel_tol=_LOSS_SLACK):
         return f"their losses add up to {other_loss:.6g} instead of {loss:.6g}"
     return example if n_apart > _SHARE_APART * n_all else None

@@ -1,4 +1,4 @@
-"""How a run uses the host: threads, deterministic mode, freed memory, random numbers; all put back when it is over."""
+"""How a run uses the host: threads, deterministic mode, freed memory, random numbers; all restored at its end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import torch
 from seamfast.ops import dispatch
 
 _SLACK = 1.05
-"""As many threads as there are stay, unless one is faster than so many times: a draw is no reason."""
+"""One thread is chosen only if a step is at least this many times as fast with it."""
 
 
 @contextmanager
 def in_use() -> Iterator[None]:
-    """Freed memory stays with the process, as the next step wants as much again; PyTorch's threads and deterministic
-    mode, whatever is made of them in here, are as before afterwards, on errors too.
-    """
+    """Keep freed memory for the next step; restore PyTorch's threads and deterministic mode at the end."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -34,10 +32,10 @@ def in_use() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators of the CPU and of ``device`` seeded, and put back to where they were afterwards."""
+    """Seed torch's global generators of the CPU and of ``device``, and restore their states at the end."""
     on_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        # Not torch.manual_seed: it seeds every accelerator, also those that are not put back.
+        # Not torch.manual_seed: it seeds every accelerator, also those that are not restored.
         torch.default_generator.manual_seed(seed)
         if on_cuda:
             with torch.cuda.device(device):
@@ -46,19 +44,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def choose_threads(step_seconds: Callable[[], float], limit_s: float = math.inf) -> str:
-    """One thread, or as many as PyTorch has: what a step is faster with here and now; returns why.
+    """Set one thread, or as many as PyTorch has, whichever makes a step faster; returns the reason.
 
-    PyTorch's threads wait for each other by spinning: beside other load, or in steps of a millisecond, many are slower
-    than one by up to twenty times.
+    PyTorch's threads wait for each other by spinning: next to other load, or in steps of a millisecond, many are up to
+    twenty times slower than one.
 
     Args:
         step_seconds: takes a training step and returns its duration.
-        limit_s: seconds that trying may take, roughly.
+        limit_s: approximate limit on the trials, in seconds.
     """
     n = torch.get_num_threads()
     if n == 1:
         return "PyTorch was set to one thread"
-    if limit_s <= 0 or 3 * step_seconds() > limit_s:  # the first pays for what is made once
+    if limit_s <= 0 or 3 * step_seconds() > limit_s:  # the first includes one-time costs
         return "the time budget left no time to try another number"
     many = step_seconds()
     chosen = n

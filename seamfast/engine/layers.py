@@ -1,11 +1,11 @@
-"""Faster layers under any model: the CPU's max-pooling and batch normalisation, while its forward pass runs.
+"""Faster max-pooling and batch normalization on a CPU, for the forward pass of any model.
 
-PyTorch's own run at a fraction of the memory's speed where images lie channels last. ``faster_layers`` catches the two
-functions and computes what it covers with the compiled extension; the model is not touched, so hooks, shared modules
-and functional calls work as ever. Whatever it does not cover goes to PyTorch.
+For channels-last images, PyTorch's own are far slower than the memory. ``faster_layers`` intercepts the two functions
+and computes the calls that it covers with the compiled extension; PyTorch computes the others. The model is not
+modified, so hooks, shared modules and functional calls work as before.
 
-Max-pooling gives PyTorch's bits. Batch normalisation rounds elsewhere: its sums are more exact than PyTorch's, and do
-not depend on the number of threads.
+Max-pooling equals PyTorch's to the bit. Batch normalization rounds differently: its sums are more exact than PyTorch's,
+and do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from seamfast.checks import MAX_THREADS
 from seamfast.ops import dispatch
-from seamfast.ops._check import MAX_THREADS
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _MAX_WINDOW = 256
@@ -33,23 +33,23 @@ _MAX_WINDOW = 256
 
 
 def faster_layers(device: torch.device) -> AbstractContextManager[object]:
-    """Forward passes in here use the faster layers. Nothing happens off the CPU or without the compiled extension.
+    """Run forward passes with the faster layers, on a CPU with the compiled extension; elsewhere do nothing.
 
-    Gradients taken later, outside, use theirs too. A gradient of a gradient raises. ``SEAMFAST_BACKEND`` turns them off
-    where it names another backend than ``cpp``.
+    The backward pass may run outside. A gradient of a gradient raises. ``SEAMFAST_BACKEND`` turns the layers off if it
+    names another backend than ``cpp``.
     """
-    wanted = os.environ.get("SEAMFAST_BACKEND") or "auto"
-    if device.type != "cpu" or wanted not in ("auto", "cpp") or _cpp().why_unavailable() is not None:
+    backend = os.environ.get("SEAMFAST_BACKEND") or "auto"
+    if device.type != "cpu" or backend not in ("auto", "cpp") or _cpp().why_unavailable() is not None:
         return nullcontext()
     return _FasterLayers()
 
 
 class _FasterLayers(TorchFunctionMode):
-    """Sees every function of PyTorch that is called within, so what it does for most of them is one look-up."""
+    """Intercepts every call of a PyTorch function, so it costs most of them one look-up only."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._rectified: _Rectified | None = None  # what relu returned, if nothing of ours has been called since
+        self._rectified: _Rectified | None = None  # of the last relu, unless a layer was taken since
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -72,7 +72,7 @@ class _FasterLayers(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Rectified:
-    """``result = relu(given)``, and both as they were then."""
+    """``result = relu(given)``, and the state of both."""
 
     result: Tensor
     given: Tensor
@@ -80,13 +80,13 @@ class _Rectified:
 
     @classmethod
     def of(cls, result: Any, given: Any) -> _Rectified | None:
-        """``None`` where there is no gradient to speak of, or ``given`` was written over."""
+        """``None`` if ``result`` has no gradient, or if ``given`` was overwritten."""
         if type(result) is not Tensor or type(given) is not Tensor or result is given or not given.requires_grad:
             return None
         return None if result.grad_fn is None else cls(result, given, _state(result, given))
 
     def is_still(self, x: Any) -> bool:
-        """Whether ``x`` is that result, neither has been written to, and nobody wants to see the gradient of ``x``."""
+        """Whether ``x`` is ``result``, neither tensor was written to, and nothing reads the gradient of ``x``."""
         return (
             x is self.result
             and _state(self.result, self.given) == self.state
@@ -96,15 +96,15 @@ class _Rectified:
 
 
 def _state(*tensors: Tensor) -> tuple[Any, ...]:
-    """What changes when one of them is written to: nodes of the graph, versions."""
+    """Graph nodes and versions, which change when a tensor is written to."""
     return tuple((tensor.grad_fn, tensor._version) for tensor in tensors)
 
 
 _RELU = {F.relu, torch.relu}
 
 
-# ---- What is taken. The functions below have PyTorch's signatures, and return None where PyTorch is to do it: where a
-# tensor comes by name, too, or an argument is missing. ----
+# ---- The calls that are covered. The functions below have PyTorch's signatures, and return None for the other calls,
+# including those with a tensor by name or with a missing argument. ----
 
 
 def _take_max_pool2d(
@@ -184,7 +184,7 @@ def _take_batch_norm(
     arguments = (running_mean, running_var, momentum, eps)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return _BatchNorm.apply(x, weight, bias, *arguments)  # type: ignore[no-untyped-call, no-any-return]
-    return _normalised(x, weight, bias, *arguments)[0]
+    return _normalized(x, weight, bias, *arguments)[0]
 
 
 _TAKEN: dict[Any, Callable[..., Tensor | None]] = {
@@ -205,36 +205,36 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def _is_covered(x: Any) -> bool:
-    """Whether ``x`` is a plain, dense batch of images, channels last, and nothing but autograd watches."""
+    """Whether ``x`` is a plain, dense batch of channels-last images, and only autograd follows its operations."""
     return (
         type(x) is Tensor
-        and not _is_watched()  # first: vmap would not answer what is asked below, and tracing would record it
+        and not _is_watched()  # first: vmap has no answer to the checks below, and tracing would record them
         and x.ndim == 4
         and x.dtype in _DTYPES
         and x.is_cpu
         and x.layout is torch.strided
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
-        and not x.is_contiguous()  # one channel, or one pixel: PyTorch decides on the layout, or that it is too few
+        and not x.is_contiguous()  # one channel or pixel: PyTorch chooses the layout, or raises
         and not x.is_neg()
     )
 
 
 def _is_watched() -> bool:
-    """Whether something is at work that would not see a call into the extension, or could not follow it."""
+    """Whether a transform is active that cannot follow a call into the extension."""
     return (
         forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch.compiler.is_compiling()
-        # Checkpoints, above all: their second forward pass comes outside and must save what the first one saved.
+        # Checkpoints in particular: their second forward pass runs outside and must save the same tensors.
         or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
     )
 
 
 def _is_of_channels(value: Any, channels: int) -> bool:
-    """Whether ``value`` is one float32 number a channel, or ``None``."""
+    """Whether ``value`` is one float32 number per channel, or ``None``."""
     return value is None or (
         type(value) in (Tensor, nn.Parameter, nn.Buffer)
         and value.dtype is torch.float32
@@ -244,7 +244,7 @@ def _is_of_channels(value: Any, channels: int) -> bool:
     )
 
 
-# ---- What computes it. ----
+# ---- The computation. ----
 
 
 class _MaxPool2d(torch.autograd.Function):
@@ -263,10 +263,10 @@ class _MaxPool2d(torch.autograd.Function):
 
 
 class _MaxPool2dOfRelu(torch.autograd.Function):
-    """Max-pooling of ``rectified = relu(x)``, whose gradient goes to ``x`` at once.
+    """Max-pooling of ``rectified = relu(x)``, with the gradient of ``x``, which saves the backward pass of relu.
 
-    Where the largest of a window is 0, relu lets no gradient through; elsewhere the winner's passes. So it needs no
-    pass of its own through relu; whatever else uses ``rectified`` adds its gradient as ever.
+    If the maximum of a window is 0, relu's gradient is 0; else it is that of the maximum. Other uses of ``rectified``
+    add their gradients through relu.
     """
 
     @staticmethod
@@ -274,8 +274,7 @@ class _MaxPool2dOfRelu(torch.autograd.Function):
         out, index = _cpp().max_pool2d(rectified, window, indexed=True, rectified=True, threads=_threads())
         ctx.save_for_backward(index)
         ctx.shape, ctx.window = x.shape, window
-        result: Tensor = out
-        return result
+        return out  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
@@ -288,7 +287,7 @@ class _MaxPool2dOfRelu(torch.autograd.Function):
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, *arguments: Any) -> Tensor:
-        out, statistics = _normalised(x, weight, bias, *arguments)
+        out, statistics = _normalized(x, weight, bias, *arguments)
         ctx.save_for_backward(x, weight, statistics)
         return out
 
@@ -297,19 +296,14 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, statistics = ctx.saved_tensors
         of_x, of_weight, of_bias = _cpp().batch_norm_backward(
-            _laid_out(grad),
-            x,
-            weight,
-            statistics,
-            of_input=ctx.needs_input_grad[0],
-            threads=_threads(),
+            _laid_out(grad), x, weight, statistics, of_input=ctx.needs_input_grad[0], threads=_threads()
         )
-        wanted = ctx.needs_input_grad
-        return of_x, of_weight if wanted[1] else None, of_bias if wanted[2] else None, None, None, None, None
+        _, for_weight, for_bias, *_ = ctx.needs_input_grad
+        return of_x, of_weight if for_weight else None, of_bias if for_bias else None, None, None, None, None
 
 
-def _normalised(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """The result and the statistics, of the arguments of ``_BatchNorm``."""
+def _normalized(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """The result and the statistics; ``arguments`` as for ``_BatchNorm``."""
     weight, bias, running_mean, running_var, momentum, eps = arguments
     results: tuple[Tensor, Tensor] = _cpp().batch_norm(
         x, weight, bias, running_mean, running_var, momentum=momentum, eps=eps, threads=_threads()
@@ -322,7 +316,7 @@ def _laid_out(grad: Tensor) -> Tensor:
 
 
 def _threads() -> int:
-    """As many as PyTorch would take."""
+    """As many threads as PyTorch uses."""
     return min(torch.get_num_threads(), MAX_THREADS)
 
 

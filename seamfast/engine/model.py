@@ -1,26 +1,24 @@
-"""The model under treatment: how it is called, copied, checked and given back."""
+"""The model of a run: how it is called, copied, checked and returned."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seamfast.data.clean_set import Batch
 from seamfast.errors import InputError, ModelError
+from seamfast.modalities.batch import Batch, call
 
 
 def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
-    """``"auto"``: where the model is if that is an accelerator, else CUDA if there is one, else the CPU."""
-    home = device_of(model)
+    """``"auto"``: the model's device if that is an accelerator, else CUDA if available, else the CPU."""
+    given = device_of(model)
     if device == "auto":
-        return home if home.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return given if given.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -36,25 +34,23 @@ def device_of(model: nn.Module) -> torch.device:
     """The one device that holds all parameters and buffers."""
     for name, value in _tensors(model):
         if nn.parameter.is_lazy(value):
-            raise ModelError(f"{name} is not initialised yet; run one batch through the model first")
+            raise ModelError(f"{name} is not initialized yet; run one batch through the model first")
     devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
     if not devices or next(model.parameters(), None) is None:
         raise ModelError("the model has no parameters; expected a trained nn.Module")
     if len(devices) > 1:
-        raise ModelError(
-            f"the model is spread over {', '.join(devices)}; expected all parameters and buffers on one device"
-        )
+        message = f"the model is spread over {', '.join(devices)}; expected all parameters and buffers on one device"
+        raise ModelError(message)
     if devices[0] == "meta":
-        raise ModelError(
-            "the model is on the meta device and holds no weights; expected a trained model on a real device"
-        )
+        message = "the model is on the meta device and holds no weights; expected a trained model on a real device"
+        raise ModelError(message)
     return torch.device(devices[0])
 
 
 def check_weights(model: nn.Module) -> None:
     """Raise ``ModelError`` naming the first parameter or buffer that is complex or not finite."""
     for name, value in _tensors(model):
-        if value.is_complex():  # float32 would cut the imaginary part off
+        if value.is_complex():  # a cast to float32 drops the imaginary part
             raise ModelError(f"{name} is {str(value.dtype).removeprefix('torch.')}; expected real weights")
         if value.is_floating_point() and not torch.isfinite(value).all():
             n_bad = int((~torch.isfinite(value)).sum())
@@ -62,7 +58,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def digest(model: nn.Module) -> str:
-    """``sha256`` over names, dtypes, shapes and bytes of the state dict, in order of name: ``"sha256:..."``."""
+    """``"sha256:..."`` of names, dtypes, shapes and bytes of the state dict, sorted by name."""
     state = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if not isinstance(value, Tensor):
@@ -73,14 +69,13 @@ def digest(model: nn.Module) -> str:
 
 
 class WorkingCopy:
-    """A deep copy of a model, in float32 on the run's device, all parameters trainable; ``finish`` undoes that on the
-    copy.
+    """A deep copy of a model in float32 on ``device``, all parameters trainable, until ``finish``.
 
-    The given model is read, never written: its weights, grads, mode, hooks and device stay as they are.
+    The given model is not modified: its weights, grads, mode, hooks and device stay as they are.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._home = device_of(model)
+        self._given_device = device_of(model)
         check_weights(model)
         self._given = model
         self._device = device
@@ -101,8 +96,8 @@ class WorkingCopy:
         self._received = self.weights()
 
     def reset(self) -> None:
-        """Put the weights and buffers back as received."""
-        self.put_back(self._received)
+        """Restore the weights and buffers as received."""
+        self.restore(self._received)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers as they are now, by name."""
@@ -110,26 +105,26 @@ class WorkingCopy:
         return {name: t.detach().clone() for name, t in _tensors(self.model)}
 
     @torch.no_grad()
-    def put_back(self, kept: dict[str, Tensor]) -> None:
-        """Make the parameters and buffers those of ``kept = weights()``; a buffer made since then stays."""
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Set the parameters and buffers to ``kept = weights()``; a buffer made since then stays."""
         for name, tensor in _tensors(self.model):
             if name in kept:
                 tensor.copy_(kept[name])
 
     def frozen_received(self) -> nn.Module:
-        """A second copy with the weights as received, in eval mode and without grads: the teacher of distillation."""
-        # Of the given model: the one in work may hold activations of a training step, which cannot be copied.
+        """A second copy with the weights as received, in eval mode, without grads: the teacher of distillation."""
+        # Of the given model: the working copy may hold activations of a training step, which cannot be copied.
         teacher = copy.deepcopy(self._given).to(device=self._device, dtype=torch.float32)
         for name, parameter in teacher.named_parameters():
-            parameter.data = self._received[name]  # which are there already; no step writes to them
+            parameter.data = self._received[name]  # shared: no step writes to them
         return teacher.eval().requires_grad_(False)
 
     def round_to_given_dtypes(self) -> bool:
-        """Round the weights as ``finish`` will, but keep them in float32; whether there was anything to round."""
+        """Round the weights as ``finish`` will, but keep them in float32; returns whether any had to be rounded."""
         rounded = False
         for name, tensor in _tensors(self.model):
             given = self._dtypes.get(name, tensor.dtype)
-            if given not in (tensor.dtype, torch.float64):  # which holds every float32
+            if given not in (tensor.dtype, torch.float64):  # float64 holds every float32
                 tensor.data = tensor.data.to(given).to(tensor.dtype)
                 rounded = True
         return rounded
@@ -138,8 +133,8 @@ class WorkingCopy:
         """The copy in the dtypes, mode, trainability and device of the given model."""
         self.model.zero_grad(set_to_none=True)
         for name, tensor in _tensors(self.model):
-            # A buffer that the first forward pass made, a cache, was not there to be noted.
-            tensor.data = tensor.data.to(device=self._home, dtype=self._dtypes.get(name, tensor.dtype))
+            # A buffer made in the first forward pass, such as a cache, has no recorded dtype.
+            tensor.data = tensor.data.to(device=self._given_device, dtype=self._dtypes.get(name, tensor.dtype))
             if name in self._contiguous:
                 tensor.data = tensor.data.contiguous()
         for name, parameter in self.model.named_parameters():
@@ -150,13 +145,13 @@ class WorkingCopy:
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by name; those that several modules share once."""
+    """Parameters and buffers by name; shared ones occur once."""
     return [*model.named_parameters(), *model.named_buffers()]
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """``model(batch)``, or ``model(**batch)`` for named tensors; ``.logits`` of what comes back if it has such."""
-    output = model(**batch) if isinstance(batch, dict) else model(batch)
+    """``model(batch)``, or ``model(**batch)`` for named tensors; its ``logits`` if the output has them."""
+    output = call(model, batch)
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -180,27 +175,13 @@ def check_logits(logits: Tensor, n_samples: int, *, finite: bool = True) -> None
         raise ModelError("the model returned NaN or Inf on clean data; expected finite logits")
 
 
-def fit_to_call(model: nn.Module, inputs: Batch) -> Batch:
-    """Named inputs as ``forward`` can take them: by keyword, or by position where one tensor has a foreign name."""
-    if not isinstance(inputs, dict):
-        return inputs
-    parameters: Mapping[str, Any] = inspect.signature(model.forward).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    unknown = [name for name in inputs if name not in parameters]
-    if not unknown or open_ended:
-        return inputs
-    if len(inputs) == 1:
-        return next(iter(inputs.values()))
-    raise InputError(f"batches hold {sorted(inputs)}; the model's forward takes {sorted(parameters)}")
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without grads; every module's own mode is put back."""
+    """Eval mode without grads; every module's own mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        # Not inference mode: what a model caches in its first forward pass could never be trained through after it.
+        # Not inference mode: training could not use tensors that the model caches in its first forward pass.
         with torch.no_grad():
             yield
     finally:

@@ -1,7 +1,7 @@
-"""Optimizers whose rates are tensors on the device: a replayed step reads what the host last wrote there.
+"""Optimizers whose rates are tensors on the device, so that a replayed step reads the rate that the host last set.
 
-``torch.optim`` would do the same arithmetic, but importing it takes about a second (it imports the compiler), longer
-than some runs, and it has one rate for a group of tensors, where ``RelativeAdam`` has one for each.
+``torch.optim`` has the same arithmetic, but importing it takes about a second (it imports the compiler), longer than
+some runs, and it has one rate per group of tensors, while ``RelativeAdam`` has one per tensor.
 """
 
 from __future__ import annotations
@@ -13,30 +13,26 @@ import torch
 from torch import Tensor, nn
 
 _FLOOR = 0.1
-"""Least size of a vector (bias, norm gain) for its rate: many biases start at 0, where a relative rate freezes them."""
+"""Least size of a vector (bias, norm gain) for its rate: many biases start at 0, and a relative rate would be 0."""
 _EPSILON = 1e-8
 
 
 class Optimizer(Protocol):
-    """What a training step asks of an optimizer."""
+    """The interface of an optimizer to a training step."""
 
     @property
     def state(self) -> list[Tensor]:
-        """All that a step changes beside the weights; fixed from the beginning, so that it can be put back."""
+        """All tensors that a step changes, except the weights; the same ones for every step."""
 
     def step(self, rate: Tensor) -> None:
-        """One update, then forget the grads.
-
-        Args:
-            rate: float32 0-d on the device: learning rate.
-        """
+        """Update the weights at the learning rate ``rate``, float32 0-d on the device, and drop the grads."""
 
 
 class _Moments:
-    """What both kinds of Adam keep: the parameters, running moments of their gradients, the number of steps."""
+    """State of both kinds of Adam: the parameters, running moments of their gradients, the number of steps."""
 
     def __init__(self, model: nn.Module, betas: tuple[float, float]) -> None:
-        self._parameters: list[Tensor] = [p for p in model.parameters() if p.numel()]
+        self._parameters = _trained(model)
         self._betas = betas
         self._means = [torch.zeros_like(p) for p in self._parameters]
         self._squares = [torch.zeros_like(p) for p in self._parameters]
@@ -45,6 +41,31 @@ class _Moments:
     @property
     def state(self) -> list[Tensor]:
         return [*self._means, *self._squares, self._count]
+
+    def _update(
+        self,
+        parameters: list[Tensor],
+        grads: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        rate: Tensor,
+        weight_decay: float = 0.0,
+    ) -> None:
+        torch._fused_adam_(
+            parameters,
+            grads,
+            means,
+            squares,
+            [],
+            [self._count] * len(parameters),
+            lr=rate,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            weight_decay=weight_decay,
+            eps=_EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class Adam(_Moments):
@@ -66,30 +87,16 @@ class Adam(_Moments):
     def step(self, rate: Tensor) -> None:
         self._count += 1
         for parameters, grads, means, squares in _by_gradient(self._parameters, self._means, self._squares):
-            torch._fused_adam_(
-                parameters,
-                grads,
-                means,
-                squares,
-                [],
-                [self._count] * len(parameters),
-                lr=rate,
-                beta1=self._betas[0],
-                beta2=self._betas[1],
-                weight_decay=self._weight_decay,
-                eps=_EPSILON,
-                amsgrad=False,
-                maximize=False,
-            )
+            self._update(parameters, grads, means, squares, rate, self._weight_decay)
         _forget_grads(self._parameters)
 
 
 class RelativeAdam(_Moments):
     """``torch.optim.Adam`` with ``lr = rate * RMS(tensor as received)`` for each tensor.
 
-    A rate of 0.01 moves each weight by about 1 % of its tensor's typical size a step, whatever the architecture's
-    scale: the absolute rates that cure one model and destroy another differ by more than ten times, the relative ones
-    do not. The sizes are those of the weights as given, so a run cannot feed its own growth.
+    A rate of 0.01 moves each weight by about 1 % of its tensor's typical size per step, at any scale of the
+    architecture: suitable absolute rates differ between models by more than ten times, relative ones do not. The sizes
+    are those of the weights as received, so the growth of a weight does not raise its rate.
 
     Args:
         model: all its parameters are trained.
@@ -115,23 +122,8 @@ class RelativeAdam(_Moments):
         for parameter, mean, square, own_rate in zip(
             self._parameters, self._means, self._squares, self._rate_of, strict=True
         ):
-            if parameter.grad is None:
-                continue
-            torch._fused_adam_(
-                [parameter],
-                [parameter.grad],
-                [mean],
-                [square],
-                [],
-                [self._count],
-                lr=own_rate,
-                beta1=self._betas[0],
-                beta2=self._betas[1],
-                weight_decay=0.0,
-                eps=_EPSILON,
-                amsgrad=False,
-                maximize=False,
-            )
+            if parameter.grad is not None:
+                self._update([parameter], [parameter.grad], [mean], [square], own_rate)
         _forget_grads(self._parameters)
 
 
@@ -142,13 +134,13 @@ class SGD:
         model: all its parameters are trained.
         momentum: in [0, 1).
         weight_decay: at least 0.
-        nesterov: look ahead by the momentum.
+        nesterov: use Nesterov's momentum.
     """
 
     def __init__(
         self, model: nn.Module, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False
     ) -> None:
-        self._parameters: list[Tensor] = [p for p in model.parameters() if p.numel()]
+        self._parameters = _trained(model)
         self._momentum = momentum
         self._weight_decay = weight_decay
         self._nesterov = nesterov
@@ -171,13 +163,17 @@ class SGD:
                 dampening=0.0,
                 nesterov=self._nesterov,
                 maximize=False,
-                is_first_step=False,  # from velocities of 0 the first step is the gradient, as PyTorch's is
+                is_first_step=False,  # from velocities of 0, the first step is the gradient, as in PyTorch
             )
         _forget_grads(self._parameters)
 
 
+def _trained(model: nn.Module) -> list[Tensor]:
+    return [p for p in model.parameters() if p.numel()]
+
+
 def _by_gradient(parameters: list[Tensor], *state: list[Tensor]) -> list[list[list[Tensor]]]:
-    """Those with a gradient, as lists that a fused kernel takes: parameters, grads, state; one group, or none."""
+    """Parameters with a gradient, their grads and state, as lists for a fused kernel; one group, or none."""
     rows = [[p, p.grad, *own] for p, *own in zip(parameters, *state, strict=True) if p.grad is not None]
     return [[list(column) for column in zip(*rows, strict=True)]] if rows else []
 

@@ -1,4 +1,4 @@
-"""Which number format and memory layout a run computes in: tried on a copy of the model, not guessed."""
+"""Number format and memory layout of a run, chosen by trials on a copy of the model."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seamfast.data.clean_set import Batch
 from seamfast.engine.host import seeded
 from seamfast.engine.layers import faster_layers
 from seamfast.engine.model import logits_of
 from seamfast.errors import InputError
+from seamfast.modalities.batch import Batch, channels_last, has_channels, named_tensors
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
 _MOST_TIMED, _WORTH_TIMING_S = 5, 0.02
-"""How many steps a candidate is timed for, unless it took so long already."""
+"""Limits on the timed steps of a candidate: their number, and their total seconds."""
 _COMPARED = 1 << 20
 """Elements of each tensor's gradient that are compared."""
 _GAIN_OF_LAYOUT = 1.05
 _GAIN_OF_BF16 = 1.2
-"""How many times as fast bfloat16 must be to be worth its rounding."""
+"""Least gains in speed for channels last and for bfloat16, which rounds."""
 _AGREEMENT = 0.95
 """Least cosine between the gradients of a candidate and those of float32."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: seconds of a training step, cosine of its gradients and float32's, or why it failed."""
+    """One candidate: seconds of a training step, cosine of its gradients and float32's, or its error."""
 
     name: str
     step_seconds: float | None
@@ -44,13 +44,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Precision:
-    """How a run computes.
+    """Number format and memory layout.
 
     Attributes:
-        bf16: the model's forward passes under ``torch.autocast`` to bfloat16; weights and losses stay float32.
-        channels_last: images and kernels lie in memory channel by channel of a pixel, not plane by plane.
-        reason: why so, in one sentence.
-        trials: what was tried; empty where nothing was.
+        bf16: the model's forward passes run under ``torch.autocast`` to bfloat16; weights and losses stay float32.
+        channels_last: images and kernels are in ``torch.channels_last``.
+        reason: of the choice, in one sentence.
+        trials: of the choice.
     """
 
     bf16: bool = False
@@ -63,78 +63,73 @@ class Precision:
         return _name(self.bf16, self.channels_last)
 
     def laid_out(self, inputs: Batch) -> Batch:
-        """``inputs`` in the layout; other than images they stay as they are."""
-        if not self.channels_last or not isinstance(inputs, Tensor) or inputs.ndim != 4:
-            return inputs
-        return inputs.contiguous(memory_format=torch.channels_last)
+        """``inputs`` in the layout; unchanged if they have no channels."""
+        return channels_last(inputs) if self.channels_last else inputs
 
     def prepare(self, model: nn.Module) -> None:
-        """Lay the model's kernels out, in place."""
+        """Convert the model's kernels to the layout, in place."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
     def computing(self, device: torch.device, *, compiled: bool = False) -> Iterator[None]:
-        """Forward passes in here are in the number format, and use the faster layers unless they are compiled."""
-        # Casts that are kept for the next use of a weight cannot be captured; on a CPU they save one where it comes
-        # twice in a forward pass.
+        """Run forward passes in the number format, and with the faster layers unless they are compiled."""
+        # Cached casts cannot be captured; on a CPU they save one for each weight that is used twice in a forward pass.
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=device.type != "cuda")
         with autocast, nullcontext() if compiled else faster_layers(device):
             yield
 
 
-def check_precision(wanted: object) -> None:
-    """Raise ``InputError`` unless ``wanted`` is one of ``PRECISIONS``."""
-    if wanted not in PRECISIONS:
-        raise InputError(f"precision is {wanted!r}; expected one of {', '.join(PRECISIONS)}")
+def check_precision(requested: object) -> None:
+    """Raise ``InputError`` unless ``requested`` is one of ``PRECISIONS``."""
+    if requested not in PRECISIONS:
+        raise InputError(f"precision is {requested!r}; expected one of {', '.join(PRECISIONS)}")
 
 
 _chosen: dict[object, Precision] = {}
 
 
 def choose_precision(
-    model: nn.Module, inputs: Batch, labels: Tensor, wanted: str, num_classes: int, limit_s: float = math.inf
+    model: nn.Module, inputs: Batch, labels: Tensor, requested: str, num_classes: int, limit_s: float = math.inf
 ) -> Precision:
-    """The fastest of float32 and bfloat16, plane by plane and channels last, whose gradients agree with float32's.
+    """The fastest of float32 and bfloat16, contiguous and channels last, whose gradients agree with float32's.
 
-    A few training steps of each candidate, two of a large model, are run on a copy of the model, on labels moved by one
-    class, as a forgetting step has them: on its own labels a trained model's gradients are too small to compare.
-    bfloat16 is tried only where the processor computes in it, and kept only where it is at least 1.2 times as fast. The
-    choice is kept for models of the same structure and batches of the same shape, for as long as the process lives.
+    Each candidate takes a few training steps (two for a large model) on a copy of the model. Labels are shifted by one
+    class, as in a forgetting step: with the true labels, a trained model's gradients are too small to compare. bfloat16
+    is tried only if the processor has instructions for it, and chosen only if it is at least 1.2 times as fast. The
+    choice is kept in the process for models of the same structure and batches of the same shape.
 
     Args:
         model: float32, on the device; not modified.
-        inputs: a batch as the run will have them.
+        inputs: a typical batch of the run.
         labels: ``(B,)`` int64 on the device.
-        wanted: ``"auto"``; ``"fp32"``: nothing is tried; ``"bf16"``: whatever its gain, as long as gradients agree.
+        requested: ``"auto"``; ``"fp32"``: no trials; ``"bf16"``: at any speed, if its gradients agree.
         num_classes: of the model.
-        limit_s: seconds that trying may take, roughly: where float32's steps alone take a quarter, it is float32.
+        limit_s: approximate limit on the trials, in seconds; float32 if its steps alone take a quarter of it.
     """
-    if wanted == "fp32":
+    if requested == "fp32":
         return Precision()
-    key = _key(model, inputs, wanted)
+    key = _key(model, inputs, requested)
     if key in _chosen:
         return _chosen[key]
     begin = time.perf_counter()
     wrong = (labels + 1) % num_classes
     trials: list[Trial] = []
     exact = _try(model, Precision(), inputs, wrong, None, trials)
-    if exact is None:  # the run itself will say it better
+    if exact is None:  # the run itself raises a better error
         return _decided(Precision(), trials, "float32 could not be tried")
     if 4 * (time.perf_counter() - begin) > limit_s:
         return _decided(Precision(), trials, "the time budget left no time to try anything but float32")
-    _chosen[key] = _fastest(model, inputs, wrong, wanted, exact, trials)
+    _chosen[key] = _fastest(model, inputs, wrong, requested, exact, trials)
     return _chosen[key]
 
 
 def _fastest(
-    model: nn.Module, inputs: Batch, wrong: Tensor, wanted: str, exact: list[Tensor], trials: list[Trial]
+    model: nn.Module, inputs: Batch, wrong: Tensor, requested: str, exact: list[Tensor], trials: list[Trial]
 ) -> Precision:
     device = wrong.device
     best, best_s = Precision(), trials[0].step_seconds or math.inf
-    in_both_layouts = (
-        isinstance(inputs, Tensor) and inputs.ndim == 4 and any(isinstance(m, nn.Conv2d) for m in model.modules())
-    )
+    in_both_layouts = has_channels(inputs) and any(isinstance(m, nn.Conv2d) for m in model.modules())
     if in_both_layouts:
         candidate = Precision(channels_last=True)
         _try(model, candidate, inputs, wrong, exact, trials)
@@ -144,7 +139,7 @@ def _fastest(
     why_not = _why_no_bf16(device)
     if why_not is not None:
         return _decided(best, trials, f"bfloat16 was not tried: {why_not}")
-    # A layout that gains float32 little may be all that makes bfloat16 fast, so where it lost, both are tried.
+    # bfloat16 may be fast in channels last only, even if float32 gains little from it: both layouts are tried.
     layouts = [best.channels_last] if best.channels_last or not in_both_layouts else [False, True]
     candidates = [Precision(bf16=True, channels_last=layout) for layout in layouts]
     for candidate in candidates:
@@ -153,11 +148,11 @@ def _fastest(
     agreeing = [pair for pair in tried if _agrees(pair[1])]
     if not agreeing:
         trial = trials[-1]
-        said = trial.error or f"its gradients agree with float32's to a cosine of {trial.agreement:.3f} only"
-        return _decided(best, trials, f"bfloat16 was turned down: {said}")
+        problem = trial.error or f"its gradients agree with float32's to a cosine of {trial.agreement:.3f} only"
+        return _decided(best, trials, f"bfloat16 was turned down: {problem}")
     candidate, trial = min(agreeing, key=lambda pair: pair[1].step_seconds or math.inf)
     gain = _gain(best_s, trial)
-    if wanted == "bf16":
+    if requested == "bf16":
         return _decided(candidate, trials, f"bfloat16 was asked for; {gain:.2f} times as fast as float32")
     if gain < _GAIN_OF_BF16:
         return _decided(best, trials, f"bfloat16 is {gain:.2f} times as fast as float32, below {_GAIN_OF_BF16}")
@@ -165,7 +160,7 @@ def _fastest(
 
 
 def step_seconds(model: nn.Module, candidate: Precision, inputs: Batch, labels: Tensor) -> float:
-    """Forward and backward of a training step; the grads stay."""
+    """Seconds of the forward and backward pass of a training step; the grads are kept."""
     begin = _now(labels.device)
     model.zero_grad(set_to_none=True)
     with candidate.computing(labels.device):
@@ -182,38 +177,38 @@ def _try(
     exact: list[Tensor] | None,
     trials: list[Trial],
 ) -> list[Tensor] | None:
-    """A step that pays for what is made once, then some that are timed. The gradients come back."""
+    """Take a step for one-time costs, then time some; append the trial to ``trials`` and return the gradients."""
     try:
         trained = copy.deepcopy(model)
         candidate.prepare(trained)
         trained.train()
-        seen = candidate.laid_out(inputs)
-        step_seconds(trained, candidate, seen, labels)
+        laid_out = candidate.laid_out(inputs)
+        step_seconds(trained, candidate, laid_out, labels)
         seconds, spent = math.inf, 0.0
-        # One step of a large model says enough; of milliseconds, the quickest of several: others compute here too.
+        # One step of a large model suffices; short steps vary with other load, so the fastest of several is taken.
         for _ in range(_MOST_TIMED):
             if spent >= _WORTH_TIMING_S:
                 break
-            with seeded(0, labels.device):  # the same dropout for all, or gradients could not agree
-                taken = step_seconds(trained, candidate, seen, labels)
+            with seeded(0, labels.device):  # the same dropout for all candidates, so that gradients can agree
+                taken = step_seconds(trained, candidate, laid_out, labels)
             seconds, spent = min(seconds, taken), spent + taken
-        # Of a large tensor a part tells as much, and does not hold a copy of the model's size until the last trial.
+        # A part of a large tensor suffices, and saves memory until the last trial.
         grads = [p.grad.reshape(-1)[:_COMPARED].clone() for p in trained.parameters() if p.grad is not None]
-    except Exception as error:  # an operation that has no kernel for it, or memory that does not suffice
+    except Exception as error:  # e.g. an operation without a kernel for the format, or too little memory
         trials.append(
             Trial(candidate.name, None, None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         )
         return None
     agreement = _cosine(grads, grads if exact is None else exact)
-    if not math.isfinite(agreement):
-        trials.append(Trial(candidate.name, seconds, None, "its gradients are not finite"))
-    else:
+    if math.isfinite(agreement):
         trials.append(Trial(candidate.name, seconds, agreement))
+    else:
+        trials.append(Trial(candidate.name, seconds, None, "its gradients are not finite"))
     return grads
 
 
 def _cosine(grads: list[Tensor], others: list[Tensor]) -> float:
-    """``cosine_similarity`` of vectors, all of them as one."""
+    """``cosine_similarity`` of the concatenated tensors."""
 
     def dot(some: list[Tensor], more: list[Tensor]) -> Tensor:
         products = [torch.dot(a, b).double() for a, b in zip(some, more, strict=True)]
@@ -226,7 +221,7 @@ def _cosine(grads: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _agrees(trial: Trial) -> bool:
-    return trial.agreement is not None and trial.agreement >= _AGREEMENT  # NaN is not
+    return trial.agreement is not None and trial.agreement >= _AGREEMENT  # False for NaN
 
 
 def _gain(best_s: float, trial: Trial) -> float:
@@ -240,8 +235,8 @@ def _decided(precision: Precision, trials: list[Trial], reason: str) -> Precisio
 def _why_no_bf16(device: torch.device) -> str | None:
     """Why bfloat16 would be slow, or ``None``: without instructions for it a CPU takes many times as long."""
     if device.type == "cpu":
-        knows = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return None if knows else "the processor has no instructions for it"
+        supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return None if supported else "the processor has no instructions for it"
     if device.type == "cuda":
         return None if torch.cuda.get_device_capability(device) >= (8, 0) else "the GPU has no instructions for it"
     return f"it is not known to be fast on {device.type}"
@@ -257,10 +252,9 @@ def _name(bf16: bool, channels_last: bool) -> str:
     return ("bf16" if bf16 else "fp32") + (" channels_last" if channels_last else "")
 
 
-def _key(model: nn.Module, inputs: Batch, wanted: str) -> object:
-    """What the choice depends on: structure and shapes, not weights; the machine stays the same within a process."""
+def _key(model: nn.Module, inputs: Batch, requested: str) -> object:
+    """The key of a choice: structure, shapes and threads, not weights."""
     structure = tuple((name, type(module)) for name, module in model.named_modules())
     shapes = tuple((name, tuple(p.shape), p.device) for name, p in model.named_parameters())
-    batch = inputs.items() if isinstance(inputs, dict) else [("", inputs)]
-    sizes = tuple((name, tuple(value.shape), value.dtype) for name, value in batch)
-    return structure, shapes, sizes, wanted, torch.get_num_threads()
+    sizes = tuple((name, tuple(value.shape), value.dtype) for name, value in named_tensors(inputs).items())
+    return structure, shapes, sizes, requested, torch.get_num_threads()

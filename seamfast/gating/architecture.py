@@ -28,7 +28,7 @@ from seamfast.gating.config_json import (
 )
 from seamfast.gating.import_guard import nothing_imported_from, refuse_spec
 from seamfast.intake.refusal import RefusedError
-from seamfast.model_files import DESCRIPTION, ModelDescription, described_fields
+from seamfast.models.folder import DESCRIPTION, ModelDescription, described_fields
 from seamfast.untrusted import listed, printable, printable_value
 
 _MAX_ARGUMENTS = 64
@@ -73,7 +73,7 @@ class Architecture:
         name: in ``seamfast.attacks.ARCHITECTURES``, ``module:function``, a ``model_type``, or of a timm model.
         arguments: what it is built with, as JSON values.
         place: the model's folder or file, links resolved, from which nothing is imported.
-        image_shape: (C, H, W) of its input in pixels, or ``None`` where unknown.
+        input_shape: (C, H, W) of its input in pixels, or ``None`` where unknown.
         num_classes: logits, or ``None`` where unknown.
         mean, std: normalization per channel, or one number for all, on the [0, 1] pixel scale, or ``None``.
     """
@@ -83,7 +83,7 @@ class Architecture:
     arguments: Mapping[str, Any]
     place: str = field(repr=False, compare=False)
     _make: Callable[[], object] = field(repr=False, compare=False)
-    image_shape: tuple[int, int, int] | None = None
+    input_shape: tuple[int, int, int] | None = None
     num_classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -213,7 +213,7 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
 
 
 def _described(data: bytes, place: str) -> Architecture:
-    """Of ``model.json``, as ``seamfast.model_files`` writes it."""
+    """Of ``model.json``, as ``seamfast.models.folder`` writes it."""
     document = parse_config(data, DESCRIPTION)
     try:
         arguments = described_fields(document, DESCRIPTION)
@@ -243,7 +243,7 @@ def _registered(name: str, arguments: Mapping[str, Any], place: str) -> Architec
         dict(arguments),
         place,
         description.build,
-        image_shape=(description.in_channels, description.image_size, description.image_size),
+        input_shape=(description.in_channels, description.image_size, description.image_size),
         num_classes=description.num_classes,
         mean=description.mean if "mean" in fields else None,
         std=description.std if "std" in fields else None,
@@ -301,7 +301,7 @@ def _timm(name: str, arguments: Mapping[str, Any], place: str) -> Architecture:
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return replace(
         architecture,
-        image_shape=(arguments.get("in_chans", channels), height, width),
+        input_shape=(arguments.get("in_chans", channels), height, width),
         num_classes=getattr(model, "num_classes", None),
         mean=tuple(usual["mean"]) if usual.get("mean") else None,
         std=tuple(usual["std"]) if usual.get("std") else None,

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from seamfast.audits import disagreement as audit_disagreement
+from seamfast.audits import invert_triggers, stamped_evidence
+from seamfast.audits.inversion import Inversion
 from seamfast.data import CleanSet
 from seamfast.engine.model import evaluating
-from seamfast.evidence import invert_triggers, parting, stamped_evidence
-from seamfast.evidence.inversion import Inversion
-from seamfast.evidence.subject import Subject, subject
+from seamfast.engine.subject import Subject, place
 from seamfast.gating.policy import AuditSettings
 from seamfast.metrics import Bounded
 from seamfast.record import rate_values
@@ -48,10 +49,10 @@ def audit(
     model: nn.Module, data: CleanSet, settings: AuditSettings, *, seed: int = 0, progress: bool | None = None
 ) -> Audit:
     """Accuracy, the battery and, if the settings ask for it, the inversion of one model."""
-    examined = subject(model, data, "auto")
-    right = is_right(examined)
-    of_class = data.labels.bincount(minlength=examined.num_classes)
-    right_of_class = data.labels[right].bincount(minlength=examined.num_classes)
+    subject = place(model, data, "auto")
+    right = is_right(subject)
+    of_class = data.labels.bincount(minlength=subject.num_classes)
+    right_of_class = data.labels[right].bincount(minlength=subject.num_classes)
     battery = stamped_evidence(model, data, level=settings.level, seed=seed, progress=progress)
     inversion: Inversion | None = None
     if settings.inversion:
@@ -68,15 +69,16 @@ def audit(
         "inversion": None if inversion is None else _inversion_values(inversion),
     }
     triggers = () if inversion is None else inversion.classes
-    return Audit(values, [_on_grey(trigger.mask, trigger.pattern) for trigger in triggers], right)
+    patterns = [_picture(data, _on_grey(trigger.mask, trigger.pattern)) for trigger in triggers]
+    return Audit(values, patterns, right)
 
 
-def is_right(examined: Subject) -> Tensor:
+def is_right(subject: Subject) -> Tensor:
     """``(N,)`` bool, on the CPU: whether the model gives each sample its label."""
-    parts = torch.split(torch.arange(len(examined.data)), 512)
-    with evaluating(examined.model), closing(examined.data.batches((part, 0) for part in parts)) as batches:
-        answers = [examined.answers(inputs).cpu() for _, inputs in batches]
-    return torch.cat(answers) == examined.samples.labels
+    parts = torch.split(torch.arange(len(subject.data)), 512)
+    with evaluating(subject.model), closing(subject.data.batches((part, 0) for part in parts)) as batches:
+        answers = [subject.answers(inputs).cpu() for _, inputs in batches]
+    return torch.cat(answers) == subject.samples.labels
 
 
 def _inversion_values(inversion: Inversion) -> dict[str, Any]:
@@ -93,10 +95,10 @@ def _inversion_values(inversion: Inversion) -> dict[str, Any]:
     }
 
 
-def _on_grey(mask: Tensor, pattern: Tensor) -> Pictures:
-    """An inverted trigger on mid-grey, ``(H, W, C)``: grey where the mask is 0."""
+def _on_grey(mask: Tensor, pattern: Tensor) -> Tensor:
+    """An inverted trigger on mid-grey: grey where the mask is 0."""
     blended = mask * pattern.float() + (1 - mask) * 128.0
-    return _channels_last(blended.round().clamp(0, 255).to(torch.uint8))
+    return blended.round().clamp(0, 255).to(torch.uint8)
 
 
 def change(before: Tensor, after: Tensor, level: float) -> dict[str, Any]:
@@ -121,19 +123,20 @@ def disagreement(
     received: nn.Module, sanitized: nn.Module, data: CleanSet, **options: Any
 ) -> tuple[list[dict[str, Any]], list[Pictures]]:
     """How often the two models disagree under each perturbation, and perturbed images on which they do."""
-    results = parting(received, sanitized, data, **options)
+    results = audit_disagreement(received, sanitized, data, **options)
     values = [
         {"perturbation": r.name, "rate": rate_values(r.rate), "rate_clean": rate_values(r.rate_clean)} for r in results
     ]
-    return values, [_channels_last(example.image) for r in results for example in r.examples[:_MOST_EXAMPLES]]
+    return values, [_picture(data, example.sample) for r in results for example in r.examples[:_MOST_EXAMPLES]]
 
 
 def sample_pictures(data: CleanSet) -> list[Pictures]:
     """Some images, spread over the classes."""
     order = data.labels.argsort(stable=True)
     chosen = order[torch.linspace(0, len(order) - 1, min(_MOST_SAMPLES, len(order))).round().long()]
-    return [_channels_last(image) for image in data.pixels(chosen)]
+    return list(data.modality.preview(data.stampable(chosen)))
 
 
-def _channels_last(image: Tensor) -> Pictures:
-    return image.permute(1, 2, 0).contiguous().numpy()
+def _picture(data: CleanSet, sample: Tensor) -> Pictures:
+    picture: Pictures = data.modality.preview(sample[None])[0]
+    return picture

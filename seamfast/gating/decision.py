@@ -6,15 +6,13 @@ A rule compares the confidence bound on the bad side with its threshold, so it p
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from seamfast.gating.policy import MAX_SAMPLES, METRICS, Policy, Rule
 
-# Bounds that others computed may lie on the wrong side of their value by a rounding error.
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # bounds that others computed may lie on the wrong side of their value by a rounding error
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,6 @@ def decide(policy: Policy, metrics: Mapping[str, Measured]) -> Decision:
         policy: has at least one rule.
         metrics: by name, as in ``METRICS``; those that no rule names are ignored.
 
-    Returns:
-        Decision.
-
     Example:
         >>> from seamfast.gating.policy import TEMPLATE, parse_policy
         >>> policy = parse_policy(TEMPLATE.encode())
@@ -91,10 +86,10 @@ def decide(policy: Policy, metrics: Mapping[str, Measured]) -> Decision:
         'inconclusive'
     """
     rules = tuple(_rule_outcome(rule, metrics.get(rule.metric)) for rule in policy.rules)
-    outcomes = Counter(rule.outcome for rule in rules)
-    if outcomes["fail"]:
+    outcomes = {rule.outcome for rule in rules}
+    if "fail" in outcomes:
         return Decision("fail", rules)
-    return Decision("pass" if outcomes["pass"] == len(rules) > 0 else "inconclusive", rules)
+    return Decision("pass" if outcomes == {"pass"} else "inconclusive", rules)
 
 
 def _rule_outcome(rule: Rule, measured: Measured | None) -> RuleOutcome:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from seamfast.intake.tensors import (
     read_sharded,
     read_tensors,
 )
-from seamfast.model_files import WEIGHTS
+from seamfast.models.folder import WEIGHTS
 from seamfast.untrusted import listed, printable
 
 INDEX = "model.safetensors.index.json"
@@ -134,7 +134,11 @@ def inspect(
     given = _resolved(path)
     refuse_import_path(given)
     with nothing_imported_from(str(given)):
-        root, stamps = (given, _listed(given)) if given.is_dir() else (given.parent, _only(given))
+        if given.is_dir():
+            root, stamps = given, _listed(given)
+        else:
+            _check_name(given.name, given.name)
+            root, stamps = given.parent, {given.name: _stamp(given.lstat())}
         files = {name: ModelFile(name, _kind(root, name, stamp), stamp[2]) for name, stamp in stamps.items()}
         weights = _choose_weights(files, allow_pickle)
         _refuse_mixed(files, printable(path), allow_pickle)
@@ -184,15 +188,14 @@ def receive(inspection: Inspection) -> Received:
             with torch.device("cpu"):
                 model = architecture.build()
         fill(model, {name: state[in_file[name]] for name in in_file})
-    files = tuple(
-        replace(file, sha256=hashes[file.name])
-        if file.name in hashes
-        else replace(file, role="ignored")  # tensors that the index does not name
-        if file.role == "weights"
-        else file
-        for file in inspection.files
-    )
-    return Received(model.eval(), architecture, files, converted)
+    files = []
+    for file in inspection.files:
+        if file.name in hashes:
+            file = replace(file, sha256=hashes[file.name])
+        elif file.role == "weights":  # tensors that the index does not name
+            file = replace(file, role="ignored")
+        files.append(file)
+    return Received(model.eval(), architecture, tuple(files), converted)
 
 
 def model_values(inspection: Inspection, received: Received | None = None) -> dict[str, Any]:
@@ -217,11 +220,6 @@ def _resolved(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RefusedError("not-found", f"{printable(path)} cannot be opened ({reason}); expected a model") from error
-
-
-def _only(path: Path) -> dict[str, _Stamp]:
-    _check_name(path.name, path.name)
-    return {path.name: _stamp(path.lstat())}
 
 
 def _listed(root: Path) -> dict[str, _Stamp]:
@@ -297,7 +295,7 @@ def _refuse_changed(inspection: Inspection, names: Collection[str]) -> None:
             _refuse_change_of(name)
 
 
-def _refuse_change_of(name: str) -> None:
+def _refuse_change_of(name: str) -> NoReturn:
     raise RefusedError("changed", f"{printable(name)} changed while it was read; expected a file that stays as it is")
 
 
@@ -383,8 +381,6 @@ def _renamed(expected: Mapping[str, TensorSpec], in_file: Mapping[str, str]) -> 
 
 def _has_more_than_state(model: nn.Module) -> bool:
     """Whether a module has tensors that its state dict does not hold: buffers, or plain attributes."""
-    in_state = set(model.state_dict())
-    lacking = {name for name, _ in model.named_buffers(remove_duplicate=False)} - in_state
-    return bool(lacking) or any(
-        isinstance(value, Tensor) for module in model.modules() for value in vars(module).values()
-    )
+    if {name for name, _ in model.named_buffers(remove_duplicate=False)} - set(model.state_dict()):
+        return True
+    return any(isinstance(value, Tensor) for module in model.modules() for value in vars(module).values())

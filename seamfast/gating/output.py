@@ -21,7 +21,7 @@ from seamfast.gating.documents.in_toto import as_statement
 from seamfast.gating.documents.markdown import as_markdown
 from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
-from seamfast.model_files import ModelDescription, save_model, save_weights
+from seamfast.models.folder import ModelDescription, save_model, save_weights
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
 SANITIZED = "sanitized"

@@ -30,8 +30,6 @@ from seamfast.gating.report import GateRun, gate_report
 from seamfast.intake.refusal import RefusedError
 from seamfast.sanitize import sanitize
 
-__all__ = ["GateResult", "gate"]
-
 
 @dataclass(frozen=True)
 class GateResult:
@@ -106,10 +104,8 @@ def gate(
             run.inspection = inspect(
                 run.path, architecture=architecture, arguments=arguments, allow_pickle=allow_pickle
             )
-            run.warnings += [
-                f"{name} in the model folder was not read: the policy is the one that was given"
-                for name in run.inspection.ignored_policies
-            ]
+            for name in run.inspection.ignored_policies:
+                run.warnings.append(f"{name} in the model folder was not read: the policy is the one that was given")
             samples = _clean_data(data, root, split, run.inspection.architecture)
             parts = _divided(run, samples, data, split)
             if not dry_run:
@@ -144,9 +140,9 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
     else:
         mean, std = architecture.mean or (0.0,), architecture.std or (1.0,)
         samples = load(os.fspath(data), root=root, split=split, mean=mean, std=std)
-    if architecture.image_shape is not None and samples.image_shape != architecture.image_shape:
-        expected = f"expected {architecture.image_shape} (C, H, W), as the model takes them"
-        raise RefusedError("data", f"the images are {samples.image_shape}; {expected}")
+    if architecture.input_shape is not None and samples.sample_shape != architecture.input_shape:
+        expected = f"expected {architecture.input_shape} (C, H, W), as the model takes them"
+        raise RefusedError("data", f"the images are {samples.sample_shape}; {expected}")
     n_classes = architecture.num_classes
     largest = int(samples.labels.max())
     if n_classes is not None and largest >= n_classes:

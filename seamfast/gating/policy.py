@@ -24,13 +24,11 @@ else:  # pragma: no cover - CI runs 3.11
 
 VERSION = 1
 MAX_BYTES = 32 << 10
-# A dotted key of n parts costs the parser n * n steps, and cannot be broken over lines.
-MAX_LINE_BYTES = 400
+MAX_LINE_BYTES = 400  # a dotted key of n parts costs the parser n * n steps, and cannot be broken over lines
 _MAX_TIME_S = 1e6
 MAX_SAMPLES = 10**9
 _LARGEST_SETTING = 1e9
-# A threshold closer to an end of its range takes millions of samples.
-_FINEST = 1e-6
+_FINEST = 1e-6  # a threshold closer to an end of its range takes millions of samples
 _LONGEST_NAME = 100
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -138,7 +136,7 @@ class SanitizeSettings:
     """How the model is sanitized: arguments of ``seamfast.sanitize``.
 
     Attributes:
-        method: ``"seam"``, ``"fine_tune"`` or ``"super_fine_tune"``.
+        method: a name in ``seamfast.methods.METHODS``.
         preset: of ``"seam"``, in place of a config.
         config: of the method; ``None`` for its defaults.
         time_budget_s: for the run; ``None``: no limit.
@@ -307,7 +305,7 @@ def parse_policy(content: bytes) -> Policy:
     document = _document(content)
     if "version" not in document:
         raise PolicyError(f"version is missing; expected version = {VERSION}")
-    # Before the keys: those of another version may be right there.
+    # Checked before the keys: another version may have other keys.
     if type(document["version"]) is not int or document["version"] != VERSION:
         raise PolicyError(f"version is {_value(document['version'])}; expected {VERSION}")
     _check_keys(document, ("version", "name", "sanitize", "audit", "rule"), ("name",))
@@ -400,8 +398,7 @@ def _check_keys(table: Any, known: Collection[str], required: Iterable[str] = ()
     for key in table:
         if key not in known:
             raise PolicyError(f"unknown key {_value(key)}; {_nearest(key, known)}")
-    missing = [key for key in required if key not in table]
-    if missing:
+    if missing := [key for key in required if key not in table]:
         raise PolicyError(f"{', '.join(missing)} missing; expected {', '.join(required)}")
 
 
@@ -517,7 +514,7 @@ name = "first gate"
 
 # How the model is sanitized. These are the defaults.
 [sanitize]
-method = "seam"                 # or fine_tune, super_fine_tune
+method = "seam"                 # or seam_authors, fine_tune, super_fine_tune
 preset = "balanced"             # of seam: fast, balanced, thorough; or a table [sanitize.settings]
 # time_budget_s = 600
 

@@ -24,27 +24,27 @@ READABLE = frozenset({"safetensors", "safetensors-index", "json", "text"})
 """The kinds that are read; ``refuse_kind`` has a reason for each of the others."""
 
 _CONVERT = "convert it to safetensors where you trained it"
+_IN_TORCH = "save the weights in PyTorch, as safetensors"
+_STATE_DICT = "save the state dict of the module instead, as safetensors"
+_UNPACK = "unpack it, look at what it holds and give the weights as safetensors"
 _RUNS = "can run any code as soon as it is read"
 _REASONS = {
     "pickle": (f"a pickle, which {_RUNS}", _CONVERT),
     "torch-zip": (f"a zip of torch.save around a pickle, which {_RUNS}", _CONVERT),
-    "torchscript": ("TorchScript, which is a program", "save the state dict of the module instead, as safetensors"),
-    "torch-export": ("a program of torch.export", "save the state dict of the module instead, as safetensors"),
+    "torchscript": ("TorchScript, which is a program", _STATE_DICT),
+    "torch-export": ("a program of torch.export", _STATE_DICT),
     "numpy-pickle": (f"a NumPy file of Python objects, that is a pickle, which {_RUNS}", _CONVERT),
     "numpy": ("a NumPy array without the name of a tensor", _CONVERT),
     "npz": ("an archive of NumPy arrays", _CONVERT),
     "onnx": ("an ONNX graph, which may name files and custom operators", "save the weights of the module, not a graph"),
-    "keras": ("a Keras model in HDF5, whose layers can hold code", "save the weights in PyTorch, as safetensors"),
-    "keras-zip": ("a zip of Keras, whose layers can hold code", "save the weights in PyTorch, as safetensors"),
+    "keras": ("a Keras model in HDF5, whose layers can hold code", _IN_TORCH),
+    "keras-zip": ("a zip of Keras, whose layers can hold code", _IN_TORCH),
     "hdf5": ("HDF5, which may name other files", _CONVERT),
-    "tensorflow-savedmodel": (
-        "a graph of TensorFlow, which is a program",
-        "save the weights in PyTorch, as safetensors",
-    ),
+    "tensorflow-savedmodel": ("a graph of TensorFlow, which is a program", _IN_TORCH),
     "gguf": ("GGUF, a format of quantized language models", "give the unquantized weights as safetensors"),
-    "zip": ("a zip archive, or holds one", "unpack it, look at what it holds and give the weights as safetensors"),
-    "tar": ("a tar archive", "unpack it, look at what it holds and give the weights as safetensors"),
-    "gzip": ("compressed by gzip", "unpack it, look at what it holds and give the weights as safetensors"),
+    "zip": ("a zip archive, or holds one", _UNPACK),
+    "tar": ("a tar archive", _UNPACK),
+    "gzip": ("compressed by gzip", _UNPACK),
     "python": ("Python code", "name the architecture yourself: no code from a model folder is ever run"),
     "native": ("machine code", "name the architecture yourself: no code from a model folder is ever run"),
     "lfs-pointer": ("a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
@@ -136,7 +136,8 @@ class _Window:
     """A file and its size: small pieces of it, from anywhere."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size = file, size
+        self.file = file
+        self.size = size
         self.n_line_bytes = 0
 
     def at(self, start: int, n: int) -> bytes:
@@ -262,8 +263,8 @@ def _zip_members(window: _Window, head: bytes) -> list[_Member] | None:
                 if larger.startswith(_ZIP64_END):
                     places |= _directory_places(larger[40:48], larger[48:56], at)
     directories = [start for start in sorted(places) if window.at(start, len(_ZIP_ENTRY)) == _ZIP_ENTRY]
-    if not directories:
-        return [] if head.startswith(_ZIP_STARTS) else None
+    if not directories and not head.startswith(_ZIP_STARTS):
+        return None
     return [member for start in directories[:_ZIP_DIRECTORIES] for member in _directory(window, start)]
 
 

@@ -30,8 +30,9 @@ import tempfile
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +40,7 @@ import torch
 
 from seamfast.errors import ConfigError
 from seamfast.intake.refusal import RefusedError
-from seamfast.intake.tensors import TensorSpec, open_untrusted, read_tensors
+from seamfast.intake.tensors import DTYPES, TensorSpec, open_untrusted, read_tensors
 from seamfast.untrusted import CHUNK, file_size, printable
 
 _OLDEST_TORCH = (2, 10)  # earlier ones had ways around weights_only
@@ -61,24 +62,22 @@ _OPCODES = {
     *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
 }
 _BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
-_STORAGES = {
-    "torch DoubleStorage": torch.float64,
-    "torch FloatStorage": torch.float32,
-    "torch HalfStorage": torch.float16,
-    "torch BFloat16Storage": torch.bfloat16,
-    "torch LongStorage": torch.int64,
-    "torch IntStorage": torch.int32,
-    "torch ShortStorage": torch.int16,
-    "torch CharStorage": torch.int8,
-    "torch ByteStorage": torch.uint8,
-    "torch BoolStorage": torch.bool,
-}
+_NUMBERS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")  # as in DTYPES
+_STORAGES = {f"torch {name}Storage": dtype for name, dtype in zip(_NUMBERS, DTYPES.values(), strict=True)}
 _ORDERED_DICT = "collections OrderedDict"
 _TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 _GLOBALS = {  # as the bytes that follow the opcode: pickletools shows escapes undone, which unpicklers do not
     name.replace(" ", "\n").encode() + b"\n": name for name in (_ORDERED_DICT, _TENSOR, _PARAMETER, *_STORAGES)
 }
 _PLAIN_VALUES = (bool, int, float, str, type(None))
+
+
+class _Fault(RefusedError):
+    """A refusal before ``convert_pickle`` adds the file's name to its message."""
+
+
+_zip_fault, _limit_fault = partial(_Fault, "pickle-zip"), partial(_Fault, "pickle-limits")
+_opcode_fault = partial(_Fault, "pickle-opcode")
 
 
 @dataclass(frozen=True)
@@ -122,42 +121,44 @@ def convert_pickle(
     if memory_limit_bytes is not None and memory_limit_bytes <= 0:
         raise ConfigError(f"memory_limit_bytes is {memory_limit_bytes}; expected a number of bytes above 0, or None")
     _check_platform()
-    where = printable(path)
-    with tempfile.TemporaryDirectory(prefix=".seamfast-", dir=out.parent) as private:
-        archive, result = Path(private, "archive.pt"), Path(private, "model.safetensors")
-        with tempfile.TemporaryFile(dir=private) as copy:
-            sha256, n_bytes = _copy(path, copy, where)
-            _check_beginning(copy, where)
-            members = _Directory(copy, n_bytes, where).members()
-            if "data.pkl" not in members:
-                raise RefusedError("pickle-zip", f"{where}: holds no data.pkl; expected a zip that torch.save wrote")
-            pickled = _read_pickle(copy, members["data.pkl"], where)
-            state, storages = _state_of(pickled, where)
-            _check_storages(members, storages, copy, where)
-            total = sum(tensor.n_bytes for tensor in state.values())
-            stored = sum(storage.n_bytes for storage in storages.values())
-            if total > _MAX_SHARING * stored:
-                raise RefusedError(
-                    "pickle-limits",
-                    f"{where}: its tensors share memory and would take {total:,} bytes; expected at most "
-                    f"{_MAX_SHARING} times the {stored:,} that are stored",
-                )
-            _write_archive(archive, pickled, copy, members, storages, where)
-        _run_child(
-            [str(archive), str(result)],
-            private,
-            memory_bytes=5 * total + _SPARE_BYTES if memory_limit_bytes is None else memory_limit_bytes,
-            file_bytes=total + 4096 * (len(state) + 16),
-            time_limit_s=time_limit_s,
-            where=where,
-        )
-        expected = {name: TensorSpec(tensor.size, tensor.storage.dtype) for name, tensor in state.items()}
-        try:
-            read_tensors(result, expected, what="its pickle")
-        except RefusedError as error:
-            message = f"{where}: gave something else than its pickle describes: {error}"
-            raise RefusedError(error.code, message) from error
-        os.replace(result, out)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".seamfast-", dir=out.parent) as private:
+            return _convert(path, out, Path(private), time_limit_s, memory_limit_bytes)
+    except _Fault as fault:
+        raise RefusedError(fault.code, f"{printable(path)}: {fault}") from fault.__cause__
+
+
+def _convert(path: Path, out: Path, private: Path, time_limit_s: float, memory_bytes: int | None) -> Converted:
+    archive, result = private / "archive.pt", private / "model.safetensors"
+    with tempfile.TemporaryFile(dir=private) as copy:
+        sha256, n_bytes = _copy(path, copy)
+        _check_beginning(copy)
+        members = _members(copy, n_bytes)
+        if "data.pkl" not in members:
+            raise _zip_fault("holds no data.pkl; expected a zip that torch.save wrote")
+        if members["data.pkl"].n_bytes > _MAX_PICKLE_BYTES:
+            found = f"data.pkl has {members['data.pkl'].n_bytes:,} bytes"
+            raise _limit_fault(f"{found}; expected at most {_MAX_PICKLE_BYTES:,}")
+        pickled = b"".join(_chunks(copy, "data.pkl", members["data.pkl"]))
+        state, storages = _state_of(pickled)
+        _check_storages(members, storages, copy)
+        total = sum(tensor.n_bytes for tensor in state.values())
+        stored = sum(storage.n_bytes for storage in storages.values())
+        if total > _MAX_SHARING * stored:
+            raise _limit_fault(
+                f"its tensors share memory and would take {total:,} bytes; expected at most {_MAX_SHARING} times the "
+                f"{stored:,} that are stored"
+            )
+        _write_archive(archive, pickled, copy, members, storages)
+    memory_bytes = 5 * total + _SPARE_BYTES if memory_bytes is None else memory_bytes
+    file_bytes = total + 4096 * (len(state) + 16)
+    _run_child(private, [archive, result, memory_bytes, file_bytes, math.ceil(time_limit_s)], time_limit_s)
+    expected = {name: TensorSpec(tensor.size, tensor.storage.dtype) for name, tensor in state.items()}
+    try:
+        read_tensors(result, expected, what="its pickle")
+    except RefusedError as error:
+        raise _Fault(error.code, f"gave something else than its pickle describes: {error}") from error
+    os.replace(result, out)
     return Converted(sha256, n_bytes, len(state))
 
 
@@ -172,13 +173,12 @@ def _check_platform() -> None:
         raise RefusedError("pickle", message)
 
 
-def _copy(path: Path, copy: IO[bytes], where: str) -> tuple[str, int]:
+def _copy(path: Path, copy: IO[bytes]) -> tuple[str, int]:
     """Copy a regular file; its SHA-256 and size are those of what was copied, whatever happens to it meanwhile."""
     digest, n_bytes = hashlib.sha256(), 0
     with open_untrusted(path, "what torch.save wrote") as source:
         if file_size(source) > _MAX_FILE_BYTES:
-            message = f"{where}: has {file_size(source):,} bytes; expected at most {_MAX_FILE_BYTES:,}"
-            raise RefusedError("pickle-limits", message)
+            raise _limit_fault(f"has {file_size(source):,} bytes; expected at most {_MAX_FILE_BYTES:,}")
         while chunk := source.read(min(CHUNK, _MAX_FILE_BYTES - n_bytes)):
             digest.update(chunk)
             n_bytes += copy.write(chunk)
@@ -192,6 +192,7 @@ _LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3L2H"), struct.Struct("<4s6H3L5H2L"
 _END_64, _LOCATOR = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _DESCRIPTOR = struct.Struct("<4s3L")
 _HAS_DESCRIPTOR, _UTF_8, _ENCRYPTED = 0x8, 0x800, 0x1
+_AS_TORCH = "as torch.save writes"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _KNOWN_MEMBERS = re.compile(
     r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9]{1,9}"
@@ -207,146 +208,129 @@ class _Member:
     crc: int
 
 
-def _check_beginning(file: IO[bytes], where: str) -> None:
+_Members = dict[str, _Member]
+
+
+def _check_beginning(file: IO[bytes]) -> None:
     beginning = _bytes_at(file, 0, len(_LEGACY_MAGIC))
     if beginning == _LEGACY_MAGIC:
-        raise RefusedError(
+        raise _Fault(
             "pickle",
-            f"{where}: is in the legacy format of torch.save, several pickles in a row; expected a zip: where you "
-            "trust it, save it anew as safetensors",
+            "is in the legacy format of torch.save, several pickles in a row; expected a zip: where you trust it, save "
+            "it anew as safetensors",
         )
     if beginning[:4] != b"PK\x03\x04":
-        raise RefusedError("pickle", f"{where}: begins with {beginning[:4]!r}; expected a zip that torch.save wrote")
+        raise _Fault("pickle", f"begins with {beginning[:4]!r}; expected a zip that torch.save wrote")
 
 
-class _Directory:
-    """The directory of a zip without unused bytes: members one behind the other, the directory, its end.
+def _members(file: IO[bytes], size: int) -> _Members:
+    """The members of a zip without unused bytes, by their names below the one top folder.
 
-    That leaves no room for a second archive in front, behind, between or in a comment, nor for two members in one
-    place. torch writes such files; ``zip`` and ``zipfile`` do too, where nothing is compressed.
+    Members one behind the other, the directory and its end leave no room for a second archive in front, behind, between
+    or in a comment, nor for two members in one place. torch writes such files; ``zip`` and ``zipfile`` do too, where
+    nothing is compressed.
     """
+    n_members, start, end = _find_directory(file, size)
+    if n_members > _MAX_MEMBERS:
+        raise _zip_fault(f"has {n_members:,} members; expected at most {_MAX_MEMBERS:,}")
+    directory = _bytes_at(file, start, end - start)
+    at = after = 0  # in the directory; the end of the member before
+    tops: set[str] = set()
+    members: _Members = {}
+    for _ in range(n_members):
+        entry = directory[at : at + _CENTRAL.size]
+        if len(entry) < _CENTRAL.size or entry[:4] != b"PK\x01\x02":
+            raise _zip_fault(f"its directory has no entry at byte {start + at:,}; expected {n_members:,} entries")
+        _, _, _, flags, method, _, _, crc, packed, n_bytes, n_name, n_extra, n_comment, disk, _, mode, offset = (
+            _CENTRAL.unpack(entry)
+        )
+        at += _CENTRAL.size + n_name
+        raw_name = directory[at - n_name : at]
+        name = _member_name(raw_name, tops)
+        kind, more = stat.S_IFMT(mode >> 16), flags & ~(_HAS_DESCRIPTOR | _UTF_8) or n_extra or n_comment or disk
+        faults = (
+            (name in members, "occurs twice; expected unique names"),
+            (flags & _ENCRYPTED, "is encrypted; expected plain members"),
+            (method or packed != n_bytes, f"is compressed (method {method}); expected stored members, {_AS_TORCH}"),
+            (more, f"carries more than a name and bytes; expected members {_AS_TORCH}"),
+            (kind not in (0, stat.S_IFREG), f"is no regular file (mode {mode >> 16:o}); expected plain members"),
+            (offset != after, f"begins at byte {offset:,}; expected byte {after:,}, the end of the one before"),
+        )
+        member = f"member {printable(name, 60)}"
+        for is_fault, fault in faults:
+            if is_fault:
+                raise _zip_fault(f"{member} {fault}")
+        members[name], after = _locate(file, offset, raw_name, flags, crc, n_bytes, start, member)
+    if at != len(directory) or after != start:
+        raise _zip_fault("has bytes that belong to no member; expected members, a directory and its end, nothing else")
+    return members
 
-    def __init__(self, file: IO[bytes], size: int, where: str) -> None:
-        self._file, self._size, self._where = file, size, where
 
-    def members(self) -> dict[str, _Member]:
-        """The members by their names below the one top folder."""
-        n_members, start, end = self._find()
-        if n_members > _MAX_MEMBERS:
-            raise self._refused(f"has {n_members:,} members; expected at most {_MAX_MEMBERS:,}")
-        directory = _bytes_at(self._file, start, end - start)
-        at, expected_start = 0, 0
-        tops: set[str] = set()
-        members: dict[str, _Member] = {}
-        for _ in range(n_members):
-            entry = directory[at : at + _CENTRAL.size]
-            if len(entry) < _CENTRAL.size or entry[:4] != b"PK\x01\x02":
-                raise self._refused(
-                    f"its directory has no entry at byte {start + at:,}; expected {n_members:,} entries"
-                )
-            _, _, _, flags, method, _, _, crc, packed, n_bytes, n_name, n_extra, n_comment, disk, _, mode, offset = (
-                _CENTRAL.unpack(entry)
+def _find_directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
+    """How many entries the directory has, and where it begins and ends."""
+    tail = _bytes_at(file, max(size - _END.size, 0), _END.size)
+    if len(tail) < _END.size or tail[:4] != b"PK\x05\x06":
+        raise _zip_fault("does not end as a zip without a comment does; expected one that torch.save wrote")
+    _, disk, first_disk, here, n_members, n_bytes, start, n_comment = _END.unpack(tail)
+    end = start + n_bytes
+    if disk or first_disk or here != n_members or n_comment or end > size - _END.size:
+        raise _zip_fault("has an end that contradicts the file; expected one archive in one piece, without a comment")
+    if n_bytes > _MAX_DIRECTORY_BYTES:
+        raise _zip_fault(f"has a directory of {n_bytes:,} bytes; expected at most {_MAX_DIRECTORY_BYTES:,}")
+    n_between = size - _END.size - end
+    if n_between:  # torch always writes the 64-bit end too: it must say the same
+        between = _bytes_at(file, end, _END_64.size + _LOCATOR.size)
+        same = _END_64.pack(b"PK\x06\x06", _END_64.size - 12, 0, 0, 0, 0, n_members, n_members, n_bytes, start)
+        same = same[:12] + between[12:16] + same[16:] + _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)  # but for versions
+        if n_between != len(between) or between != same:
+            raise _zip_fault(
+                f"has {n_between:,} bytes between its directory and its end that are not the 64-bit end of the same "
+                "archive; expected one archive, with nothing around it"
             )
-            raw_name = directory[at + _CENTRAL.size : at + _CENTRAL.size + n_name]
-            at += _CENTRAL.size + n_name
-            name = self._name(raw_name, tops)
-            member = f"member {printable(name, 60)}"
-            if name in members:
-                raise self._refused(f"{member} occurs twice; expected unique names")
-            if flags & _ENCRYPTED:
-                raise self._refused(f"{member} is encrypted; expected plain members")
-            if method != 0 or packed != n_bytes:
-                raise self._refused(
-                    f"{member} is compressed (method {method}); expected stored members, as torch.save writes"
-                )
-            if flags & ~(_HAS_DESCRIPTOR | _UTF_8) or n_extra or n_comment or disk:
-                raise self._refused(
-                    f"{member} carries more than a name and bytes; expected members as torch.save writes"
-                )
-            if stat.S_IFMT(mode >> 16) not in (0, stat.S_IFREG):
-                raise self._refused(f"{member} is no regular file (mode {mode >> 16:o}); expected plain members")
-            if offset != expected_start:
-                raise self._refused(
-                    f"{member} begins at byte {offset:,}; expected byte {expected_start:,}, the end of the one before"
-                )
-            members[name], expected_start = self._locate(offset, raw_name, flags, crc, n_bytes, start, member)
-        if at != len(directory) or expected_start != start:
-            raise self._refused(
-                "has bytes that belong to no member; expected members, a directory and its end, nothing else"
-            )
-        return members
+    return n_members, start, end
 
-    def _find(self) -> tuple[int, int, int]:
-        """How many entries the directory has, and where it begins and ends."""
-        tail = _bytes_at(self._file, max(self._size - _END.size, 0), _END.size)
-        if len(tail) < _END.size or tail[:4] != b"PK\x05\x06":
-            raise self._refused("does not end as a zip without a comment does; expected one that torch.save wrote")
-        _, disk, first_disk, here, n_members, n_bytes, start, n_comment = _END.unpack(tail)
-        end = start + n_bytes
-        if disk or first_disk or here != n_members or n_comment or end > self._size - _END.size:
-            raise self._refused(
-                "has an end that contradicts the file; expected one archive in one piece, without a comment"
-            )
-        if n_bytes > _MAX_DIRECTORY_BYTES:
-            raise self._refused(f"has a directory of {n_bytes:,} bytes; expected at most {_MAX_DIRECTORY_BYTES:,}")
-        n_between = self._size - _END.size - end
-        if n_between:  # torch always writes the 64-bit end too: it must say the same
-            between = _bytes_at(self._file, end, _END_64.size + _LOCATOR.size)
-            same = _END_64.pack(b"PK\x06\x06", _END_64.size - 12, 0, 0, 0, 0, n_members, n_members, n_bytes, start)
-            same = same[:12] + between[12:16] + same[16:] + _LOCATOR.pack(b"PK\x06\x07", 0, end, 1)  # but for versions
-            if n_between != len(between) or between != same:
-                raise self._refused(
-                    f"has {n_between:,} bytes between its directory and its end that are not the 64-bit end of the "
-                    "same archive; expected one archive, with nothing around it"
-                )
-        return n_members, start, end
 
-    def _name(self, raw: bytes, tops: set[str]) -> str:
-        try:
-            name = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            raise self._refused(f"has a member named {raw[:60]!r}, which is not UTF-8") from None
-        top, _, rest = name.partition("/")
-        tops.add(top)
-        if rest.startswith("code/") or rest == "constants.pkl":
-            raise RefusedError(
-                "torchscript",
-                f"{self._where}: holds {printable(name, 60)}, that is TorchScript, a program; expected weights alone",
-            )
-        if not _KNOWN_MEMBERS.fullmatch(rest):
-            raise self._refused(f"holds {printable(name, 60)}; expected only members that torch.save writes")
-        plain = top.isprintable() and top not in ("", ".", "..") and not set(top) & set("\\:")
-        if not plain or len(tops) > 1:
-            raise self._refused(f"holds {printable(name, 60)}; expected all members in one folder with a plain name")
-        return rest
+def _member_name(raw: bytes, tops: set[str]) -> str:
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _zip_fault(f"has a member named {raw[:60]!r}, which is not UTF-8") from None
+    holds = f"holds {printable(name, 60)}"
+    top, _, rest = name.partition("/")
+    tops.add(top)
+    if rest.startswith("code/") or rest == "constants.pkl":
+        raise _Fault("torchscript", f"{holds}, that is TorchScript, a program; expected weights alone")
+    if not _KNOWN_MEMBERS.fullmatch(rest):
+        raise _zip_fault(f"{holds}; expected only members that torch.save writes")
+    plain = top.isprintable() and top not in ("", ".", "..") and not set(top) & set("\\:")
+    if not plain or len(tops) > 1:
+        raise _zip_fault(f"{holds}; expected all members in one folder with a plain name")
+    return rest
 
-    def _locate(
-        self, offset: int, name: bytes, flags: int, crc: int, n_bytes: int, end: int, member: str
-    ) -> tuple[_Member, int]:
-        """Where the bytes of a member are, and where the next one begins; its own header must agree."""
-        header = _bytes_at(self._file, offset, _LOCAL.size)
-        if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04":
-            raise self._refused(f"{member} has no header at byte {offset:,}")
-        _, _, flags_here, method, _, _, crc_here, packed, n_here, n_name, n_extra = _LOCAL.unpack(header)
-        name_here = _bytes_at(self._file, offset + _LOCAL.size, n_name)
-        values = (crc_here, packed, n_here)
-        # A writer that streams puts sizes behind the bytes, and zeros before them.
-        agrees = values == (crc, n_bytes, n_bytes) or (flags & _HAS_DESCRIPTOR and values == (0, 0, 0))
-        if name_here != name or flags_here != flags or method != 0 or not agrees:
-            raise self._refused(f"{member} has a header that contradicts the directory")
-        start = offset + _LOCAL.size + n_name + n_extra
-        after = start + n_bytes
-        if flags & _HAS_DESCRIPTOR:
-            descriptor = _bytes_at(self._file, after, _DESCRIPTOR.size)
-            if descriptor != _DESCRIPTOR.pack(b"PK\x07\x08", crc, n_bytes, n_bytes):
-                raise self._refused(f"{member} has a descriptor that contradicts the directory")
-            after += _DESCRIPTOR.size
-        if after > end:
-            raise self._refused(f"{member} ends at byte {after:,}, past byte {end:,} where the directory begins")
-        return _Member(start, n_bytes, crc), after
 
-    def _refused(self, what: str) -> RefusedError:
-        return RefusedError("pickle-zip", f"{self._where}: {what}")
+def _locate(
+    file: IO[bytes], offset: int, name: bytes, flags: int, crc: int, n_bytes: int, end: int, member: str
+) -> tuple[_Member, int]:
+    """Where the bytes of a member are, and where the next one begins; its own header must agree."""
+    header = _bytes_at(file, offset, _LOCAL.size)
+    if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04":
+        raise _zip_fault(f"{member} has no header at byte {offset:,}")
+    _, _, flags_here, method, _, _, crc_here, packed, n_here, n_name, n_extra = _LOCAL.unpack(header)
+    name_here = _bytes_at(file, offset + _LOCAL.size, n_name)
+    values = (crc_here, packed, n_here)
+    # A writer that streams puts sizes behind the bytes, and zeros before them.
+    agrees = values == (crc, n_bytes, n_bytes) or (flags & _HAS_DESCRIPTOR and values == (0, 0, 0))
+    if name_here != name or flags_here != flags or method != 0 or not agrees:
+        raise _zip_fault(f"{member} has a header that contradicts the directory")
+    start = offset + _LOCAL.size + n_name + n_extra
+    after = start + n_bytes
+    if flags & _HAS_DESCRIPTOR:
+        if _bytes_at(file, after, _DESCRIPTOR.size) != _DESCRIPTOR.pack(b"PK\x07\x08", crc, n_bytes, n_bytes):
+            raise _zip_fault(f"{member} has a descriptor that contradicts the directory")
+        after += _DESCRIPTOR.size
+    if after > end:
+        raise _zip_fault(f"{member} ends at byte {after:,}, past byte {end:,} where the directory begins")
+    return _Member(start, n_bytes, crc), after
 
 
 def _bytes_at(file: IO[bytes], start: int, n: int) -> bytes:
@@ -354,7 +338,7 @@ def _bytes_at(file: IO[bytes], start: int, n: int) -> bytes:
     return file.read(n)
 
 
-def _chunks(file: IO[bytes], name: str, member: _Member, where: str) -> Iterator[bytes]:
+def _chunks(file: IO[bytes], name: str, member: _Member) -> Iterator[bytes]:
     """The bytes of a member, and the error at their end if they are not those of its CRC-32."""
     crc, done = 0, 0
     while done < member.n_bytes:
@@ -363,51 +347,35 @@ def _chunks(file: IO[bytes], name: str, member: _Member, where: str) -> Iterator
         done += len(chunk)
         yield chunk
     if crc != member.crc:
-        raise RefusedError("pickle-zip", f"{where}: member {name} has CRC-32 {crc:08x}; expected {member.crc:08x}")
+        raise _zip_fault(f"member {name} has CRC-32 {crc:08x}; expected {member.crc:08x}")
 
 
-def _read_pickle(file: IO[bytes], member: _Member, where: str) -> bytes:
-    if member.n_bytes > _MAX_PICKLE_BYTES:
-        message = f"{where}: data.pkl has {member.n_bytes:,} bytes; expected at most {_MAX_PICKLE_BYTES:,}"
-        raise RefusedError("pickle-limits", message)
-    return b"".join(_chunks(file, "data.pkl", member, where))
-
-
-def _check_storages(
-    members: Mapping[str, _Member], storages: Mapping[str, _Storage], file: IO[bytes], where: str
-) -> None:
+def _check_storages(members: _Members, storages: Mapping[str, _Storage], file: IO[bytes]) -> None:
     """Each storage that the pickle names is there, to the byte; nothing is there that it does not name."""
     stored = {name.removeprefix("data/") for name in members if name.startswith("data/")}
     if lost := sorted(set(storages) ^ stored):
         half = "stored" if lost[0] in stored else "named in data.pkl"
-        raise RefusedError("pickle-zip", f"{where}: data/{lost[0]} is {half} only; expected each storage to be both")
+        raise _zip_fault(f"data/{lost[0]} is {half} only; expected each storage to be both")
     for key, storage in storages.items():
         n_bytes = members[f"data/{key}"].n_bytes
         if n_bytes != storage.n_bytes:
             expected = f"data.pkl expects {storage.n_elements:,} of {storage.dtype}"
-            raise RefusedError("pickle-zip", f"{where}: data/{key} has {n_bytes:,} bytes; {expected}")
+            raise _zip_fault(f"data/{key} has {n_bytes:,} bytes; {expected}")
     if "byteorder" in members:
         order = _bytes_at(file, members["byteorder"].start, min(members["byteorder"].n_bytes, 16))
         if order != b"little":
-            raise RefusedError("pickle-zip", f"{where}: has byte order {order!r}; expected b'little'")
+            raise _zip_fault(f"has byte order {order!r}; expected b'little'")
 
 
-def _write_archive(
-    path: Path,
-    pickled: bytes,
-    file: IO[bytes],
-    members: Mapping[str, _Member],
-    storages: Mapping[str, _Storage],
-    where: str,
-) -> None:
+def _write_archive(path: Path, pickled: bytes, file: IO[bytes], members: _Members, keys: Iterable[str]) -> None:
     """What torch reads: a zip of our own, with the bytes that were checked and nothing else."""
     with zipfile.ZipFile(path, "x") as archive:  # stored
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/version", "3\n")
-        for key in storages:
+        for key in keys:
             with archive.open(f"archive/data/{key}", "w") as stream:
-                for chunk in _chunks(file, f"data/{key}", members[f"data/{key}"], where):
+                for chunk in _chunks(file, f"data/{key}", members[f"data/{key}"]):
                     stream.write(chunk)
 
 
@@ -445,17 +413,15 @@ class _Dict:
     items: dict[str, Any] = field(default_factory=dict)
 
 
-def _state_of(pickled: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str, _Storage]]:
+def _state_of(pickled: bytes) -> tuple[dict[str, _Tensor], dict[str, _Storage]]:
     """The tensors by name, and the storages by key, that ``pickled`` would make."""
-    _check_opcodes(pickled, where)
-    machine = _Machine(pickled, where)
+    _check_opcodes(pickled)
+    machine = _Machine(pickled)
     result = machine.run()
 
-    def refused(what: str) -> RefusedError:
-        return RefusedError(
-            "pickle-not-a-state-dict",
-            f"{where}: {what}; expected a flat dict of names and tensors, or one in {{'state_dict': ...}}",
-        )
+    def refused(what: str) -> _Fault:
+        expected = "a flat dict of names and tensors, or one in {'state_dict': ...}"
+        return _Fault("pickle-not-a-state-dict", f"{what}; expected {expected}")
 
     if not isinstance(result, _Dict):
         raise refused(f"holds {_described(result)}")
@@ -475,7 +441,7 @@ def _state_of(pickled: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str,
     return items, machine.storages
 
 
-def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
+def _opcodes(pickled: bytes) -> Iterator[tuple[str, Any, int]]:
     """Name, argument and place of each opcode, up to STOP. Arguments that are lines stay bytes, newlines included.
 
     ``pickletools.genops`` would undo escapes in those lines, which unpicklers do not, and so tell other names.
@@ -488,7 +454,7 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
         opcode = _BY_CODE.get(code)
         if opcode is None:
             fault = f"has {code!r} at byte {at:,}, which is no opcode" if code else "ends without STOP"
-            raise RefusedError("pickle-opcode", f"{where}: data.pkl {fault}")
+            raise _opcode_fault(f"data.pkl {fault}")
         name, argument = opcode.name, None
         try:
             if opcode.arg is None:
@@ -500,12 +466,12 @@ def _opcodes(pickled: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
             else:
                 argument = opcode.arg.reader(stream)
         except ValueError as error:
-            message = f"{where}: data.pkl cannot be followed past {name} at byte {at:,}: {printable(error)}"
-            raise RefusedError("pickle-opcode", message) from error
+            fault = f"cannot be followed past {name} at byte {at:,}: {printable(error)}"
+            raise _opcode_fault(f"data.pkl {fault}") from error
         yield name, argument, at
 
 
-def _check_opcodes(pickled: bytes, where: str) -> None:
+def _check_opcodes(pickled: bytes) -> None:
     """Refuse the first global that is none of a state_dict; if there is none, the first opcode that is none of its.
 
     All are looked at first, since the name of a global says more than the opcode that happens to come before it.
@@ -514,31 +480,28 @@ def _check_opcodes(pickled: bytes, where: str) -> None:
     memo: dict[Any, str | None] = {}
     pushed: deque[str | None] = deque(maxlen=2)  # the last two values, where they are strings for sure
     try:
-        for i, (name, argument, at) in enumerate(_opcodes(pickled, where)):
+        for i, (name, argument, at) in enumerate(_opcodes(pickled)):
             if i == _MAX_OPCODES:
-                message = f"{where}: data.pkl has more than {_MAX_OPCODES:,} opcodes; expected fewer"
-                raise RefusedError("pickle-limits", message)
+                raise _limit_fault(f"data.pkl has more than {_MAX_OPCODES:,} opcodes; expected fewer")
             named = argument if name in ("GLOBAL", "INST") else b""
             if name == "STACK_GLOBAL" and len(pushed) == 2 and None not in pushed:
                 named = "".join(f"{text}\n" for text in pushed).encode("utf-8", "replace")
             if named and named not in _GLOBALS:
                 printed = named.decode("utf-8", "replace").rstrip("\n").replace("\n", ".")
-                raise RefusedError(
-                    "pickle-global",
-                    f"{where}: {name} at byte {at:,} of data.pkl names {printable(printed, 120)}; expected only "
-                    "OrderedDict, torch's storages and what rebuilds its tensors, since any other global may be code",
+                named_as = f"{name} at byte {at:,} of data.pkl names {printable(printed, 120)}"
+                expected = (
+                    "OrderedDict, torch's storages and what rebuilds its tensors, since any other global may be code"
                 )
+                raise _Fault("pickle-global", f"{named_as}; expected only {expected}")
             if unknown is None and (name not in _OPCODES or (name == "PROTO" and (at, argument) != (0, 2))):
-                unknown = (
-                    f"data.pkl has {name if argument is None else f'{name} {printable(argument, 60)}'} at byte {at:,}"
-                )
+                what = name if argument is None else f"{name} {printable(argument, 60)}"
+                unknown = f"data.pkl has {what} at byte {at:,}"
             _follow_strings(name, argument, pushed, memo)
     except RefusedError as error:
         if unknown is None or error.code != "pickle-opcode":
             raise
     if unknown is not None:
-        message = f"{where}: {unknown}; expected only what torch.save writes for a state_dict, in protocol 2"
-        raise RefusedError("pickle-opcode", message)
+        raise _opcode_fault(f"{unknown}; expected only what torch.save writes for a state_dict, in protocol 2")
 
 
 def _follow_strings(name: str, argument: Any, pushed: deque[str | None], memo: dict[Any, str | None]) -> None:
@@ -559,9 +522,9 @@ def _follow_strings(name: str, argument: Any, pushed: deque[str | None], memo: d
 class _Machine:
     """A pickle machine of placeholders: it follows what ``torch.load`` would build, without building it."""
 
-    def __init__(self, pickled: bytes, where: str) -> None:
+    def __init__(self, pickled: bytes) -> None:
         self.storages: dict[str, _Storage] = {}
-        self._pickled, self._where = pickled, where
+        self._pickled = pickled
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}
@@ -569,7 +532,7 @@ class _Machine:
 
     def run(self) -> Any:
         """The value at STOP, which must be the last byte, with nothing else left."""
-        for name, argument, at in _opcodes(self._pickled, self._where):
+        for name, argument, at in _opcodes(self._pickled):
             self._here = f"{name} at byte {at:,}"
             self._step(name, argument)
         result = self._pop()
@@ -607,9 +570,8 @@ class _Machine:
                 self._set_items(self._pop_to_mark())
             case "BINPUT" | "LONG_BINPUT":
                 if argument in self._memo:
-                    raise self._refused(
-                        f"stores to place {argument} of the memo again; expected each to be stored to once"
-                    )
+                    again = f"stores to place {argument} of the memo again"
+                    raise self._refused(f"{again}; expected each to be stored to once")
                 self._memo[argument] = self._top()
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
@@ -641,48 +603,34 @@ class _Machine:
                 if self.storages.setdefault(key, storage) != storage:
                     raise self._refused(f"describes storage {key} in two ways; expected one")
                 return storage
-        raise self._refused(
-            "names something else than a storage; expected ('storage', kind, key, place, number of elements)"
-        )
+        expected = "('storage', kind, key, place, number of elements)"
+        raise self._refused(f"names something else than a storage; expected {expected}")
 
     def _called(self, called: Any, arguments: Any) -> Any:
         match called, arguments:
             case _Global("collections OrderedDict"), ():
                 return _Dict(ordered=True)
-            case (
-                _Global("torch._utils _rebuild_tensor_v2"),
-                (
-                    _Storage() as storage,
-                    int(offset),
-                    tuple(size),
-                    tuple(stride),
-                    bool(),
-                    _Dict(ordered=True, items=hooks),
-                ),
-            ) if not hooks:
-                return self._tensor(storage, offset, size, stride)
-            case _Global("torch._utils _rebuild_parameter"), (
-                _Tensor() as tensor,
-                bool(),
-                _Dict(ordered=True, items=hooks),
-            ) if not hooks:
-                return tensor
+            case _Global("torch._utils _rebuild_tensor_v2"), (_Storage() as storage, *place, bool(), _Dict() as hooks):
+                match place:
+                    case int(offset), tuple(size), tuple(stride) if hooks.ordered and not hooks.items:
+                        return self._tensor(storage, offset, size, stride)
+            case _Global("torch._utils _rebuild_parameter"), (_Tensor() as tensor, bool(), _Dict() as hooks):
+                if hooks.ordered and not hooks.items:
+                    return tensor
         raise self._refused(f"calls {_described(called)} with {_described(arguments)}; expected the making of a tensor")
 
     def _tensor(self, storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> _Tensor:
         """Refused unless each element lies in the storage, and there are no more of them than it has."""
-        makes = (
-            f"makes a tensor of size {printable(size, 80)}, stride {printable(stride, 80)} at {printable(offset, 40)}"
-        )
+        layout = f"size {printable(size, 80)}, stride {printable(stride, 80)} at {printable(offset, 40)}"
+        makes = f"makes a tensor of {layout}"
         plain = all(type(n) is int and 0 <= n < _MAX_INT for n in (offset, *size, *stride))
         if not plain or len(size) != len(stride):
             raise self._refused(f"{makes}; expected such as can be")
         n_elements = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if n_elements > storage.n_elements or (n_elements and last >= storage.n_elements):
-            raise self._refused(
-                f"{makes} of a storage of {storage.n_elements:,} elements; expected it to lie inside, each element once"
-            )
+            held = f"of a storage of {storage.n_elements:,} elements"
+            raise self._refused(f"{makes} {held}; expected it to lie inside, each element once")
         return _Tensor(storage, size)
 
     def _push_tuple(self, items: list[Any]) -> None:
@@ -719,8 +667,8 @@ class _Machine:
         items, self._stack = self._stack, self._outer.pop()
         return items
 
-    def _refused(self, what: str) -> RefusedError:
-        return RefusedError("pickle-opcode", f"{self._where}: {self._here} of data.pkl {what}")
+    def _refused(self, what: str) -> _Fault:
+        return _opcode_fault(f"{self._here} of data.pkl {what}")
 
 
 def _described(value: Any) -> str:
@@ -740,48 +688,38 @@ def _described(value: Any) -> str:
 # The process that reads
 
 
-def _run_child(
-    files: list[str], folder: str, *, memory_bytes: int, file_bytes: int, time_limit_s: float, where: str
-) -> None:
-    program = Path(__file__).with_name("_pickle_child.py")
-    numbers = (memory_bytes, file_bytes, math.ceil(time_limit_s))
+def _run_child(folder: Path, arguments: Iterable[object], time_limit_s: float) -> None:
+    program, home = Path(__file__).with_name("_pickle_child.py"), str(folder)
+    # No environment of the caller: no settings of torch, no proxies, no credentials.
+    env = {"PATH": os.defpath, "HOME": home, "TMPDIR": home, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryFile(dir=folder) as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(program), *files, *map(str, numbers), str(torch.__version__)],
+            [sys.executable, "-I", "-B", str(program), *map(str, arguments), str(torch.__version__)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            # No environment of the caller: no settings of torch, no proxies, no credentials.
-            env={
-                "PATH": os.defpath,
-                "HOME": folder,
-                "TMPDIR": folder,
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-            },
+            env=env,
             start_new_session=True,
         )
         try:
             status = process.wait(time_limit_s)
         except subprocess.TimeoutExpired:
-            message = f"{where}: was not read within time_limit_s={time_limit_s:g} seconds"
-            raise RefusedError("pickle-limits", message) from None
+            raise _limit_fault(f"was not read within time_limit_s={time_limit_s:g} seconds") from None
         finally:
             if process.returncode is None:  # too slow, or interrupted
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if status:
-            code, reason = _ended(output, status)
-            raise RefusedError(code, f"{where}: {reason}")
+            raise _ended(output, status)
 
 
-def _ended(output: IO[bytes], status: int) -> tuple[str, str]:
+def _ended(output: IO[bytes], status: int) -> _Fault:
     """Why the process ended with ``status``; its own output serves as a message only."""
     if status < 0:
         name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
         limits = status in (-signal.SIGKILL, -signal.SIGXCPU, -signal.SIGXFSZ)
-        return "pickle-limits" if limits else "pickle", f"the process that read it was ended by {name}"
+        return _Fault("pickle-limits" if limits else "pickle", f"the process that read it was ended by {name}")
     size = output.seek(0, os.SEEK_END)
     output.seek(max(size - 4096, 0))
     last = output.read(4096).splitlines()[-1:]
@@ -791,4 +729,4 @@ def _ended(output: IO[bytes], status: int) -> tuple[str, str]:
     except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         code, reason = "pickle", f"no account of it (exit status {status})"
     code = code if code in ("pickle", "pickle-limits", "pickle-not-a-state-dict") else "pickle"
-    return code, f"could not be read: {printable(reason, 500)}"
+    return _Fault(code, f"could not be read: {printable(reason, 500)}")

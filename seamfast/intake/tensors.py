@@ -23,17 +23,7 @@ from torch import Tensor, nn
 
 from seamfast.errors import DataFileError, ModelError
 from seamfast.intake.refusal import RefusedError
-from seamfast.untrusted import (
-    CHUNK,
-    MAX_BYTES,
-    Bytes,
-    allocate,
-    file_size,
-    listed,
-    open_regular,
-    printable,
-    printable_value,
-)
+from seamfast.untrusted import CHUNK, MAX_BYTES, allocate, file_size, listed, open_regular, printable, printable_value
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -99,7 +89,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class ShardedWeights:
+class ShardedWeights(Weights):
     """An index and its shards, read.
 
     Attributes:
@@ -108,9 +98,6 @@ class ShardedWeights:
         shards: each shard by its file name, in order of name.
     """
 
-    state: dict[str, Tensor]
-    sha256: str
-    n_bytes: int
     shards: dict[str, Weights]
 
 
@@ -144,7 +131,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         state: as in ``Weights``.
     """
     shared: dict[int, nn.Parameter] = {}
-    filled: dict[str, Tensor] = dict(state)
+    filled = dict(state)
     for name, value in module.state_dict(keep_vars=True).items():
         if isinstance(value, nn.Parameter):
             new = nn.Parameter(state[name], requires_grad=value.requires_grad)
@@ -209,15 +196,12 @@ def read_sharded(
         source.finish()
     weight_map = _weight_map(text, where)
     _check_names(weight_map, expected, printable(index.name), what)
-    names: dict[str, list[str]] = {}
+    stored: dict[str, dict[str, TensorSpec]] = {}
     for name, shard in sorted(weight_map.items(), key=lambda item: item[1]):
-        names.setdefault(shard, []).append(name)
-    if len(names) > MAX_SHARDS:
-        raise RefusedError("index", f"{where} names {len(names):,} files; expected at most {MAX_SHARDS:,}")
-    shards = {}
-    for shard, held in names.items():
-        stored = {name: replace(expected[name], tied_to=()) for name in held}  # the index names the tensors stored
-        shards[shard] = read_tensors(index.parent / shard, stored, what=what)
+        stored.setdefault(shard, {})[name] = replace(expected[name], tied_to=())  # the index names the tensors stored
+    if len(stored) > MAX_SHARDS:
+        raise RefusedError("index", f"{where} names {len(stored):,} files; expected at most {MAX_SHARDS:,}")
+    shards = {shard: read_tensors(index.parent / shard, specs, what=what) for shard, specs in stored.items()}
     tensors = {name: tensor for weights in shards.values() for name, tensor in weights.state.items()}
     return ShardedWeights(_tie(tensors, expected, where), source.sha256(), source.size, shards)
 
@@ -432,7 +416,7 @@ def _read_tensor(source: _Source, entry: _Entry) -> Tensor:
     if entry.start == entry.end:
         return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
     try:
-        data: Bytes = allocate((entry.end - entry.start,), tensor)
+        data = allocate((entry.end - entry.start,), tensor)
     except DataFileError as error:
         raise RefusedError("memory", str(error)) from error
     source.read_into(data.data)

@@ -10,12 +10,14 @@ from seamfast.errors import ConfigError
 from seamfast.methods.config import MethodConfig
 from seamfast.methods.fine_tune import FineTuneConfig, fine_tune
 from seamfast.methods.seam import SeamConfig, seam
+from seamfast.methods.seam_authors import SeamAuthorsConfig, seam_authors
 from seamfast.methods.super_fine_tune import SuperFineTuneConfig, super_fine_tune
 
 __all__ = [
     "METHODS",
     "FineTuneConfig",
     "MethodConfig",
+    "SeamAuthorsConfig",
     "SeamConfig",
     "SuperFineTuneConfig",
     "config_class",
@@ -24,6 +26,7 @@ __all__ = [
 
 METHODS: dict[str, tuple[Callable[[Run, Any], None], type[MethodConfig]]] = {
     "seam": (seam, SeamConfig),
+    "seam_authors": (seam_authors, SeamAuthorsConfig),
     "fine_tune": (fine_tune, FineTuneConfig),
     "super_fine_tune": (super_fine_tune, SuperFineTuneConfig),
 }

@@ -1,13 +1,15 @@
-"""What all method configs share: validation, and the way to and from dicts and TOML."""
+"""Settings that all methods share: validation, the way to and from dicts and TOML, and what the engine asks of them."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from seamfast.checks import check_declared
 from seamfast.errors import ConfigError
+from seamfast.modalities import Augmentation, Modality
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,8 +18,9 @@ else:  # pragma: no cover - CI runs 3.11
 
 C = TypeVar("C", bound="MethodConfig")
 
-_LARGEST = 1e9
-"""Of any fraction: products of several must stay within float32."""
+# What a setting is to the engine. REQUIRED: an error where a kind of sample cannot have it, as the caller asked for it.
+# OPTIONAL: left out there, and named in the report. LENGTH: steps of a phase, which a short run cuts.
+REQUIRED, OPTIONAL, LENGTH = ({"role": role} for role in ("required", "optional", "length"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +39,12 @@ class MethodConfig:
     batch_size: int = 128
     holdout_fraction: float = 0.2
     accuracy_budget: float = 0.03
-    crop_pad: int = 0
-    flip: bool = False
+    crop_pad: int = field(default=0, metadata=REQUIRED)
+    flip: bool = field(default=False, metadata=REQUIRED)
 
     def __post_init__(self) -> None:
-        # Types first: a config may come from a file, where "0.1" and true are easily written for 0.1 and 1.
-        for f in fields(self):
-            check_type(f.name, str(f.type), getattr(self, f.name))
+        for f in fields(self):  # types first
+            check_declared(f.name, str(f.type), getattr(self, f.name))
         self.check("batch_size", self.batch_size >= 1, "an integer of at least 1")
         self.check("holdout_fraction", 0 < self.holdout_fraction < 1, "a number in (0, 1)")
         self.check("accuracy_budget", 0 <= self.accuracy_budget <= 1, "a number in [0, 1]")
@@ -52,6 +54,45 @@ class MethodConfig:
         """Raise ``ConfigError`` unless ``ok``: ``batch_size is 0; expected an integer of at least 1``."""
         if not ok:
             raise ConfigError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
+    def check_each(self, names: tuple[str, ...], low: float, expected: str, *, above: bool = False) -> None:
+        """``check`` that each field is at least ``low``, or above it."""
+        for name in names:
+            value = getattr(self, name)
+            self.check(name, value > low if above else value >= low, expected)
+
+    # What the engine asks.
+
+    @property
+    def forgotten_share(self) -> float:
+        """Share of the recovery part that the forgetting step sees, in (0, 1]."""
+        return 1.0
+
+    def augmentation(self, seed: int) -> Augmentation:
+        """Of the training samples."""
+        return Augmentation(self.crop_pad, self.flip, seed)
+
+    def check_modality(self, modality: Modality) -> tuple[str, ...]:
+        """The optional settings that such samples cannot have: they are left out.
+
+        Raises:
+            ConfigError: for a required one: ``crop_pad is 8; expected less than the image side 8``.
+        """
+        left_out = []
+        for f in fields(self):
+            role, value = f.metadata.get("role"), getattr(self, f.name)
+            reason = modality.why_not(f.name, value) if role in ("required", "optional") and value else None
+            if reason is not None and role == "required":
+                raise ConfigError(f"{f.name} is {value!r}; {reason}")
+            left_out += [f.name] if reason is not None else []
+        return tuple(left_out)
+
+    def shortened(self: C, n_steps: int) -> C:
+        """The same run as one attempt whose phases have at most ``n_steps``."""
+        lengths = [f.name for f in fields(self) if f.metadata.get("role") == "length"]
+        return replace(self, **{name: min(getattr(self, name), n_steps) for name in lengths})
+
+    # To and from files.
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name; tuples as lists, so that it is what JSON and TOML give back."""
@@ -82,24 +123,3 @@ class MethodConfig:
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"the config is not TOML: {error}") from error
         return cls.from_dict(values)
-
-
-def check_type(name: str, declared: str, value: Any) -> None:
-    """Raise ``ConfigError`` unless ``value`` is as declared.
-
-    ``declared`` is the annotation's text: ``int``, ``float``, ``bool``, ``str``, ``tuple[float, ...]``.
-    """
-    kind = declared.removesuffix(" | None")
-    if value is None and kind != declared:
-        return
-    values = value if kind.startswith("tuple") else (value,)
-    if kind.startswith("tuple") and not isinstance(value, tuple):
-        raise ConfigError(f"{name} is {value!r}; expected a tuple of numbers")
-    inner = kind[len("tuple[") :].split(",")[0] if kind.startswith("tuple") else kind
-    for item in values:
-        wrong_bool = isinstance(item, bool) != (inner == "bool")
-        accepted: tuple[type, ...] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}[inner]
-        if wrong_bool or not isinstance(item, accepted) or (isinstance(item, float) and not abs(item) < float("inf")):
-            raise ConfigError(f"{name} is {value!r}; expected {declared}")
-        if inner == "float" and isinstance(item, (int, float)) and abs(item) > _LARGEST:
-            raise ConfigError(f"{name} is {value!r}; expected at most {_LARGEST:g} in size")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from seamfast.engine.optimizer import SGD
 from seamfast.engine.run import Run
 from seamfast.engine.step import TrainingBatch
-from seamfast.methods.config import MethodConfig
+from seamfast.methods.config import LENGTH, MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.ops import true_label_cross_entropy
 
@@ -31,7 +31,7 @@ class FineTuneConfig(MethodConfig):
     rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    max_steps: int = 400
+    max_steps: int = field(default=400, metadata=LENGTH)
     eval_every: int = 50
 
     def __post_init__(self) -> None:
@@ -55,10 +55,7 @@ def fine_tune(run: Run, config: FineTuneConfig) -> None:
         loss,
         SGD(run.model, config.momentum, config.weight_decay),
         of=run.split.recovery,
-        batch_size=config.batch_size,
         max_steps=config.max_steps,
-        pad=config.crop_pad,
-        flip=config.flip,
     ):
         step.take(config.rate * cosine(step.fraction))
         if step.is_last or (step.number + 1) % config.eval_every == 0:

@@ -6,14 +6,14 @@ Source: Sha et al., "Fine-Tuning Is All You Need to Mitigate Backdoor Attacks", 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from seamfast.engine.optimizer import SGD
 from seamfast.engine.run import Run
 from seamfast.engine.step import TrainingBatch
-from seamfast.methods.config import MethodConfig
+from seamfast.methods.config import LENGTH, MethodConfig
 from seamfast.methods.schedules import triangle
 from seamfast.ops import true_label_cross_entropy
 
@@ -41,8 +41,8 @@ class SuperFineTuneConfig(MethodConfig):
     recover_rate: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    forget_steps: int = 200
-    recover_steps: int = 200
+    forget_steps: int = field(default=200, metadata=LENGTH)
+    recover_steps: int = field(default=200, metadata=LENGTH)
     n_cycles: int = 2
     eval_every: int = 50
 
@@ -73,10 +73,7 @@ def super_fine_tune(run: Run, config: SuperFineTuneConfig) -> None:
             loss,
             optimizer,
             of=run.split.recovery,
-            batch_size=config.batch_size,
             max_steps=max_steps,
-            pad=config.crop_pad,
-            flip=config.flip,
             time_share=time_share,
         ):
             step.take(config.base_rate + (peak - config.base_rate) * triangle(step.fraction, config.n_cycles))

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seamfast.checks import check_tensor, dtype_name
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.ops._check import check_tensor, dtype_name
 from seamfast.ops.normalization import DTYPES, Normalization, normalization
 from seamfast.ops.philox import Counter
 

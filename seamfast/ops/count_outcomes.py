@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seamfast.checks import MAX_THREADS, as_integer, check_tensor, check_vector
 from seamfast.errors import InputError, ShapeError
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_tensor, check_vector
 from seamfast.ops.arguments import CountArguments, check_contiguous, check_logits
 
 __all__ = ["OUTCOMES", "count_outcomes"]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seamfast.checks import MAX_THREADS, as_integer, check_flag, check_vector
 from seamfast.errors import InputError, ShapeError
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_flag, check_vector
 from seamfast.ops.arguments import REDUCTIONS, CrossEntropyArguments, check_logits
 from seamfast.ops.philox import Counter, as_seed, as_when
 

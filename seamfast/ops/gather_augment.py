@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seamfast.checks import MAX_THREADS, as_integer, check_flag, check_vector
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_flag, check_vector
 from seamfast.ops.arguments import GatherArguments, check_contiguous, check_dtype, check_images
 from seamfast.ops.normalization import MAX_CHANNELS, as_numbers
 from seamfast.ops.philox import Counter, as_seed, as_when

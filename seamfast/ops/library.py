@@ -88,16 +88,12 @@ def _fake_occlude(args: OccludeArguments) -> tuple[Tensor, Tensor]:
     return torch.empty_like(args.images), torch.empty_like(args.images)
 
 
-def _fake_nothing(args: Any) -> None:
-    return None
-
-
 _OPS = {
     "cross_entropy": _Op(CrossEntropyArguments, "(Tensor loss, Tensor grad, Tensor n_correct)", _fake_cross_entropy),
     "gather_augment": _Op(GatherArguments, "Tensor", empty_batch),
     "stamp_trigger": _Op(StampArguments, "Tensor", empty_batch),
     "occlude": _Op(OccludeArguments, "(Tensor occluded, Tensor neutral)", _fake_occlude),
-    "count_outcomes": _Op(CountArguments, "()", _fake_nothing, written=("counters", "class_correct")),
+    "count_outcomes": _Op(CountArguments, "()", lambda args: None, written=("counters", "class_correct")),
 }
 
 _SCHEMA_TYPES = {
@@ -133,12 +129,9 @@ def _values(op: str, args: Any) -> list[Any]:
     """The record as the values of the schema."""
     values: list[Any] = []
     for value, is_counter in zip(args, _IS_COUNTER[op], strict=True):
-        if not is_counter:
-            values.append(value)
-        elif isinstance(value, Tensor):
-            values += [0, value]
-        else:
-            values += [value, None]
+        values.append(0 if is_counter and isinstance(value, Tensor) else value)
+        if is_counter:
+            values.append(value if isinstance(value, Tensor) else None)
     return values
 
 

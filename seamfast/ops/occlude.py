@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor
 
+from seamfast.checks import MAX_THREADS, as_integer, check_vector
 from seamfast.errors import InputError
 from seamfast.ops import library
-from seamfast.ops._check import MAX_THREADS, as_integer, check_vector
 from seamfast.ops.arguments import OccludeArguments, check_images
 from seamfast.ops.philox import Counter, as_seed, as_when
 
@@ -41,11 +41,11 @@ def occlude(
     A rectangle's sides follow ``1 + floor(largest * side * u ** 1.5)``, ``u`` uniform in [0, 1): small ones are more
     frequent. A rectangle that crosses the border is moved inside, so borders and corners are covered more often than
     the centre: that is where triggers often are, and where clean images hold little. Its filling is, with equal
-    probability: one colour from the range of the data, one colour of extremes, noise of extremes, or the same place of
+    probability: one color from the range of the data, one color of extremes, noise of extremes, or the same place of
     another image of the batch.
 
     Args:
-        images: ``(N, C, H, W)`` float32 in any normalisation, C from 1 to 4088. Not modified, and not differentiated.
+        images: ``(N, C, H, W)`` float32 in any normalization, C from 1 to 4088. Not modified, and not differentiated.
         lowest, highest: ``(C,)`` float32 on the device, the range of the data for each channel.
         sample_ids: ``(N,)`` int64 on the device, the name of each row in the draws.
         n_rectangles: in ``[0, 64]``.

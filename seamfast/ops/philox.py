@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seamfast.checks import as_integer, dtype_name
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.ops._check import as_integer, dtype_name
 
 __all__ = [
     "STREAMS_OF_NOISE",
@@ -32,7 +32,7 @@ STREAM_PLACE = 16
 STREAM_OCCLUDE = 32
 """First of the last counter words of the draws behind pasted rectangles."""
 STREAMS_OF_RECTANGLE = 1 << 10
-"""Streams of each rectangle: its sides, its kind, and its colours, four channels each."""
+"""Streams of each rectangle: its sides, its kind, and its colors, four channels each."""
 STREAMS_OF_NOISE = 1 << 24
 """Streams of each rectangle's noise: block ``b`` of 128 bits of rectangle ``r`` is ``(r + 1) * 2**24 + b``."""
 

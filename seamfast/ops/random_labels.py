@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seamfast.checks import as_integer, check_vector
 from seamfast.errors import InputError
-from seamfast.ops._check import as_integer, check_vector
 from seamfast.ops.philox import STREAM_LABELS, Counter, as_seed, as_when, below, draw
 
 __all__ = ["drawn_labels", "random_labels"]

@@ -1,15 +1,15 @@
-"""Triggers: what an attacker stamps on an image, as data, and the label that the attacker then wants."""
+"""Triggers as data: what is stamped on a sample, and the label that the attack aims at."""
 
-from seamfast.triggers.additive import Additive, Sinusoid
 from seamfast.triggers.base import Trigger
-from seamfast.triggers.blend import Blend
-from seamfast.triggers.builtin import battery
-from seamfast.triggers.color_filter import ColorFilter
 from seamfast.triggers.files import load_triggers, save_triggers
+from seamfast.triggers.image.additive import Additive, Sinusoid
+from seamfast.triggers.image.battery import battery
+from seamfast.triggers.image.blend import Blend
+from seamfast.triggers.image.color_filter import ColorFilter
+from seamfast.triggers.image.patch import Patch
+from seamfast.triggers.image.quantize import Quantize
+from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
-from seamfast.triggers.patch import Patch
-from seamfast.triggers.quantize import Quantize
-from seamfast.triggers.warp import Warp
 
 __all__ = [
     "Additive",

@@ -1,4 +1,4 @@
-"""What triggers draw: Philox4x32-10 words, keyed so that a draw depends on nothing but seed, sample and place.
+"""The random numbers of triggers: Philox4x32-10 words, a function of seed, sample and place alone.
 
 Key = seed; counter = (sample id low, sample id high, block, stream), as everywhere in seamfast. A block is four words.
 """
@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seamfast.checks import as_seed
 from seamfast.ops.philox import philox4x32
-from seamfast.triggers.checks import as_seed
 
-# Streams of the triggers' own, beside that of random places (seamfast.ops.philox.STREAM_PLACE).
+# The stream of random places is seamfast.ops.philox.STREAM_PLACE.
 STREAM_NOISE = 17  # WaNet's noise mode: word i is element i of the sample's (H, W, 2) noise
-STREAM_PATTERN = 18  # patterns that a factory makes: word i is element i; there is no sample, so its id is 0
+STREAM_PATTERN = 18  # patterns made by factories: word i is element i; the sample id is 0
 
 WORD = 0xFFFFFFFF
 
@@ -32,7 +32,7 @@ def draw_signed_per_sample(shape: tuple[int, ...], sample_ids: Tensor, seed: int
 def draw_words(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
     """``shape`` 32-bit words, as int64."""
     size = math.prod(shape)
-    words = _words(torch.zeros(1, dtype=torch.int64, device="cpu"), -(-size // 4), STREAM_PATTERN, as_seed(seed))
+    words = _words(torch.zeros(1, dtype=torch.int64, device="cpu"), -(-size // 4), STREAM_PATTERN, as_seed(seed, 64))
     return words[0, :size].numpy().reshape(shape)
 
 
@@ -45,9 +45,7 @@ def _words(sample_ids: Tensor, blocks: int, stream: int, seed: int) -> Tensor:
     """``(N, 4 * blocks)`` int64 in ``[0, 2**32)``."""
     ids = sample_ids.view(-1, 1)
     block = torch.arange(blocks, device=ids.device)
-    low, high, when, tag = (
-        word.expand(len(ids), blocks)
-        for word in (ids & WORD, (ids >> 32) & WORD, block, torch.full_like(block, stream))
-    )
+    counter = (ids & WORD, (ids >> 32) & WORD, block, torch.full_like(block, stream))
+    low, high, when, tag = (word.expand(len(ids), blocks) for word in counter)
     words = philox4x32((low, high, when, tag), (seed & WORD, seed >> 32))
     return torch.stack(words, dim=-1).flatten(1)

@@ -1,14 +1,14 @@
-"""``save_triggers`` and ``load_triggers``: triggers in one ``.npz`` file, read as if a stranger had written it.
+"""``save_triggers`` and ``load_triggers``: triggers in one ``.npz`` file, which is read as untrusted.
 
-The file is a zip of stored (not compressed) members: ``triggers.json``, which a person can read and which holds every
-number, and one ``.npy`` for each array, named ``<index>.<field>.npy``::
+The file is a zip of stored (not compressed) members: ``triggers.json`` with all numbers, and one ``.npy`` for each
+array, named ``<index>.<field>.npy``::
 
     {"format": "seamfast-triggers", "version": 1, "triggers": [
         {"kind": "blend", "name": "noise", "target": {"kind": "all_to_one", "target": 0},
          "pattern": {"dtype": "uint8", "shape": [3, 32, 32]}, "alpha": 0.2}]}
 
-Reading runs no code from the file: no pickle, a closed list of kinds, every key known, sizes checked before anything
-of that size is allocated. Equal triggers in equal order give equal bytes.
+Reading runs no code from the file: no pickle, a fixed list of kinds, no unknown keys, sizes checked before memory is
+allocated. Equal triggers in equal order give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 import struct
 import zipfile
@@ -29,18 +28,18 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 
+from seamfast.checks import Array, short
 from seamfast.errors import DataFileError, InputError
-from seamfast.triggers.additive import Additive, Sinusoid
+from seamfast.report import write_atomically
 from seamfast.triggers.base import Trigger
-from seamfast.triggers.blend import Blend
-from seamfast.triggers.checks import Array, short
-from seamfast.triggers.color_filter import ColorFilter
+from seamfast.triggers.image.additive import Additive, Sinusoid
+from seamfast.triggers.image.blend import Blend
+from seamfast.triggers.image.color_filter import ColorFilter
+from seamfast.triggers.image.patch import Patch
+from seamfast.triggers.image.quantize import Quantize
+from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
-from seamfast.triggers.patch import Patch
-from seamfast.triggers.quantize import Quantize
-from seamfast.triggers.warp import Warp
-
-__all__ = ["load_triggers", "save_triggers"]
+from seamfast.untrusted import STREAM_FAULTS
 
 T = TypeVar("T")
 
@@ -60,8 +59,7 @@ MAX_DOCUMENT_BYTES = 4 * 2**20
 MAX_DIRECTORY_BYTES = 2**18  # 2049 members of at most 80 bytes each, with room to spare
 
 NPY_MAGIC = b"\x93NUMPY\1\0"
-# The header as NumPy writes it, and no other: NumPy's own reader evaluates a literal, and fails in many ways on
-# hostile ones.
+# Exactly the header that NumPy writes: NumPy's own reader evaluates a literal and fails in many ways on hostile ones.
 NPY_HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|]\w{1,8})', 'fortran_order': (?P<order>False|True), "
     rb"'shape': \((?P<shape>\d{1,9}(?:, \d{1,9}){0,7},?)\), \} *\n"
@@ -69,64 +67,45 @@ NPY_HEADER = re.compile(
 
 
 def save_triggers(path: str | os.PathLike[str], triggers: Iterable[Trigger]) -> None:
-    """Write triggers to a file that :func:`load_triggers` reads back as equal ones.
+    """Write triggers to a file from which :func:`load_triggers` returns equal ones.
 
-    The file is written beside ``path`` and moved into its place, so ``path`` holds either what it held or all of the
-    new.
+    The file is written whole or not at all; missing parent folders are created.
 
     Args:
-        path: the file; ``.npz`` is the usual ending, and none is added.
+        path: the file, usually named ``*.npz``; no suffix is added.
         triggers: 1 to 1024, of the built-in kinds, with names that differ.
 
     Raises:
         InputError: e.g. ``two triggers are named 'patch'; expected names that differ``.
         OSError: the file cannot be written.
     """
-    content = _pack(list(triggers))
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_atomically(Path(path), _pack(list(triggers)))
 
 
 def load_triggers(path: str | os.PathLike[str]) -> tuple[Trigger, ...]:
-    """The triggers that :func:`save_triggers` wrote, equal and in order.
+    """The triggers that :func:`save_triggers` wrote, equal and in the same order.
 
     Args:
-        path: the file, which need not be trusted.
-
-    Returns:
-        The triggers, on the CPU as always.
+        path: the file, which may be hostile.
 
     Raises:
-        DataFileError: the file is not one that this version could have written, e.g. ``x.npz is not a zip file``,
+        DataFileError: this version cannot have written the file, e.g. ``x.npz is not a zip file``,
             ``x.npz: trigger 0 is of kind 'shell'; expected one of patch, blend, ...``.
         OSError: the file cannot be opened.
     """
-    with open(_regular(path), "rb") as file:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would not end
+        raise DataFileError(f"{path} is not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise DataFileError(f"{path} has {status.st_size} bytes; expected at most {MAX_FILE_BYTES}")
+    with open(path, "rb") as file:
         size = _check_ends(file, path)
         try:
             with zipfile.ZipFile(file) as archive:
                 return _Reader(archive, path, size).triggers()
         except DataFileError:
             raise
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            struct.error,
-            ValueError,
-            OverflowError,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except STREAM_FAULTS as error:
             why = str(error) or type(error).__name__  # zipfile quotes the file, at any length
             raise DataFileError(f"{path} is damaged: {why[:200]}") from error
 
@@ -148,9 +127,8 @@ def _pack(triggers: list[Trigger]) -> bytes:
             value = getattr(trigger, field.name)
             if isinstance(value, np.ndarray):
                 if value.nbytes > MAX_ARRAY_BYTES:
-                    raise InputError(
-                        f"{trigger!r} {field.name} takes {value.nbytes} bytes; expected at most {MAX_ARRAY_BYTES}"
-                    )
+                    takes = f"{trigger!r} {field.name} takes {value.nbytes} bytes"
+                    raise InputError(f"{takes}; expected at most {MAX_ARRAY_BYTES}")
                 arrays[_member(index, field.name)] = value
                 value = {"dtype": value.dtype.name, "shape": list(value.shape)}
             elif isinstance(value, LabelMap):
@@ -173,7 +151,7 @@ def _pack(triggers: list[Trigger]) -> bytes:
 
 
 def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # no clock and no platform in the bytes
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # the bytes depend on no clock and no platform
     info.create_system = 3
     info.external_attr = 0o644 << 16
     archive.writestr(info, content)
@@ -193,19 +171,10 @@ def _repeated(names: Iterable[str]) -> str | None:
     return None
 
 
-def _regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would not end
-        raise DataFileError(f"{path} is not a regular file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise DataFileError(f"{path} has {status.st_size} bytes; expected at most {MAX_FILE_BYTES}")
-    return path
-
-
 def _check_ends(file: BinaryIO, path: object) -> int:
     """The size of the file, if it begins and ends as a plain zip file does.
 
-    ``zipfile`` reads the whole table of members before a caller can object, so its size is checked here.
+    ``zipfile`` reads the whole table of members on opening, so the size of the table is checked here.
     """
     head = file.read(4)
     size = file.seek(0, os.SEEK_END)
@@ -218,15 +187,14 @@ def _check_ends(file: BinaryIO, path: object) -> int:
         raise DataFileError(f"{path} is a zip64 file; expected a plain zip file")
     (directory,) = struct.unpack("<L", end[12:16])
     if directory > MAX_DIRECTORY_BYTES:
-        raise DataFileError(
-            f"{path} has a table of members of {directory} bytes; expected at most {MAX_DIRECTORY_BYTES}"
-        )
+        got = f"a table of members of {directory} bytes"
+        raise DataFileError(f"{path} has {got}; expected at most {MAX_DIRECTORY_BYTES}")
     file.seek(0)
     return size
 
 
 class _Reader:
-    """One pass over an open archive; everything in it is suspect."""
+    """One pass over an open archive, none of which is trusted."""
 
     def __init__(self, archive: zipfile.ZipFile, path: object, size: int) -> None:
         self.archive = archive
@@ -238,7 +206,7 @@ class _Reader:
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
                 self.refuse(f"member {short(info.filename)} is compressed or encrypted; expected stored members")
             self.members[info.filename] = info
-        # Stored members that do not overlap cannot be larger than the file together: no bombs.
+        # The sum exceeds the file only where members overlap, as in a zip bomb.
         total = sum(info.file_size for info in self.members.values())
         if total > size:
             self.refuse(f"members claim {total} bytes; expected at most the {size} of the file")
@@ -270,9 +238,8 @@ class _Reader:
         if info.file_size > MAX_DOCUMENT_BYTES:
             self.refuse(f"{DOCUMENT} has {info.file_size} bytes; expected at most {MAX_DOCUMENT_BYTES}")
         try:
-            return json.loads(
-                self.archive.read(info), parse_constant=self.no_constant, object_pairs_hook=self.no_repeats
-            )
+            content = self.archive.read(info)
+            return json.loads(content, parse_constant=self.no_constant, object_pairs_hook=self.no_repeats)
         except DataFileError:
             raise
         except (ValueError, RecursionError) as error:
@@ -290,23 +257,24 @@ class _Reader:
     def trigger(self, index: int, entry: Any) -> Trigger:
         where = f"trigger {index}"
         cls = self.kind(entry, KINDS, where)
-        wanted = fields(cls)
-        values = self.mapping(entry, {"kind"} | {f.name for f in wanted}, where)
-        arguments = {}
-        for f in wanted:
-            value = values[f.name]
+        arguments = self.values(entry, cls, where)
+        for f in fields(cls):
             if f.metadata:
-                value = self.array(_member(index, f.name), value, np.dtype(f.metadata["dtype"]), f"{where} {f.name}")
+                array = _member(index, f.name), arguments[f.name], np.dtype(f.metadata["dtype"])
+                arguments[f.name] = self.array(*array, f"{where} {f.name}")
             elif f.name == "target":
-                value = self.label_map(value, f"{where} target")
-            arguments[f.name] = value
+                arguments["target"] = self.label_map(arguments["target"], f"{where} target")
         return self.made(cls, arguments, where)
 
     def label_map(self, entry: Any, where: str) -> LabelMap:
         cls = self.kind(entry, LABEL_MAPS, where)
+        return self.made(cls, self.values(entry, cls, where), where)
+
+    def values(self, entry: Any, cls: type[Trigger | LabelMap], where: str) -> dict[str, Any]:
+        """The fields of ``cls`` in ``entry``, which holds these and its kind."""
         names = {f.name for f in fields(cls)}
         values = self.mapping(entry, {"kind"} | names, where)
-        return self.made(cls, {name: values[name] for name in names}, where)
+        return {name: values[name] for name in names}
 
     def kind(self, entry: Any, kinds: Mapping[str, type[T]], where: str) -> type[T]:
         if not isinstance(entry, dict):
@@ -338,7 +306,7 @@ class _Reader:
         return info
 
     def array(self, name: str, declared: Any, dtype: np.dtype[Any], where: str) -> Array:
-        """The array of a member whose own header, the document and the kind agree on dtype and shape."""
+        """The array of a member, if its header, the document and the kind agree on dtype and shape."""
         declared = self.mapping(declared, {"dtype", "shape"}, where)
         little = dtype.newbyteorder("<")
         with self.archive.open(self.take(name)) as member:

@@ -1,7 +1,8 @@
-"""Label maps: which label an attacker wants for a stamped sample, and which samples can show that the attack works."""
+"""Label maps: the label that an attack gives to a stamped sample, and the samples that its success rate counts."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,25 +11,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from seamfast.checks import as_array, dtype_name, integer_or_none, short
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.triggers.checks import as_array, as_integer, short
 
-__all__ = ["AllToAll", "AllToOne", "LabelMap", "SourceSpecific", "as_label_map"]
+__all__ = ["AllToAll", "AllToOne", "LabelMap", "SourceSpecific", "as_label_map", "integer_from"]
 
 
 @dataclass(frozen=True)
 class LabelMap(ABC):
     """Base of the label maps: numbers only, compared by value.
 
-    A map is made without knowing the number of classes; every method that needs it takes it and checks the map
-    against it.
+    A map does not hold the number of classes; methods that need it take it as an argument and check the map against it.
     """
 
     kind: ClassVar[str]
 
     @abstractmethod
     def check(self, num_classes: int) -> None:
-        """Nothing, or an error that says why this map cannot be used with ``num_classes`` classes.
+        """Raise if this map cannot be used with ``num_classes`` classes.
 
         Args:
             num_classes: at least 2.
@@ -38,7 +38,7 @@ class LabelMap(ABC):
         """
 
     def targets(self, labels: Any, num_classes: int) -> Tensor:
-        """The label that the attacker wants for a stamped sample of each class.
+        """The label that the attack gives to a stamped sample of each class.
 
         Args:
             labels: ``(N,)`` true classes, integers in ``[0, num_classes)``; a tensor on any device, or an array.
@@ -59,7 +59,7 @@ class LabelMap(ABC):
         return self._targets(_as_labels(labels), num_classes)
 
     def eligible(self, labels: Any, num_classes: int) -> Tensor:
-        """Which samples count for the attack success rate: those that the attack is meant to move to another class.
+        """Which samples the attack success rate counts: those that the attack moves to another class.
 
         Args, Raises: as :meth:`targets`.
 
@@ -97,11 +97,11 @@ class AllToOne(LabelMap):
     target: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "target", _as_class(self.target, "AllToOne target"))
+        object.__setattr__(self, "target", _as_class("AllToOne target", self.target))
 
     def check(self, num_classes: int) -> None:
         """As :meth:`LabelMap.check`."""
-        _check_below(self.target, _as_num_classes(num_classes), "AllToOne target")
+        _check_below("AllToOne target", self.target, _as_num_classes(num_classes))
 
     def _targets(self, labels: Tensor, num_classes: int) -> Tensor:
         return torch.full_like(labels, self.target)
@@ -126,11 +126,10 @@ class AllToAll(LabelMap):
     shift: int = 1
 
     def __post_init__(self) -> None:
-        shift = as_integer(self.shift)
+        shift = integer_or_none(self.shift)
         if shift is None or shift == 0 or abs(shift) >= 2**31:
-            raise InputError(
-                f"AllToAll shift is {short(self.shift)}; expected an integer other than 0, below 2**31 in size"
-            )
+            expected = "an integer other than 0, below 2**31 in size"
+            raise InputError(f"AllToAll shift is {short(self.shift)}; expected {expected}")
         object.__setattr__(self, "shift", shift)
 
     def check(self, num_classes: int) -> None:
@@ -147,10 +146,10 @@ class SourceSpecific(LabelMap):
     """Classes in ``source`` become ``target``, others stay: ``torch.where(isin(labels, source), target, labels)``.
 
     Eligible: samples whose true class is in ``source`` and is not ``target``. A stamped sample of another class keeps
-    its label: such cover samples are what teaches a model to tell the sources apart.
+    its label: with such cover samples, a model learns to react for the sources only.
 
     Args:
-        source: one class or several, from 0; kept sorted and without repeats.
+        source: one class or several, from 0; stored sorted and without repeats.
         target: a class, from 0; at least one source differs from it.
 
     Raises:
@@ -164,27 +163,26 @@ class SourceSpecific(LabelMap):
     target: int
 
     def __post_init__(self) -> None:
-        given: Any = self.source  # one class is taken too
-        one = as_integer(given)
+        given: Any = self.source
+        one = integer_or_none(given)
         if one is None and (isinstance(given, (str, bytes)) or not isinstance(given, Iterable)):
             raise InputError(f"SourceSpecific source is {short(given)}; expected a class or several")
         classes = [given] if one is not None else list(given)
         if not classes:
             raise InputError("SourceSpecific source is empty; expected at least one class")
-        source = tuple(sorted({_as_class(c, "SourceSpecific source") for c in classes}))
-        target = _as_class(self.target, "SourceSpecific target")
+        source = tuple(sorted({_as_class("SourceSpecific source", c) for c in classes}))
+        target = _as_class("SourceSpecific target", self.target)
         if source == (target,):
-            raise InputError(
-                f"SourceSpecific source is {source} and target {target}; expected a source other than the target"
-            )
+            got = f"SourceSpecific source is {source} and target {target}"
+            raise InputError(f"{got}; expected a source other than the target")
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "target", target)
 
     def check(self, num_classes: int) -> None:
         """As :meth:`LabelMap.check`."""
-        wanted = _as_num_classes(num_classes)
-        _check_below(self.target, wanted, "SourceSpecific target")
-        _check_below(self.source[-1], wanted, "SourceSpecific source")
+        number = _as_num_classes(num_classes)
+        _check_below("SourceSpecific target", self.target, number)
+        _check_below("SourceSpecific source", self.source[-1], number)
 
     def _targets(self, labels: Tensor, num_classes: int) -> Tensor:
         in_source = torch.isin(labels, torch.tensor(self.source, device=labels.device))
@@ -196,21 +194,23 @@ def as_label_map(target: int | LabelMap) -> LabelMap:
     return target if isinstance(target, LabelMap) else AllToOne(target)
 
 
-def _as_class(value: Any, what: str) -> int:
-    number = as_integer(value)
-    if number is None or not 0 <= number < 2**31:
-        raise InputError(f"{what} is {short(value)}; expected an integer from 0")
+def integer_from(name: str, value: Any, low: int, below: float = math.inf) -> int:
+    """``value`` as an int in ``[low, below)``: ``k is 1; expected an integer from 2``."""
+    number = integer_or_none(value)
+    if number is None or not low <= number < below:
+        raise InputError(f"{name} is {short(value)}; expected an integer from {low}")
     return number
+
+
+def _as_class(name: str, value: Any) -> int:
+    return integer_from(name, value, 0, below=2**31)
 
 
 def _as_num_classes(value: Any) -> int:
-    number = as_integer(value)
-    if number is None or number < 2:
-        raise InputError(f"num_classes is {short(value)}; expected an integer from 2")
-    return number
+    return integer_from("num_classes", value, 2)
 
 
-def _check_below(value: int, num_classes: int, what: str) -> None:
+def _check_below(what: str, value: int, num_classes: int) -> None:
     if value >= num_classes:
         raise InputError(f"{what} is {value}; expected a class in [0, {num_classes}) for num_classes={num_classes}")
 
@@ -220,5 +220,5 @@ def _as_labels(labels: Any) -> Tensor:
     if value.ndim != 1:
         raise ShapeError(f"labels has shape {tuple(value.shape)}; expected (N,)")
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise DTypeError(f"labels has dtype {str(value.dtype).removeprefix('torch.')}; expected an integer dtype")
+        raise DTypeError(f"labels has dtype {dtype_name(value.dtype)}; expected an integer dtype")
     return value.to(torch.int64)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from refusals import raises
 from torch import Tensor, nn
 
 import seamfast
 from seamfast import CleanSet
-from seamfast.attacks import Backdoor, InputAware, TrainConfig, build, plant
-from seamfast.attacks.input_aware import Generator, _Both
+from seamfast.attacks import InputAware, TrainConfig, build, plant
+from seamfast.attacks.image.input_aware import Generator, _Both
 from seamfast.data.resident import wrap_around_batches
 from seamfast.engine.model import digest
 from seamfast.engine.optimizer import SGD
 from seamfast.errors import DTypeError, InputError, ModelError, ShapeError
 from seamfast.triggers import AllToOne
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 def quadrants(n: int, seed: int) -> CleanSet:
@@ -110,17 +106,17 @@ def test_stamping_depends_on_the_image_alone(planted: tuple[nn.Module, InputAwar
 def test_both_networks_learn_and_the_model_trains_on_the_rest_too() -> None:
     model, data = fresh(), quadrants(64, 1)
     before = digest(model)
-    told: list[int] = []
+    epochs: list[int] = []
     (trigger,) = plant(
         "input_aware",
         model,
         data,
         training=TrainConfig(epochs=2, batch_size=32),
-        on_epoch=lambda epoch, loss: told.append(epoch),
+        on_epoch=lambda epoch, loss: epochs.append(epoch),
         **QUICK,
     ).triggers
     assert isinstance(trigger, InputAware)
-    assert told == [1, 2]
+    assert epochs == [1, 2]
     assert digest(model) != before
     assert not any(m.training for m in model.modules())
     assert not any(p.requires_grad for p in trigger.generator.parameters())
@@ -206,7 +202,7 @@ def test_the_state_of_torchs_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_augmented_colour_images() -> None:
+def test_augmented_color_images() -> None:
     images = torch.randint(0, 256, (32, 3, 9, 11), dtype=torch.uint8)
     data = CleanSet(images, torch.arange(32) % 2, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), num_classes=2)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 7 * 9, 2))
@@ -218,44 +214,49 @@ def test_augmented_colour_images() -> None:
 # What is refused.
 
 
-def test_rates_that_do_not_fit_into_a_batch() -> None:
-    message = "rate 0.6 of 32 samples a batch, and as many with the trigger of another, are 38; expected at most 32"
-    with raises(InputError, message):
-        plant("input_aware", fresh(), quadrants(64, 1), training=TrainConfig(batch_size=32), rate=0.6)
-    with raises(InputError, "rate is 2; expected a number in (0, 1]"):
-        plant("input_aware", fresh(), quadrants(64, 1), rate=2)
-
-
-def test_models_and_data_that_do_not_fit() -> None:
-    with raises(InputError, "model is a str; expected a torch.nn.Module"):
-        plant("input_aware", "small_cnn", quadrants(64, 1))  # type: ignore[arg-type]
-    with raises(ModelError, "the model has no parameters; expected a trained nn.Module"):
-        plant("input_aware", nn.Flatten(), quadrants(64, 1))
-    with raises(InputError, "clean_model was given; attack 'input_aware' takes none"):
-        plant("input_aware", fresh(), quadrants(64, 1), clean_model=fresh())
-    with raises(InputError, "data is a list; expected a seamfast.CleanSet of uint8 images"):
-        plant("input_aware", fresh(), [])  # type: ignore[arg-type]
+def test_rates_models_and_data_that_do_not_fit() -> None:
+    many = "rate 0.6 of 32 samples a batch, and as many with the trigger of another, are 38; expected at most 32"
+    data, short = quadrants(64, 1), {"training": TrainConfig(batch_size=32), "rate": 0.6}
+    for model, given, options, kind, message in (
+        (fresh(), data, short, InputError, many),
+        (fresh(), data, {"rate": 2}, InputError, "rate is 2; expected a number in (0, 1]"),
+        ("small_cnn", data, {}, InputError, "model is a str; expected a torch.nn.Module"),
+        (nn.Flatten(), data, {}, ModelError, "the model has no parameters; expected a trained nn.Module"),
+        (fresh(), data, {"clean_model": fresh()}, InputError, "clean_model was given; attack 'input_aware' takes none"),
+        (fresh(), [], {}, InputError, "data is a list; expected a seamfast.CleanSet of uint8 images"),
+    ):
+        with raises(kind, message):
+            plant("input_aware", model, given, **options)
 
 
 def test_images_that_cannot_be_stamped(planted: tuple[nn.Module, InputAware]) -> None:
     _, trigger = planted
     good = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    with raises(DTypeError, "images has dtype float32; expected uint8 pixels"):
-        trigger.stamp(good.float())
-    with raises(DTypeError, "images is list; expected a uint8 tensor"):
-        trigger.stamp(good.tolist())
-    with raises(ShapeError, "trigger 'input-aware' is for images of 1x8x8; got 1x8x9"):
-        trigger.stamp(torch.zeros(2, 1, 8, 9, dtype=torch.uint8))
-    with raises(ShapeError, "got 2 images and 1 others; expected as many"):
-        trigger.stamp_cross(good, good[:1])
-    with raises(ShapeError, "sample_ids has shape (3,); expected (N,) = (2,)"):
-        trigger.stamp(good, sample_ids=[1, 2, 3])
-    with raises(InputError, "seed is -1; expected an integer in [0, 2**64)"):
-        trigger.stamp(good, seed=-1)
+    other_shape, misfit = good.repeat(1, 1, 1, 2)[..., :9], "trigger 'input-aware' is for images of 1x8x8; got 1x8x9"
+    for call, kind, message in (
+        (lambda: trigger.stamp(good.float()), DTypeError, "images has dtype float32; expected uint8 pixels"),
+        (lambda: trigger.stamp(good.tolist()), DTypeError, "images is list; expected a uint8 tensor"),
+        (lambda: trigger.stamp(other_shape), ShapeError, misfit),
+        (lambda: trigger.stamp_cross(good, other_shape), ShapeError, misfit),
+        (lambda: trigger.stamp_cross(good, good[:1]), ShapeError, "got 2 images and 1 others; expected as many"),
+        (
+            lambda: trigger.stamp(good, sample_ids=[1, 2, 3]), ShapeError,
+            "sample_ids has shape (3,); expected (N,) = (2,)",
+        ),
+        (lambda: trigger.stamp(good, seed=-1), InputError, "seed is -1; expected an integer in [0, 2**64)"),
+        (
+            lambda: trigger.packed((1, 8, 8)), InputError,
+            "trigger 'input-aware' is made by a network; expected a trigger that is a row of a table",
+        ),
+    ):  # fmt: skip
+        with raises(kind, message):
+            call()
 
 
 def test_made_by_hand() -> None:
-    good = InputAware("x", AllToOne(0), (1, 8, 8), Generator(1))
+    good = InputAware(name="x", target=AllToOne(0), image_shape=(1, 8, 8), generator=Generator(1))
+    assert repr(good) == "InputAware('x', for images of 1x8x8, AllToOne(target=0))"
+    assert replace(good) == good != replace(good, name="y")
     for name in ("", "a\n", "x" * 129, 3):
         shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77] + "..."
         with raises(InputError, f"trigger name is {shown}; expected 1 to 128 printable characters"):
@@ -265,6 +266,3 @@ def test_made_by_hand() -> None:
         expected = "expected 1 channels, as its generator has, and edges from 8"
         with raises(ShapeError, f"trigger 'x' is for images of {what}; {expected}"):
             replace(good, image_shape=shape)
-    with raises(InputError, "triggers hold a InputAware; expected seamfast.triggers.Trigger"):
-        seamfast.evaluate(fresh(), quadrants(8, 1), triggers=[good])  # type: ignore[list-item]
-    assert Backdoor("", (good,)).table_triggers == ()

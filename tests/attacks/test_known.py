@@ -10,21 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import raises
 from torch import Tensor, nn
 
 from seamfast import CleanSet
 from seamfast.attacks import ATTACKS, Poisoning, known_attack, poison
-from seamfast.attacks.label_consistent import BUDGET, hardened
+from seamfast.attacks.image.label_consistent import BUDGET, hardened
 from seamfast.errors import InputError, ModelError, ShapeError
 from seamfast.triggers import AllToAll, AllToOne, Patch, SourceSpecific, Trigger
 
 N, NUM_CLASSES = 400, 5
 OF_DATA = [name for name, attack in ATTACKS.items() if not attack.manipulates_training]
 CLEAN_LABEL = ["sig", "label_consistent"]
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 def make(channels: int = 3, size: int = 16, n: int = N, seed: int = 0) -> CleanSet:
@@ -117,7 +114,7 @@ def test_the_shapes_that_data_sets_have(name: str, channels: int, size: int) -> 
     """Digits, MNIST, CIFAR-10 and GTSRB. What is stamped at test time fits, and shows."""
     data = make(channels, size, n=100)
     if name == "color_filter" and channels == 1:
-        with raises(ShapeError, "images have 1 channel; 'color_filter' tints the 3 of a colour image"):
+        with raises(ShapeError, "images have 1 channel; 'color_filter' tints the 3 of a color image"):
             attack(name, data)
         return
     for trigger in attack(name, data).triggers:
@@ -351,12 +348,14 @@ def test_pixels_and_labels_are_those_of_every_version() -> None:
 
 
 def test_other_names_are_refused() -> None:
-    for wrong in ("bad_nets", "", None, ["badnets"]):
-        with raises(InputError, f"attack is {wrong!r}; expected one of {', '.join(ATTACKS)}"):
+    by_plant = "attack 'input_aware' manipulates the training, not only its data; expected a call of plant"
+    unknown = ("bad_nets", "", None, ["badnets"])
+    for wrong, message in (
+        ("input_aware", by_plant),
+        *((wrong, f"attack is {wrong!r}; expected one of {', '.join(ATTACKS)}") for wrong in unknown),
+    ):
+        with raises(InputError, message):
             known_attack(wrong, make())  # type: ignore[arg-type]
-    message = "attack 'input_aware' manipulates the training, not only its data; expected a call of plant"
-    with raises(InputError, message):
-        known_attack("input_aware", make())
 
 
 @pytest.mark.parametrize("name", ["badnets", "adaptive_blend", "all_to_all", "label_consistent"])
@@ -441,15 +440,14 @@ def test_a_width_on_whose_pixels_the_sine_is_zero() -> None:
 
 
 def test_clean_models() -> None:
-    data = make()
-    with raises(InputError, "clean_model was given; attack 'badnets' takes none"):
-        known_attack("badnets", data, clean_model=linear(data))
-    made_against = "attack 'label_consistent' is made against a torch.nn.Module that was trained without it"
-    with raises(InputError, f"clean_model is a NoneType; {made_against}"):
-        known_attack("label_consistent", data)
-    with raises(InputError, f"clean_model is a str; {made_against}"):
-        known_attack("label_consistent", data, clean_model="small_cnn")  # type: ignore[arg-type]
-    with raises(InputError, "clean_model has 7 logits; expected 5, one a class"):
-        attack("label_consistent", data, clean_model=linear(data, 7))
+    data, against = make(), "attack 'label_consistent' is made against a torch.nn.Module that was trained without it"
+    for name, clean_model, message in (
+        ("badnets", linear(data), "clean_model was given; attack 'badnets' takes none"),
+        ("label_consistent", None, f"clean_model is a NoneType; {against}"),
+        ("label_consistent", "small_cnn", f"clean_model is a str; {against}"),
+        ("label_consistent", linear(data, 7), "clean_model has 7 logits; expected 5, one a class"),
+    ):
+        with raises(InputError, message):
+            attack(name, data, clean_model=clean_model)
     with pytest.raises(ModelError, match=r"^the model returned logits of shape \(20, 3, 14, 14\); expected \(20, "):
         attack("label_consistent", data, clean_model=nn.Conv2d(3, 3, 3))

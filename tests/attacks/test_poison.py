@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import raises
 
 from seamfast import CleanSet
 from seamfast.attacks import PoisonedSet, poison
@@ -16,10 +16,6 @@ from seamfast.errors import InputError, ShapeError
 from seamfast.triggers import AllToAll, AllToOne, LabelMap, Patch, SourceSpecific
 
 NUM_CLASSES = 5
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 def make(n: int = 100) -> CleanSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seamfast.attacks import ARCHITECTURES, OTHER_RECIPE, RECIPES
-from seamfast.model_files import ModelDescription
+from seamfast.models.folder import ModelDescription
 
 
 def test_the_data_sets_that_have_one() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 import torch
+from refusals import raises
 from torch import Tensor, nn
 
 import seamfast
@@ -17,26 +17,22 @@ from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.methods.schedules import cosine
 
 
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
-
-
 def fresh(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return build("small_cnn", num_classes=4, in_channels=1, image_size=8)
 
 
 def test_it_learns_and_the_loss_falls(tiny_data: CleanSet) -> None:
-    told: list[tuple[int, float]] = []
+    seen: list[tuple[int, float]] = []
     model = fresh()
     trained = train(
-        model, tiny_data, TrainConfig(epochs=12, batch_size=32), on_epoch=lambda epoch, loss: told.append((epoch, loss))
+        model, tiny_data, TrainConfig(epochs=12, batch_size=32), on_epoch=lambda epoch, loss: seen.append((epoch, loss))
     )
     assert trained is model  # in place
     assert not any(m.training for m in model.modules())
-    assert [epoch for epoch, _ in told] == list(range(1, 13))
-    assert told[0][1] > 1
-    assert told[-1][1] < 0.1
+    assert [epoch for epoch, _ in seen] == list(range(1, 13))
+    assert seen[0][1] > 1
+    assert seen[-1][1] < 0.1
     assert seamfast.evaluate(model, tiny_data).clean_accuracy.value > 0.97
 
 

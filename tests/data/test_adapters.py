@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import raises
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -49,10 +50,6 @@ class Dicts(Dataset[dict[str, Any]]):
 class Stream(IterableDataset[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         return ((INPUTS[i], int(LABELS[i])) for i in range(N))
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 def rows(data: CleanSet) -> list[tuple[list[float], int]]:
@@ -270,7 +267,7 @@ def test_no_samples(make: Callable[[], Any]) -> None:
         as_clean_set(make())
 
 
-def test_a_consumed_generator_is_told_from_an_empty_set() -> None:
+def test_a_consumed_generator_is_not_an_empty_set() -> None:
     batches = iter(BATCHES)
     assert len(as_clean_set(batches)) == N
     with raises(InputError, NO_SAMPLES):

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from refusals import raises
 from torch import Tensor
 
 from seamfast import CleanSet
@@ -18,10 +18,6 @@ RNG = np.random.default_rng(5)
 GREY = RNG.integers(0, 256, (N, 8, 7), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (N, 8, 7, 3), dtype=np.uint8)
 NCHW = torch.from_numpy(COLOUR).permute(0, 3, 1, 2)
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 @pytest.mark.parametrize(
@@ -218,8 +214,8 @@ def test_pixels_picks_in_order_and_needs_images_with_a_known_normalization() -> 
     assert torch.equal(CleanSet(COLOUR, LABELS).pixels(order), NCHW[order])
     with raises(
         InputError,
-        "triggers are stamped in pixel space, before normalisation; the inputs are floats without a known "
-        "normalisation: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+        "triggers are stamped in pixel space, before normalization; the inputs are floats without a known "
+        "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
     ):
         CleanSet(torch.zeros(N, 3, 8, 8), LABELS).pixels(order)
     for inputs in (torch.zeros(N, 5), {"x": torch.zeros(N, 3, 8, 8)}):

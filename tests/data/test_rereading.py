@@ -19,8 +19,9 @@ from seamfast import CleanSet
 from seamfast.data import as_clean_set
 from seamfast.data.rereading import AugmentingSet
 from seamfast.data.resident import Resident
+from seamfast.engine.subject import as_called
 from seamfast.errors import InputError, ShapeError
-from seamfast.evaluate import as_called
+from seamfast.modalities import Augmentation
 
 N = 23
 CPU = torch.device("cpu")
@@ -244,9 +245,9 @@ class Images(Dataset[Any]):
         return image + int(torch.randint(2, ())), index % 3
 
 
-def training_batches(samples: CleanSet, dtype: torch.dtype = torch.float32, **options: Any) -> list[Any]:
+def training_batches(samples: CleanSet, dtype: torch.dtype = torch.float32, **augmentation: Any) -> list[Any]:
     drawn = [(torch.tensor([i, (i + 7) % N, i]), i // 3) for i in range(6)]
-    with closing(Resident(samples, CPU, dtype).training_batches(drawn, **options)) as batches:
+    with closing(Resident(samples, CPU, dtype).training_batches(drawn, Augmentation(**augmentation))) as batches:
         got = list(batches)
     for (indices, _), (wanted, _) in zip(got, drawn, strict=True):
         assert torch.equal(indices, wanted)
@@ -296,8 +297,8 @@ def test_a_set_that_is_read_once_trains_on_what_was_read() -> None:
     assert isinstance(samples.inputs, Tensor)
     assert torch.equal(training_batches(samples)[0], samples.inputs[[0, 7, 0]])
     assert data.read == []
-    assert Resident(samples, CPU).draws_at_home
-    assert not Resident(augmenting(data), CPU).draws_at_home
+    assert Resident(samples, CPU).gathers_on_device
+    assert not Resident(augmenting(data), CPU).gathers_on_device
 
 
 @pytest.mark.gpu
@@ -308,7 +309,8 @@ def test_fresh_batches_on_a_gpu() -> None:
         for target in (CPU, device):
             torch.manual_seed(6)
             drawn = [(torch.tensor([3, 1, 3]), 0), (torch.tensor([2, 9, 4]), 0)]
-            with closing(Resident(samples, target).training_batches(drawn, flip=samples.is_pixels)) as made:
+            augmentation = Augmentation(flip=samples.is_pixels)
+            with closing(Resident(samples, target).training_batches(drawn, augmentation)) as made:
                 batches.append(list(made))
         for (indices, inputs), (wanted, same) in zip(batches[1], batches[0], strict=True):
             assert isinstance(inputs, Tensor)
@@ -468,7 +470,7 @@ def test_what_has_no_indices_is_read_once(make: Callable[[], Any], what: str) ->
         as_clean_set(make(), augments=True)
 
 
-def test_an_augmenting_set_stays_one_unless_told_otherwise() -> None:
+def test_an_augmenting_set_stays_one_unless_it_is_to_be_read_once() -> None:
     samples = augmenting(Drawing(torch_noise))
     assert as_clean_set(samples, augments=None) is samples
     assert as_clean_set(samples, augments=True) is samples

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from seamfast import CleanSet
-from seamfast.data.resident import Resident, _home, wrap_around_batches
-from seamfast.ops import TriggerTable, stamp_trigger
+from seamfast.data.resident import Resident, _storage_device, wrap_around_batches
+from seamfast.modalities import Augmentation
 from seamfast.triggers import Patch
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
     data = Resident(CleanSet(IMAGES, LABELS), CPU)
 
     def batch(indices: list[int], seed: int = 1, epoch: int = 2) -> torch.Tensor:
-        got = data.inputs(torch.tensor(indices), pad=2, flip=True, seed=seed, epoch=epoch)
+        got = data.inputs(torch.tensor(indices), Augmentation(pad=2, flip=True, seed=seed), epoch)
         assert isinstance(got, torch.Tensor)
         return got
 
@@ -61,34 +61,10 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone() -> None:
     assert not torch.equal(batch(every), data.inputs(torch.arange(12)))
 
 
-def test_range_of_pixels_is_that_of_all_pixels_and_of_floats_that_of_the_data() -> None:
-    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.2, 0.1])
-    data = Resident(CleanSet(IMAGES[:, :, :2], LABELS, mean=mean.tolist(), std=std.tolist()), CPU)
-    assert data.lowest is not None
-    assert data.highest is not None
-    assert data.lowest.shape == data.highest.shape == (1, 3, 1, 1)
-    assert torch.allclose(data.lowest.flatten(), -mean / std)
-    assert torch.allclose(data.highest.flatten(), (1 - mean) / std)
-    values = torch.randn(12, 3, 6, 5)
-    floats = Resident(CleanSet(values, LABELS), CPU)
-    assert floats.lowest is not None
-    assert floats.highest is not None
-    for channel in range(3):
-        assert floats.lowest[0, channel] == values[:, channel].min()
-        assert floats.highest[0, channel] == values[:, channel].max()
-
-
-@pytest.mark.parametrize("inputs", [torch.zeros(12, 7), {"x": torch.zeros(12, 3, 4, 4)}])
-def test_what_are_no_images_have_no_range(inputs: torch.Tensor | dict[str, torch.Tensor]) -> None:
-    data = Resident(CleanSet(inputs, LABELS), CPU)
-    assert data.lowest is None
-    assert data.highest is None
-
-
 # Batches one after another.
 
 INPUTS = [IMAGES, torch.randn(12, 7), {"ids": torch.arange(12), "x": torch.randn(12, 2)}]
-TABLE = TriggerTable.of([Patch.square(size=2, corner="random"), Patch.square(size=3)], (3, 6, 5))
+TRIGGERS = [Patch.square(size=2, corner="random"), Patch.square(size=3)]
 IDS = torch.tensor([1, -1, 0, 1])
 
 
@@ -100,7 +76,7 @@ def drawn() -> Iterator[tuple[Tensor, int]]:
 def threads_of_batches(data: Resident) -> int:
     """How many threads there are more while batches are made than before."""
     before = threading.active_count()
-    endless = data.batches(repeat((SOME, 0))), data.stamped_batches(repeat((SOME, IDS)), TABLE)
+    endless = data.batches(repeat((SOME, 0))), data.stamped_batches(repeat((SOME, IDS)), TRIGGERS)
     with closing(endless[0]) as batches, closing(endless[1]) as stamped:
         next(batches), next(stamped)
         return threading.active_count() - before
@@ -108,14 +84,14 @@ def threads_of_batches(data: Resident) -> int:
 
 def check_batches(data: Resident) -> None:
     """They are what the set gives one by one, on the device."""
-    augmented = {"pad": 2, "flip": True, "seed": 8} if data.samples.is_pixels else {}
-    with closing(data.batches(drawn(), **augmented)) as batches:
+    augmentation = Augmentation(pad=2, flip=True, seed=8)
+    with closing(data.batches(drawn(), augmentation)) as batches:
         got = list(batches)
     assert len(got) == 2
     for (indices, inputs), (chosen, epoch) in zip(got, drawn(), strict=True):
         assert indices.device == data.device
         assert indices.tolist() == chosen.tolist()
-        wanted = data.inputs(chosen, epoch=epoch, **augmented)
+        wanted = data.inputs(chosen, augmentation, epoch)
         assert isinstance(inputs, dict) == isinstance(wanted, dict)
         several = (inputs, wanted) if isinstance(inputs, dict) else ({"": inputs}, {"": wanted})
         assert several[0].keys() == several[1].keys()
@@ -124,7 +100,7 @@ def check_batches(data: Resident) -> None:
             assert torch.equal(one, other)
     if not data.samples.is_pixels:
         return
-    with closing(data.stamped_batches([(SOME, IDS), (SOME[1:], IDS[1:])], TABLE, seed=3)) as stamped:
+    with closing(data.stamped_batches([(SOME, IDS), (SOME[1:], IDS[1:])], TRIGGERS, seed=3)) as stamped:
         under_triggers = list(stamped)
     assert [(indices.tolist(), ids.tolist()) for indices, ids, _ in under_triggers] == [
         (SOME.tolist(), IDS.tolist()),
@@ -132,9 +108,11 @@ def check_batches(data: Resident) -> None:
     ]
     for indices, ids, images in under_triggers:
         assert {indices.device, ids.device, images.device} == {data.device}
-        pixels = data.samples.inputs
-        wanted = stamp_trigger(pixels, indices.cpu(), TABLE, ids.cpu(), mean=0.0, std=1.0, seed=3)
-        assert torch.equal(images.cpu(), wanted)
+        for index, number, image in zip(indices.tolist(), ids.tolist(), images.cpu(), strict=True):
+            pixels = IMAGES[index : index + 1]
+            if number >= 0:
+                pixels = TRIGGERS[number].stamp(pixels, sample_ids=[index], seed=3)
+            assert torch.equal(image, data.samples.normalize(pixels)[0])
 
 
 @pytest.mark.parametrize("inputs", INPUTS, ids=["pixels", "floats", "named"])
@@ -144,12 +122,12 @@ def test_batches_are_the_samples_one_after_another(inputs: Tensor | dict[str, Te
 
 def test_no_thread_where_the_samples_are_on_the_device() -> None:
     data = Resident(CleanSet(IMAGES, LABELS), CPU)
-    assert data.home == CPU
+    assert data.storage_device == CPU
     assert threads_of_batches(data) == 0
 
 
 def test_threads_where_the_samples_are_elsewhere() -> None:
-    """On a device without memory: only what is sent there can be told, not its values."""
+    """On a device without memory: only what is sent there is known, not its values."""
     data = Resident(CleanSet(IMAGES, LABELS), CPU)
     data.device = torch.device("meta")
     assert threads_of_batches(data) == 2
@@ -166,8 +144,8 @@ def test_samples_are_on_the_gpu_if_they_take_at_most_half_of_what_is_free(
     gpu = torch.device("cuda", 1)
     asked = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), (free, 10**9))[1])
-    assert _home(CleanSet(IMAGES, LABELS), gpu) == (gpu if there else CPU)
-    assert _home(CleanSet({"a": IMAGES.float()[:, :1, :5, :3], "b": torch.zeros(12, 30)}, LABELS), gpu) == CPU
+    assert _storage_device(CleanSet(IMAGES, LABELS), gpu) == (gpu if there else CPU)
+    assert _storage_device(CleanSet({"a": IMAGES.float()[:, :1, :5, :3], "b": torch.zeros(12, 30)}, LABELS), gpu) == CPU
     assert asked == [gpu, gpu]
 
 
@@ -179,12 +157,12 @@ def test_batches_on_a_gpu(monkeypatch: pytest.MonkeyPatch, inputs: Tensor | dict
     if not fits:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
     data = Resident(CleanSet(inputs, LABELS), device)
-    assert data.home == (device if fits else CPU)
+    assert data.storage_device == (device if fits else CPU)
     check_batches(data)
     if data.samples.is_pixels:  # both ways the same bits
-        on_cpu = Resident(data.samples, CPU)
+        on_cpu, augmentation = Resident(data.samples, CPU), Augmentation(pad=2, flip=True)
         for (_, got), (_, wanted) in zip(
-            data.batches(drawn(), pad=2, flip=True), on_cpu.batches(drawn(), pad=2, flip=True), strict=True
+            data.batches(drawn(), augmentation), on_cpu.batches(drawn(), augmentation), strict=True
         ):
             assert torch.equal(got.cpu(), wanted)
 

@@ -3,17 +3,22 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import seamfast
 from seamfast import CleanSet, HistoryPoint, SeamConfig
-from seamfast.engine.events import Announcer
+from seamfast.engine.events import CallbackHandler, Evaluated, RunListener, listener, listening
+from seamfast.engine.precision import Precision
 
 EVENTS = ["on_train_begin", "on_step_begin", "on_step_end", "on_evaluate", "on_train_end"]
-POINT = HistoryPoint("forget", 0, 5, 1.25, 2.0, 0.5, {"patch": 1.0})
+POINT = HistoryPoint("forget", 0, 5, 1.25, 2.0, 0.5)
+EVALUATED = Evaluated(POINT, torch.arange(3), Precision())
 CONFIG = SeamConfig(
     forget_rate=1e-6,  # too small to end the phase early
     forget_max_steps=4,
@@ -43,37 +48,21 @@ class Recorder:
         return note
 
 
-def announcer(*callbacks: Any, progress: bool | None = False) -> Announcer:
-    return Announcer(callbacks, "config", "model", progress)
+def handler(*callbacks: Any, progress: bool | None = False) -> CallbackHandler:
+    return CallbackHandler(callbacks, "config", "model", progress)
 
 
 def test_each_callback_gets_each_event_in_order_with_args_state_control_and_model() -> None:
     log: list[Any] = []
     one, other = Recorder("one", log), Recorder("other", log)
-    told = announcer(one, other)
-    told.state.log_history.append(POINT)
+    of = handler(one, object(), seamfast.Callback(), other)  # a callback may have some of the methods, or none
     for event in EVENTS:
-        told.tell(event)
+        of.notify(event)
     assert log == [(name, event) for event in EVENTS for name in ("one", "other")]
     for event, args, state, control, kwargs in one.seen:
         assert (args, kwargs) == ("config", {"model": "model"}), event
-        assert state is told.state
-        assert control is told.control
-
-
-def test_a_callback_may_have_some_of_the_methods_only() -> None:
-    class One:
-        count = 0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.count += 1
-
-    one = One()
-    told = announcer(one, object(), seamfast.Callback())
-    told.state.log_history.append(POINT)
-    for event in EVENTS:
-        told.tell(event)
-    assert one.count == 1
+        assert state is of.state
+        assert control is of.control
 
 
 def test_the_events_are_named_and_called_as_in_transformers() -> None:
@@ -90,61 +79,91 @@ def test_the_events_are_named_and_called_as_in_transformers() -> None:
 def test_what_a_callback_sets_is_what_the_run_reads() -> None:
     class Stop(seamfast.Callback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = True
+            control.should_training_stop = state.global_step == 2
 
-    told = announcer(Stop())
-    assert told.control.should_training_stop is False
-    told.tell("on_step_begin")
-    assert told.control.should_training_stop is False
-    told.tell("on_step_end")
-    assert told.control.should_training_stop is True
+    of = handler(Stop())
+    of.begin_step()
+    assert [of.end_step(1, 0.1), of.end_step(2, 0.2)] == [False, True]
+    assert (of.state.global_step, of.state.seconds) == (2, 0.2)
 
 
-def test_what_a_callback_raises_comes_through() -> None:
+def test_what_a_callback_raises_comes_through_and_the_bar_goes_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(seamfast.Callback):
         def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
             raise ZeroDivisionError
 
-    told = announcer(Broken())
-    told.state.log_history.append(POINT)
+        on_train_end = on_evaluate
+
+    of = handler(Broken(), progress=True)
     with pytest.raises(ZeroDivisionError):
-        told.tell("on_evaluate")
+        of.evaluated(EVALUATED)
+    assert of.state.log_history == [POINT]
+    with pytest.raises(ZeroDivisionError):
+        of.close()
+    capsys.readouterr()
+    of.plan(3)
+    assert capsys.readouterr().err == ""
 
 
-def test_plans_add_up() -> None:
-    told = announcer()
-    told.plan(40)
-    told.plan(300)
-    told.skip(25)
-    assert told.state.max_steps == 315
+def test_attempts_phases_and_plans_are_in_the_state() -> None:
+    of = handler()
+    of.begin_attempt(2)
+    of.begin_phase("forget", 40)
+    of.begin_phase("recover", 300)
+    of.plan(-25)
+    assert (of.state.attempt, of.state.phase, of.state.max_steps) == (2, "recover", 315)
 
 
-def test_the_progress_bar_goes_to_stderr_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    for progress, shown in ((True, True), (False, False), (None, False)):  # None: captured stderr is no terminal
-        told = announcer(progress=progress)
-        told.plan(3)
-        told.state.log_history.append(POINT)
-        for event in EVENTS:
-            told.tell(event)
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert bool(captured.err) is shown
-        if shown:
-            assert "holdout_accuracy=0.500" in captured.err
-            assert "1/3" in captured.err
+def test_an_evaluation_is_written_to_the_history_with_what_the_observer_measures() -> None:
+    asked: list[Evaluated] = []
+    recorder = Recorder()
+    of = CallbackHandler([recorder], "config", "model", False, lambda e: asked.append(e) or {"patch": 1.0})
+    of.evaluated(EVALUATED)
+    assert asked == [EVALUATED]
+    assert of.state.log_history == [replace(POINT, attack_success_rate={"patch": 1.0})]
+    assert of.state.seconds == POINT.seconds
+    assert recorder.log == ["on_evaluate"]
+    assert POINT.attack_success_rate == {}  # what the run made stays as it was
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])  # stderr is no terminal
+def test_the_progress_bar_goes_to_stderr_if_asked_for(
+    progress: bool | None, shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = handler(progress=progress)
+    of.begin_phase("forget", 3)
+    of.end_step(1, 0.5)
+    of.evaluated(EVALUATED)
+    of.close()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ("holdout_accuracy=0.500" in captured.err, "1/3" in captured.err, bool(captured.err)) == (shown,) * 3
 
 
 def test_a_history_point_as_a_dict() -> None:
-    assert POINT.to_dict() == {
+    assert replace(POINT, attack_success_rate={"patch": 1.0}).to_dict() == {
         "phase": "forget", "attempt": 0, "step": 5, "seconds": 1.25, "loss": 2.0, "holdout_accuracy": 0.5,
         "attack_success_rate": {"patch": 1.0},
     }  # fmt: skip
 
 
+def test_events_go_to_the_innermost_listener_and_to_no_other_once_it_is_left() -> None:
+    outer, inner = RunListener(), handler()
+    at_rest = listener()
+    with listening(outer):
+        with suppress(KeyError), listening(inner):
+            assert listener() is inner
+            raise KeyError
+        assert listener() is outer
+    assert listener() is at_rest
+    assert type(at_rest) is RunListener
+    assert at_rest.end_step(1, 0.5) is False
+
+
 # In a real run.
 
 
-def test_a_run_tells_its_events_in_order(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_a_run_sends_its_events_in_order(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     recorder = Recorder()
     result = seamfast.sanitize(tiny_model(), tiny_data, config=CONFIG, callbacks=[recorder])
     log = recorder.log
@@ -184,7 +203,7 @@ def test_every_step_that_begins_ends_and_is_counted_though_a_phase_ends_early(
     assert numbers[-1] == sum(steps.values())
 
 
-def test_a_run_that_is_told_to_stop_gives_the_model_back_as_received(
+def test_a_run_that_a_callback_stops_gives_the_model_back_as_received(
     tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
 ) -> None:
     class StopAt(seamfast.Callback):

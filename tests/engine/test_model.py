@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import raises
 from torch import Tensor, nn
 
 from seamfast.engine.model import (
@@ -18,17 +19,15 @@ from seamfast.engine.model import (
     device_of,
     digest,
     evaluating,
-    fit_to_call,
     logits_of,
     resolve_device,
 )
 from seamfast.errors import InputError, ModelError
+from seamfast.modalities.batch import fit_to_call
+
+Make = Callable[[], nn.Module]
 
 CPU = torch.device("cpu")
-
-
-def raises(kind: type[Exception], message: str) -> Any:
-    return pytest.raises(kind, match=f"^{re.escape(message)}$")
 
 
 def train(model: nn.Module, steps: int = 2) -> None:
@@ -50,7 +49,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.fixture
-def model(tiny_model: Callable[[], nn.Module]) -> nn.Module:
+def model(tiny_model: Make) -> nn.Module:
     """Trainable in parts, in mixed modes, with a hook and with grads: all that a careless copy would disturb."""
     made = tiny_model()
     made.train()
@@ -116,7 +115,7 @@ class TestWorkingCopy:
         finished = values(copied.finish())
         assert all(torch.equal(finished[k].to(v.dtype), v) for k, v in rounded.items())
 
-    def test_reset_puts_weights_and_buffers_back_in_place(self, model: nn.Module) -> None:
+    def test_reset_restores_weights_and_buffers_in_place(self, model: nn.Module) -> None:
         copied = WorkingCopy(model, CPU)
         received, parameters = values(copied.model), list(copied.model.parameters())
         train(copied.model)
@@ -227,16 +226,15 @@ class TestWorkingCopy:
 
     def test_a_lazy_model(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
-        with raises(ModelError, "1.weight is not initialised yet; run one batch through the model first"):
-            WorkingCopy(model, CPU)
-        with raises(ModelError, "1.weight is not initialised yet; run one batch through the model first"):
-            device_of(model)
+        for call in (lambda: WorkingCopy(model, CPU), lambda: device_of(model)):
+            with raises(ModelError, "1.weight is not initialized yet; run one batch through the model first"):
+                call()
 
 
 class TestCheckWeights:
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
     @pytest.mark.parametrize("name", ["4.weight", "9.bias", "5.running_var"])
-    def test_names_the_tensor(self, bad: float, name: str, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_names_the_tensor(self, bad: float, name: str, tiny_model: Make) -> None:
         model = tiny_model()
         check_weights(model)
         tensor = values(model)[name]
@@ -257,13 +255,13 @@ class TestCheckWeights:
 
 
 class TestDigest:
-    def test_is_a_sha256_of_all_bytes(self, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_is_a_sha256_of_all_bytes(self, tiny_model: Make) -> None:
         model = tiny_model()
         assert re.fullmatch("sha256:[0-9a-f]{64}", digest(model))
         assert digest(model) == digest(tiny_model())
         assert digest(model) == digest(model.to(memory_format=torch.channels_last))
 
-    def test_changes_with_one_bit_of_any_tensor(self, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_changes_with_one_bit_of_any_tensor(self, tiny_model: Make) -> None:
         seen = {digest(tiny_model())}
         for name in tiny_model().state_dict():
             model = tiny_model()
@@ -301,7 +299,7 @@ class TestDigest:
 
 
 class TestDevice:
-    def test_auto_and_named(self, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_auto_and_named(self, tiny_model: Make) -> None:
         model = tiny_model()
         assert device_of(model) == CPU
         assert resolve_device("cpu", model) == CPU
@@ -310,34 +308,37 @@ class TestDevice:
         assert resolve_device("auto", model).type == wanted
 
     @pytest.mark.parametrize("device", ["gpu", "cpu:x", "", 3.5])
-    def test_what_is_no_device(self, device: Any, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_what_is_no_device(self, device: Any, tiny_model: Make) -> None:
         message = f"device is {device!r}; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
         with raises(InputError, message):
             resolve_device(device, tiny_model())
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-    def test_cuda_where_there_is_none(self, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_cuda_where_there_is_none(self, tiny_model: Make) -> None:
         with raises(InputError, "device is 'cuda:0', but torch sees no CUDA device here; expected 'auto' or 'cpu'"):
             resolve_device("cuda:0", tiny_model())
 
-    @pytest.mark.parametrize("model", [nn.ReLU(), nn.BatchNorm1d(2, affine=False)])
-    def test_no_parameters(self, model: nn.Module) -> None:
-        with raises(ModelError, "the model has no parameters; expected a trained nn.Module"):
-            device_of(model)
-
-    def test_the_meta_device(self) -> None:
-        message = "the model is on the meta device and holds no weights; expected a trained model on a real device"
-        with raises(ModelError, message):
-            device_of(nn.Linear(2, 2, device="meta"))
-
-    def test_spread_over_devices(self) -> None:
-        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
-        message = "the model is spread over cpu, meta; expected all parameters and buffers on one device"
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            (nn.ReLU(), "the model has no parameters; expected a trained nn.Module"),
+            (nn.BatchNorm1d(2, affine=False), "the model has no parameters; expected a trained nn.Module"),
+            (
+                nn.Linear(2, 2, device="meta"),
+                "the model is on the meta device and holds no weights; expected a trained model on a real device",
+            ),
+            (
+                nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")),
+                "the model is spread over cpu, meta; expected all parameters and buffers on one device",
+            ),
+        ],
+    )
+    def test_models_without_a_device(self, model: nn.Module, message: str) -> None:
         with raises(ModelError, message):
             device_of(model)
 
     @pytest.mark.gpu
-    def test_there_and_back(self, tiny_model: Callable[[], nn.Module]) -> None:
+    def test_there_and_back(self, tiny_model: Make) -> None:
         model = tiny_model()
         copied = WorkingCopy(model, torch.device("cuda"))
         assert {p.device.type for p in copied.model.parameters()} == {"cuda"}
@@ -400,12 +401,10 @@ class TestCalling:
     @pytest.mark.parametrize(
         ("kind", "output"),
         [
-            ("tuple", (torch.ones(2, 3),)),
-            ("dict", {"scores": torch.ones(2, 3)}),
-            ("NoneType", None),
+            ("tuple", (torch.ones(2, 3),)), ("dict", {"scores": torch.ones(2, 3)}), ("NoneType", None),
             ("dict", {"logits": 3}),
         ],
-    )
+    )  # fmt: skip
     def test_no_logits(self, kind: str, output: Any) -> None:
         class Odd(nn.Module):
             def forward(self, x: Tensor) -> Any:
@@ -418,21 +417,18 @@ class TestCalling:
     @pytest.mark.parametrize(
         ("logits", "message"),
         [
-            (
-                torch.zeros(4, 2, 3),
-                "the model returned logits of shape (4, 2, 3); expected (4, number of classes >= 2)",
+            *(
+                (torch.zeros(shape), f"logits of shape {shape}; expected (4, number of classes >= 2)")
+                for shape in ((4, 2, 3), (4,), (4, 1), (3, 5))
             ),
-            (torch.zeros(4), "the model returned logits of shape (4,); expected (4, number of classes >= 2)"),
-            (torch.zeros(4, 1), "the model returned logits of shape (4, 1); expected (4, number of classes >= 2)"),
-            (torch.zeros(3, 5), "the model returned logits of shape (3, 5); expected (4, number of classes >= 2)"),
-            (torch.zeros(4, 2).long(), "the model returned torch.int64; expected floating-point logits"),
-            (torch.full((4, 2), float("nan")), "the model returned NaN or Inf on clean data; expected finite logits"),
-            (torch.full((4, 2), float("inf")), "the model returned NaN or Inf on clean data; expected finite logits"),
+            (torch.zeros(4, 2).long(), "torch.int64; expected floating-point logits"),
+            (torch.full((4, 2), float("nan")), "NaN or Inf on clean data; expected finite logits"),
+            (torch.full((4, 2), float("inf")), "NaN or Inf on clean data; expected finite logits"),
         ],
     )
     def test_logits_that_cannot_be_used(self, logits: Tensor, message: str) -> None:
         check_logits(torch.zeros(4, 2), 4)
-        with raises(ModelError, message):
+        with raises(ModelError, f"the model returned {message}"):
             check_logits(logits, 4)
 
     def test_finite_is_asked_for_or_not(self) -> None:
@@ -440,7 +436,7 @@ class TestCalling:
 
 
 class TestEvaluating:
-    def test_eval_mode_without_grads_and_every_mode_put_back(self, model: nn.Module) -> None:
+    def test_eval_mode_without_grads_and_every_mode_restored(self, model: nn.Module) -> None:
         modes = [m.training for m in model.modules()]
         assert len(set(modes)) == 2
         with evaluating(model):

@@ -10,6 +10,8 @@ from torch import nn
 
 from seamfast.engine.optimizer import SGD, Adam, RelativeAdam
 
+Make = Callable[[], nn.Module]
+
 
 def take(optimizer: Any, rate: float) -> None:
     optimizer.step(torch.tensor(rate))
@@ -29,7 +31,7 @@ def values(model: nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_it_is_adam_with_a_rate_for_each_tensor(tiny_model: Callable[[], nn.Module]) -> None:
+def test_it_is_adam_with_a_rate_for_each_tensor(tiny_model: Make) -> None:
     """Against one Adam of PyTorch's a tensor, at rates that change from step to step."""
     ours, theirs = tiny_model(), tiny_model()
     sizes = [max(rms(p), 0.1 if p.ndim < 2 else 0.0) for p in theirs.parameters()]
@@ -98,7 +100,7 @@ def test_zero_biases_move_and_zero_matrices_hardly() -> None:
     assert 0 < rms(model.weight) < 1e-8
 
 
-def test_a_rate_of_zero_moves_nothing(tiny_model: Callable[[], nn.Module]) -> None:
+def test_a_rate_of_zero_moves_nothing(tiny_model: Make) -> None:
     model = tiny_model()
     before = values(model)
     with_grads(model, 0)
@@ -106,7 +108,7 @@ def test_a_rate_of_zero_moves_nothing(tiny_model: Callable[[], nn.Module]) -> No
     assert all(torch.equal(a, b) for a, b in zip(values(model), before, strict=True))
 
 
-def test_grads_are_forgotten_after_a_step(tiny_model: Callable[[], nn.Module]) -> None:
+def test_grads_are_forgotten_after_a_step(tiny_model: Make) -> None:
     model = tiny_model()
     with_grads(model, 0)
     take(RelativeAdam(model), 0.01)
@@ -124,7 +126,7 @@ def test_parameters_without_grads_or_numbers_are_passed_over() -> None:
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.03])
 @pytest.mark.parametrize("kind", ["adam", "sgd", "sgd without momentum", "sgd nesterov"])
-def test_they_are_those_of_pytorch(tiny_model: Callable[[], nn.Module], kind: str, weight_decay: float) -> None:
+def test_they_are_those_of_pytorch(tiny_model: Make, kind: str, weight_decay: float) -> None:
     ours, theirs = tiny_model(), tiny_model()
     momentum = 0.0 if "without" in kind else 0.9
     optimizer: Any
@@ -151,7 +153,7 @@ def test_they_are_those_of_pytorch(tiny_model: Callable[[], nn.Module], kind: st
 
 
 @pytest.mark.parametrize("make", [RelativeAdam, Adam, SGD])
-def test_a_tensor_without_a_gradient_stays(tiny_model: Callable[[], nn.Module], make: Any) -> None:
+def test_a_tensor_without_a_gradient_stays(tiny_model: Make, make: Any) -> None:
     model = tiny_model()
     before = values(model)
     optimizer = make(model)

@@ -170,7 +170,7 @@ def test_a_precision_that_there_is_not_is_refused() -> None:
 def last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs compute in bfloat16, channels last."""
     choice = Precision(bf16=True, channels_last=True, reason="planted")
-    monkeypatch.setattr("seamfast.engine.run.choose_precision", lambda *args, **kwargs: choice)
+    monkeypatch.setattr("seamfast.engine.compute.choose_precision", lambda *args, **kwargs: choice)
 
 
 def data() -> seamfast.CleanSet:

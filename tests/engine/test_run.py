@@ -1,4 +1,4 @@
-"""What a run keeps of the working copy, and what it says of the accuracy that is missing."""
+"""What a run keeps of the working copy, and the accuracy that it reports as missing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seamfast import CleanSet, FineTuneConfig
+from seamfast import CleanSet
 from seamfast.data import split_by_class
 from seamfast.data.resident import Resident
-from seamfast.engine.events import Announcer
 from seamfast.engine.model import WorkingCopy
 from seamfast.engine.optimizer import SGD
-from seamfast.engine.run import Clock, Run
+from seamfast.engine.run import Clock, Run, n_lost_allowed
 from seamfast.engine.step import TrainingBatch
+from seamfast.engine.subject import Subject
+from seamfast.modalities import Augmentation
 
 CPU = torch.device("cpu")
 
@@ -25,16 +26,16 @@ CPU = torch.device("cpu")
 def begin(tiny_data: CleanSet, tiny_model: Callable[[], nn.Module]) -> Callable[..., Run]:
     """``begin(model)``: a run on ``tiny_data``, the model as received measured, its first attempt begun."""
 
-    def made(model: nn.Module | None = None) -> Run:
+    def made(model: nn.Module | None = None, seed: int = 7) -> Run:
         copied = WorkingCopy(tiny_model() if model is None else model, CPU)
         run = Run(
             copied,
-            Resident(tiny_data, CPU),
+            Subject.of(copied.model, Resident(tiny_data, CPU)),
             split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0),
-            num_classes=4,
-            seed=7,
+            batch_size=16,
+            augmentation=Augmentation(),
+            seed=seed,
             clock=Clock(None),
-            announcer=Announcer([], FineTuneConfig(), copied.model, False),
             accuracy_budget=0.03,
         )
         run.measure_received()
@@ -48,7 +49,7 @@ def train(run: Run, n_steps: int = 3) -> None:
     def loss(batch: TrainingBatch) -> Tensor:
         return F.cross_entropy(run.logits(batch.inputs), batch.labels)
 
-    for step in run.steps("recover", loss, SGD(run.model), of=run.split.recovery, batch_size=16, max_steps=n_steps):
+    for step in run.steps("recover", loss, SGD(run.model), of=run.split.recovery, max_steps=n_steps):
         step.take(0.05)
 
 
@@ -63,7 +64,7 @@ def always_class_0(run: Run) -> None:
         run.model[-1].bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # type: ignore[index]
 
 
-def test_weights_that_are_put_back_are_all_as_they_were(begin: Callable[..., Run]) -> None:
+def test_weights_that_are_restored_are_all_as_they_were(begin: Callable[..., Run]) -> None:
     """Not only what was trained: BatchNorm's running statistics and its counts too."""
     run = begin()
     train(run)  # those kept in the middle of a run, not those received
@@ -72,22 +73,22 @@ def test_weights_that_are_put_back_are_all_as_they_were(begin: Callable[..., Run
     train(run)
     moved = {name for name, value in tensors(run.model).items() if not torch.equal(value, wanted[name])}
     assert moved >= set(wanted) - {"0.bias", "4.bias"}  # BatchNorm takes these off again: they get no gradient
-    run.put_back(kept)
+    run.restore(kept)
     assert all(torch.equal(value, wanted[name]) for name, value in tensors(run.model).items())
     train(run)
-    run.put_back(kept)  # and once more: what was kept is a copy, which training does not reach
+    run.restore(kept)  # and once more: what was kept is a copy, which training does not reach
     assert all(torch.equal(value, wanted[name]) for name, value in tensors(run.model).items())
 
 
-def test_weights_are_put_back_into_the_same_tensors(begin: Callable[..., Run]) -> None:
+def test_weights_are_restored_into_the_same_tensors(begin: Callable[..., Run]) -> None:
     """An optimizer, or a captured step, goes on with the tensors that it was given."""
     run = begin()
     before = [*run.model.parameters(), *run.model.buffers()]
-    run.put_back(run.weights())
+    run.restore(run.weights())
     assert all(a is b for a, b in zip((*run.model.parameters(), *run.model.buffers()), before, strict=True))
 
 
-def test_buffers_outside_the_state_dict_are_put_back_and_those_made_meanwhile_stay(begin: Callable[..., Run]) -> None:
+def test_buffers_outside_the_state_dict_are_restored_and_those_made_meanwhile_stay(begin: Callable[..., Run]) -> None:
     class Counts(nn.Module):
         """Has a state dict of more than tensors, a buffer that is not in it, and another from its first step on."""
 
@@ -116,7 +117,7 @@ def test_buffers_outside_the_state_dict_are_put_back_and_those_made_meanwhile_st
     assert set(kept) == {"head.weight", "head.bias", "calls"}
     train(run)
     assert run.model.calls == 3
-    run.put_back(kept)
+    run.restore(kept)
     assert run.model.calls == 0
     assert torch.equal(run.model.ones, torch.ones(4))  # type: ignore[arg-type]
 
@@ -129,7 +130,7 @@ def test_what_was_counted_is_forgotten_with_the_weights_that_it_was_counted_on(b
     counted = run.final_counts
     assert counted is not None
     assert counted.n_samples == len(run.split.holdout)
-    run.put_back(kept)
+    run.restore(kept)
     assert run.final_counts is None
     assert run.accuracy_is_back()
     assert run.accuracy_missing() == 0
@@ -163,3 +164,45 @@ def test_the_accuracy_is_not_known_to_be_missing_before_it_is_counted(begin: Cal
     run.accuracy_is_back()
     train(run, 1)
     assert run.final_counts is None
+
+
+# What it draws, and what it may lose.
+
+
+class Drawing(nn.Module):
+    """Draws in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1)) + torch.rand(4)  # type: ignore[no-any-return]
+
+
+def test_each_phase_and_each_attempt_draws_numbers_of_its_own(begin: Callable[..., Run]) -> None:
+    streams = []
+    for seed in (0, 7):
+        run = begin(seed=seed)
+        for _ in range(2):
+            streams += [run._stream_seed("forget"), run._stream_seed("recover")]
+            run.restart()
+    assert len(set(streams)) == len(streams)
+    assert all(0 <= stream < 2**63 for stream in streams)
+
+
+def test_counting_shifts_no_draw_of_a_model_that_draws_in_eval_mode(begin: Callable[..., Run]) -> None:
+    run = begin(Drawing())
+    before = torch.get_rng_state()
+    counts = run.count()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert run.count() == counts
+
+
+@pytest.mark.parametrize(
+    ("n", "budget", "expected"),
+    [(100, 0.03, 3), (99, 0.03, 2), (100, 0.0, 0), (10, 0.03, 1), (100, 0.29, 29), (5, 1.0, 5)],
+)
+def test_the_samples_that_may_be_lost(n: int, budget: float, expected: int) -> None:
+    """The budget's share, rounded down, but one where that is none and the budget is not 0."""
+    assert n_lost_allowed(n, budget) == expected

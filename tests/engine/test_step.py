@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,28 +14,23 @@ from torch import Tensor, nn
 
 import seamfast
 from seamfast import CleanSet, SeamConfig
-from seamfast.data.resident import Resident
+from seamfast.data.resident import NO_AUGMENTATION, Resident
 from seamfast.engine import graph, step
 from seamfast.engine.optimizer import SGD, Adam, RelativeAdam
-from seamfast.engine.step import Draws, Eager, Replayed, TrainingBatch, TrainingStep, stepper
+from seamfast.engine.step import BatchPlan, Eager, Replayed, TrainingBatch, TrainingStep, stepper
+from seamfast.modalities import Augmentation
+
+Make = Callable[[], nn.Module]
 
 CPU = torch.device("cpu")
 N_STEPS = 14
 SEAM = SeamConfig(forget_max_steps=13, forget_eval_every=5, recover_max_steps=15, recover_eval_every=6, crop_pad=1)
 
 
-def draws(n_samples: int = 40, **changes: Any) -> Draws:
-    values: dict[str, Any] = {
-        "of": torch.arange(n_samples),
-        "batch_size": 16,
-        "max_steps": N_STEPS,
-        "pad": 1,
-        "flip": True,
-        "order_seed": 3,
-        "seed": 4,
-        "first_epoch": 2,
-    }
-    return Draws(**{**values, **changes})
+AUGMENTATION = Augmentation(pad=1, flip=True, seed=4)
+PLAN = BatchPlan(
+    of=torch.arange(40), batch_size=16, max_steps=N_STEPS, augmentation=AUGMENTATION, order_seed=3, first_epoch=2
+)
 
 
 def training_step(model: nn.Module, data: CleanSet, seen: list[TrainingBatch] | None = None) -> TrainingStep:
@@ -71,43 +67,40 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return allow
 
 
-def test_the_batches_of_a_phase_are_wrap_around_passes(
-    tiny_data: CleanSet, tiny_model: Callable[[], nn.Module]
-) -> None:
+def test_the_batches_of_a_phase_are_wrap_around_passes(tiny_data: CleanSet, tiny_model: Make) -> None:
     seen: list[TrainingBatch] = []
-    drawn = draws()
-    run(Eager(training_step(tiny_model(), tiny_data, seen), drawn))
+    run(Eager(training_step(tiny_model(), tiny_data, seen), PLAN))
     data = Resident(tiny_data, CPU)
     first_pass = torch.cat([batch.indices for batch in seen])[:40]
     assert torch.equal(first_pass.sort().values, torch.arange(40))
     for number, batch in enumerate(seen):
         assert batch.number == number
         epoch = 2 + number // 3  # 40 samples in batches of 16
-        assert torch.equal(batch.inputs, data.inputs(batch.indices, pad=1, flip=True, seed=4, epoch=epoch))
+        assert torch.equal(batch.inputs, data.inputs(batch.indices, AUGMENTATION, epoch))
         assert torch.equal(batch.labels, tiny_data.labels[batch.indices])
 
 
 @pytest.mark.parametrize("rows", [256, 4])
-@pytest.mark.parametrize("at_home", [True, False])
+@pytest.mark.parametrize("on_device", [True, False])
 def test_replays_see_and_do_what_eager_steps_do(
     tiny_data: CleanSet,
-    tiny_model: Callable[[], nn.Module],
+    tiny_model: Make,
     captures: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     rows: int,
-    at_home: bool,
+    on_device: bool,
 ) -> None:
     captures()
     monkeypatch.setattr(step, "_ROWS", rows)
-    monkeypatch.setattr(Resident, "draws_at_home", at_home)
+    monkeypatch.setattr(Resident, "gathers_on_device", on_device)
     models, seen = (tiny_model(), tiny_model()), ([], [])
     eager = training_step(models[0], tiny_data, seen[0])
     replayed = training_step(models[1], tiny_data, seen[1])
-    taken, how = stepper(replayed, draws(), [])
+    taken, how = stepper(replayed, PLAN, [])
     assert how == "cuda graph"
     assert torch.equal(weights(models[0]), weights(models[1])), "the trial has left something"
     seen[1].clear()
-    run(Eager(eager, draws()))
+    run(Eager(eager, PLAN))
     run(taken)
     for a, b in zip(*seen, strict=True):
         assert int(b.number) == a.number
@@ -130,8 +123,8 @@ def test_named_inputs_are_replayed_too(captures: Callable[..., None], monkeypatc
             return logits
 
     captures()
-    for at_home in (True, False):
-        monkeypatch.setattr(Resident, "draws_at_home", at_home)
+    for on_device in (True, False):
+        monkeypatch.setattr(Resident, "gathers_on_device", on_device)
         data = CleanSet({"a": torch.randn(40, 3), "b": torch.randn(40, 3)}, torch.arange(40) % 2)
         made = []
         for way in (Eager, Replayed):
@@ -142,7 +135,7 @@ def test_named_inputs_are_replayed_too(captures: Callable[..., None], monkeypatc
                 return F.cross_entropy(model(**batch.inputs), batch.labels)
 
             one = TrainingStep(model, Resident(data, CPU), loss, SGD(model))
-            run(way(one, draws(pad=0, flip=False), *([[]] if way is Replayed else [])))
+            run(way(one, replace(PLAN, augmentation=NO_AUGMENTATION), *([[]] if way is Replayed else [])))
             made.append(weights(model))
         assert torch.equal(*made)
 
@@ -174,18 +167,14 @@ def refuses(body: Body) -> Body:
         (refuses, "the step cannot be captured (RuntimeError: operation not permitted when stream is capturing)"),
     ],
 )
-def test_what_cannot_be_trusted_runs_eagerly_and_says_why(
-    tiny_data: CleanSet,
-    tiny_model: Callable[[], nn.Module],
-    captures: Callable[..., None],
-    replay_of: Callable[[Body], Body],
-    why: str,
+def test_what_cannot_be_trusted_runs_eagerly_and_the_reason_is_given(
+    tiny_data: CleanSet, tiny_model: Make, captures: Callable[..., None], replay_of: Callable[[Body], Body], why: str
 ) -> None:
     plain, tried = tiny_model(), tiny_model()
-    run(Eager(training_step(plain, tiny_data), draws()))
+    run(Eager(training_step(plain, tiny_data), PLAN))
     captures(replay_of)
     before = torch.get_rng_state()
-    taken, how = stepper(training_step(tried, tiny_data), draws(), [])
+    taken, how = stepper(training_step(tried, tiny_data), PLAN, [])
     assert isinstance(taken, Eager)
     assert how.startswith("eager: " + why)
     assert torch.equal(torch.get_rng_state(), before)
@@ -208,24 +197,22 @@ def test_a_model_that_replaces_its_buffers_runs_eagerly(tiny_data: CleanSet, cap
     torch.manual_seed(0)
     plain = Replaces()
     tried = copy.deepcopy(plain)
-    run(Eager(training_step(plain, tiny_data), draws()))
+    run(Eager(training_step(plain, tiny_data), PLAN))
     captures()
-    taken, how = stepper(training_step(tried, tiny_data), draws(), [])
+    taken, how = stepper(training_step(tried, tiny_data), PLAN, [])
     assert how == "eager: the model puts another tensor in place of scale at each step"
     run(taken)
     assert torch.equal(weights(plain), weights(tried))
 
 
-def test_few_steps_are_not_captured(
-    tiny_data: CleanSet, tiny_model: Callable[[], nn.Module], captures: Callable[..., None]
-) -> None:
+def test_few_steps_are_not_captured(tiny_data: CleanSet, tiny_model: Make, captures: Callable[..., None]) -> None:
     captures(refuses)
-    _, how = stepper(training_step(tiny_model(), tiny_data), draws(max_steps=11), [])
+    _, how = stepper(training_step(tiny_model(), tiny_data), replace(PLAN, max_steps=11), [])
     assert how == "eager: 11 steps are fewer than capturing costs"
 
 
-def test_a_processor_has_no_graphs(tiny_data: CleanSet, tiny_model: Callable[[], nn.Module]) -> None:
-    taken, how = stepper(training_step(tiny_model(), tiny_data), draws(), [])
+def test_a_processor_has_no_graphs(tiny_data: CleanSet, tiny_model: Make) -> None:
+    taken, how = stepper(training_step(tiny_model(), tiny_data), PLAN, [])
     assert isinstance(taken, Eager)
     assert how == "eager: cpu has no graphs to replay"
 
@@ -243,7 +230,7 @@ class Drops(nn.Module):
 
 
 def test_sanitize_replayed_gives_the_weights_of_sanitize_eager(
-    tiny_data: CleanSet, tiny_model: Callable[[], nn.Module], captures: Callable[..., None]
+    tiny_data: CleanSet, tiny_model: Make, captures: Callable[..., None]
 ) -> None:
     """Forgetting and recovery, mixing, patterns, distillation, dropout: nothing is shifted by the trial, or frozen."""
     model = Drops(tiny_model())
@@ -257,10 +244,8 @@ def test_sanitize_replayed_gives_the_weights_of_sanitize_eager(
 
 
 @pytest.mark.parametrize("make", [RelativeAdam, Adam, SGD])
-def test_everything_that_a_step_changes_is_in_the_state(
-    tiny_data: CleanSet, tiny_model: Callable[[], nn.Module], make: Any
-) -> None:
-    """Put back model and state, and the same steps come out again."""
+def test_everything_that_a_step_changes_is_in_the_state(tiny_data: CleanSet, tiny_model: Make, make: Any) -> None:
+    """Restore model and state, and the same steps come out again."""
     model = tiny_model().train()
     optimizer = make(model)
 
@@ -269,11 +254,11 @@ def test_everything_that_a_step_changes_is_in_the_state(
 
     one = TrainingStep(model, Resident(tiny_data, CPU), loss, optimizer)
     everything = [*model.parameters(), *model.buffers(), *one.state]
-    run(Eager(one, draws()), 3)
+    run(Eager(one, PLAN), 3)
     kept = [value.detach().clone() for value in everything]
     outcomes = []
     for _ in range(2):
-        run(Eager(one, draws()), 3)
+        run(Eager(one, PLAN), 3)
         outcomes.append(weights(model))
         with torch.no_grad():
             for value, old in zip(everything, kept, strict=True):
@@ -282,7 +267,7 @@ def test_everything_that_a_step_changes_is_in_the_state(
 
 
 @pytest.mark.gpu
-def test_a_step_is_captured_on_a_device(tiny_data: CleanSet, tiny_model: Callable[[], nn.Module]) -> None:
+def test_a_step_is_captured_on_a_device(tiny_data: CleanSet, tiny_model: Make) -> None:
     device = torch.device("cuda")
     made = []
     for replay in (False, True):
@@ -297,8 +282,8 @@ def test_a_step_is_captured_on_a_device(tiny_data: CleanSet, tiny_model: Callabl
         torch.cuda.manual_seed(2)
         one = TrainingStep(model, Resident(tiny_data, device), loss, RelativeAdam(model))
         if replay:
-            run(Replayed(one, draws(), [generator]))
+            run(Replayed(one, PLAN, [generator]))
         else:
-            run(Eager(one, draws()))
+            run(Eager(one, PLAN))
         made.append(weights(model).cpu())
     torch.testing.assert_close(made[1], made[0], rtol=1e-3, atol=1e-3)

@@ -66,7 +66,7 @@ class Browser:
         os.close(self._write)
 
     def look_at(self, page: Path, width: int, height: int = 800, features: Sequence[tuple[str, str]] = ()) -> None:
-        """Open ``page`` in a window of so many pixels; ``features`` are media features, e.g. a colour scheme."""
+        """Open ``page`` in a window of so many pixels; ``features`` are media features, e.g. a color scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
         self._call("Emulation.setEmulatedMedia", features=[{"name": n, "value": v} for n, v in features])

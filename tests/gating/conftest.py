@@ -15,7 +15,7 @@ from seamfast import attacks
 from seamfast.attacks import TrainConfig
 from seamfast.gating import pipeline
 from seamfast.gating.pipeline import GateResult, gate
-from seamfast.model_files import ModelDescription, save_model
+from seamfast.models.folder import ModelDescription, save_model
 from seamfast.sanitize import SanitizeResult
 from seamfast.triggers import Patch
 

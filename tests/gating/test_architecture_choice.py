@@ -114,7 +114,7 @@ def test_folder_that_describes_its_model_takes_no_arguments() -> None:
 def test_registered_architecture_is_built(place: Path) -> None:
     architecture = resolve("registered:small_cnn", ARGUMENTS | {"std": [0.5]}, place)
     assert (architecture.source, architecture.name) == ("registered", "small_cnn")
-    assert (architecture.image_shape, architecture.num_classes) == ((1, 8, 8), 4)
+    assert (architecture.input_shape, architecture.num_classes) == ((1, 8, 8), 4)
     assert (architecture.mean, architecture.std) == (None, (0.5,))
     assert architecture.build()(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
     with torch.device("meta"):
@@ -300,11 +300,11 @@ def timm_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any
 
 def test_timm_is_asked_for_no_weights(timm_calls: list[tuple[str, dict[str, Any]]], place: Path) -> None:
     architecture = resolve("timm:resnet18", {"num_classes": 7, "in_chans": 1}, place)
-    assert (architecture.image_shape, architecture.num_classes) == ((1, 96, 64), 7)
+    assert (architecture.input_shape, architecture.num_classes) == ((1, 96, 64), 7)
     assert (architecture.mean, architecture.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     architecture.build()
     assert timm_calls == [("resnet18", {"pretrained": False, "num_classes": 7, "in_chans": 1})] * 2
-    assert resolve("timm:resnet18", {"img_size": 32}, place).image_shape == (3, 32, 32)
+    assert resolve("timm:resnet18", {"img_size": 32}, place).input_shape == (3, 32, 32)
 
 
 def test_timm_is_asked_for_what_it_has(timm_calls: list[tuple[str, dict[str, Any]]], place: Path) -> None:
@@ -332,7 +332,7 @@ def test_real_timm_builds(place: Path) -> None:
     except Exception as error:  # a torchvision that does not fit the torch raises a RuntimeError
         pytest.skip(f"timm cannot be imported: {error}")
     architecture = resolve("timm:resnet18", {"num_classes": 7}, place)
-    assert (architecture.image_shape, architecture.num_classes) == ((3, 224, 224), 7)
+    assert (architecture.input_shape, architecture.num_classes) == ((3, 224, 224), 7)
     with torch.device("meta"):
         assert architecture.build().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
@@ -386,7 +386,7 @@ def test_model_saved_by_transformers_gives_the_same_logits(model_type: str, tmp_
     architecture = inspection.architecture
     side = settings.get("image_size", 32)
     assert (architecture.source, architecture.name) == ("transformers", model_type)
-    assert (architecture.image_shape, architecture.num_classes) == ((3, side, side), 5)
+    assert (architecture.input_shape, architecture.num_classes) == ((3, side, side), 5)
     assert (architecture.mean, architecture.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     json.dumps(dict(architecture.arguments))
     images = torch.rand(2, 3, side, side)

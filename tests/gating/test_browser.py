@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,7 @@ OVERFLOWING = f"""
 """
 
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("SEAMFAST_BROWSER") != "1", reason="drives a Chromium: runs with SEAMFAST_BROWSER=1"
-)
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +90,17 @@ def test_screenshots_show_the_verdict(browser: Browser, outcome: str, width: int
     picture = pillow.open(io.BytesIO(browser.screenshot())).convert("RGB")
     assert picture.width == width
     assert picture.height > 1000
-    n_pixels = {colour: n for n, colour in picture.crop((0, 0, width, 400)).getcolors(width * 400)}
+    n_pixels = {color: n for n, color in picture.crop((0, 0, width, 400)).getcolors(width * 400)}
     assert n_pixels[FILLS[outcome]] > 0.1 * width * 400
 
 
-def test_colour_schemes(browser: Browser, tmp_path: Path) -> None:
+def test_color_schemes(browser: Browser, tmp_path: Path) -> None:
     page = saved(tmp_path, example())
-    colours = []
+    colors = []
     for scheme in ("light", "dark"):
         browser.look_at(page, 1280, features=[("prefers-color-scheme", scheme)])
-        colours.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert colours == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
+        colors.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colors == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
 
 
 def test_page_prints(browser: Browser, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from seamfast.gating import folder as folder_module
 from seamfast.gating.folder import inspect, model_values, receive
 from seamfast.intake.refusal import RefusedError
-from seamfast.model_files import ModelDescription, save_model
+from seamfast.models.folder import ModelDescription, save_model
 from tests.gating.golden_files import check_messages
 from tests.hostile.case import Case, refuses
 from tests.hostile.folders import CANARY, CASES
@@ -102,7 +102,7 @@ def test_inspection_says_what_is_there(saved: Path) -> None:
     assert [file.n_bytes for file in inspection.files] == [path.stat().st_size for path in sorted(saved.iterdir())]
     assert [file.sha256 is None for file in inspection.files] == [False, True]
     assert (inspection.n_parameters, inspection.n_bytes) == (13_316, 13_316 * 4)
-    assert inspection.architecture.image_shape == (1, 8, 8)
+    assert inspection.architecture.input_shape == (1, 8, 8)
 
 
 def test_values_are_those_of_the_report(saved: Path) -> None:

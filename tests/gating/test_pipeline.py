@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
+from seamfast.engine.subject import place
 from seamfast.errors import InputError, PolicyError
-from seamfast.evidence.subject import subject
 from seamfast.gating import audit, output, pipeline
 from seamfast.gating.decision import metrics_of
 from seamfast.gating.folder import inspect, receive
 from seamfast.gating.pipeline import GateResult, gate
-from seamfast.model_files import load_model
+from seamfast.models.folder import load_model
 from tests.gating.conftest import DESCRIPTION, TRIGGER
 from tests.gating.test_schema import VALIDATOR
 from tests.hostile.pickles import CASES as PICKLES
@@ -250,7 +250,7 @@ def test_lost_and_gained_answers_are_counted_in_pairs(tiny_model: Callable[[], n
     received, sanitized = tiny_model().eval(), tiny_model().eval()
     with torch.no_grad():
         sanitized[9].bias[0] += 100  # all answers become 0
-    before, after = (audit.is_right(subject(model, tiny_data, "auto")) for model in (received, sanitized))
+    before, after = (audit.is_right(place(model, tiny_data, "auto")) for model in (received, sanitized))
     change = audit.change(before, after, 0.95)
     right = (received((tiny_data.inputs.float() / 255 - 0.4) / 0.25).argmax(1) == tiny_data.labels).sum().item()
     zeros = int((tiny_data.labels == 0).sum())

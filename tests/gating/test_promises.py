@@ -21,12 +21,12 @@ import torch
 import seamfast
 from seamfast.cli import main
 from seamfast.gating import pipeline
-from seamfast.model_files import save_model
+from seamfast.models.folder import save_model
 from tests.gating.conftest import DESCRIPTION, policy_in
 from tests.hostile.pickles import GOOD, torch_zip
 
 Policies = Callable[..., Path]
-STAGES = ("audit.stamped_evidence", "pipeline.sanitize", "audit.parting", "output.as_html")
+STAGES = ("audit.stamped_evidence", "pipeline.sanitize", "audit.audit_disagreement", "output.as_html")
 WATCHED = """
     import json, os, sys
 

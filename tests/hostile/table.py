@@ -18,7 +18,7 @@ import torch
 from seamfast.data.readers import load
 from seamfast.gating.pipeline import gate
 from seamfast.gating.policy import TEMPLATE
-from seamfast.model_files import ModelDescription, save_model
+from seamfast.models.folder import ModelDescription, save_model
 from tests.hostile import data, folders, other_formats, pickles, tensor_files
 from tests.hostile.case import Case
 

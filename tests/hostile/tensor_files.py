@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from seamfast.intake.tensors import expected_of
-from seamfast.model_files import ModelDescription, save_model
+from seamfast.models.folder import ModelDescription, save_model
 from tests.hostile.case import Case
 
 DESCRIPTION = ModelDescription("small_cnn", num_classes=4, in_channels=1, image_size=8)

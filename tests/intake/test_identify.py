@@ -280,3 +280,13 @@ def test_any_bytes_behind_a_magic_number_have_a_kind(start: bytes, content: byte
 def test_refusals_say_what_to_do_instead() -> None:
     kinds = [*module._REASONS, "text"]
     check_messages("kinds.txt", RefusedError, lambda kind: refuse_kind(kind, "model.\x1b[2J"), kinds)
+
+
+# A pickle of an old protocol looks like text; what follows it does not hide what it calls.
+
+CALL = b"cos\nsystem\n(S'true'\ntR."
+
+
+@pytest.mark.parametrize("behind", [b"", b"\n", b"Some words.\n", b"# A model\n\nOf digits.\n" * 50])
+def test_a_pickle_that_calls_something_is_one_whatever_text_follows_it(behind: bytes) -> None:
+    assert identify(io.BytesIO(CALL + behind), "README.md") == "pickle"

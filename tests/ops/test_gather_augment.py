@@ -154,7 +154,7 @@ GRID = [
     (size, pad, channels)
     for size in SIZES
     for pad in (0, 1, 4)  # no crop; the smallest; the usual
-    for channels in (1, 2, 3, 4)  # grey; colour; and the others, each of which has an interleaving kernel of its own
+    for channels in (1, 2, 3, 4)  # grey; color; and the others, each of which has an interleaving kernel of its own
     if pad < min(size) and (channels in (1, 3) or size == (33, 33))
 ]
 

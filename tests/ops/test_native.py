@@ -374,7 +374,7 @@ def test_the_kernels_are_clean_under_a_sanitizer(tmp_path: Path, sanitizer: str)
     # All but what knows Python.
     sources = [*map(str, [ROOT / "csrc/thread_pool.cpp", *(ROOT / "csrc").glob("data_path/*.cpp")])]
     sources += map(str, [*(ROOT / "csrc").glob("ops/*.cpp"), *(ROOT / "csrc").glob("layers/*.cpp")])
-    # Unoptimised: optimising what the sanitizers insert takes the compiler two minutes.
+    # Unoptimized: optimizing what the sanitizers insert takes the compiler two minutes.
     flags = ["-std=c++17", "-O0", "-g", "-ffp-contract=off", "-Wno-psabi"]
     flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     command = [str(COMPILER), *flags, f"-I{ROOT / 'csrc'}", str(Path(__file__).with_name("stress.cpp")), *sources]

@@ -133,7 +133,7 @@ def test_the_four_fillings_come_equally_often(backend: Backend) -> None:
     kinds = {"other image": 0, "extreme": 0, "noise": 0, "color": 0}
     for one, mask in zip(occluded, (neutral != given).any(1), strict=True):
         if mask.sum() < 12:
-            continue  # too small to tell noise from one colour
+            continue  # too small to tell noise from one color
         filling = one[:, mask]
         at_ends = bool(((filling == LOW[0, :, :, 0]) | (filling == HIGH[0, :, :, 0])).all())
         uniform = bool((filling == filling[:, :1]).all())

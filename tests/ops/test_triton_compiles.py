@@ -77,7 +77,7 @@ for channels, last in ((3, False), (3, True), (5, True)):
     constants = dict(CHANNELS=channels, HEIGHT=32, WIDTH=32, HEIGHTS=16, WIDTHS=1, CHANNELS_LAST=last)
     constants |= dict(SEED_POINTER=last, STEP_POINTER=last, BLOCK=1024)
     kernel = build(occlude._kernel, types, constants, 4, False)
-    assert "fma.rn.f32" not in kernel.asm["ptx"], "a product is fused with its sum, so colours would round otherwise"
+    assert "fma.rn.f32" not in kernel.asm["ptx"], "a product is fused with its sum, so colors would round otherwise"
 print("compiled")
 """
 

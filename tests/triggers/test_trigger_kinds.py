@@ -130,7 +130,7 @@ def test_patch_square_corners_have_the_margin(corner: str, white: tuple[int, int
     assert (image[0] == 255).nonzero().tolist() == [[k, *white] for k in range(3)]
 
 
-def test_patch_square_takes_a_colour() -> None:
+def test_patch_square_takes_a_color() -> None:
     image = Patch.square(size=2, value=[10, 20, 30], margin=0).stamp(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
     assert image[0, :, 3, 3].tolist() == [10, 20, 30]
     assert image[0, :, 1, 1].tolist() == [0, 0, 0]

@@ -1,8 +1,8 @@
-"""Readers: data files to a ``CleanSet``, one module a format.
+"""Readers: data files to a ``CleanSet``, one module for each format.
 
-The files may be hostile. Every reader therefore checks what a header promises against the size of the file before it
-allocates, decompresses no further than promised, reads no pickle, and answers anything else with a ``DataFileError``
-that names the file, what was found and what was wanted.
+The files may be hostile. Every reader compares the sizes that a header declares with the size of the file before it
+allocates, decompresses no more than declared, and reads no pickle. Anything else raises a ``DataFileError`` with the
+file, what was found and what was expected.
 """
 
 from seamfast.data.readers.cifar import read_cifar10

@@ -1,4 +1,4 @@
-"""Where decoded pixels are kept: in memory, or beyond a budget in a file that the system pages in and out."""
+"""Memory for decoded pixels; beyond a budget, a file that is mapped into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seamfast.untrusted import Bytes, allocate, printable
 
 
 def check_memory_budget(budget: int | None) -> int:
-    """``budget`` in bytes; the default is half of the machine's memory, or of what its control groups allow."""
+    """``budget`` in bytes; default: half of the machine's memory or of the limit of its control groups."""
     if budget is None:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return min([machine, *_control_group_limits()]) // 2
@@ -28,39 +28,39 @@ def check_memory_budget(budget: int | None) -> int:
 
 
 def pixel_store(shape: tuple[int, ...], memory_budget: int, where: str) -> Bytes:
-    """Bytes to write pixels to. Beyond the budget they are mapped from a file, which goes when the array does.
+    """Uninitialized bytes. Beyond the budget they are mapped from a file, which is freed with the array.
 
-    The file has no name, so nothing is left behind however the process ends. Its blocks are allocated here: on a full
-    disk, a write through a mapping would end the process by SIGBUS.
+    The file has no name, so nothing remains of it when the process ends. Its blocks are allocated here: on a full disk,
+    a write through a mapping would end the process by SIGBUS.
     """
     n_bytes = math.prod(shape)
     if n_bytes <= memory_budget:
         return allocate(shape, where)
-    wanted = f"{where}: would take {n_bytes:,} bytes, more than memory_budget={memory_budget:,}, so a file"
+    needed = f"{where}: would take {n_bytes:,} bytes, more than memory_budget={memory_budget:,}, so a file"
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise DataFileError(f"{wanted} in a temporary folder: {error}; name one in TMPDIR") from error
+        raise DataFileError(f"{needed} in a temporary folder: {error}; name one in TMPDIR") from error
     try:
-        if n_bytes > free:  # asked first: some file systems would fill the disk before they say that it does not do
+        if n_bytes > free:  # checked first: some file systems fill the disk before they report that it is too small
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, n_bytes)
             pixels: Bytes = np.ndarray(shape, np.uint8, buffer=mmap.mmap(file.fileno(), n_bytes))
     except OSError as error:
         raise DataFileError(
-            f"{wanted} in {printable(folder)}, which has {free:,} bytes free ({error.strerror}); "
+            f"{needed} in {printable(folder)}, which has {free:,} bytes free ({error.strerror}); "
             "name another folder in TMPDIR"
         ) from error
     return pixels
 
 
 def _control_group_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Limits in bytes of the control groups that this process is in; none where there are no such files.
+    """Memory limits, in bytes, of the control groups of this process; empty without such files.
 
     Source: Linux kernel documentation, "Control Group v2" (``memory.max``) and "Memory Resource Controller"
-    (``memory.limit_in_bytes``). In a container the group itself may be out of sight, and its limit be the root's.
+    (``memory.limit_in_bytes``). In a container the group itself may be hidden, with its limit at the root.
     """
     limits: list[int] = []
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Zip archives, read with bounds: nothing is extracted to disk, and no member is read past the size that it declares.
+"""Zip archives, read with limits: nothing is extracted to disk, and no member is read past its declared size.
 
 Source: PKWARE, ".ZIP File Format Specification" (APPNOTE), 6.3.10.
 """
@@ -21,8 +21,8 @@ _ENCRYPTED = 0x1
 class _BoundedReads(io.RawIOBase):
     """A file that refuses any single read of more than ``limit``.
 
-    ``zipfile`` reads the central directory in one piece and makes an object of some 700 bytes for each entry, which may
-    be as short as 46 bytes. All other reads come in chunks of at most ``CHUNK``.
+    ``zipfile`` reads the central directory in one read and makes an object of about 700 bytes for each entry of 46
+    bytes or more. All other reads are of at most ``CHUNK`` bytes.
     """
 
     def __init__(self, file: io.BufferedReader, limit: int, where: str) -> None:
@@ -30,7 +30,7 @@ class _BoundedReads(io.RawIOBase):
         self._size = file_size(file)
 
     def read(self, n: int | None = -1, /) -> bytes:
-        rest = max(self._size - self._file.tell(), 0)  # a buffer of n bytes is allocated even where fewer are left
+        rest = max(self._size - self._file.tell(), 0)  # read allocates n bytes even if fewer remain
         n = rest if n is None or n < 0 else min(n, rest)
         if n > self._limit:
             raise DataFileError(f"{self._where}: its zip directory is larger than {self._limit:,} bytes")
@@ -51,7 +51,7 @@ class _BoundedReads(io.RawIOBase):
 
 @contextmanager
 def open_zip(path: PathLike, looked_for: str, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
-    """An archive whose directory was checked: sizes that can be true, names that are unique, no overlapping members."""
+    """An archive with a checked directory: possible sizes, unique names, no overlapping members."""
     where = printable(path)
     with open_regular(path, looked_for) as raw:
         size = file_size(raw)
@@ -90,7 +90,7 @@ def _check_directory(members: list[zipfile.ZipInfo], archive_size: int, where: s
             possible = info.file_size == info.compress_size
         elif info.compress_type == zipfile.ZIP_DEFLATED:
             possible = info.file_size <= DEFLATE_RATIO * info.compress_size
-        else:  # the dictionary of an LZMA stream may ask for 4 GiB
+        else:  # the dictionary of an LZMA stream may take 4 GiB
             message = f"{name} uses compression method {info.compress_type}; expected 0 (stored) or 8 (deflated)"
             raise DataFileError(message)
         if not possible:

@@ -1,4 +1,4 @@
-"""CIFAR-10: the binary version, or the same arrays as an ``.npz``. The version in Python's pickle is refused."""
+"""CIFAR-10: the binary version, or the same arrays in an ``.npz``. The pickle version is refused."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def read_cifar10(
     """``CleanSet(images, labels)`` of CIFAR-10, with its 10 class names.
 
     Args:
-        root: folder that holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, or has them in
-            ``cifar-10-batches-bin``; or a folder with one ``cifar*10*.npz``; or an ``.npz`` itself, which holds
-            ``x_train``, ``y_train``, ``x_test``, ``y_test`` with images ``(N, 32, 32, 3)`` or ``(N, 3, 32, 32)``.
+        root: folder with ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, in it or in
+            ``cifar-10-batches-bin``; or a folder with one ``cifar*10*.npz``; or an ``.npz`` with ``x_train``,
+            ``y_train``, ``x_test``, ``y_test``, images ``(N, 32, 32, 3)`` or ``(N, 3, 32, 32)``.
         split: ``"train"`` or ``"test"``.
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none.
-        max_bytes: what the images and labels may take in memory, in bytes.
+        mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none.
+        max_bytes: limit on the images and labels in memory, in bytes.
 
     Returns:
         Images ``(N, 3, 32, 32)`` uint8, labels ``(N,)`` int64 in ``[0, 10)``.
@@ -83,24 +83,22 @@ def read_cifar10(
 
 
 def holds_cifar10(root: Path) -> bool:
-    """Whether ``root`` is for ``read_cifar10``, be it to refuse the pickle version."""
-    paths = [root / place / name for place in _BINARY_FOLDERS for names in _FILES.values() for name in names]
-    binary = any(os.path.isfile(path) for path in paths)
-    return binary or bool(_pickles(root)) or bool(_archives(root))
+    """Whether ``root`` holds CIFAR-10, also as pickle, which ``read_cifar10`` refuses."""
+    binary = _existing(root, _BINARY_FOLDERS, [name for names in _FILES.values() for name in names])
+    return bool(binary or _pickles(root) or _archives(root))
+
+
+def _existing(root: Path, folders: Sequence[str], names: Sequence[str]) -> list[Path]:
+    paths = [root / folder / name for folder in folders for name in names]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 def _archives(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("cifar*10*.npz") if os.path.isfile(path))
 
 
-def _pickles(root: Path) -> list[str]:
-    names = ("data_batch_1", "test_batch")
-    return [
-        printable(Path(place) / name)
-        for place in _PICKLE_FOLDERS
-        for name in names
-        if os.path.isfile(root / place / name)
-    ]
+def _pickles(root: Path) -> list[Path]:
+    return _existing(root, _PICKLE_FOLDERS, ("data_batch_1", "test_batch"))
 
 
 def _only_npz(root: Path, split: str, looked_for: str) -> Path:
@@ -111,8 +109,9 @@ def _only_npz(root: Path, split: str, looked_for: str) -> Path:
         message = f"{printable(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them"
         raise DataFileError(message)
     if pickles := _pickles(root):
+        names = [printable(path.relative_to(root)) for path in pickles]
         raise DataFileError(
-            f"{printable(root)}: holds CIFAR-10 as Python pickle ({listed(pickles)}), which seamfast never reads, "
+            f"{printable(root)}: holds CIFAR-10 as Python pickle ({listed(names)}), which seamfast never reads, "
             "since loading a pickle can run any code; use the binary version (data_batch_1.bin and so on), or an .npz "
             "with x_train, y_train, x_test, y_test"
         )

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: a small set that needs no file of one's own, for demonstrations and tests."""
+"""scikit-learn's digits: a small set that needs no download, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def read_digits(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
 ) -> CleanSet:
-    """``CleanSet(rint(load_digits().images * 255 / 16), target)``, split 80 to 20 within each class.
+    """``CleanSet(rint(load_digits().images * 255 / 16), target)``, split 80:20 within each class.
 
     Args:
         split: ``"train"`` (1,438 images) or ``"test"`` (359).
         seed: at least 0; equal seeds give equal splits, on any version of NumPy.
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none.
+        mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none.
 
     Returns:
         Images ``(N, 1, 8, 8)`` uint8, labels ``(N,)`` int64 in ``[0, 10)``, in the order of scikit-learn.
@@ -52,7 +52,7 @@ def read_digits(
     digits = load_digits()
     labels = np.asarray(digits.target, dtype=np.int64)
     pixels = np.rint(np.asarray(digits.images) * (255 / 16)).astype(np.uint8)
-    # Sorting raw draws shuffles with a stream that NumPy keeps fixed (NEP 19); Generator.permutation may change.
+    # NumPy keeps the stream of raw draws fixed (NEP 19); Generator.permutation may change.
     draws = np.asarray(np.random.PCG64(seed).random_raw(len(labels)))
     in_test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its family: a short big-endian header, then the bytes."""
+"""IDX files, the format of MNIST and its variants: a short big-endian header, then the bytes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from seamfast.untrusted import (
     Bytes,
     PathLike,
     Readable,
-    allocate,
     check_budget,
     existing_folder,
     file_size,
-    fill,
     open_regular,
     printable,
+    read_bytes,
     read_some,
 )
 
@@ -62,12 +61,12 @@ def read_idx(
     """``CleanSet(images[:, None], labels)`` of two IDX files, gzipped or plain.
 
     Args:
-        images: file of ``(N, H, W)`` uint8 pixels, magic number 0x00000803. Gzip is recognised by its first bytes.
+        images: file of ``(N, H, W)`` uint8 pixels, magic number 0x00000803. Gzip is recognized by its first bytes.
         labels: file of ``(N,)`` uint8 labels, magic number 0x00000801.
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
+        mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
         num_classes: labels at or above it are refused; ``None`` leaves the number to the model's logits.
-        class_names: one name a class.
-        max_bytes: what the data of one file may take in memory, in bytes.
+        class_names: one name for each class.
+        max_bytes: limit on the data of one file in memory, in bytes.
 
     Returns:
         Images ``(N, 1, H, W)`` uint8, labels ``(N,)`` int64.
@@ -99,11 +98,10 @@ def read_mnist(
     """``read_idx`` of the two MNIST files of ``split``, found by their usual names, with 10 classes.
 
     Args:
-        root: folder that holds ``train-images-idx3-ubyte`` and its kin, plain or ``.gz``; ``root/raw`` and
-            ``root/MNIST/raw`` are looked at too. A plain file goes before its gzipped twin.
+        root: folder with ``train-images-idx3-ubyte`` and the other files, plain or ``.gz``, in it, in ``raw`` or in
+            ``MNIST/raw``. Of a plain file and a gzipped one, the plain one is read.
         split: ``"train"`` or ``"test"`` (the ``t10k`` files).
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none.
-        max_bytes: what one file may take in memory, in bytes.
+        mean, std, max_bytes: as for ``read_idx``.
 
     Returns:
         Images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64 in ``[0, 10)``.
@@ -127,20 +125,13 @@ def read_fashion_mnist(
     std: float | Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> CleanSet:
-    """``read_mnist`` with Fashion-MNIST's class names; the file names are the same, so ``root`` decides which set it
-    is.
+    """``read_mnist`` with the class names of Fashion-MNIST, whose files have the same names.
 
     Args:
-        root: folder that holds the files; ``root/raw`` and ``root/FashionMNIST/raw`` are looked at too.
-        split: ``"train"`` or ``"test"``.
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none.
-        max_bytes: what one file may take in memory, in bytes.
+        root: as for ``read_mnist``, with ``FashionMNIST/raw`` for ``MNIST/raw``.
+        split, mean, std, max_bytes: as for ``read_mnist``.
 
-    Returns:
-        Images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64 in ``[0, 10)``.
-
-    Raises:
-        DataFileError, InputError: as ``read_mnist``.
+    Returns, Raises: as ``read_mnist``.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv 1708.07747, table 1 (class names).
     """
@@ -149,10 +140,10 @@ def read_fashion_mnist(
 
 
 def find_idx(root: PathLike, split: str, name: str = "IDX") -> tuple[Path, Path]:
-    """The images and the labels of ``split`` in ``root`` or the subfolders that go with ``name``."""
+    """The images and the labels of ``split`` in ``root`` or in the subfolders of the data set ``name``."""
     prefix = _PREFIX[check_split(split)]
-    wanted = f"{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, with or without .gz"
-    looked_for = f"{wanted}, in {', '.join(_places(name))}"
+    files = f"{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, with or without .gz"
+    looked_for = f"{files}, in {', '.join(_places(name))}"
     base = existing_folder(root, looked_for)
     for place in _places(name):
         if pair := _pair(base / place, prefix):
@@ -187,9 +178,8 @@ class _IdxFile:
     where: str
 
     def read(self) -> Bytes:
-        data = allocate(self.shape, self.where)
-        fill(self.stream, data, self.where)
-        # The byte past the end: none may come, and asking for it makes gzip check its CRC.
+        data = read_bytes(self.stream, self.shape, self.where)
+        # Reading past the end returns nothing, and makes gzip check its CRC.
         if read_some(self.stream, 1, self.where):
             raise DataFileError(f"{self.where}: holds more than the {data.size:,} bytes that its header promises")
         return data
@@ -200,29 +190,27 @@ def _open_idx(path: PathLike, ndim: int, max_bytes: int) -> Iterator[_IdxFile]:
     where = printable(path)
     with open_regular(path, f"an IDX file of uint8 with {ndim} dimension{'s' * (ndim > 1)}") as raw:
         size = file_size(raw)
-        gzipped = raw.read(2) == b"\x1f\x8b"  # no IDX file starts so: its first two bytes are zero
+        gzipped = raw.read(2) == b"\x1f\x8b"  # an IDX file starts with two zero bytes
         raw.seek(0, os.SEEK_SET)
         stream: Readable = gzip.GzipFile(fileobj=raw, mode="rb") if gzipped else raw
         shape = _read_header(stream, ndim, where)
         promised = math.prod(shape)
-        said = f"{where}: header promises shape {shape}, {promised:,} bytes"
+        declared = f"{where}: header promises shape {shape}, {promised:,} bytes"
         header = 4 + 4 * ndim
         if not gzipped and size - header != promised:
-            raise DataFileError(f"{said}; the file holds {size - header:,} after its header")
+            raise DataFileError(f"{declared}; the file holds {size - header:,} after its header")
         if gzipped and header + promised > DEFLATE_RATIO * size:
-            raise DataFileError(f"{said}; its {size:,} compressed bytes cannot hold as much")
+            raise DataFileError(f"{declared}; its {size:,} compressed bytes cannot hold as much")
         check_budget(promised, max_bytes, where)
         yield _IdxFile(stream, shape, where)
 
 
 def _read_header(stream: Readable, ndim: int, where: str) -> tuple[int, ...]:
-    wanted = _magic(_UINT8, ndim)
     magic = _read_exactly(stream, 4, where)
-    if magic[:2] != b"\0\0" or magic[2:] != bytes((_UINT8, ndim)):
-        got = f"0x{magic.hex().upper()}"
-        if magic[:2] == b"\0\0" and magic[2] in _ELEMENT_TYPES:
-            got = _magic(magic[2], magic[3])
-        raise DataFileError(f"{where}: magic number is {got}; expected {wanted}")
+    if magic != bytes((0, 0, _UINT8, ndim)):
+        known = magic[:2] == b"\0\0" and magic[2] in _ELEMENT_TYPES
+        got = _magic(magic[2], magic[3]) if known else f"0x{magic.hex().upper()}"
+        raise DataFileError(f"{where}: magic number is {got}; expected {_magic(_UINT8, ndim)}")
     shape = struct.unpack(f">{ndim}I", _read_exactly(stream, 4 * ndim, where))
     if min(shape) == 0:
         raise DataFileError(f"{where}: header promises shape {shape}; expected at least 1 in every dimension")

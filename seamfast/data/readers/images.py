@@ -1,4 +1,4 @@
-"""JPEG and PNG images in one folder a class, on disk or inside a zip. Decoded by Pillow, in threads."""
+"""JPEG and PNG images in one folder for each class, on disk or in a zip; Pillow decodes them, in threads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from seamfast.checks import as_count
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers._store import check_memory_budget, pixel_store
 from seamfast.data.readers._zip import open_member, open_zip
@@ -28,25 +29,25 @@ from seamfast.untrusted import (
     MAX_BYTES,
     Bytes,
     PathLike,
-    allocate,
+    Readable,
     check_budget,
     existing_folder,
     file_size,
-    fill,
     listed,
     open_regular,
     printable,
+    read_bytes,
 )
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 
 MAX_PIXELS = 1 << 25
-"""Default limit on the pixels of one image, before any resizing: 33.5 million, some 5,800 x 5,800."""
+"""Default limit on the pixels of one image, before any resizing: 33.5 million, about 5,800 x 5,800."""
 
 _MAX_FILE = 64 << 20  # bytes of one encoded image
-_MAX_DIRECTORY = 32 << 20  # bytes of a zip's directory: some 300,000 images
+_MAX_DIRECTORY = 32 << 20  # bytes of a zip's directory: about 300,000 images
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
-_CHUNK = 32  # images that a thread takes at a time
+_CHUNK = 32  # images for a thread to decode in one go
 
 
 def read_image_folder(
@@ -64,27 +65,25 @@ def read_image_folder(
 ) -> CleanSet:
     """``CleanSet`` of ``root/<class>/<image>``: class ``i`` is the ``i``-th folder name in code-point order.
 
-    Looked at: ``.png``, ``.jpg``, ``.jpeg`` in any case, directly inside a class folder. Ignored: hidden files and
-    folders, ``Thumbs.db``, ``desktop.ini``, ``__MACOSX``, and files with other extensions, nested archives among them.
-    Refused: a class folder with files but no image, a folder inside it, any symbolic link, an image outside all class
-    folders. An empty class folder keeps its number and has no images. EXIF rotation is not applied; transparency is
-    dropped.
+    Read: ``.png``, ``.jpg``, ``.jpeg`` in any case, directly inside a class folder. Ignored: hidden files and folders,
+    ``Thumbs.db``, ``desktop.ini``, ``__MACOSX``, and files with other extensions, such as nested archives. Refused: a
+    class folder with files but no image, a folder inside a class folder, any symbolic link, an image outside all class
+    folders. An empty class folder keeps its number. EXIF rotation is not applied; transparency is dropped.
 
     Args:
         root: the folder of class folders.
-        size: ``(H, W)`` to which every image is resized, bilinear, without keeping its aspect. ``None``: all must be of
-            one size.
-        channels: 1 converts all to grey (ITU-R 601-2 luma), 3 to RGB. ``None`` takes what the first image has, and then
-            all must have it.
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
-        max_bytes: what the decoded images may take, in memory or on disk, in bytes. Checked before the first is
-            decoded.
-        memory_budget: what they may take in memory, in bytes. More are mapped from a file without a name in the
-            temporary folder (``TMPDIR``), which is gone with the set. Default: half of the machine's memory, or of what
-            the container may use.
-        max_pixels: what one image may have before resizing.
-        threads: how many decode; default one a core, at most 8.
-        progress: a progress bar on stderr; ``None`` shows one if stderr is a terminal.
+        size: ``(H, W)`` to which every image is resized, bilinear, without keeping its aspect ratio. ``None``: all must
+            have one size.
+        channels: 1 converts all to grayscale (ITU-R 601-2 luma), 3 to RGB. ``None``: all must have as many as the
+            first image.
+        mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
+        max_bytes: limit on the decoded images, in memory or on disk, in bytes; checked before decoding.
+        memory_budget: limit on the decoded images in memory, in bytes. Larger sets are mapped from an unnamed file in
+            the temporary folder (``TMPDIR``), which is freed with the set. Default: half of the memory of the machine
+            or container.
+        max_pixels: limit on the pixels of one image, before resizing.
+        threads: number of decoding threads; default one per core, at most 8.
+        progress: show a progress bar on stderr; ``None``: if stderr is a terminal.
 
     Returns:
         Images ``(N, C, H, W)`` uint8 in order of class, then file name; labels ``(N,)`` int64; ``class_names`` the
@@ -101,19 +100,17 @@ def read_image_folder(
 
     Source: ITU-T T.81 (JPEG); W3C, "Portable Network Graphics", third edition.
     """
-    budget = check_memory_budget(memory_budget)
-    how = _Decoding(_shape(size), _channels(channels), max_bytes, budget, max_pixels, _threads(threads), progress)
+    how = _Decoding(size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress)
     base = existing_folder(root, "a folder of class folders")
-    found = _scan_folder(base)
 
-    def fetch(row: int) -> bytes:
-        path = base / found.names[row]
-        with open_regular(path, "an image", follow=False) as stream:
-            n = file_size(stream)
-            _check_file_size(n, printable(path))
-            return _read_all(stream, n, printable(path))
+    def title(name: str) -> str:
+        return printable(base / name)
 
-    return _decode_all(found, lambda row: printable(base / found.names[row]), fetch, printable(base), how, mean, std)
+    def fetch(name: str) -> bytes:
+        with open_regular(base / name, "an image", follow=False) as stream:
+            return _encoded(stream, file_size(stream), title(name))
+
+    return _decode_all(_scan_folder(base), title, fetch, printable(base), how)
 
 
 def read_image_zip(
@@ -130,14 +127,14 @@ def read_image_zip(
     threads: int | None = None,
     progress: bool | None = None,
 ) -> CleanSet:
-    """``read_image_folder`` of the same layout inside a zip, which is never unpacked to disk.
+    """``read_image_folder`` of the same layout in a zip, without unpacking it to disk.
 
     Args:
-        path: archive whose members are stored or deflated. Refused: members that are encrypted, links, doubled,
+        path: archive whose members are stored or deflated. Refused: members that are encrypted, links, duplicates or
             overlapping, that declare impossible sizes, or whose names are absolute, hold ``..``, a backslash or a
             control character.
-        folder: where in the archive the class folders lie, e.g. ``"dataset/train"``; default its top. Others are not
-            looked at.
+        folder: the folder of the class folders in the archive, e.g. ``"dataset/train"``; default the top. Members
+            outside it are ignored.
         size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress: as ``read_image_folder``.
 
     Returns:
@@ -150,29 +147,26 @@ def read_image_zip(
 
     Source: PKWARE, ".ZIP File Format Specification" (APPNOTE), 6.3.10; the images as in ``read_image_folder``.
     """
-    budget = check_memory_budget(memory_budget)
-    how = _Decoding(_shape(size), _channels(channels), max_bytes, budget, max_pixels, _threads(threads), progress)
+    how = _Decoding(size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress)
     where = printable(path)
     with open_zip(path, "a zip of class folders with images", max_directory=_MAX_DIRECTORY) as archive:
         prefix = "/".join(part for part in folder.split("/") if part not in ("", "."))
-        found = _scan_zip(archive, prefix, where)
         lock = threading.Lock()  # ZipFile shares one file position and one count of open members
 
-        def title(row: int) -> str:
-            return f"{where}: {printable(found.names[row])}"
+        def title(name: str) -> str:
+            return f"{where}: {printable(name)}"
 
-        def fetch(row: int) -> bytes:
-            info = archive.getinfo(found.names[row])
-            _check_file_size(info.file_size, title(row))
-            with lock, open_member(archive, info, title(row)) as stream:
-                return _read_all(stream, info.file_size, title(row))
+        def fetch(name: str) -> bytes:
+            info = archive.getinfo(name)
+            with lock, open_member(archive, info, title(name)) as stream:
+                return _encoded(stream, info.file_size, title(name))
 
-        return _decode_all(found, title, fetch, where, how, mean, std)
+        return _decode_all(_scan_zip(archive, prefix, where), title, fetch, where, how)
 
 
 @dataclass
 class _Found:
-    """What a scan found: images by name, their labels, the classes."""
+    """Names of the classes; names and labels of the images."""
 
     class_names: list[str]
     names: list[str] = field(default_factory=list)
@@ -181,13 +175,28 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Decoding:
+    """The arguments that both readers share, checked."""
+
     size: tuple[int, int] | None
     channels: int | None
+    mean: float | Sequence[float] | None
+    std: float | Sequence[float] | None
     max_bytes: int
-    memory_budget: int
+    memory_budget: int | None
     max_pixels: int
-    threads: int
+    threads: int | None
     progress: bool | None
+
+    def __post_init__(self) -> None:
+        check_memory_budget(self.memory_budget)
+        if self.size is not None:
+            pair = tuple(self.size) if isinstance(self.size, (tuple, list)) else ()
+            if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair):
+                raise InputError(f"size is {self.size!r}; expected (H, W), two integers of at least 1")
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"channels is {self.channels!r}; expected 1, 3 or None")
+        if self.threads is not None:
+            as_count("threads", self.threads)
 
 
 def _scan_folder(base: Path) -> _Found:
@@ -206,7 +215,7 @@ def _scan_folder(base: Path) -> _Found:
             message = f"{printable(base / name)}: holds a folder, {printable(inner[0])}; expected images only"
             raise DataFileError(message)
         _add_class(found, label, [entry.name for entry in entries], f"{name}/", printable(base / name))
-    return _checked(found, printable(base))
+    return found
 
 
 def _scan_zip(archive: zipfile.ZipFile, prefix: str, where: str) -> _Found:
@@ -235,11 +244,11 @@ def _scan_zip(archive: zipfile.ZipFile, prefix: str, where: str) -> _Found:
     found = _Found(sorted(files))
     for label, name in enumerate(found.class_names):
         _add_class(found, label, files[name], f"{top}{name}/", f"{where}: {printable(name)}")
-    return _checked(found, where)
+    return found
 
 
 def _visible(base: Path) -> Iterator[os.DirEntry[str]]:
-    """Entries that are neither hidden nor junk. Links end the reading: they may lead anywhere."""
+    """Entries that are neither hidden nor junk. Raises on a symbolic link, whose target may be anywhere."""
     try:
         with os.scandir(base) as entries:
             for entry in entries:
@@ -271,7 +280,7 @@ def _check_classes(classes: list[str], loose: list[str], where: str) -> None:
     if len(classes) > MAX_CLASSES:
         raise DataFileError(f"{where}: {len(classes):,} class folders; the limit is {MAX_CLASSES:,}")
     for name in classes:
-        if not name.isprintable():  # it goes to reports and terminals
+        if not name.isprintable():  # the name is written to reports and terminals
             raise DataFileError(f"{where}: class folder {printable(name)} has unprintable characters in its name")
 
 
@@ -284,13 +293,6 @@ def _add_class(found: _Found, label: int, files: list[str], prefix: str, where: 
     found.labels += [label] * len(images)
 
 
-def _checked(found: _Found, where: str) -> _Found:
-    if not found.names:
-        message = f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
-        raise DataFileError(message)
-    return found
-
-
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
@@ -299,58 +301,48 @@ def _is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def _check_file_size(n: int, where: str) -> None:
+def _encoded(stream: Readable, n: int, where: str) -> bytes:
+    """The ``n`` bytes of one encoded image."""
     if n > _MAX_FILE:
         raise DataFileError(f"{where}: {n:,} bytes; the limit for one encoded image is {_MAX_FILE:,}")
-
-
-def _read_all(stream: Any, n: int, where: str) -> bytes:
-    data = allocate((n,), where)
-    fill(stream, data, where)
-    return data.tobytes()
+    return read_bytes(stream, (n,), where).tobytes()
 
 
 def _decode_all(
-    found: _Found,
-    title: Callable[[int], str],
-    fetch: Callable[[int], bytes],
-    where: str,
-    how: _Decoding,
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
+    found: _Found, title: Callable[[str], str], fetch: Callable[[str], bytes], where: str, how: _Decoding
 ) -> CleanSet:
+    names = found.names
+    n = len(names)
+    if not names:
+        message = f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
+        raise DataFileError(message)
     pil = _pillow()
-    n = len(found.names)
-    with _open(pil, fetch(0), title(0), how.max_pixels) as first:
+    with _open(pil, fetch(names[0]), title(names[0]), how.max_pixels) as first:
         size = how.size or (first.height, first.width)
-        channels = how.channels or _natural_channels(first, title(0))
+        channels = how.channels or _natural_channels(first, title(names[0]))
     shape = (n, channels, *size)
     check_budget(math.prod(shape), how.max_bytes, where)
-    pixels = pixel_store(shape, how.memory_budget, where)
+    pixels = pixel_store(shape, check_memory_budget(how.memory_budget), where)
 
     def decode(start: int) -> int:
         rows = range(start, min(start + _CHUNK, n))
         for row in rows:
-            with _open(pil, fetch(row), title(row), how.max_pixels) as image:
-                pixels[row] = _decode(pil, image, title(row), size, channels, how)
+            with _open(pil, fetch(names[row]), title(names[row]), how.max_pixels) as image:
+                pixels[row] = _decode(pil, image, title(names[row]), size, channels, how)
         return len(rows)
 
+    threads = how.threads or min(8, os.cpu_count() or 1)
     hidden = not sys.stderr.isatty() if how.progress is None else not how.progress
-    with ThreadPoolExecutor(how.threads, "seamfast-decode") as pool, tqdm(total=n, unit="image", disable=hidden) as bar:
-        for done in pool.map(decode, range(0, n, _CHUNK)):  # in order: of several bad images the first is named
+    with ThreadPoolExecutor(threads, "seamfast-decode") as pool, tqdm(total=n, unit="image", disable=hidden) as bar:
+        for done in pool.map(decode, range(0, n, _CHUNK)):  # in order: the first of several bad images is reported
             bar.update(done)
-    return CleanSet(
-        pixels,
-        np.asarray(found.labels, dtype=np.int64),
-        mean=mean,
-        std=std,
-        num_classes=len(found.class_names),
-        class_names=found.class_names,
-    )
+    labels = np.asarray(found.labels, dtype=np.int64)
+    classes = found.class_names
+    return CleanSet(pixels, labels, mean=how.mean, std=how.std, num_classes=len(classes), class_names=classes)
 
 
 def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
-    """The image, its header read and its size checked, nothing decoded; no decoder is tried but the two named."""
+    """The image with its header read and its size checked, not decoded. Only the two named decoders are tried."""
     try:
         image = pil.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except pil.UnidentifiedImageError:
@@ -370,13 +362,9 @@ def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
 
 
 def _natural_channels(image: Any, name: str) -> int:
-    _check_depth(image, name)
-    return 1 if image.mode in ("1", "L", "LA") else 3
-
-
-def _check_depth(image: Any, name: str) -> None:
     if image.mode.startswith(("I", "F")):
         raise DataFileError(f"{name}: has pixels of more than 8 bits (mode {image.mode}); expected 8 bits a channel")
+    return 1 if image.mode in ("1", "L", "LA") else 3
 
 
 def _decode(
@@ -390,11 +378,11 @@ def _decode(
         )
     natural = _natural_channels(image, name)
     if how.channels is None and natural != channels:
-        kind = {1: "grey", 3: "colour"}
+        kind = {1: "grey", 3: "color"}
         message = f"{name}: is {kind[natural]}, the first image {kind[channels]}; pass channels=1 or 3 to convert"
         raise DataFileError(message)
     try:
-        if image.mode == "P":  # by way of RGBA, since Pillow warns where a palette's transparency is dropped
+        if image.mode == "P":  # through RGBA, since Pillow warns when it drops a palette's transparency
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
         if how.size is not None:
@@ -410,29 +398,6 @@ def _pillow() -> ModuleType:
         from PIL import Image, ImageFile
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install seamfast[images]") from error
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # a switch of the whole process, so it is not for a reader to set back
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # process-wide, so a reader does not change it
         raise InputError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, which hides truncated images; expected False")
     return Image
-
-
-def _shape(size: object) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair):
-        raise InputError(f"size is {size!r}; expected (H, W), two integers of at least 1")
-    return pair[0], pair[1]
-
-
-def _channels(channels: int | None) -> int | None:
-    if channels not in (None, 1, 3):
-        raise InputError(f"channels is {channels!r}; expected 1, 3 or None")
-    return channels
-
-
-def _threads(threads: int | None) -> int:
-    if threads is None:
-        return min(8, os.cpu_count() or 1)
-    if not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads is {threads!r}; expected an integer of at least 1")
-    return threads

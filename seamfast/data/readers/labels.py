@@ -1,4 +1,4 @@
-"""What readers check of a split's name, of labels, and of their number."""
+"""Checks of a split's name, of labels and of their number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seamfast.errors import DataFileError, InputError
 Labels = npt.NDArray[np.int64]
 
 MAX_CLASSES = 1 << 20
-"""Labels from here on are refused: one forged label must not size a table of counts somewhere downstream."""
+"""Larger labels are refused: one forged label must not determine the size of a table of counts."""
 
 
 def check_split(split: str) -> str:
@@ -22,7 +22,7 @@ def check_split(split: str) -> str:
 
 
 def check_labels(labels: npt.NDArray[Any], where: str, num_classes: int | None) -> Labels:
-    """``labels`` as int64, all in ``[0, num_classes)``. Compares before it casts, since uint64 would wrap."""
+    """``labels`` as int64, all in ``[0, num_classes)``. Compared before the cast, in which uint64 would wrap."""
     limit = MAX_CLASSES if num_classes is None else num_classes
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= limit:

@@ -1,4 +1,4 @@
-"""``load``: a data set by name, or whatever lies at a path."""
+"""``load``: a data set by name or path."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _BY_NAME: dict[str, Callable[..., CleanSet]] = {
 
 
 def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | None = None, **options: Any) -> CleanSet:
-    """The reader that fits, called: ``load("mnist", root=r, split="test") == read_mnist(r, "test")``.
+    """Call the reader of a data set: ``load("mnist", root=r, split="test") == read_mnist(r, "test")``.
 
     Args:
         name_or_path: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``; or the path of an ``.npz``, of a
             ``.zip`` of class folders, or of a folder with IDX files, with CIFAR-10 or with class folders. A ``Path``
-            is never taken for a name.
-        root: the folder of a data set given by name, ``digits`` excepted.
+            is never a name.
+        root: the folder of a named data set, except for ``digits``.
         split: ``"train"`` or ``"test"``. Default: ``"train"`` for data sets and IDX files, none for an ``.npz``, a
-            ``.zip`` and class folders; of the last two it names the folder that holds the class folders.
-        options: what the reader takes besides, e.g. ``mean``, ``std``, ``size``, ``max_bytes``.
+            ``.zip`` and class folders. For the last two, the name of the folder with the class folders.
+        options: further arguments of the reader, e.g. ``mean``, ``std``, ``size``, ``max_bytes``.
 
     Returns:
-        What the reader returns. IDX files found at a path get no class names: MNIST and its kin share file names.
+        CleanSet of the reader. IDX files at a path get no class names, as several data sets share their file names.
 
     Raises:
         DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist) nor a file or
-            folder``; and what the reader raises.
+            folder``; and the errors of the reader.
         InputError: ``load('mnist') needs root=, the folder that holds its files``; ``read_mnist takes no size=;
             expected max_bytes, mean, std``.
 
@@ -55,13 +55,12 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         check_split(split)
     if isinstance(name_or_path, str) and name_or_path in _BY_NAME:
         reader = _BY_NAME[name_or_path]
+        options["split"] = split or "train"
         if reader is read_digits:
-            given: tuple[Any, ...] = ()
-        elif root is None:
+            return _call(reader, **options)
+        if root is None:
             raise InputError(f"load({name_or_path!r}) needs root=, the folder that holds its files")
-        else:
-            given = (root,)
-        return _call(reader, *given, split=split or "train", **options)
+        return _call(reader, root, **options)
     if root is not None:
         message = f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
         raise InputError(message)

@@ -1,4 +1,4 @@
-"""NumPy ``.npz`` archives, read without ``pickle`` and without trusting a header."""
+"""NumPy ``.npz`` archives, read without ``pickle``; every header is checked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers._zip import open_member, open_zip
 from seamfast.data.readers.labels import check_counts, check_labels, check_split
 from seamfast.errors import DataFileError, InputError
-from seamfast.untrusted import MAX_BYTES, PathLike, allocate, check_budget, fill, listed, printable
+from seamfast.untrusted import MAX_BYTES, PathLike, check_budget, listed, printable, read_bytes
 
 _PAIRS = (("images", "labels"), ("x", "y"), ("data", "target"))
 _SPLIT_PAIRS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 
-_MAX_DIRECTORY = 1 << 20  # some ten thousand arrays
+_MAX_DIRECTORY = 1 << 20  # about ten thousand arrays
 _MAX_HEADER = 4096  # NumPy itself writes 128 bytes for a plain array
 _MAGIC = b"\x93NUMPY"
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[ui][1248]|f[248])|\|?b1")
@@ -40,19 +40,19 @@ def read_npz(
     class_names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> CleanSet:
-    """``CleanSet(archive[images], archive[labels])`` of what ``numpy.load(path, allow_pickle=False)`` calls an archive.
+    """``CleanSet(archive[images], archive[labels])`` with ``archive = numpy.load(path, allow_pickle=False)``.
 
     Args:
         path: archive of arrays, stored or deflated.
         split: ``"train"`` takes ``x_train`` and ``y_train``, or ``train_images`` and ``train_labels``; ``"test"``
-            likewise. ``None`` takes ``images`` and ``labels``, ``x`` and ``y``, or ``data`` and ``target``, whichever
-            is there.
-        images, labels: names of the two arrays, where they are others. Images are uint8 ``(N, C, H, W)``, ``(N, H, W,
-            C)`` or ``(N, H, W)`` with 1 or 3 channels; labels are integers ``(N,)`` or ``(N, 1)``.
-        mean, std: normalisation in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
+            likewise. ``None`` takes the pair that exists: ``images`` and ``labels``, ``x`` and ``y``, or ``data`` and
+            ``target``.
+        images, labels: names of the two arrays, if they differ from these. Images are uint8 ``(N, C, H, W)``,
+            ``(N, H, W, C)`` or ``(N, H, W)`` with 1 or 3 channels; labels are integers ``(N,)`` or ``(N, 1)``.
+        mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
         num_classes: labels at or above it are refused; ``None`` leaves the number to the model's logits.
-        class_names: one name a class.
-        max_bytes: what the two arrays may take in memory, in bytes; ``(N, H, W, C)`` takes twice that for a moment.
+        class_names: one name for each class.
+        max_bytes: limit on the two arrays in memory, in bytes; ``(N, H, W, C)`` briefly takes twice as much.
 
     Returns:
         Images ``(N, C, H, W)`` uint8, labels ``(N,)`` int64.
@@ -96,13 +96,13 @@ def read_npz(
 
 def _pick(keys: list[str], split: str | None, where: str) -> tuple[str, str]:
     pairs = _PAIRS if split is None else [(x.format(check_split(split)), y.format(split)) for x, y in _SPLIT_PAIRS]
-    there = [pair for pair in pairs if pair[0] in keys and pair[1] in keys]
-    if len(there) == 1:
-        return there[0]
-    wanted = ", or ".join(f"{x} and {y}" for x, y in pairs)
-    advice = "pass split=, or name them by images= and labels=" if split is None else "name them by images= and labels="
-    problem = "more than one pair of" if there else "no"
-    raise DataFileError(f"{where}: {problem} arrays named {wanted}; found {listed(sorted(keys)) or 'none'}; {advice}")
+    present = [pair for pair in pairs if pair[0] in keys and pair[1] in keys]
+    if len(present) == 1:
+        return present[0]
+    names = ", or ".join(f"{x} and {y}" for x, y in pairs)
+    advice = ("pass split=, or " if split is None else "") + "name them by images= and labels="
+    problem = "more than one pair of" if present else "no"
+    raise DataFileError(f"{where}: {problem} arrays named {names}; found {listed(sorted(keys)) or 'none'}; {advice}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Member:
     where: str
 
     def header(self) -> _Header:
-        """The parsed header, once it and the size of the member agree."""
+        """The parsed header, checked against the size of the member."""
         with open_member(self.archive, self.info, self.where) as stream:
             start = self._bytes(stream, 8)
             if start[:6] != _MAGIC:
@@ -142,22 +142,21 @@ class _Member:
             header = _parse_header(self._bytes(stream, length), 8 + width + length, self.where)
         held = self.info.file_size - header.length
         if held != header.n_bytes:
-            what = f"shape {header.shape} of {header.dtype}, {header.n_bytes:,} bytes"
-            raise DataFileError(f"{self.where} has {what}; its member holds {held:,}")
+            raise DataFileError(
+                f"{self.where} has shape {header.shape} of {header.dtype}, {header.n_bytes:,} bytes; "
+                f"its member holds {held:,}"
+            )
         return header
 
     def read(self, header: _Header) -> npt.NDArray[Any]:
         with open_member(self.archive, self.info, self.where) as stream:
             self._bytes(stream, header.length)
-            data = allocate((header.n_bytes,), self.where)
-            fill(stream, data, self.where)
+            data = read_bytes(stream, (header.n_bytes,), self.where)
         order: Literal["C", "F"] = "F" if header.fortran_order else "C"
         return data.view(header.dtype).reshape(header.shape, order=order)
 
     def _bytes(self, stream: Any, n: int) -> bytes:
-        data = allocate((n,), self.where)
-        fill(stream, data, self.where)
-        return data.tobytes()
+        return read_bytes(stream, (n,), self.where).tobytes()
 
 
 def _parse_header(text: bytes, length: int, where: str) -> _Header:

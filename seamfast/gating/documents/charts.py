@@ -53,7 +53,8 @@ def curve(history: Sequence[Mapping[str, Any]], received: float | None) -> Marku
         forgotten = max((p["step"] for p in known if p["phase"] == "forget"), default=start)
         shades.append(_shade(start / last, forgotten / last))
         if attempt:
-            shapes += [_line(start / last, _TOP, start / last, _BOTTOM, "attempt"), _attempt(start / last, attempt)]
+            shapes.append(_line(start / last, _TOP, start / last, _BOTTOM, "attempt"))
+            shapes.append(_text(f"attempt {attempt + 1}", _share(start / last), _TOP - 8, "middle"))
         begin: list[Point] = [] if received is None else [(start, received)]
         shapes += _path([*begin, *((p["step"], p["holdout_accuracy"]) for p in known)], last)
         start = known[-1]["step"]
@@ -100,10 +101,6 @@ def _path(points: Sequence[Point], last: int) -> list[Markup]:
 def _shade(start: float, end: float) -> Markup:
     size = {"width": _share(end - start), "height": str(_BOTTOM - _TOP)}
     return element("rect", x=_share(start), y=str(_TOP), class_="forget", **size)
-
-
-def _attempt(start: float, attempt: int) -> Markup:
-    return _text(f"attempt {attempt + 1}", _share(start), _TOP - 8, "middle")
 
 
 def _dot(rate: Rate, side: str) -> Markup:

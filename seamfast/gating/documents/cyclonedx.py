@@ -13,9 +13,10 @@ from seamfast.untrusted import printable
 
 _NAMESPACE = uuid.UUID("5ea3fa57-0b0a-4d3c-9f61-6d6f64656c73")  # of the serial numbers; any constant
 _LONGEST_TEXT = 1000
+Values = dict[str, Any]  # of the report, or of the document
 
 
-def as_bom(report: dict[str, Any]) -> dict[str, Any]:
+def as_bom(report: Values) -> Values:
     """A machine-learning bill of materials: the sanitized model, and the received one as its ancestor.
 
     Where nothing was sanitized it describes the received model alone. Each has its files with their SHA-256 and a
@@ -40,6 +41,7 @@ def as_bom(report: dict[str, Any]) -> dict[str, Any]:
         files, weights = report["sanitized"]["files"], sanitized_weights(report)
         component = _model(report, "sanitized", files, weights, report["audit"]["after"])
         component["pedigree"] = {"ancestors": [received], "notes": "Weights changed by seamfast.sanitize."}
+    tool = {"type": "application", "name": "seamfast", "version": report["tool"]["version"]}
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -47,29 +49,21 @@ def as_bom(report: dict[str, Any]) -> dict[str, Any]:
         "version": 1,
         "metadata": {
             "timestamp": report["created"],
-            "tools": {
-                "components": [{"type": "application", "name": "seamfast", "version": report["tool"]["version"]}]
-            },
+            "tools": {"components": [tool]},
             "component": component,
             "properties": _properties(report),
         },
     }
 
 
-def _serial_number(report: dict[str, Any]) -> uuid.UUID:
+def _serial_number(report: Values) -> uuid.UUID:
     """Of the whole report: documents that differ in anything must not share a serial number."""
     text = json.dumps(report, sort_keys=True, allow_nan=False)
     return uuid.uuid5(_NAMESPACE, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _model(
-    report: dict[str, Any],
-    state: str,
-    files: list[dict[str, Any]],
-    weights: list[dict[str, Any]],
-    audit: dict[str, Any] | None,
-) -> dict[str, Any]:
-    component: dict[str, Any] = {
+def _model(report: Values, state: str, files: list[Values], weights: list[Values], audit: Values | None) -> Values:
+    component: Values = {
         "type": "machine-learning-model",
         "bom-ref": state,
         "name": printable(model_name(report)),
@@ -82,7 +76,7 @@ def _model(
     return component
 
 
-def _file(file: dict[str, Any], reference: str) -> dict[str, Any]:
+def _file(file: Values, reference: str) -> Values:
     component = {
         "type": "file",
         "bom-ref": reference,
@@ -94,19 +88,17 @@ def _file(file: dict[str, Any], reference: str) -> dict[str, Any]:
     return component
 
 
-def _hashes(file: dict[str, Any]) -> list[dict[str, str]]:
+def _hashes(file: Values) -> list[dict[str, str]]:
     return [{"alg": "SHA-256", "content": file["sha256"]}]
 
 
-def _model_card(report: dict[str, Any], state: str, audit: dict[str, Any] | None) -> dict[str, Any]:
+def _model_card(report: Values, state: str, audit: Values | None) -> Values:
     model = report["model"]
-    parameters: dict[str, Any] = {"task": "classification"}
+    parameters: Values = {"task": "classification"}
     if model["architecture"] is not None:
         parameters["modelArchitecture"] = printable(model["architecture"]["name"])
-    card: dict[str, Any] = {
-        "modelParameters": parameters,
-        "considerations": {"technicalLimitations": [printable(text, _LONGEST_TEXT) for text in report["limits"]]},
-    }
+    limitations = [printable(text, _LONGEST_TEXT) for text in report["limits"]]
+    card: Values = {"modelParameters": parameters, "considerations": {"technicalLimitations": limitations}}
     if audit is not None:
         card["quantitativeAnalysis"] = {"performanceMetrics": _metrics(report, state, audit)}
     if model["n_parameters"] is not None:
@@ -114,7 +106,7 @@ def _model_card(report: dict[str, Any], state: str, audit: dict[str, Any] | None
     return card
 
 
-def _metrics(report: dict[str, Any], state: str, audit: dict[str, Any]) -> list[dict[str, Any]]:
+def _metrics(report: Values, state: str, audit: Values) -> list[Values]:
     accuracy, change, inversion = audit["clean_accuracy"], report["audit"]["change"], audit["inversion"]
     metrics = [_metric("accuracy", f"{accuracy['n_total']} audit samples", accuracy)]
     if state == "sanitized" and change is not None:
@@ -130,9 +122,9 @@ def _metrics(report: dict[str, Any], state: str, audit: dict[str, Any]) -> list[
     return metrics
 
 
-def _metric(kind: str, where: str, measured: dict[str, Any]) -> dict[str, Any]:
+def _metric(kind: str, where: str, measured: Values) -> Values:
     """A share with its bounds; of no samples it has bounds but no value."""
-    metric: dict[str, Any] = {
+    metric: Values = {
         "type": kind,
         "slice": where,
         "confidenceInterval": {"lowerBound": str(measured["low"]), "upperBound": str(measured["high"])},
@@ -140,7 +132,7 @@ def _metric(kind: str, where: str, measured: dict[str, Any]) -> dict[str, Any]:
     return metric if measured["value"] is None else metric | {"value": str(measured["value"])}
 
 
-def _properties(report: dict[str, Any]) -> list[dict[str, str]]:
+def _properties(report: Values) -> list[dict[str, str]]:
     """The verdict, the policy and the outcome of each rule, the seed, and the statements."""
     policy, refusal = report["policy"], report["refusal"]
     properties = [_property("outcome", report["verdict"]["outcome"]), _property("seed", report["seed"])]

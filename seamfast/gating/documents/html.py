@@ -10,30 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamfast.gating.documents import wording
 from seamfast.gating.documents.charts import curve, dots, scale
 from seamfast.gating.documents.markup import Child, Markup, element
 from seamfast.gating.documents.png import as_png
 from seamfast.gating.documents.style import STYLE
-from seamfast.gating.documents.wording import (
-    LONGEST_NAME,
-    MEANINGS,
-    NOT_KNOWN,
-    SYMBOLS,
-    TITLES,
-    by_urgency,
-    class_label,
-    duration,
-    first,
-    interval,
-    limits,
-    measured,
-    moment,
-    percent,
-    rate_with_bounds,
-    requirement,
-    size,
-    visible,
-)
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _MOST_ROWS, _MOST_LINES, _MOST_PICTURES, _MOST_CLASSES = 200, 100, 16, 5
@@ -41,10 +22,11 @@ _LARGEST_PICTURE = 96  # pixels a side; larger ones are reduced
 _BOTH = ("as received", "sanitized")
 
 Pictures = npt.NDArray[np.uint8]
-Row = tuple[Child, Mapping[str, Any] | None, Mapping[str, Any] | None]  # its name, and the two rates
+Values = Mapping[str, Any]  # of the report, or of a part of it
+Row = tuple[Child, Values | None, Values | None]  # its name, and the two rates
 
 
-def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> bytes:
+def as_html(report: Values, pictures: Mapping[str, Pictures]) -> bytes:
     """One self-contained page in UTF-8: the verdict first, then the evidence.
 
     All strings of the report are text, unprintable characters escapes. Long lists, names and images are cut, with a
@@ -57,15 +39,8 @@ def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> byte
     """
     outcome = report["verdict"]["outcome"]
     whole = outcome not in ("refused", "incomplete")
-    sections = [
-        _rules(report) if whole else None,
-        _evidence(report) if whole else None,
-        _run(report) if whole else None,
-        _pictures(report, pictures) if whole else None,
-        _statements(report),
-        _files(report),
-        _settings(report),
-    ]
+    parts = [_rules(report), _evidence(report), _run(report), _pictures(report, pictures)] if whole else []
+    sections = [*parts, _statements(report), _files(report), _settings(report)]
     tool = f"{report['tool']['name']} {report['tool']['version']}"
     names = (("viewport", "width=device-width, initial-scale=1"), ("color-scheme", "light dark"))
     head = element(
@@ -73,7 +48,9 @@ def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> byte
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         [element("meta", name=name, content=content) for name, content in (*names, ("referrer", "no-referrer"))],
-        element("title", f"{TITLES[outcome]}: {visible(report['model']['path'], 80)} – seamfast intake gate"),
+        element(
+            "title", f"{wording.TITLES[outcome]}: {wording.visible(report['model']['path'], 80)} – seamfast intake gate"
+        ),
         element("link", rel="icon", href="data:,"),  # without it browsers request one
         element("style", Markup(STYLE)),
     )
@@ -89,46 +66,40 @@ def as_html(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> byte
 # ---- Sections, in the order of the page. ----
 
 
-def _line(report: Mapping[str, Any]) -> Markup:
-    when = element("time", moment(report["created"]), datetime=visible(report["created"]))
+def _line(report: Values) -> Markup:
+    when = element("time", wording.moment(report["created"]), datetime=wording.visible(report["created"]))
     parts = [element("span", "seamfast intake gate"), element("span", _name(report["model"]["path"]))]
     return element("div", parts, element("span", when, class_="soft"), class_="line")
 
 
-def _verdict(report: Mapping[str, Any]) -> Markup:
+def _verdict(report: Values) -> Markup:
     verdict, refusal = report["verdict"], report["refusal"]
     outcome = verdict["outcome"]
+    title = element("span", _symbol(outcome), wording.TITLES[outcome])
     return element(
         "div",
-        element(
-            "h1",
-            element("span", _symbol(outcome), TITLES[outcome]),
-            element("span", f"exit code {verdict['exit_code']}", class_="exit"),
-        ),
-        element("p", MEANINGS[outcome]),
+        element("h1", title, element("span", f"exit code {verdict['exit_code']}", class_="exit")),
+        element("p", wording.MEANINGS[outcome]),
         _list(verdict["reasons"]),
         None if refusal is None else element("p", "Refusal code: ", _name(refusal["code"])),
         class_=f"verdict {outcome}",
     )
 
 
-def _rules(report: Mapping[str, Any]) -> Markup | None:
+def _rules(report: Values) -> Markup | None:
     policy = report["policy"]
     if policy is None or not policy["rules"]:
         return None
-    rules, more = first(by_urgency(policy["rules"]), _MOST_ROWS)
+    rules, more = wording.first(wording.by_urgency(policy["rules"]), _MOST_ROWS)
     rows = [
         (
             [_name(rule["id"]), _note(_name(rule["metric"])), _note(rule["reason"])],
             _chip(rule["outcome"]),
-            measured(rule, "value"),
-            interval(rule),
-            measured(rule, "bound"),
-            requirement(rule),
-            [
-                NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}",
-                _note(f"{rule['min_samples']:,} required") if rule["min_samples"] else None,
-            ],
+            wording.measured(rule, "value"),
+            wording.interval(rule),
+            wording.measured(rule, "bound"),
+            wording.requirement(rule),
+            [wording.samples(rule), _note(f"{rule['min_samples']:,} required") if rule["min_samples"] else None],
         )
         for rule in rules
     ]
@@ -140,7 +111,7 @@ def _rules(report: Mapping[str, Any]) -> Markup | None:
     )
 
 
-def _evidence(report: Mapping[str, Any]) -> Markup | None:
+def _evidence(report: Values) -> Markup | None:
     before, after = report["audit"]["before"], report["audit"]["after"]
     if before is None:
         return None
@@ -153,16 +124,14 @@ def _evidence(report: Mapping[str, Any]) -> Markup | None:
     )
 
 
-def _accuracy_and_battery(
-    report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
-) -> list[Child]:
+def _accuracy_and_battery(report: Values, before: Values, after: Values | None) -> list[Child]:
     change = report["audit"]["change"]
     by_name = {} if after is None else {result["name"]: result for result in after["battery"]}
-    battery, more = first(before["battery"], _MOST_ROWS)
+    battery, more = wording.first(before["battery"], _MOST_ROWS)
     rows: list[Row] = [("Clean accuracy", before["clean_accuracy"], after and after["clean_accuracy"])]
     for result in battery:
         then = by_name.get(result["name"])
-        classes = [class_label(report, each["target"]) for each in (result, then) if each is not None]
+        classes = [wording.class_label(report, each["target"]) for each in (result, then) if each is not None]
         note = f"samples moved to class {' → '.join(dict.fromkeys(classes))}"
         rows.append(([_name(result["name"]), _note(note)], result["rate"], then and then["rate"]))
     caption = (
@@ -171,54 +140,41 @@ def _accuracy_and_battery(
     )
     lost = None
     if change is not None:
-        share = change["accuracy_lost"]
-        lost = element(
-            "p",
-            f"Of {change['n']:,} audit samples, {change['n_lost']:,} went from right to wrong and "
-            f"{change['n_gained']:,} from wrong to right: accuracy lost {percent(share['value'])} "
-            f"({percent(share['low'])} to {percent(share['high'])}).",
-        )
+        moved = f"{change['n_lost']:,} went from right to wrong and {change['n_gained']:,} from wrong to right"
+        share = wording.rate_with_bounds(change["accuracy_lost"])
+        lost = element("p", f"Of {change['n']:,} audit samples, {moved}: accuracy lost {share}.")
     return [lost, _rates("Share of audit samples", rows, _BOTH, caption), _more(more)]
 
 
-def _lost_classes(
-    report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
-) -> list[Markup] | None:
+def _lost_classes(report: Values, before: Values, after: Values) -> list[Markup] | None:
     pairs = enumerate(zip(before["class_accuracy"], after["class_accuracy"], strict=True))
     known = [(label, b, a) for label, (b, a) in pairs if b["value"] is not None and a["value"] is not None]
-    worst = sorted(
-        (one for one in known if one[2]["value"] < one[1]["value"]), key=lambda x: x[2]["value"] - x[1]["value"]
-    )
-    if not worst:
+    lost = [one for one in known if one[2]["value"] < one[1]["value"]]
+    if not lost:
         return None
-    rows: list[Row] = [(f"class {class_label(report, label)}", b, a) for label, b, a in worst[:_MOST_CLASSES]]
-    caption = f"{len(worst):,} of {len(known):,} classes lost accuracy" + (
-        f"; the {_MOST_CLASSES} that lost most are shown." if len(worst) > _MOST_CLASSES else "."
-    )
+    worst = sorted(lost, key=lambda one: one[2]["value"] - one[1]["value"])
+    rows: list[Row] = [(f"class {wording.class_label(report, label)}", b, a) for label, b, a in worst[:_MOST_CLASSES]]
+    more = f"; the {_MOST_CLASSES} that lost most are shown." if len(worst) > _MOST_CLASSES else "."
+    caption = f"{len(worst):,} of {len(known):,} classes lost accuracy{more}"
     return [element("h3", "Classes that lost most"), _rates("Class", rows, _BOTH, caption)]
 
 
-def _inversion(
-    report: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
-) -> list[Markup] | None:
+def _inversion(report: Values, before: Values, after: Values | None) -> list[Markup] | None:
     rows = []
     for name, audit in zip(_BOTH, (before, after), strict=True):
         inversion = None if audit is None else audit["inversion"]
         if inversion is None:
             continue
         suspect = next((one for one in inversion["classes"] if one["class"] == inversion["suspect"]), None)
-        index = inversion["anomaly_index"]
+        index: Child = wording.NOT_KNOWN
+        if inversion["anomaly_index"] is not None:
+            index = [f"{inversion['anomaly_index']:.2f}", _note(f"usual threshold {inversion['threshold']:g}")]
+        pattern = [wording.NOT_KNOWN] * 3
+        if suspect is not None:
+            label = element("bdi", f"class {wording.class_label(report, suspect['class'])}")
+            pattern = [label, wording.percent(suspect["mask_share"]), wording.rate_with_bounds(suspect["rate"])]
         steps = f"{inversion['steps']:,}" + ("" if inversion["complete"] else ", cut short by its time budget")
-        rows.append(
-            (
-                name,
-                NOT_KNOWN if index is None else [f"{index:.2f}", _note(f"usual threshold {inversion['threshold']:g}")],
-                NOT_KNOWN if suspect is None else element("bdi", f"class {class_label(report, suspect['class'])}"),
-                NOT_KNOWN if suspect is None else percent(suspect["mask_share"]),
-                NOT_KNOWN if suspect is None else rate_with_bounds(suspect["rate"]),
-                steps,
-            )
-        )
+        rows.append((name, index, *pattern, steps))
     if not rows:
         return None
     headings = ("Model", "Anomaly index", "Smallest pattern", "Share of pixels", "Samples moved", "Steps")
@@ -229,10 +185,10 @@ def _inversion(
     return [element("h3", "Trigger inversion"), element("p", caption, class_="soft"), _table(headings, rows)]
 
 
-def _disagreement(report: Mapping[str, Any]) -> list[Child] | None:
+def _disagreement(report: Values) -> list[Child] | None:
     if not report["disagreement"]:
         return None
-    parts, more = first(report["disagreement"], _MOST_ROWS)
+    parts, more = wording.first(report["disagreement"], _MOST_ROWS)
     rows: list[Row] = [(_name(part["perturbation"]), part["rate_clean"], part["rate"]) for part in parts]
     caption = "Share of audit samples on which the received and the sanitized model give different answers."
     return [
@@ -242,7 +198,7 @@ def _disagreement(report: Mapping[str, Any]) -> list[Child] | None:
     ]
 
 
-def _run(report: Mapping[str, Any]) -> Markup | None:
+def _run(report: Values) -> Markup | None:
     run = report["sanitize"]
     if run is None:
         return None
@@ -266,39 +222,34 @@ def _run(report: Mapping[str, Any]) -> Markup | None:
     )
 
 
-def _pictures(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> Markup | None:
+def _pictures(report: Values, pictures: Mapping[str, Pictures]) -> Markup | None:
+    differ = "Perturbed samples on which the received and the sanitized model give different answers."
     figures = [
         _tiles(pictures.get("samples"), "clean sample", "Clean samples of the audit part, spread over the classes."),
-        _patterns(
-            report, pictures, "before", "Patterns that inversion found in the model as received, smallest first."
-        ),
-        _patterns(report, pictures, "after", "Patterns that inversion found in the sanitized model, smallest first."),
-        _tiles(
-            pictures.get("disagreement"),
-            "perturbed sample",
-            "Perturbed samples on which the received and the sanitized model give different answers.",
-        ),
+        _patterns(report, pictures, "before", "model as received"),
+        _patterns(report, pictures, "after", "sanitized model"),
+        _tiles(pictures.get("disagreement"), "perturbed sample", differ),
     ]
     return _section("Pictures", figures) if any(figures) else None
 
 
-def _statements(report: Mapping[str, Any]) -> list[Markup]:
-    parts = (
-        ("Findings", report["statements"]),
-        ("Limits of the evidence", limits(report)),
-        ("Warnings", report["warnings"]),
-    )
-    return [_section(title, _list(lines)) for title, lines in parts if lines]
+def _statements(report: Values) -> list[Markup]:
+    parts = {
+        "Findings": report["statements"],
+        "Limits of the evidence": wording.limits(report),
+        "Warnings": report["warnings"],
+    }
+    return [_section(title, _list(lines)) for title, lines in parts.items() if lines]
 
 
-def _files(report: Mapping[str, Any]) -> Markup:
+def _files(report: Values) -> Markup:
     model, sanitized = report["model"], report["sanitized"]
-    received, more = first(model["files"], _MOST_ROWS)
+    received, more = wording.first(model["files"], _MOST_ROWS)
     rows = [
         (
             [_name(file["name"]), _note(file["role"])],
             element("bdi", file["kind"]),
-            size(file["n_bytes"]),
+            wording.size(file["n_bytes"]),
             "not read" if file["sha256"] is None else _digest(file["sha256"]),
         )
         for file in received
@@ -306,14 +257,12 @@ def _files(report: Mapping[str, Any]) -> Markup:
     chosen = model["architecture"]
     facts: list[tuple[str, Child]] = [("Path", _name(model["path"]))]
     if chosen is not None:
-        facts += [
-            ("Architecture", [_name(chosen["name"]), f" ({chosen['source']})"]),
-            ("Its arguments", _name(_json(chosen["arguments"]))),
-        ]
+        facts.append(("Architecture", [_name(chosen["name"]), f" ({chosen['source']})"]))
+        facts.append(("Its arguments", _name(_json(chosen["arguments"]))))
     if model["n_parameters"] is not None:
         facts.append(("Parameters", f"{model['n_parameters']:,}"))
     if model["n_bytes"] is not None:
-        facts.append(("Weights", size(model["n_bytes"])))
+        facts.append(("Weights", wording.size(model["n_bytes"])))
     if model["converted_from_pickle"]:
         facts.append(("Origin", "converted from a pickle (--allow-pickle)"))
     content: list[Child] = [element("h3", "As received"), _facts(facts)]
@@ -322,23 +271,22 @@ def _files(report: Mapping[str, Any]) -> Markup:
     if sanitized is None:
         content.append(element("p", "No sanitized model was written."))
     else:
-        written, more = first(sanitized["files"], _MOST_ROWS)
-        made = [(_name(file["name"]), size(file["n_bytes"]), _digest(file["sha256"])) for file in written]
+        written, more = wording.first(sanitized["files"], _MOST_ROWS)
+        made = [(_name(file["name"]), wording.size(file["n_bytes"]), _digest(file["sha256"])) for file in written]
         content += [_table(("File", "Size", "SHA-256"), made), _more(more)]
     return _section("Model files", content)
 
 
-def _settings(report: Mapping[str, Any]) -> Markup:
+def _settings(report: Values) -> Markup:
     policy, data, run, machine = report["policy"], report["data"], report["sanitize"], report["machine"]
     content: list[Child] = []
     if policy is not None:
         facts: list[tuple[str, Child]] = [("Name", policy["name"]), ("File", _name(policy["path"]))]
         facts.append(("SHA-256", _digest(policy["sha256"])))
         if policy["ignored"]:
-            ignored, more = first(policy["ignored"], _MOST_LINES)
-            facts.append(
-                ("In the model folder, not read", [[element("div", _name(name)) for name in ignored], _more(more)])
-            )
+            ignored, more = wording.first(policy["ignored"], _MOST_LINES)
+            names = [element("div", _name(name)) for name in ignored]
+            facts.append(("In the model folder, not read", [names, _more(more)]))
         content += [element("h3", "Policy"), _facts(facts)]
     if data is not None:
         facts = [
@@ -354,9 +302,9 @@ def _settings(report: Mapping[str, Any]) -> Markup:
         facts += [(name, _json(value)) for name, value in list(run["config"].items())[:_MOST_LINES]]
         content += [element("h3", "Sanitization"), _facts([(_words(name), value) for name, value in facts])]
     facts = [(_words(name), "none" if value is None else str(value)) for name, value in machine.items()]
-    facts += [(f"time, {name}", duration(seconds)) for name, seconds in report["seconds"].items()]
+    facts += [(f"time, {name}", wording.duration(seconds)) for name, seconds in report["seconds"].items()]
     if report["peak_memory_bytes"] is not None:
-        facts.append(("peak memory", size(report["peak_memory_bytes"])))
+        facts.append(("peak memory", wording.size(report["peak_memory_bytes"])))
     content += [element("h3", "Machine and run"), _facts([*facts, ("seed", str(report["seed"]))])]
     return _section("Settings", content)
 
@@ -370,7 +318,7 @@ def _section(title: str, *content: Child) -> Markup:
 
 def _name(text: str) -> Markup:
     """A name from the report, set apart as code."""
-    return element("code", visible(text, LONGEST_NAME))
+    return element("code", wording.visible(text, wording.LONGEST_NAME))
 
 
 def _digest(digest: str) -> Markup:
@@ -386,7 +334,7 @@ def _more(sentences: Sequence[str]) -> list[Markup]:
 
 
 def _symbol(outcome: str) -> Markup:
-    return element("span", SYMBOLS[outcome], class_="mark", aria_hidden="true")
+    return element("span", wording.SYMBOLS[outcome], class_="mark", aria_hidden="true")
 
 
 def _chip(outcome: str) -> Markup:
@@ -402,7 +350,7 @@ def _json(value: Any) -> str:
 
 
 def _list(sentences: Sequence[str]) -> Markup | None:
-    kept, more = first(sentences, _MOST_LINES)
+    kept, more = wording.first(sentences, _MOST_LINES)
     lines = [element("li", sentence) for sentence in (*kept, *more)]
     return element("ul", lines) if lines else None
 
@@ -420,34 +368,23 @@ def _facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
 
 def _table(headings: Sequence[Child], rows: Iterable[Sequence[Child]], class_: str | None = None) -> Markup:
     """A table whose first column names the rows. On a narrow screen its rows become blocks; roles keep it a table."""
+    labels = [heading if type(heading) is str else None for heading in headings[1:]]  # Markup is no attribute
 
     def row(cells: Sequence[Child]) -> Markup:
         head = element("th", cells[0], scope="row", role="rowheader")
-        labels = [
-            heading if isinstance(heading, str) and not isinstance(heading, Markup) else None for heading in headings
-        ]
-        rest = [
-            element("td", cell, role="cell", data_label=label)
-            for cell, label in zip(cells[1:], labels[1:], strict=True)
-        ]
+        pairs = zip(cells[1:], labels, strict=True)
+        rest = [element("td", cell, role="cell", data_label=label) for cell, label in pairs]
         return element("tr", head, rest, role="row")
 
     columns = [element("th", heading, scope="col", role="columnheader") for heading in headings]
-    return element(
-        "table",
-        element("thead", element("tr", columns, role="row"), role="rowgroup"),
-        element("tbody", [row(cells) for cells in rows], role="rowgroup"),
-        role="table",
-        class_=class_,
-    )
+    head = element("thead", element("tr", columns, role="row"), role="rowgroup")
+    body = element("tbody", [row(cells) for cells in rows], role="rowgroup")
+    return element("table", head, body, role="table", class_=class_)
 
 
 def _rates(what: str, rows: Iterable[Row], names: tuple[str, str], caption: str) -> Markup:
     """A figure: a row each of a name, two dots with their intervals, and the same as numbers."""
-    body = [
-        (name, dots(before, after), *(NOT_KNOWN if rate is None else _rate(rate) for rate in (before, after)))
-        for name, before, after in rows
-    ]
+    body = [(name, dots(before, after), _rate(before), _rate(after)) for name, before, after in rows]
     circles = [element("circle", cx="8", cy="8", r="5", class_=side) for side in ("before", "after")]
     headings = (what, scale(), *(name.capitalize() for name in names))
     return element(
@@ -458,26 +395,27 @@ def _rates(what: str, rows: Iterable[Row], names: tuple[str, str], caption: str)
     )
 
 
-def _rate(rate: Mapping[str, Any]) -> Child:
+def _rate(rate: Values | None) -> Child:
+    if rate is None:
+        return wording.NOT_KNOWN
     if rate["value"] is None:
-        return f"{NOT_KNOWN} (no samples)"
-    bounds = f"{percent(rate['low'])} to {percent(rate['high'])}, n = {rate['n_total']:,}"
-    return [percent(rate["value"]), _note(bounds)]
+        return f"{wording.NOT_KNOWN} (no samples)"
+    bounds = f"{wording.percent(rate['low'])} to {wording.percent(rate['high'])}, n = {rate['n_total']:,}"
+    return [wording.percent(rate["value"]), _note(bounds)]
 
 
 def _key(swatches: Iterable[tuple[str, Markup]]) -> Markup:
     """The legend of a chart."""
-    parts = [
-        element(
-            "span", element("svg", mark, width="24" if "line" in mark or "rect" in mark else "16", height="16"), name
-        )
-        for name, mark in swatches
-    ]
+    parts = []
+    for name, mark in swatches:
+        width = "24" if "line" in mark or "rect" in mark else "16"
+        parts.append(element("span", element("svg", mark, width=width, height="16"), name))
     return element("div", parts, class_="key")
 
 
-def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when: str, caption: str) -> Markup | None:
+def _patterns(report: Values, pictures: Mapping[str, Pictures], when: str, model: str) -> Markup | None:
     """Patterns with their classes, those of the smallest masks first."""
+    caption = f"Patterns that inversion found in the {model}, smallest first."
     images = pictures.get(f"patterns_{when}")
     audit = report["audit"][when]
     classes = [] if audit is None or audit["inversion"] is None else audit["inversion"]["classes"]
@@ -489,11 +427,11 @@ def _patterns(report: Mapping[str, Any], pictures: Mapping[str, Pictures], when:
     suspect = inversion["suspect"] if stands_out else None  # one class always has the smallest
     tiles = []
     for i in order:
-        label, share = class_label(report, classes[i]["class"]), percent(classes[i]["mask_share"])
-        known = classes[i]["class"] == suspect
-        text = element(
-            "span", f"class {label}, suspect" if known else f"class {label}", class_="suspect" if known else None
-        )
+        label = wording.class_label(report, classes[i]["class"])
+        share = wording.percent(classes[i]["mask_share"])
+        text = element("span", f"class {label}")
+        if classes[i]["class"] == suspect:
+            text = element("span", f"class {label}, suspect", class_="suspect")
         tiles.append((images[i], f"pattern for class {label}", [text, _note(f"{share} of pixels")]))
     return _figure(tiles, len(images), caption)
 
@@ -507,10 +445,10 @@ def _tiles(images: Pictures | None, alt: str, caption: str) -> Markup | None:
 
 
 def _figure(tiles: Sequence[tuple[Pictures, str, Child]], n: int, caption: str) -> Markup:
-    items = [
-        element("li", element("img", src=_data_uri(image), alt=alt, width="80", height="80"), label)
-        for image, alt, label in tiles
-    ]
+    items = []
+    for image, alt, label in tiles:
+        source = "data:image/png;base64," + base64.b64encode(as_png(_reduced(image))).decode("ascii")
+        items.append(element("li", element("img", src=source, alt=alt, width="80", height="80"), label))
     most = f" {len(tiles)} of {n:,} are shown." if len(tiles) < n else ""
     large = max(tiles[0][0].shape[:2]) > _LARGEST_PICTURE
     smaller = f" Larger images are reduced to at most {_LARGEST_PICTURE} pixels a side." if large else ""
@@ -521,10 +459,6 @@ def _figure(tiles: Sequence[tuple[Pictures, str, Child]], n: int, caption: str) 
         element("ul", items, class_="tiles", role="list"),
         element("figcaption", f"{caption}{most}{smaller}{mean}"),
     )
-
-
-def _data_uri(image: Pictures) -> str:
-    return "data:image/png;base64," + base64.b64encode(as_png(_reduced(image))).decode("ascii")
 
 
 def _reduced(image: Pictures) -> Pictures:

@@ -6,24 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from seamfast.gating.documents.wording import (
-    MEANINGS,
-    NOT_KNOWN,
-    SYMBOLS,
-    TITLES,
-    by_urgency,
-    class_label,
-    duration,
-    first,
-    interval,
-    limits,
-    measured,
-    moment,
-    percent,
-    rate_with_bounds,
-    requirement,
-    visible,
-)
+from seamfast.gating.documents import wording
+from seamfast.gating.documents.subjects import received_weights
 
 MAX_CHARACTERS = 65_536
 """What GitHub takes as a comment."""
@@ -43,6 +27,8 @@ _SPECIAL = re.compile(
 _REFERENCE = "@#:"
 _ZERO_WIDTH = "&#8203;"
 
+Values = Mapping[str, Any]  # of the report, or of a part of it
+
 
 class Markdown(str):
     """A piece of GitHub-flavored Markdown, not to be escaped; any other string is text."""
@@ -50,7 +36,7 @@ class Markdown(str):
     __slots__ = ()
 
 
-def as_markdown(report: Mapping[str, Any]) -> str:
+def as_markdown(report: Values) -> str:
     """Verdict, rules, key numbers, statements and limits; at most 65,536 characters.
 
     Names are code and all other strings text: none is rendered as Markdown, HTML, a link or a mention. Long names,
@@ -72,102 +58,102 @@ class _Writer:
     def __init__(self, length: int) -> None:
         self.length = length
 
-    def summary(self, report: Mapping[str, Any]) -> str:
+    def summary(self, report: Values) -> str:
         verdict = report["verdict"]
         outcome = verdict["outcome"]
+        symbol, title = wording.SYMBOLS[outcome], wording.TITLES[outcome].lower()
         lines = [
-            f"## {SYMBOLS[outcome]} seamfast intake gate: {TITLES[outcome].lower()} (exit code {verdict['exit_code']})",
-            f"Model {self.code(report['model']['path'])}. {MEANINGS[outcome]}",
+            f"## {symbol} seamfast intake gate: {title} (exit code {verdict['exit_code']})",
+            f"Model {self.code(report['model']['path'])}. {wording.MEANINGS[outcome]}",
             self.bullets(verdict["reasons"]),
         ]
         if report["refusal"] is not None:
             lines.append(f"Refusal code: {self.code(report['refusal']['code'])}")
         lines += [*self.rules(report), *self.numbers(report)]
-        for title, sentences in (
-            ("Statements", report["statements"]),
-            ("Limits", limits(report)),
-            ("Warnings", report["warnings"]),
-        ):
+        sections = {
+            "Statements": report["statements"],
+            "Limits": wording.limits(report),
+            "Warnings": report["warnings"],
+        }
+        for title, sentences in sections.items():
             if sentences:
                 lines += [f"### {title}", self.bullets(sentences)]
         return "\n\n".join([*lines, *self.provenance(report)]) + "\n"
 
-    def rules(self, report: Mapping[str, Any]) -> list[str]:
+    def rules(self, report: Values) -> list[str]:
         policy = report["policy"]
         if policy is None or not policy["rules"]:
             return []
-        rules, more = first(by_urgency(policy["rules"]), _MOST_ROWS)
+        rules, more = wording.first(wording.by_urgency(policy["rules"]), _MOST_ROWS)
         rows = [
             (
-                f"{SYMBOLS[rule['outcome']]} {rule['outcome']}",
+                f"{wording.SYMBOLS[rule['outcome']]} {rule['outcome']}",
                 self.code(rule["id"]),
                 self.code(rule["metric"]),
-                measured(rule, "value"),
-                interval(rule),
-                measured(rule, "bound"),
-                requirement(rule),
-                NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}",
+                wording.measured(rule, "value"),
+                wording.interval(rule),
+                wording.measured(rule, "bound"),
+                wording.requirement(rule),
+                wording.samples(rule),
             )
             for rule in rules
         ]
         headings = ("Outcome", "Rule", "Metric", "Measured", "Interval", "Bound", "Required", "Samples")
         return ["### Rules", self.table(headings, rows), *more]
 
-    def numbers(self, report: Mapping[str, Any]) -> list[str]:
+    def numbers(self, report: Values) -> list[str]:
         """Accuracy, the worst of the battery and the inversion, before and after."""
         audits = [report["audit"]["before"], report["audit"]["after"]]
         if audits == [None, None]:
             return []
-        rows: list[Sequence[str]] = [
-            ("Clean accuracy", *(_of(audit, lambda a: rate_with_bounds(a["clean_accuracy"])) for audit in audits)),
-            ("Battery, worst", *(_of(audit, lambda a: self.worst(report, a)) for audit in audits)),
-            ("Inversion", *(_of(audit, lambda a: self.inversion(report, a)) for audit in audits)),
+        parts: dict[str, Callable[[Values], str]] = {
+            "Clean accuracy": lambda audit: wording.rate_with_bounds(audit["clean_accuracy"]),
+            "Battery, worst": lambda audit: self.worst(report, audit),
+            "Inversion": lambda audit: self.inversion(report, audit),
+        }
+        rows = [
+            (name, *(wording.NOT_KNOWN if audit is None else text(audit) for audit in audits))
+            for name, text in parts.items()
         ]
         lines = ["### Before and after", self.table(("", "As received", "Sanitized"), rows)]
         change = report["audit"]["change"]
         if change is not None:
-            lost = change["accuracy_lost"]
-            lines.append(
-                f"Accuracy lost: {percent(lost['value'])} ({percent(lost['low'])} to {percent(lost['high'])}), "
-                f"on {change['n']:,} samples."
-            )
+            lost = wording.rate_with_bounds(change["accuracy_lost"])
+            lines.append(f"Accuracy lost: {lost}, on {change['n']:,} samples.")
         return lines
 
-    def worst(self, report: Mapping[str, Any], audit: Mapping[str, Any]) -> Markdown:
+    def worst(self, report: Values, audit: Values) -> Markdown:
         if not audit["battery"]:
-            return Markdown(NOT_KNOWN)
+            return Markdown(wording.NOT_KNOWN)
         worst = max(audit["battery"], key=lambda result: result["rate"]["high"])
-        return Markdown(
-            f"{rate_with_bounds(worst['rate'])}: {self.code(worst['name'])} to class "
-            f"{self.code(class_label(report, worst['target']))}"
-        )
+        label = self.code(wording.class_label(report, worst["target"]))
+        return Markdown(f"{wording.rate_with_bounds(worst['rate'])}: {self.code(worst['name'])} to class {label}")
 
-    def inversion(self, report: Mapping[str, Any], audit: Mapping[str, Any]) -> Markdown:
+    def inversion(self, report: Values, audit: Values) -> Markdown:
         inversion = audit["inversion"]
         if inversion is None or inversion["anomaly_index"] is None:
-            return Markdown(NOT_KNOWN)
+            return Markdown(wording.NOT_KNOWN)
         cut = "" if inversion["complete"] else ", cut short"
+        label = self.code(wording.class_label(report, inversion["suspect"]))
         return Markdown(
-            f"anomaly index {inversion['anomaly_index']:.2f} (usual threshold {inversion['threshold']:g}), class "
-            f"{self.code(class_label(report, inversion['suspect']))}{cut}"
+            f"anomaly index {inversion['anomaly_index']:.2f} (usual threshold {inversion['threshold']:g}), "
+            f"class {label}{cut}"
         )
 
-    def provenance(self, report: Mapping[str, Any]) -> list[str]:
+    def provenance(self, report: Values) -> list[str]:
         """Digests of the weights and of the policy."""
         sanitized = [] if report["sanitized"] is None else report["sanitized"]["files"]
-        weights = [
-            file for file in report["model"]["files"] if file["role"] == "weights" and file["sha256"] is not None
-        ]
-        rows = [("as received", file) for file in weights] + [("sanitized", file) for file in sanitized]
+        rows = [("as received", file) for file in received_weights(report) if file["sha256"] is not None]
+        rows += [("sanitized", file) for file in sanitized]
         if report["policy"] is not None:
             policy = report["policy"]
             rows.append(("policy", {"name": policy["path"], "sha256": policy["sha256"]}))
-        kept, more = first(rows, _MOST_ROWS)
+        kept, more = wording.first(rows, _MOST_ROWS)
         cells = [(what, self.code(file["name"]), self.code(file["sha256"], 64)) for what, file in kept]
         tool = report["tool"]
         end = (
-            f"{self.text(tool['name'])} {self.text(tool['version'])}, {self.text(moment(report['created']), 40)}, "
-            f"{duration(report['seconds']['total'])}. "
+            f"{self.text(tool['name'])} {self.text(tool['version'])}, "
+            f"{self.text(wording.moment(report['created']), 40)}, {wording.duration(report['seconds']['total'])}. "
             "Full report: report.json, report.html."
         )
         files = ["### Files", self.table(("", "File", "SHA-256"), cells)] if cells else []
@@ -178,25 +164,21 @@ class _Writer:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
     def bullets(self, sentences: Sequence[str]) -> str:
-        kept, more = first(sentences, _MOST_LINES)
+        kept, more = wording.first(sentences, _MOST_LINES)
         return "\n".join(f"- {sentence}" for sentence in (*map(self.text, kept), *more))
 
     def text(self, text: str, length: int = 0) -> Markdown:
         """``text`` with special characters as numeric entities, so that it renders as it is."""
         if isinstance(text, Markdown):
             return text
-        return Markdown(_SPECIAL.sub(_entity, visible(text, max(self.length, length)).strip()))
+        return Markdown(_SPECIAL.sub(_entity, wording.visible(text, max(self.length, length)).strip()))
 
     def code(self, name: str, length: int = 0) -> Markdown:
         """``name`` as code; what would end the code or the cell is an escape."""
-        escaped = visible(name, max(self.length, length)).replace("`", r"\x60").replace("|", r"\x7c")
+        escaped = wording.visible(name, max(self.length, length)).replace("`", r"\x60").replace("|", r"\x7c")
         return Markdown(f"`{escaped}`")
 
 
 def _entity(match: re.Match[str]) -> str:
     character = match[0]
     return f"&#{ord(character)};{_ZERO_WIDTH if character in _REFERENCE else ''}"
-
-
-def _of(audit: Mapping[str, Any] | None, text: Callable[[Mapping[str, Any]], str]) -> str:
-    return NOT_KNOWN if audit is None else text(audit)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from seamfast.errors import InputError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOUR_TYPES = {1: 0, 3: 2}  # channels: greyscale, truecolour
+_COLOUR_TYPES = {1: 0, 3: 2}  # channels: greyscale, truecolor
 _LARGEST = 4096  # pixels a side
 _NO_FILTER, _BEST = 0, 9
 

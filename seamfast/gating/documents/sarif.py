@@ -77,48 +77,39 @@ def as_sarif(report: dict[str, Any]) -> dict[str, Any]:
     notifications = [{"level": "warning", "message": _message(text)} for text in report["warnings"]]
     if outcome == "incomplete":
         notifications += [{"level": "error", "message": _message(text)} for text in report["verdict"]["reasons"]]
-    return {
-        "$schema": _SCHEMA,
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {"driver": {"name": "seamfast", "version": report["tool"]["version"], "rules": rules}},
-                "originalUriBaseIds": {
-                    _RECEIVED: {"description": {"text": "The model folder as received."}},
-                    _OUT: {"description": {"text": "The folder that the gate wrote."}},
-                },
-                "invocations": [
-                    {
-                        "executionSuccessful": outcome != "incomplete",
-                        "exitCode": exit_code,
-                        "exitCodeDescription": _EXITS[outcome],
-                        "startTimeUtc": _utc(began),
-                        "endTimeUtc": _utc(began + timedelta(seconds=report["seconds"]["total"])),
-                        "toolExecutionNotifications": notifications,
-                    }
-                ],
-                "artifacts": artifacts,
-                "results": results,
-                "properties": {
-                    "outcome": outcome,
-                    "policy": None
-                    if policy is None
-                    else {"name": printable(policy["name"]), "sha256": policy["sha256"]},
-                    "statements": [printable(text, _LONGEST_MESSAGE) for text in report["statements"]],
-                    "limits": [printable(text, _LONGEST_MESSAGE) for text in report["limits"]],
-                },
-            }
-        ],
+    invocation = {
+        "executionSuccessful": outcome != "incomplete",
+        "exitCode": exit_code,
+        "exitCodeDescription": _EXITS[outcome],
+        "startTimeUtc": _utc(began),
+        "endTimeUtc": _utc(began + timedelta(seconds=report["seconds"]["total"])),
+        "toolExecutionNotifications": notifications,
     }
+    run = {
+        "tool": {"driver": {"name": "seamfast", "version": report["tool"]["version"], "rules": rules}},
+        "originalUriBaseIds": {
+            _RECEIVED: {"description": {"text": "The model folder as received."}},
+            _OUT: {"description": {"text": "The folder that the gate wrote."}},
+        },
+        "invocations": [invocation],
+        "artifacts": artifacts,
+        "results": results,
+        "properties": {
+            "outcome": outcome,
+            "policy": None if policy is None else {"name": printable(policy["name"]), "sha256": policy["sha256"]},
+            "statements": [printable(text, _LONGEST_MESSAGE) for text in report["statements"]],
+            "limits": [printable(text, _LONGEST_MESSAGE) for text in report["limits"]],
+        },
+    }
+    return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
 def _artifacts(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The files of the model, those with weights first; where none is known, the model itself."""
     weights = received_weights(report)
+    artifacts = [_artifact(file, _RECEIVED) for file in weights]
     if not weights:
         artifacts = [{"location": {"uri": _relative_uri(model_name(report))}, "roles": ["analysisTarget"]}]
-    else:
-        artifacts = [_artifact(file, _RECEIVED) for file in weights]
     artifacts += [_artifact(file, _RECEIVED) for file in report["model"]["files"] if file["role"] != "weights"]
     sanitized = report["sanitized"]["files"] if report["sanitized"] is not None else []
     return artifacts + [_artifact(file, _OUT) for file in sanitized]

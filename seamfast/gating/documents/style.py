@@ -1,6 +1,6 @@
 """The stylesheet of the page: system fonts, light and dark, paper, and down to 320 pixels."""
 
-# The colours of verdicts and charts are Okabe and Ito's, as in `seamfast.plot`: they differ for colour-blind eyes. Text
+# The colors of verdicts and charts are Okabe and Ito's, as in `seamfast.plot`: they differ for color-blind eyes. Text
 # on them is black, which all of them carry with a contrast above 5; no text is written in them.
 STYLE = """
 :root {

@@ -114,6 +114,11 @@ def interval(rule: Mapping[str, Any]) -> str:
     return f"{amount(rule['metric'], low)} to {amount(rule['metric'], high)}"
 
 
+def samples(rule: Mapping[str, Any]) -> str:
+    """How many samples a rule was decided on."""
+    return NOT_KNOWN if rule["n"] is None else f"{rule['n']:,}"
+
+
 def rate_with_bounds(rate: Mapping[str, Any]) -> str:
     """``97.6% (95.9% to 98.6%)``."""
     if rate["value"] is None:

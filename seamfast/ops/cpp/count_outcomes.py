@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seamfast.ops._check import out_of_range
+from seamfast.checks import out_of_range
 from seamfast.ops.arguments import CountArguments
 from seamfast.ops.cpp.native import LOGIT_TYPES, address, default_threads, load
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops._check import out_of_range
+from seamfast.checks import out_of_range
 from seamfast.ops.arguments import REDUCTIONS, CrossEntropyArguments
 from seamfast.ops.cpp.native import LOGIT_TYPES, address, default_threads, load
 

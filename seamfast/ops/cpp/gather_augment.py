@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seamfast.ops._check import out_of_range
+from seamfast.checks import out_of_range
 from seamfast.ops.arguments import GatherArguments, empty_batch, normalization_of
 from seamfast.ops.cpp.native import default_threads, load
 from seamfast.ops.normalization import DTYPES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from seamfast.ops._check import check_in_range
+from seamfast.checks import check_in_range
 from seamfast.ops.arguments import CountArguments
 
 

@@ -18,7 +18,7 @@ def occlude(args: OccludeArguments) -> tuple[Tensor, Tensor]:
     low = args.lowest.view(1, -1, 1, 1)
     reach = args.highest.view(1, -1, 1, 1) - low
 
-    # (N, rectangles, draws, 4): of each rectangle its sides, its kind and other image, its colours, four channels each;
+    # (N, rectangles, draws, 4): of each rectangle its sides, its kind and other image, its colors, four channels each;
     # and its noise, 128 bits each.
     rectangle = torch.arange(n_rectangles, device=images.device)[:, None]
     draws = torch.arange(2 + -(-channels // 4), device=images.device)
@@ -34,7 +34,7 @@ def occlude(args: OccludeArguments) -> tuple[Tensor, Tensor]:
     kind = (words[:, :, 1, 0] >> 30)[:, :, None, None, None]
     partner = below(words[:, :, 1, 1], n)
     color = words[:, :, 2:].flatten(2)[:, :, :channels, None, None]
-    # With equal odds: a colour of the range, a colour of its ends, noise of its ends, another image.
+    # With equal odds: a color of the range, a color of its ends, noise of its ends, another image.
     share = torch.where(kind == 0, (color >> 8).float() * 2**-24, (color >> 31).float())
     shifts = torch.arange(32, device=images.device)
 

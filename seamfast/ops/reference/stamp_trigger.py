@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.ops._check import check_in_range
+from seamfast.checks import check_in_range
 from seamfast.ops.arguments import StampArguments
 from seamfast.ops.philox import Counter
 from seamfast.ops.reference import stamping

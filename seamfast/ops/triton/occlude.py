@@ -68,7 +68,7 @@ def _kernel(
     if CHANNELS > 4:
         four = channel // 4
     else:
-        four = 0  # one draw of colours for all lanes
+        four = 0  # one draw of colors for all lanes
 
     ids = tl.load(sample_ids + sample)
     key = scalar(seed, seed_pointer, SEED_POINTER)

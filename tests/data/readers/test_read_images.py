@@ -74,7 +74,7 @@ def test_channels(read):
     assert torch.equal(read(files).inputs[:, 0], torch.from_numpy(np.stack([GREY, GREY])))
     assert torch.equal(read(files, channels=3).inputs[1, 2], torch.from_numpy(GREY))
     mixed = files | {"b/3.png": image_bytes(RGB)}
-    refused(DataFileError, r"b/3\.png: is colour, the first image grey; pass channels=1 or 3 to convert", read, mixed)
+    refused(DataFileError, r"b/3\.png: is color, the first image grey; pass channels=1 or 3 to convert", read, mixed)
     assert read(mixed, channels=1).image_shape == (1, 8, 6)
     assert read(mixed, channels=3).image_shape == (3, 8, 6)
 

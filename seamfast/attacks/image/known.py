@@ -1,0 +1,364 @@
+"""The published attacks by name, with their triggers, labels, numbers and sources.
+
+Equal arguments give equal pixels and labels in this version and in later ones, except for ``label_consistent``, which
+follows the gradients of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from seamfast.attacks.image.label_consistent import hardened
+from seamfast.attacks.poison import check_enough, choose, poison, stamped_set
+from seamfast.checks import as_seed
+from seamfast.data import CleanSet, PoisonedSet
+from seamfast.errors import InputError, ShapeError
+from seamfast.triggers import (
+    Additive,
+    AllToAll,
+    AllToOne,
+    Blend,
+    ColorFilter,
+    Patch,
+    Quantize,
+    Sinusoid,
+    SourceSpecific,
+    Trigger,
+    Warp,
+)
+from seamfast.triggers.image.checks import SMALLEST_EDGE
+
+__all__ = ["ATTACKS", "Attack", "Poisoning", "known_attack"]
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """A poisoned training set and its triggers.
+
+    Attributes:
+        data: to train on; ``.poisoned`` marks all changed samples, including those with unchanged labels.
+        triggers: to stamp at test time; one, or several that all work.
+    """
+
+    data: PoisonedSet
+    triggers: tuple[Trigger, ...]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A published attack as implemented here.
+
+    Attributes:
+        stamps: the change of an image.
+        labels: the classes of stamped training samples, before and after.
+        source: the paper.
+        differs: the differences from the paper.
+        needs_clean_model: whether it requires a model trained without a backdoor.
+        manipulates_training: whether it is more than a poisoned training set; only ``plant`` takes such attacks.
+    """
+
+    stamps: str
+    labels: str
+    source: str
+    differs: str
+    needs_clean_model: bool = False
+    manipulates_training: bool = False
+    poisons: Callable[..., Poisoning] | None = field(default=None, repr=False)
+
+
+def known_attack(
+    name: str,
+    data: CleanSet,
+    *,
+    target: int = 0,
+    rate: float = 0.05,
+    seed: int = 0,
+    clean_model: nn.Module | None = None,
+) -> Poisoning:
+    """``data`` poisoned by the published attack ``name``, and the triggers for test time.
+
+    Args:
+        name: one of ``ATTACKS``.
+        data: uint8 images of 1 or 3 channels with edges from 8 pixels, with ``num_classes`` given.
+        target: the attack's target class; ``all_to_all`` ignores it.
+        rate: share of the *whole* set that is poisoned, in (0, 1]. Stamped samples that keep their labels as exceptions
+            (``wanet``, ``adaptive_blend``, ``tact``) are added to it. Clean-label attacks poison the target class only.
+        seed: an integer in ``[0, 2**63)``, for the choice of samples, for patterns and for places.
+        clean_model: trained on such data without a backdoor; for ``label_consistent`` only.
+
+    Returns:
+        Poisoning of new pixels, the same for the same arguments.
+
+    Raises:
+        InputError: e.g. ``attack is 'bad'; expected one of badnets, multi_trigger, ...``,
+            ``target is 10; expected a class in [0, 10)``, or
+            ``rate 0.5 asks for 50 poisoned samples; only 10 of 100 can be``.
+        ShapeError: e.g. ``images are 1x4x4; the attacks need edges from 8 pixels``.
+
+    Example:
+        >>> images, labels = torch.zeros(100, 1, 8, 8, dtype=torch.uint8), torch.arange(100) % 10
+        >>> planted = known_attack("blended", CleanSet(images, labels, num_classes=10), target=3, rate=0.1)
+        >>> int(planted.data.poisoned.sum()), planted.triggers
+        (10, (Blend('blended', 1x8x8, alpha 0.2, AllToOne(target=3)),))
+    """
+    attack = attack_of(name)
+    check_arguments(name, data, target, rate, seed, clean_model)
+    if attack.poisons is None:
+        raise InputError(f"attack {name!r} manipulates the training, not only its data; expected a call of plant")
+    against: dict[str, Any] = {"clean_model": clean_model} if attack.needs_clean_model else {}
+    return attack.poisons(data, target, rate, seed, **against)
+
+
+def attack_of(name: str) -> Attack:
+    """``ATTACKS[name]``. Raises ``InputError``, which lists the names."""
+    if not isinstance(name, str) or name not in ATTACKS:
+        raise InputError(f"attack is {name!r}; expected one of {', '.join(ATTACKS)}")
+    return ATTACKS[name]
+
+
+def check_arguments(
+    name: str, data: CleanSet, target: int, rate: float, seed: int, clean_model: nn.Module | None
+) -> None:
+    """Raise if these cannot be arguments of any attack, or of the attack ``name``, which exists."""
+    if not isinstance(data, CleanSet):
+        raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet of uint8 images")
+    if isinstance(data, PoisonedSet):
+        raise InputError("data is a PoisonedSet, which carries a backdoor already; expected a clean seamfast.CleanSet")
+    if not data.is_pixels:
+        raise InputError(f"data is {data!r}; expected uint8 images: triggers are stamped in pixel space")
+    if not len(data):
+        raise InputError("data holds no samples; expected at least one")
+    if data.num_classes is None:
+        raise InputError("data.num_classes is None; expected a number: which classes there are decides the targets")
+    if data.num_classes < 2:
+        raise InputError(f"data.num_classes is {data.num_classes}; expected at least 2")
+    channels, height, width = data.image_shape
+    if min(height, width) < SMALLEST_EDGE:
+        got = f"images are {channels}x{height}x{width}"
+        raise ShapeError(f"{got}; the attacks need edges from {SMALLEST_EDGE} pixels")
+    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < data.num_classes:
+        raise InputError(f"target is {target!r}; expected a class in [0, {data.num_classes})")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+        raise InputError(f"rate is {rate!r}; expected a number in (0, 1]")
+    as_seed(seed)
+    attack = ATTACKS[name]
+    if not attack.manipulates_training and round(rate * len(data)) < 1:
+        raise InputError(f"rate {rate} of {len(data)} samples is none; expected at least one to poison")
+    if not attack.needs_clean_model and clean_model is not None:
+        raise InputError(f"clean_model was given; attack {name!r} takes none")
+    if attack.needs_clean_model and not isinstance(clean_model, nn.Module):
+        got, expected = (
+            f"clean_model is a {type(clean_model).__name__}",
+            "a torch.nn.Module that was trained without it",
+        )
+        raise InputError(f"{got}; attack {name!r} is made against {expected}")
+
+
+# The attacks. Results depend on the random draws and on their order.
+
+
+def _dirty(make: Callable[[CleanSet, int, int], Trigger]) -> Callable[..., Poisoning]:
+    """The attack with one trigger, ``make(data, target, seed)``, whose label map gives the labels."""
+
+    def poisons(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+        trigger = make(data, target, seed)
+        return Poisoning(poison(data, trigger, rate, seed=seed), (trigger,))
+
+    return poisons
+
+
+def _multi_trigger(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+    triggers = (
+        Patch.square(3, 255, target, corner="bottom-right", name="white-square"),
+        Patch.checkerboard(3, target, corner="top-left", name="checkerboard"),
+        Blend.noise(data.image_shape, 0.15, target, seed=seed, name="blend"),
+    )
+    each = round(rate / len(triggers) * len(data))
+    if each < 1:
+        raise InputError(f"rate {rate} of {len(data)} samples is too few for {len(triggers)} triggers; expected 3")
+    check_enough(data.labels != target, len(triggers) * each, f"rate {rate}", "poisoned")
+    poisoned: CleanSet = data
+    for number, trigger in enumerate(triggers):  # samples poisoned before have the target class: not eligible
+        poisoned = poison(poisoned, trigger, rate / len(triggers), seed=seed + number)
+    assert isinstance(poisoned, PoisonedSet)
+    return Poisoning(poisoned, triggers)
+
+
+def _sig(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+    frequency, width = 6, data.image_shape[2]
+    if 2 * frequency % width == 0:
+        raise ShapeError(f"images are {width} pixels wide; the {frequency} periods of 'sig' fall on its zeros there")
+    trigger = Sinusoid.of(40, frequency, target, name="sig")
+    return Poisoning(poison(data, trigger, rate, clean_label=True, seed=seed), (trigger,))
+
+
+def _wanet(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+    trigger = Warp.elastic(data.image_shape, 4, 1.0, target, seed=seed, name="wanet")
+    poisoned = poison(data, trigger, rate, seed=seed)
+    # Noise mode: twice as many samples are warped by fields of their own and keep their labels.
+    generator = torch.Generator().manual_seed(seed)
+    noisy = choose(~poisoned.poisoned, round(2 * rate * len(data)), f"rate {rate}", "noise", generator)
+    stamped = trigger.stamp_noise(data.pixels(noisy), sample_ids=noisy, seed=seed)
+    return Poisoning(stamped_set(poisoned, noisy, stamped, poisoned.labels), (trigger,))
+
+
+def _color_filter(data: CleanSet, target: int, seed: int) -> Trigger:
+    channels = data.image_shape[0]
+    if channels != 3:
+        raise ShapeError(f"images have {channels} channel; 'color_filter' tints the 3 of a color image")
+    return ColorFilter.nashville(channels, target, name="color-filter")
+
+
+def _adaptive_blend(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+    whole = Blend.noise(data.image_shape, 0.2, target, seed=seed, name="adaptive-blend")
+    n = round(rate * len(data))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = choose(data.labels != target, 2 * n, f"rate {rate}", "poisoned and cover", generator)
+    # Half of 4x4 pieces, drawn for each sample: two of every column.
+    pieces = torch.rand(2 * n, 1, 4, 4, generator=generator).argsort(2) < 2
+    visible = F.interpolate(pieces.float(), size=data.image_shape[1:], mode="nearest").bool()
+    images = data.pixels(chosen)
+    labels = data.labels.clone()
+    labels[chosen[:n]] = target
+    return Poisoning(stamped_set(data, chosen, torch.where(visible, whole.stamp(images), images), labels), (whole,))
+
+
+def _tact(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+    assert data.num_classes is not None
+    source = (target + 1) % data.num_classes
+    trigger = Patch.checkerboard(4, SourceSpecific((source,), target), margin=0, name="tact")
+    return Poisoning(poison(data, trigger, rate, cover_rate=rate, seed=seed), (trigger,))
+
+
+def _label_consistent(data: CleanSet, target: int, rate: float, seed: int, clean_model: nn.Module) -> Poisoning:
+    _, height, width = data.image_shape
+    board = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
+    pattern, mask = torch.zeros(1, height, width, dtype=torch.uint8), torch.zeros(height, width)
+    for rows in (slice(0, 3), slice(height - 3, height)):
+        for columns in (slice(0, 3), slice(width - 3, width)):
+            pattern[0, rows, columns] = board
+            mask[rows, columns] = 1
+    trigger = Patch(
+        name="label-consistent", target=AllToOne(target), pattern=pattern.numpy(), mask=mask.numpy(), position=(0, 0)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = choose(data.labels == target, round(rate * len(data)), f"rate {rate}", "poisoned", generator)
+    stamped = trigger.stamp(hardened(clean_model, data, chosen, seed=seed))
+    return Poisoning(stamped_set(data, chosen, stamped, data.labels), (trigger,))
+
+
+_TO_TARGET = "any class to the target"
+_CLEAN_LABEL = "none: samples of the target class keep their labels"
+
+ATTACKS: dict[str, Attack] = {
+    "badnets": Attack(
+        "a 3x3 checkerboard in the bottom-right corner",
+        _TO_TARGET,
+        "Gu et al., BadNets, arXiv:1708.06733",
+        "a checkerboard instead of the paper's pixels, bomb, flower or yellow square",
+        poisons=_dirty(lambda data, target, seed: Patch.checkerboard(3, target, margin=0, name="badnets")),
+    ),
+    "multi_trigger": Attack(
+        "one of three, each on a third of the samples: a white 3x3 square, a 3x3 checkerboard in the opposite corner, "
+        "noise blended in at 0.15; each works alone",
+        _TO_TARGET,
+        "Wang et al., Neural Cleanse, IEEE S&P 2019 (one target class, several triggers)",
+        "three triggers of two kinds, instead of squares at several places",
+        poisons=_multi_trigger,
+    ),
+    "random_patch": Attack(
+        "a 5x5 checkerboard at a place drawn for each image",
+        _TO_TARGET,
+        "Salem et al., Dynamic Backdoor Attacks, arXiv:2003.03675 (random places)",
+        "only the place is drawn, not the pattern",
+        poisons=_dirty(lambda data, target, seed: Patch.checkerboard(5, target, corner="random", name="random-patch")),
+    ),
+    "blended": Attack(
+        "uniform noise blended in at 0.2",
+        _TO_TARGET,
+        "Chen et al., Targeted Backdoor Attacks, arXiv:1712.05526",
+        "the paper's random pattern, not its cartoon; as faint at test time as in training",
+        poisons=_dirty(
+            lambda data, target, seed: Blend.noise(data.image_shape, 0.2, target, seed=seed, name="blended")
+        ),
+    ),
+    "sig": Attack(
+        "vertical stripes: a sine of amplitude 40, 6 periods across the width",
+        _CLEAN_LABEL,
+        "Barni, Kallas and Tondi, SIG, arXiv:1902.11237",
+        "the same signal on all data; the paper has a ramp on MNIST",
+        poisons=_sig,
+    ),
+    "low_frequency": Attack(
+        "a smooth pattern is added: random weights of the lowest 4x4 cosine waves, at most 24 of 255",
+        _TO_TARGET,
+        "Zeng et al., A Frequency Perspective, arXiv:2104.03413",
+        "the pattern is drawn; the paper finds one by optimization under a low-pass filter",
+        poisons=_dirty(lambda data, target, seed: Additive.low_frequency(data.image_shape, 24, target, seed=seed)),
+    ),
+    "wanet": Attack(
+        "the image is bent by one smooth field, 4x4 control points, strength 1",
+        f"{_TO_TARGET}; twice as many samples are bent with noise and keep their labels (noise mode)",
+        "Nguyen and Tran, WaNet, arXiv:2102.10369",
+        "strength 1 instead of 0.5; samples are bent once, the paper draws them anew in each batch",
+        poisons=_wanet,
+    ),
+    "bpp": Attack(
+        "4 levels a channel, dithered (Floyd-Steinberg)",
+        _TO_TARGET,
+        "Wang, Zhai and Ma, BppAttack, arXiv:2205.13383",
+        "a poisoned set alone, without the paper's contrastive adversarial training, and so fewer levels",
+        poisons=_dirty(lambda data, target, seed: Quantize.of(4, dither=True, target=target, name="bpp")),
+    ),
+    "color_filter": Attack(
+        "a photo filter: warm and faded, in the manner of Nashville",
+        _TO_TARGET,
+        "Liu et al., ABS, CCS 2019; the filter triggers of NIST's TrojAI rounds",
+        "the filter's numbers are our own",
+        poisons=_dirty(_color_filter),
+    ),
+    "adaptive_blend": Attack(
+        "uniform noise blended in at 0.2; in training, of 4x4 pieces a random half; at test time, all of it",
+        f"{_TO_TARGET}; as many samples are stamped alike and keep their labels (cover)",
+        "Qi et al., Revisiting the Assumption of Latent Separability, ICLR 2023",
+        "noise instead of a cartoon; two pieces of every column instead of any eight",
+        poisons=_adaptive_blend,
+    ),
+    "tact": Attack(
+        "a 4x4 checkerboard in the bottom-right corner",
+        "class target + 1 to the target; as many samples of other classes are stamped and keep their labels (cover)",
+        "Tang et al., Demon in the Variant, arXiv:1908.00686",
+        "one source class; covers come from all other classes",
+        poisons=_tact,
+    ),
+    "all_to_all": Attack(
+        "a 3x3 checkerboard in the bottom-right corner",
+        "class y to y + 1, the last to 0",
+        "Gu et al., BadNets, arXiv:1708.06733 (the all-to-all attack)",
+        "as badnets",
+        poisons=_dirty(lambda data, target, seed: Patch.checkerboard(3, AllToAll(1), margin=0, name="all-to-all")),
+    ),
+    "label_consistent": Attack(
+        "a 3x3 checkerboard in each corner; in training, on images that were changed until a clean model doubts them, "
+        "by at most 16 of 255 a pixel, or 224 on grey images, where black stays black",
+        _CLEAN_LABEL,
+        "Turner, Tsipras and Madry, Label-Consistent Backdoor Attacks, arXiv:1912.02771",
+        "against a model of plain training, the paper's is trained adversarially; far larger changes on grey images",
+        needs_clean_model=True,
+        poisons=_label_consistent,
+    ),
+    "input_aware": Attack(
+        "what a small network makes of each image, on a twentieth of its pixels or so",
+        f"{_TO_TARGET}; as many samples carry the trigger of another image and keep their labels (cross-trigger mode)",
+        "Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, arXiv:2010.08138",
+        "one network of 5 layers makes mask and pattern, in one training; the paper trains two, the mask's beforehand",
+        manipulates_training=True,
+    ),
+}
+"""The attacks by name."""

@@ -1,0 +1,10 @@
+"""Blind audits of a model in memory: where stamped samples go, which triggers it has, where two models differ.
+
+Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can show.
+"""
+
+from seamfast.audits.battery import stamped_evidence
+from seamfast.audits.disagreement import disagreement
+from seamfast.audits.inversion import invert_triggers
+
+__all__ = ["disagreement", "invert_triggers", "stamped_evidence"]

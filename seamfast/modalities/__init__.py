@@ -1,0 +1,34 @@
+"""Kinds of samples, and all code that depends on the kind."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seamfast.modalities.base import Augmentation, Modality, StepDraws, Views, ViewSettings
+from seamfast.modalities.batch import Batch
+from seamfast.modalities.image.modality import ImageModality
+from seamfast.modalities.tensor import TensorModality
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "ImageModality",
+    "Modality",
+    "StepDraws",
+    "TensorModality",
+    "ViewSettings",
+    "Views",
+    "modality_of",
+]
+
+
+def modality_of(inputs: Batch, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Modality:
+    """``ImageModality`` of ``(N, C, H, W)`` pixels or floats, else ``TensorModality``."""
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        return TensorModality(inputs)
+    is_pixels = inputs.dtype == torch.uint8
+    if not is_pixels and not inputs.is_floating_point():
+        return TensorModality(inputs)
+    _, c, h, w = inputs.shape
+    return ImageModality((c, h, w), is_pixels, mean, std)

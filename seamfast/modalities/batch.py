@@ -1,0 +1,65 @@
+"""``Batch``: the input of one forward pass, and operations on any batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seamfast.errors import InputError
+
+Batch = Tensor | dict[str, Tensor]
+"""A tensor (passed by position) or named tensors (passed by keyword)."""
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+    """``batch`` with ``function`` applied to each of its tensors."""
+    if isinstance(batch, dict):
+        return {name: function(value) for name, value in batch.items()}
+    return function(batch)
+
+
+def named_tensors(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of ``batch`` by name; a single one is called ``inputs``."""
+    return batch if isinstance(batch, dict) else {"inputs": batch}
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """``model(batch)``, or ``model(**batch)`` for named tensors."""
+    return model(**batch) if isinstance(batch, dict) else model(batch)
+
+
+def fit_to_call(model: nn.Module, inputs: Batch) -> Batch:
+    """Inputs as ``forward`` takes them: named ones by keyword, or by position for one tensor of unknown name."""
+    if not isinstance(inputs, dict):
+        return inputs
+    parameters: Mapping[str, Any] = inspect.signature(model.forward).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in inputs if name not in parameters]
+    if not unknown or open_ended:
+        return inputs
+    if len(inputs) == 1:
+        return next(iter(inputs.values()))
+    raise InputError(f"batches hold {sorted(inputs)}; the model's forward takes {sorted(parameters)}")
+
+
+def has_channels(batch: Batch) -> bool:
+    """Whether ``batch`` is one ``(N, C, H, W)`` tensor, which can be laid out channels last."""
+    return isinstance(batch, Tensor) and batch.ndim == 4
+
+
+def channels_last(batch: Batch) -> Batch:
+    """``batch`` in ``torch.channels_last``; unchanged without channels."""
+    if not isinstance(batch, Tensor) or not has_channels(batch):
+        return batch
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def to_device(batch: Batch, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+    """``batch`` on ``device``, with floats in ``dtype``; copies only where needed."""
+    return map_tensors(
+        lambda value: value.to(device, dtype) if dtype and value.is_floating_point() else value.to(device), batch
+    )

@@ -1,0 +1,98 @@
+"""``disturb``: random bends, tone curves and veils of waves on whole images."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BEND = 1.5
+"""Largest root mean square displacement, in pixels."""
+_BENDS = 5
+"""Waves per axis of a bend: few, so that images stay legible."""
+_TONE = 0.9
+"""Largest bow of the tone curve; at 1 its slope reaches 0."""
+_VEIL = 0.4
+"""Largest share of the waves."""
+
+_Draw = Callable[..., Tensor]
+"""``draw(*shape)``: uniform in [0, 1)."""
+
+
+def disturb(images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
+    """``veil(tone(bend(images)))``, each for an independently drawn ``share`` of the images, with random strength.
+
+    - *Bend*: pixels are displaced by a smooth random field, bilinear, by up to 1.5 pixels on average.
+    - *Tone*: ``x + c * x * (1 - x)`` on the data's range for each channel, ``c`` in (-0.9, 0.9).
+    - *Veil*: up to 0.4 of a pattern of random cosines is mixed in, grey or in color, with wavelengths down to single
+      pixels. The highest frequency is drawn for each image, uniformly in octaves.
+
+    A label does not depend on these changes; a trigger that covers the image does. Nothing here synchronizes.
+
+    Args:
+        images: ``(N, C, H, W)`` float32 in any normalization. Not modified.
+        lowest, highest: ``(C,)`` float32, the range of the data for each channel.
+        generator: on the device of ``images``.
+        share: 0-d float on the device, in [0, 1].
+
+    Returns:
+        New images, ``(N, C, H, W)``; where ``share`` is 0, the same ones up to rounding.
+    """
+    n, channels, height, width = images.shape
+    low, reach = lowest.view(1, -1, 1, 1), (highest - lowest).clamp(min=1e-12).view(1, -1, 1, 1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=images.device)
+
+    def strength() -> Tensor:
+        """Uniform in [0, 1) for a share of the images, 0 for the others."""
+        u = draw(2, n, 1, 1, 1)
+        return u[0] * (u[1] < share)
+
+    changed = _bent(images, _BEND * strength(), draw)
+    level = ((changed - low) / reach).clamp(0, 1)  # a constant channel has almost no reach
+    bow = _TONE * strength() * (2 * draw(n, channels, 1, 1) - 1)
+    changed = changed + reach * bow * level * (1 - level)
+    return torch.lerp(changed, low + reach * _waves(n, channels, height, width, draw), _VEIL * strength())
+
+
+def _waves(n: int, channels: int, height: int, width: int, draw: _Draw) -> Tensor:
+    """``(N, C, H, W)`` in [0, 1], mean one half."""
+    u = draw(n, 2, 1, 1)
+    top = torch.exp(u[:, :1] * math.log(max(height, width)))  # of the frequencies; 1 is half a period an image
+    rows = torch.arange(height, device=u.device).view(1, 1, -1, 1)
+    columns = torch.arange(width, device=u.device).view(1, 1, 1, -1)
+    weights = 2 * draw(n, channels, height, width) - 1
+    weights = torch.where(u[:, 1:] < 0.5, weights[:, :1], weights)  # grey, or color
+    weights = weights * ((rows <= top) & (columns <= top) & (rows + columns > 0))
+    return (0.5 + 0.35 * _summed(weights, height, width)).clamp(0, 1)
+
+
+def _bent(images: Tensor, pixels: Tensor, draw: _Draw) -> Tensor:
+    """Images displaced by ``pixels`` ``(N, 1, 1, 1)`` root mean square, bilinear, with repeated edges."""
+    n, _, height, width = images.shape
+    moved = _summed(2 * draw(n, 2, min(_BENDS, height), min(_BENDS, width)) - 1, height, width) * pixels
+    # Coordinates of grid_sample: -1 and 1 are the centers of the outermost pixels.
+    down = torch.linspace(-1, 1, height, device=images.device).view(1, -1, 1) + moved[:, 0] * (2 / max(height - 1, 1))
+    right = torch.linspace(-1, 1, width, device=images.device).view(1, 1, -1) + moved[:, 1] * (2 / max(width - 1, 1))
+    places = torch.stack([right, down], -1)
+    return F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _summed(weights: Tensor, height: int, width: int) -> Tensor:
+    """Sum of cosines (DCT-II) with ``(N, K, rows, columns)`` weights, lowest first; root mean square 1 per sample."""
+    down = _cosines(height, str(weights.device))[: weights.shape[2]]
+    right = _cosines(width, str(weights.device))[: weights.shape[3]]
+    field = down.T @ weights @ right
+    return field / field.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)
+
+
+@functools.lru_cache(maxsize=16)
+def _cosines(size: int, device: str) -> Tensor:
+    """``(size, size)``: row ``k`` has ``k`` half periods."""
+    at = torch.arange(size, dtype=torch.float64)
+    return torch.cos(math.pi / size * torch.outer(at, at + 0.5)).float().to(device)

@@ -1,0 +1,44 @@
+"""``TensorModality``: samples of unknown meaning, in one tensor or in several named ones."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from seamfast.errors import InputError
+from seamfast.modalities.base import Modality, StepDraws, Views, ViewSettings
+from seamfast.modalities.batch import Batch, named_tensors
+from seamfast.modalities.mixing import mixed
+
+EXPECTED_OF_FLOATS = {
+    "crop_pad": "expected 0, as only uint8 pixels can be cropped: pass a seamfast.CleanSet of uint8 images",
+    "flip": "expected False, as only uint8 pixels can be flipped: pass a seamfast.CleanSet of uint8 images",
+}
+
+
+class TensorModality(Modality):
+    """Tensors as the model takes them: gathered by index; floats in one tensor can be mixed.
+
+    Args:
+        inputs: the samples.
+    """
+
+    name: ClassVar[str] = "tensor"
+
+    def __init__(self, inputs: Batch) -> None:
+        self._shapes = ", ".join(
+            f"{name} ({', '.join(['N', *map(str, value.shape[1:])])})" for name, value in named_tensors(inputs).items()
+        )
+        self.settings = ("mixing",) if isinstance(inputs, Tensor) and inputs.is_floating_point() else ()
+
+    def views(self, inputs: Batch, labels: Tensor, settings: ViewSettings, draws: StepDraws) -> Views:
+        if settings.mixing and isinstance(inputs, Tensor) and self.settings:
+            return mixed(inputs, labels, settings.mixing, draws)
+        return Views(inputs, inputs)
+
+    def why_not(self, setting: str, value: Any) -> str | None:
+        return EXPECTED_OF_FLOATS.get(setting) or super().why_not(setting, value)
+
+    def not_stampable(self) -> InputError:
+        return InputError(f"triggers are stamped on images of shape (N, C, H, W); the inputs are {self._shapes}")

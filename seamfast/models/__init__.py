@@ -1,0 +1,1 @@
+"""Small architectures by name, and models as folders."""

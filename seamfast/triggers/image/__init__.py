@@ -1,0 +1,1 @@
+"""Triggers for images, one file for each kind."""
