@@ -163,12 +163,142 @@ def small_vit(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     return VisionTransformer(num_classes, in_channels, image_size)
 
 
+class WideResNet(nn.Module):
+    """A Wide ResNet for small images: BatchNorm first, a 3x3 stem without pooling, three stages.
+
+    Args:
+        num_classes: logits.
+        in_channels: of the images.
+        depth: of the convolutions, ``6 * n + 4`` for ``n`` blocks a stage.
+        widen: channels of the three stages, in multiples of 16, 32 and 64.
+
+    Source: Zagoruyko and Komodakis, "Wide Residual Networks", arXiv:1605.07146.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, depth: int = 16, widen: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        blocks: list[nn.Module] = []
+        channels = 16
+        for stage, width in enumerate((16 * widen, 32 * widen, 64 * widen)):
+            for block in range((depth - 4) // 6):
+                blocks.append(_PreActivationBlock(channels, width, stride=2 if stage and not block else 1))
+                channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = F.relu(self.norm(self.blocks(self.stem(images))))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+class _PreActivationBlock(nn.Module):
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(n_in)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.shortcut = None if n_in == n_out else nn.Conv2d(n_in, n_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.norm1(x))
+        residual: Tensor = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        return residual + (x if self.shortcut is None else self.shortcut(activated))
+
+
+def wrn_16_1(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Wide ResNet 16-1: three stages of two blocks, 16, 32 and 64 channels; images of any size from 8 px."""
+    return WideResNet(num_classes, in_channels)
+
+
+def small_vgg_bn(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Three pairs of 3x3 convolutions with BatchNorm and ELU, max-pooling and dropout after each pair, and one linear
+    layer; from 8 px.
+
+    Source: the layout of the models of https://github.com/YiZeng623/I-BAU, with 16, 32 and 64 channels instead of 32,
+    64 and 128.
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for width, dropout in ((16, 0.2), (32, 0.3), (64, 0.4)):
+        for n_in in (channels, width):
+            layers += [nn.Conv2d(n_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ELU()]
+        layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (image_size // 8) ** 2, num_classes))
+
+
+class ConvNeXt(nn.Module):
+    """A ConvNeXt for small images: square patches, two stages of two blocks, without BatchNorm and without layer scale.
+
+    Args:
+        num_classes: logits.
+        in_channels: of the images.
+        patch: edge of the patches, in pixels.
+        width: channels of the first stage; the second has twice as many and half the edge.
+
+    Source: Liu et al., "A ConvNet for the 2020s", arXiv:2201.03545. There are fewer stages here, and 5x5 depthwise
+    convolutions instead of 7x7, since the images are small.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, patch: int = 4, width: int = 48) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(in_channels, width, patch, patch)
+        self.norm = _ChannelNorm(width)
+        self.blocks = nn.Sequential(
+            _ConvNeXtBlock(width),
+            _ConvNeXtBlock(width),
+            _ChannelNorm(width),
+            nn.Conv2d(width, 2 * width, 2, 2),
+            _ConvNeXtBlock(2 * width),
+            _ConvNeXtBlock(2 * width),
+        )
+        self.last_norm = nn.LayerNorm(2 * width)
+        self.head = nn.Linear(2 * width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(self.norm(self.embed(images)))
+        logits: Tensor = self.head(self.last_norm(features.mean((2, 3))))
+        return logits
+
+
+class _ConvNeXtBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_place = self.depthwise(x).permute(0, 2, 3, 1)
+        out: Tensor = x + self.feed_forward(self.norm(by_place)).permute(0, 3, 1, 2)
+        return out
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each place of ``(N, C, H, W)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def small_convnext(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """A ConvNeXt of four blocks, 48 and 96 wide, on 4x4 patches; from 8 px; without BatchNorm."""
+    return ConvNeXt(num_classes, in_channels)
+
+
 ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "small_cnn": small_cnn,
     "narrow_resnet18": narrow_resnet18,
     "resnet18": resnet18,
     "small_vgg": small_vgg,
     "small_vit": small_vit,
+    "wrn_16_1": wrn_16_1,
+    "small_vgg_bn": small_vgg_bn,
+    "small_convnext": small_convnext,
 }
 
 

@@ -15,7 +15,7 @@ from seamfast.attacks import ARCHITECTURES, build
 from seamfast.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "narrow_resnet18", "small_vgg", "small_vit"])
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"resnet18"}))
 @pytest.mark.parametrize("size", [8, 9, 28, 31, 32, 64])
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 10)])
 def test_images_in_logits_out(name: str, size: int, channels: int, classes: int) -> None:
@@ -41,6 +41,15 @@ def test_the_number_of_parameters() -> None:
     w = 64
     block = 4 * w + (w + 1) * 3 * w + (w + 1) * w + (w + 1) * 2 * w + (2 * w + 1) * w
     assert count("small_vit") == (3 * 4 * 4 + 1) * w + w + (8 * 8 + 1) * w + 4 * block + 2 * w + (w + 1) * 10
+    batch_norms = 2 * sum((16, 16, 32, 32, 64, 64))
+    convolutions = sum((n_in * 9 + 1) * n_out for n_in, n_out in pairwise((3, 16, 16, 32, 32, 64, 64)))
+    assert count("small_vgg_bn") == convolutions + batch_norms + (64 * 4 * 4 + 1) * 10
+    convolutions = sum(9 * n_in * n_out for n_in, n_out in pairwise((3, *5 * [16], *4 * [32], *4 * [64])))
+    batch_norms = 2 * (4 * 16 + 16 + 3 * 32 + 32 + 3 * 64 + 64)
+    assert count("wrn_16_1") == convolutions + 16 * 32 + 32 * 64 + batch_norms + 65 * 10
+    stages = sum(2 * (26 * w + 2 * w + (w + 1) * 4 * w + (4 * w + 1) * w) for w in (48, 96))
+    joints = (3 * 4 * 4 + 1) * 48 + 2 * 48 + 2 * 48 + (48 * 4 + 1) * 96 + 2 * 96
+    assert count("small_convnext") == stages + joints + 97 * 10
 
 
 def test_the_whole_resnet18_runs() -> None:
@@ -52,7 +61,8 @@ def test_the_whole_resnet18_runs() -> None:
 def test_which_have_batch_norm() -> None:
     for name in ARCHITECTURES:
         model = build(name, num_classes=2, in_channels=1, image_size=8)
-        assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) is name.endswith("resnet18")
+        has = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        assert has is (name in ("narrow_resnet18", "resnet18", "wrn_16_1", "small_vgg_bn"))
 
 
 @pytest.mark.parametrize(("size", "n_patches"), [(8, 64), (28, 49), (32, 64), (31, 49)])
@@ -87,6 +97,30 @@ def test_attention_is_that_of_pytorch() -> None:
     torch.testing.assert_close(block(x), wanted(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["wrn_16_1", "small_convnext"])
+def test_all_of_the_image_counts(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, num_classes=2, in_channels=1, image_size=32).eval()
+    image = torch.rand(1, 1, 32, 32, requires_grad=True)
+    model(image).square().sum().backward()
+    assert image.grad is not None
+    assert bool((F.max_pool2d(image.grad.abs(), 4) > 0).all())
+
+
+def test_the_wide_resnet_halves_the_image_at_its_second_and_third_stage() -> None:
+    model = build("wrn_16_1", num_classes=2, in_channels=1, image_size=32)
+    shapes = []
+    for block in model.get_submodule("blocks").children():
+        block.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[1:])))
+    model(torch.rand(1, 1, 32, 32))
+    assert shapes == [(16, 32, 32)] * 2 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2
+
+
+def test_dropout_of_the_vgg_with_batch_norm() -> None:
+    model = build("small_vgg_bn", num_classes=2, in_channels=1, image_size=32)
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.2, 0.3, 0.4]
+
+
 def test_the_vgg_neither_shrinks_nor_blows_up_its_signal() -> None:
     """With PyTorch's own initial weights the logits of different images differ by hundredths."""
     model = build("small_vgg", num_classes=10, in_channels=3, image_size=32)
@@ -95,7 +129,7 @@ def test_the_vgg_neither_shrinks_nor_blows_up_its_signal() -> None:
     assert 0.1 < spread < 10
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "small_vgg", "small_vit"])
+@pytest.mark.parametrize("name", ["small_cnn", "small_vgg", "small_vit", "wrn_16_1", "small_vgg_bn", "small_convnext"])
 def test_weights_follow_the_seed_of_torch(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -108,7 +142,7 @@ def test_weights_follow_the_seed_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["vgg", "", None, ["small_cnn"]])
 def test_other_names_are_refused(wrong: Any) -> None:
-    names = "small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit"
+    names = "small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, small_convnext"
     message = f"architecture is {wrong!r}; expected one of {names}"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         build(wrong, num_classes=10, in_channels=3, image_size=32)

@@ -372,7 +372,12 @@ def test_spoilt_descriptions_are_refused(text: str | bytes, message: str, folder
 
 INTEGER = r"; expected an integer in \[\d+, 4096\]$"
 SPOILT_VALUES = [
-    ("architecture", "vgg", r"'vgg'; expected one of small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit$"),
+    (
+        "architecture",
+        "vgg",
+        r"'vgg'; expected one of small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, "
+        r"small_convnext$",
+    ),
     ("architecture", "__import__('os')", r".*; expected one of small_cnn"),
     ("architecture", "\x1b[2J" * 1000, r".*; expected one of small_cnn"),
     ("architecture", ["small_cnn"], r"\['small_cnn'\]; expected one of small_cnn"),
