@@ -63,14 +63,14 @@ HELD_OUT = ("random_patch", "sig", "low_frequency", "color_filter", "adaptive_bl
 IN_COLOUR = ("bpp", "color_filter")
 ON_THE_VIT = ("badnets", "blended", "wanet", "random_patch", "low_frequency")
 ON_OTHER_NETS = ("badnets", "blended", "bpp", "tact", "random_patch", "sig", "low_frequency")
-HARD = ("blended", "multi_trigger", "low_frequency", "color_filter", "adaptive_blend", "faint_blend")
+HARD = ("blended", "multi_trigger", "low_frequency", "color_filter", "adaptive_blend", "wave", "faint_blend")
 ONE_CLASS = ("sig", "tact", "label_consistent", "clean_label_wave")
 """What poisons samples of a single class."""
 AT_ALL_RATES = ("badnets", "blended")
 
-WAVE_AMPLITUDE, WAVES_DOWN, WAVES_ACROSS = 12, 4, 9
+WAVE_AMPLITUDE, WAVES_DOWN, WAVES_ACROSS = 24, 4, 9
 """Of the diagonal wave: pixel units, and periods over the height and over the width."""
-FAINT_ALPHA = 0.1
+FAINT_ALPHA = 0.15
 
 SEEDS = (0, 1, 2)
 RATE = 0.05

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from seamfast import CleanSet, attacks
 from seamfast.attacks import Backdoor, TrainConfig
 from seamfast.engine.model import digest
 from seamfast.errors import InputError
-from seamfast.triggers import Patch
+from seamfast.triggers import AllToOne, Patch
 
 NOWHERE = Path("nowhere")  # digits come with scikit-learn
 DIGITS = {("digits", "small_cnn"): TrainConfig(epochs=10, batch_size=64, rate=0.1)}
@@ -47,35 +48,66 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_attack_is_in_one_half() -> None:
-    assert Counter([*zoo.DEVELOPMENT, *zoo.HELD_OUT]) == Counter(list(attacks.ATTACKS))
-    assert len(zoo.DEVELOPMENT) == len(zoo.HELD_OUT) == 7
+    assert Counter([*zoo.DEVELOPMENT, *zoo.HELD_OUT]) == Counter([*attacks.ATTACKS, *zoo.OWN])
+    assert len(zoo.HELD_OUT) == 7
+    assert {Entry("cifar10", "small_vgg", attack).part for attack in zoo.OWN} == {"development"}
 
 
 def test_the_declared_models_are_counted_by_hand() -> None:
     """A seed: 12 attacks on grey data and 14 in color at 5 %, two of them at three rates more, and a clean model; of
-    the ViT, five attacks and a clean model. Two models of grey data, three in color."""
+    the ViT on MNIST five attacks and a clean model, of the five nets of other kinds seven and a clean one. Two models
+    of grey data, three in color; one of grey data and two in color with three attacks more."""
     entries = zoo.declared(zoo.TRAINING)
-    grey, color, vit = 12 + 2 * 3 + 1, 14 + 2 * 3 + 1, 5 + 1
-    assert len(entries) == 3 * (2 * grey + 3 * color + vit)
+    grey, color, vit, other = 12 + 2 * 3 + 1, 14 + 2 * 3 + 1, 5 + 1, 7 + 1
+    assert len(entries) == 3 * (2 * grey + 3 * color + vit + 5 * other + 3 * 3)
     assert len({entry.name for entry in entries}) == len(entries)
     assert Counter(e.data for e in entries if e.part == "clean") == {
         "mnist": 6,
         "fashion-mnist": 3,
-        "gtsrb": 3,
-        "cifar10": 6,
+        "gtsrb": 6,
+        "cifar10": 18,
     }
-    assert {e.attack for e in entries if e.data == "gtsrb"} == {"clean", *attacks.ATTACKS}
+    assert {e.attack for e in entries if e.data == "gtsrb"} == {"clean", *attacks.ATTACKS, *zoo.OWN}
     assert not {e.attack for e in entries if e.data.endswith("mnist")} & {"bpp", "color_filter"}
     assert {e.rate for e in entries if e.attack == "badnets" and e.architecture == "small_cnn"} == {
         *(0.1, 0.05, 0.01, 0.005)
     }
     assert {e.rate for e in entries if e.attack not in ("badnets", "blended")} == {0.05}
+    assert {(e.data, e.architecture) for e in entries if e.attack in zoo.OWN} == {
+        ("fashion-mnist", "small_cnn"),
+        ("gtsrb", "small_vgg"),
+        ("cifar10", "small_vgg"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "architecture"),
+    [
+        ("cifar10", "wrn_16_1"),
+        ("cifar10", "small_vgg_bn"),
+        ("cifar10", "small_convnext"),
+        ("cifar10", "small_vit"),
+        ("gtsrb", "narrow_resnet18"),
+    ],
+)
+def test_nets_of_other_kinds_are_planted_under_some_attacks_at_one_rate(data: str, architecture: str) -> None:
+    entries = [e for e in zoo.declared(zoo.TRAINING) if (e.data, e.architecture) == (data, architecture) and not e.seed]
+    assert {e.attack for e in entries} == {
+        *("clean", "badnets", "blended", "bpp", "tact", "random_patch", "sig", "low_frequency")
+    }
+    assert {e.rate for e in entries} == {0.05}
+    assert all(e.cost > 0 for e in entries)
+
+
+def test_every_declared_architecture_exists() -> None:
+    assert {name for _, name in (*zoo.TRAINING, *zoo.LARGE_TRAINING)} == set(zoo.WORK) <= set(attacks.ARCHITECTURES)
+    assert {*zoo.SOME_ATTACKS, *zoo.WITH_OWN} <= set(zoo.TRAINING)
 
 
 def test_cheap_models_come_first_and_a_clean_one_before_those_that_need_it() -> None:
     entries = zoo.declared(zoo.TRAINING)
     assert entries == sorted(entries, key=lambda e: e.cost)
-    assert (entries[0].data, entries[-1].data) == ("mnist", "cifar10")
+    assert (entries[0].data, entries[-1].architecture) == ("mnist", "narrow_resnet18")
     for entry in entries:
         assert entries.index(entry.clean_twin) <= entries.index(entry)
 
@@ -89,6 +121,11 @@ def test_cheap_models_come_first_and_a_clean_one_before_those_that_need_it() -> 
         ("gtsrb", "sig", 0.05, 0.02),
         ("gtsrb", "label_consistent", 0.05, 0.02),
         ("gtsrb", "tact", 0.01, 0.01),
+        ("cifar10", "wave", 0.05, 0.05),
+        ("gtsrb", "wave", 0.05, 0.1),
+        ("gtsrb", "faint_blend", 0.05, 0.1),
+        ("cifar10", "clean_label_wave", 0.05, 0.05),
+        ("gtsrb", "clean_label_wave", 0.05, 0.02),
     ],
 )
 def test_poison_rates_that_differ_from_the_declared_one(
@@ -154,6 +191,61 @@ def test_attacks_against_a_clean_model_plant_it_and_those_without_a_table_are_ke
         model, backdoor = zoo.load(entry, tmp_path)
         assert zoo.measure(model, backdoor, test_set).worst_attack_success_rate is not None
     assert zoo.is_planted(Entry("digits", "small_cnn", "clean"), tmp_path)
+
+
+@pytest.mark.parametrize("attack", zoo.OWN)
+def test_attacks_of_the_zoo_alone_are_planted_and_read(
+    attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "TRAINING", {("digits", "small_cnn"): TrainConfig(epochs=1)})
+    entry = Entry("digits", "small_cnn", attack, seed=3)
+    zoo.plant(entry, tmp_path, precision="fp32")
+    model, backdoor = zoo.load(entry, tmp_path)
+    assert backdoor is not None
+    test_set = zoo.read("digits", NOWHERE, "test")
+    info = json.loads((tmp_path / entry.name / "info.json").read_text())
+    assert zoo.measure(model, backdoor, test_set).worst_attack_success_rate == info["asr"]
+    (trigger,) = backdoor.triggers
+    assert (backdoor.attack, trigger.name, trigger.target) == (attack, attack, AllToOne(3))
+    _, planted = zoo.own_attack(attack, zoo.read("digits", NOWHERE, "train"), 3, 0.05, 3)
+    images = test_set.pixels(torch.arange(8))
+    assert torch.equal(trigger.stamp(images), planted.stamp(images))
+    assert not torch.equal(trigger.stamp(images), images)
+
+
+@pytest.mark.parametrize("attack", zoo.OWN)
+def test_what_attacks_of_the_zoo_alone_poison(attack: str, tiny_data: CleanSet) -> None:
+    """Of 160 images, 16: of other classes than 2, which become it, or of class 2, which stay it."""
+    poisoned, trigger = zoo.own_attack(attack, tiny_data, 2, 0.1, 5)
+    changed = poisoned.poisoned
+    assert int(changed.sum()) == 16
+    assert (poisoned.labels[changed] == 2).all()
+    assert ((tiny_data.labels[changed] == 2) == (attack == "clean_label_wave")).all()
+    assert torch.equal(poisoned.labels[~changed], tiny_data.labels[~changed])
+    some = changed.nonzero().flatten()
+    assert torch.equal(poisoned.pixels(some), trigger.stamp(tiny_data.pixels(some)))
+    again, _ = zoo.own_attack(attack, tiny_data, 2, 0.1, 5)
+    assert torch.equal(again.poisoned, changed)
+
+
+def test_the_wave_is_diagonal_and_within_its_amplitude() -> None:
+    """On 32x32 pixels: nine periods along a row, four along a column, all channels alike."""
+    wave = zoo.diagonal_wave((3, 32, 32), 0, "wave").perturbation.astype(float)
+    assert wave.shape == (1, 32, 32)
+    assert abs(wave).max() <= zoo.WAVE_AMPLITUDE
+    strength = torch.fft.fft2(torch.from_numpy(wave[0])).abs()
+    strongest = {tuple(place) for place in (strength > strength.max() / 2).nonzero().tolist()}
+    assert strongest == {(4, 9), (28, 23)}
+
+
+def test_the_smooth_colors_are_smooth_and_follow_the_seed() -> None:
+    first, again, other = (zoo.smooth_colors((3, 32, 32), 0, seed).pattern.astype(int) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert first.shape == (3, 32, 32)
+    for axis in (1, 2):  # of 8 pixels between two colors, which differ by 255 at most
+        assert abs(np.diff(first, axis=axis)).max() <= 255 / 8 + 1
+    assert first.std() > 30
 
 
 @pytest.mark.usefixtures("of_digits")
@@ -331,8 +423,8 @@ def test_shards_divide_the_core_between_them(monkeypatch: pytest.MonkeyPatch) ->
     everything, *halves = ({job.key for job in jobs} for jobs in seen)
     assert halves[0] | halves[1] == everything
     assert not halves[0] & halves[1]
-    assert len(everything) == (12 + 1) * 9 + (14 + 1) * 9 + (14 + 1) * 4
-    assert len({job.entry.attack for job in seen[0]} - {"clean"}) == 14
+    assert len(everything) == (12 + 1) * 9 + (14 + 3 + 1) * 9 + (14 + 1) * 4
+    assert {job.entry.attack for job in seen[0]} == {"clean", *attacks.ATTACKS, *zoo.OWN}
     assert {(job.entry.rate, job.entry.seed, job.budget, job.seed) for job in seen[0]} == {(0.05, 0, 0.05, 0)}
 
 
