@@ -74,7 +74,9 @@ def save_picture(
 
     # Names are names, not formulas: a "$" in one is a "$".
     with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
-        figure = Figure(figsize=(max(1.25 * len(chosen), 11), 7), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+        figure = Figure(
+            figsize=(max(1.25 * len(chosen), 11), 7.2), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
+        )
         FigureCanvasAgg(figure)
         top, bottom = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25]))
         _draw_samples(top, before, after, data, trigger, chosen, num_classes, seed)
@@ -82,7 +84,7 @@ def save_picture(
         if title is not None:
             figure.suptitle(title, fontsize=17, fontweight="bold", color=_INK)
         buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110, format="png")
+        figure.savefig(buffer, dpi="figure", format="png")
     write_atomically(Path(path), buffer.getvalue())
 
 
@@ -112,26 +114,31 @@ def _draw_samples(
     received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
     labels = data.labels[chosen]
     wanted = trigger.target.targets(labels, num_classes).tolist()
-    rows = ("true class", labels.tolist(), 1.09), ("as received", received, -0.18), ("sanitized", sanitized, -0.46)
-    size = min(17, 150 / max(len(_name(data, label)) for _, answers, _ in rows for label in answers))
+    rows = ("true class", labels.tolist()), ("as received", received), ("sanitized", sanitized)
+    heights = (1, 14), (0, -16), (0, -40)  # a share of the picture's height, and points
+    size = min(17, 150 / max(len(_name(data, label)) for _, answers in rows for label in answers))
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     for column, (axis, picture) in enumerate(zip(axes, data.modality.preview(stamped), strict=True)):
         axis.imshow(np.squeeze(picture, 2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
             side.set_visible(False)
-        for heading, answers, height in rows:
-            answer, color = answers[column], _INK
-            if answers is not rows[0][1]:
-                right, moved = answer == rows[0][1][column], answer == wanted[column]
-                color = _ANSWERS["right" if right else "what the attacker wants" if moved else "wrong otherwise"]
-            where = {"transform": axis.transAxes, "va": "center"}
-            weight = "normal" if color == _INK else "bold"
-            axis.text(0.5, height, _name(data, answer), ha="center", fontsize=size, color=color, weight=weight, **where)
+        true = labels[column].item()
+        for (heading, answers), (share, points) in zip(rows, heights, strict=True):
+            answer, style = answers[column], {"color": _INK}
+            if heading != "true class":
+                kind = "right" if answer == true else "what the attacker wants"
+                if answer not in (true, wanted[column]):
+                    kind = "wrong otherwise"
+                style = {"color": _ANSWERS[kind], "weight": "bold"}
+            place_at = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+            axis.annotate(
+                _name(data, answer), (0.5, share), (0, points), ha="center", fontsize=size, **style, **place_at
+            )
             if column == 0:
-                axis.text(-0.15, height, heading, ha="right", fontsize=12, color=_INK, **where)
-    middle = {"transform": axes[0].transAxes, "va": "center"}
-    axes[0].text(-0.15, 0.5, f"trigger:\n{_short(trigger.name, 20)}", ha="right", fontsize=12, color=_INK, **middle)
+                axis.annotate(heading, (0, share), (-12, points), ha="right", fontsize=12, color=_INK, **place_at)
+    stamp = f"trigger:\n{_short(trigger.name, 14)}"
+    axes[0].annotate(stamp, (0, 0.5), (-12, 0), ha="right", fontsize=12, color=_INK, **place_at)
     figure.legend(
         handles=[Swatch(color=color, label=kind) for kind, color in _ANSWERS.items()],
         loc="outside lower center",
