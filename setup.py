@@ -79,7 +79,9 @@ class BuildExt(build_ext):
 
 
 def relative(pattern: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob(pattern) if CSRC / "cuda" not in path.parents)
+    """The largest first: compiled side by side, what takes longest is not left to the end."""
+    found = sorted(path for path in CSRC.rglob(pattern) if CSRC / "cuda" not in path.parents)
+    return [str(path.relative_to(ROOT)) for path in sorted(found, key=lambda path: -path.stat().st_size)]
 
 
 cuda = Extension("seamfast._cuda", ["csrc/cuda/module.cpp", "csrc/cuda/cross_entropy.cu", "csrc/cuda/stamp_trigger.cu"])
