@@ -319,7 +319,7 @@ def test_demo_shows_before_and_after(demo: tuple[Ran, Path]) -> None:
         r"^sanitized in ([\d.]+) s; the training that this replaces took ([\d.]+) s: ([\d.]+)x$", ran.out, re.MULTILINE
     )
     assert found is not None
-    assert float(found[3]) == pytest.approx(float(found[2]) / float(found[1]), rel=0.1)
+    assert float(found[3]) == pytest.approx(float(found[2]) / float(found[1]), abs=0.06)  # of one digit
     assert "planting a backdoor: small_cnn on 1258 images for 12 epochs, 63 of them" in ran.err
     assert "planting" not in ran.out
 
