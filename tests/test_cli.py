@@ -298,7 +298,7 @@ def test_demo_shows_before_and_after(demo: tuple[Ran, Path]) -> None:
     report = Report.load(out / "report.json")
     check(report)
     assert ran.code == (0 if report["verdict"]["accepted"] else 1)
-    assert report["data"]["n_samples"] == 60  # 5 % of the 1,258 that the model was trained on
+    assert report["data"]["n_samples"] == 60  # 5 % of the 1,259 that the model was trained on
     before, after = report["test"]["before"], report["test"]["after"]
     assert before["clean_accuracy"]["n_total"] == 359
     assert before["triggers"][0]["attack_success_rate"]["value"] > 0.8
@@ -319,8 +319,9 @@ def test_demo_shows_before_and_after(demo: tuple[Ran, Path]) -> None:
         r"^sanitized in ([\d.]+) s; the training that this replaces took ([\d.]+) s: ([\d.]+)x$", ran.out, re.MULTILINE
     )
     assert found is not None
-    assert float(found[3]) == pytest.approx(float(found[2]) / float(found[1]), abs=0.06)  # of one digit
-    assert "planting a backdoor: small_cnn on 1258 images for 12 epochs, 63 of them" in ran.err
+    ratio = float(found[2]) / float(found[1])
+    assert float(found[3]) == pytest.approx(ratio, abs=0.06)  # printed to a tenth
+    assert "planting a backdoor: small_cnn on 1259 images for 12 epochs, 63 of them" in ran.err
     assert "planting" not in ran.out
 
 
