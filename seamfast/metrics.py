@@ -168,6 +168,35 @@ def fidelity(*, acc_before: float, acc_after: float, asr_after: float) -> float 
     return (acc_after - asr_after) / acc_before if acc_before else None
 
 
+def fidelity_bounds(acc_before: Rate, acc_after: Rate, asr_after: Rate) -> tuple[float, float] | None:
+    """95 % bounds of ``fidelity``: the distances of the three rates to their bounds, squared and added.
+
+    The rates count as independent. On the same samples the errors of both accuracies mostly offset each other; the
+    interval is then wider than it need be.
+
+    Args:
+        acc_before, acc_after, asr_after: as for ``fidelity``, with their counts.
+
+    Returns:
+        ``(low, high)``; ``None`` if a rate has no samples or ``acc_before`` is 0.
+
+    Source: R. G. Newcombe, Interval estimation for the difference between independent proportions, Statistics in
+        Medicine 17, 1998, method 10, for ``acc_after - asr_after``; the division by ``acc_before`` is linearized.
+
+    Example:
+        >>> low, high = fidelity_bounds(Rate(970, 1000), Rate(960, 1000), Rate(9, 900))
+        >>> round(low, 3), round(high, 3)
+        (0.959, 0.997)
+    """
+    before, after, success = acc_before.value, acc_after.value, asr_after.value
+    if not before or after is None or success is None:
+        return None
+    center = (after - success) / before
+    low = math.hypot(after - acc_after.low, asr_after.high - success, center * (acc_before.high - before))
+    high = math.hypot(acc_after.high - after, success - asr_after.low, center * (before - acc_before.low))
+    return center - low / before, center + high / before
+
+
 def fidelity_nist(
     *, acc_before: float, acc_after: float, asr_before: float | None = None, asr_after: float | None = None
 ) -> float | None:

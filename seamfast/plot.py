@@ -23,7 +23,7 @@ from seamfast.report import write_atomically
 from seamfast.triggers import Trigger
 
 # Okabe and Ito's colors, which differ for color-blind eyes, in print and on screens.
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#808080"
+_BLUE, _VERMILION, _GREY, _INK = "#0072B2", "#D55E00", "#808080", "#333333"
 _LINES = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _ANSWERS = {"right": _BLUE, "what the attacker wants": _VERMILION, "wrong otherwise": _GREY}
 
@@ -36,17 +36,20 @@ def save_picture(
     trigger: Trigger,
     history: Sequence[HistoryPoint],
     *,
+    title: str | None = None,
     n_samples: int = 6,
     seed: int = 0,
 ) -> None:
-    """A PNG: clean and triggered samples with both models' answers, above held-out accuracy and ASR over the steps.
+    """A PNG: triggered samples with both models' answers, above held-out accuracy and ASR over the steps.
 
     Args:
         path: where to write.
         before, after: the model as received and as sanitized.
-        data: uint8 images, or floats whose pixels can be recovered; the first eligible samples are shown.
-        trigger: stamped on the samples of the second row.
-        history: ``SanitizeResult.history``.
+        data: uint8 images, or floats whose pixels can be recovered; the first eligible samples of each class are shown,
+            class by class in turn.
+        trigger: stamped on the samples.
+        history: ``SanitizeResult.history``; a point at step 0 shows the model as received.
+        title: printed on top.
         n_samples: columns, at least 1.
         seed: for a trigger at random positions.
 
@@ -59,24 +62,40 @@ def save_picture(
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise InputError('the picture needs matplotlib: pip install "seamfast[plot]"') from error
     as_count("n_samples", n_samples)
     num_classes = data.num_classes or int(data.labels.max()) + 1
-    chosen = trigger.target.eligible(data.labels, num_classes).nonzero().flatten()[:n_samples]
-    if not len(chosen):
+    eligible = trigger.target.eligible(data.labels, num_classes).nonzero().flatten()
+    if not len(eligible):
         raise InputError(f"data holds no sample that the trigger {trigger.name!r} is meant to move; expected one")
+    chosen = eligible[_in_turn(data.labels[eligible])][:n_samples]
 
     # Names are names, not formulas: a "$" in one is a "$".
     with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
-        figure = Figure(figsize=(max(1.6 * len(chosen), 8), 8.5), layout="constrained")
+        figure = Figure(
+            figsize=(max(1.25 * len(chosen), 11), 7.2), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
+        )
         FigureCanvasAgg(figure)
-        top, bottom = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1.5, 1]))
+        top, bottom = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25]))
         _draw_samples(top, before, after, data, trigger, chosen, num_classes, seed)
         _draw_curve(bottom.subplots(), history)
+        if title is not None:
+            figure.suptitle(title, fontsize=17, fontweight="bold", color=_INK)
         buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110, format="png")
+        figure.savefig(buffer, dpi="figure", format="png")
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _in_turn(labels: torch.Tensor) -> torch.Tensor:
+    """An order of the samples: the first of each class, then the second of each, and so on."""
+    rank = torch.zeros_like(labels)
+    for label in torch.unique(labels).tolist():
+        members = labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    by_class = labels.argsort(stable=True)
+    return by_class[rank[by_class].argsort(stable=True)]
 
 
 def _draw_samples(
@@ -91,40 +110,41 @@ def _draw_samples(
 ) -> None:
     from matplotlib.patches import Patch as Swatch
 
-    clean = data.stampable(chosen)
-    subjects = [place(model, data, "auto") for model in (before, after)]
-    stamped = trigger.stamp(clean, sample_ids=chosen, seed=seed)
-    labels, wanted = (
-        v.tolist() for v in (data.labels[chosen], trigger.target.targets(data.labels[chosen], num_classes))
-    )
-    axes = figure.subplots(2, len(chosen), squeeze=False)
-    for row, images in enumerate((clean, stamped)):
-        received, sanitized = (_answers(subject, images) for subject in subjects)
-        pictures = data.modality.preview(images)
-        for column, axis in enumerate(axes[row]):
-            picture = pictures[column]
-            axis.imshow(np.squeeze(picture, 2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
-            axis.set(xticks=[], yticks=[])
-            answer = sanitized[column]
-            kind = "right" if answer == labels[column] else "what the attacker wants"
-            if answer not in (labels[column], wanted[column]):
-                kind = "wrong otherwise"
-            for side in axis.spines.values():
-                side.set(color=_ANSWERS[kind], linewidth=2.5)
-            names = _name(data, received[column]), _name(data, answer)
-            space = "\n" if sum(map(len, names)) > 16 else " "
-            axis.set_xlabel(f"{names[0]}{space}→ {names[1]}", fontsize=9, color=_ANSWERS[kind])
-            if row == 0:
-                axis.set_title(_name(data, labels[column]), fontsize=9)
-        axes[row, 0].set_ylabel("clean" if row == 0 else f"trigger: {_short(trigger.name, 20)}", fontsize=9)
-    figure.suptitle("above: the true class; below: the answer as received → sanitized", fontsize=10)
+    stamped = trigger.stamp(data.stampable(chosen), sample_ids=chosen, seed=seed)
+    received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
+    labels = data.labels[chosen]
+    wanted = trigger.target.targets(labels, num_classes).tolist()
+    rows = ("true class", labels.tolist()), ("as received", received), ("sanitized", sanitized)
+    heights = (1, 14), (0, -16), (0, -40)  # a share of the picture's height, and points
+    size = min(17, 150 / max(len(_name(data, label)) for _, answers in rows for label in answers))
+    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for column, (axis, picture) in enumerate(zip(axes, data.modality.preview(stamped), strict=True)):
+        axis.imshow(np.squeeze(picture, 2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        axis.set(xticks=[], yticks=[])
+        for side in axis.spines.values():
+            side.set_visible(False)
+        true = labels[column].item()
+        for (heading, answers), (share, points) in zip(rows, heights, strict=True):
+            answer, style = answers[column], {"color": _INK}
+            if heading != "true class":
+                kind = "right" if answer == true else "what the attacker wants"
+                if answer not in (true, wanted[column]):
+                    kind = "wrong otherwise"
+                style = {"color": _ANSWERS[kind], "weight": "bold"}
+            place_at = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+            axis.annotate(
+                _name(data, answer), (0.5, share), (0, points), ha="center", fontsize=size, **style, **place_at
+            )
+            if column == 0:
+                axis.annotate(heading, (0, share), (-12, points), ha="right", fontsize=12, color=_INK, **place_at)
+    stamp = f"trigger:\n{_short(trigger.name, 14)}"
+    axes[0].annotate(stamp, (0, 0.5), (-12, 0), ha="right", fontsize=12, color=_INK, **place_at)
     figure.legend(
         handles=[Swatch(color=color, label=kind) for kind, color in _ANSWERS.items()],
-        title="the sanitized model's answer is",
         loc="outside lower center",
         ncols=len(_ANSWERS),
-        fontsize=8,
-        title_fontsize=8,
+        fontsize=11,
+        labelcolor=_INK,
         frameon=False,
     )
 
@@ -134,24 +154,39 @@ def _draw_curve(axis: Any, history: Sequence[HistoryPoint]) -> None:
     for attempt, points in _attempts(history):
         forgotten = max((p.step for p in points if p.phase == "forget"), default=start)
         if forgotten > start:
-            axis.axvspan(start, forgotten, color="0.88", lw=0, label=None if attempt else "forget step")
+            axis.axvspan(start, forgotten, color="0.92", lw=0, label=None if attempt else "forgetting")
         if attempt:
             axis.axvline(start, color="0.3", lw=0.8, ls=":")
-            axis.text(start, 1.01, f" try {attempt + 1}", fontsize=8, color="0.3", va="bottom")
+            axis.text(start, 1.01, f" try {attempt + 1}", fontsize=10, color=_INK, va="bottom")
         start = points[-1].step
     _draw_line(axis, history, None, "clean accuracy", "o-", _BLUE)
-    for i, name in enumerate(sorted({name for point in history for name in point.attack_success_rate})):
+    names = sorted({name for point in history for name in point.attack_success_rate})
+    for i, name in enumerate(names):
         style = ("s--", "^-.", "D:")[i // len(_LINES) % 3]
-        _draw_line(axis, history, name, f"ASR, {_short(name, 24)}", style, _LINES[i % len(_LINES)])
-    axis.set(ylim=(-0.03, 1.1), xlabel="training steps", ylabel="share of held-out data")
-    axis.set_yticks(np.linspace(0, 1, 6))
-    axis.grid(axis="y", color="0.9", lw=0.6)
+        _draw_line(axis, history, name, f"attack success, {_short(name, 24)}", style, _LINES[i % len(_LINES)])
+    axis.set(ylim=(-0.03, 1.1), yticks=np.linspace(0, 1, 5))
+    axis.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axis.set_xlabel("training steps", fontsize=12, color=_INK)
+    axis.set_ylabel("of held-out data", fontsize=12, color=_INK)
+    axis.tick_params(labelsize=12, labelcolor=_INK, length=0)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.grid(axis="y", color="0.88", lw=0.8)
     axis.set_axisbelow(True)
     if not history:
-        axis.text(0.5, 0.5, "no step was evaluated", transform=axis.transAxes, ha="center", color="0.3")
+        axis.text(0.5, 0.5, "no step was evaluated", transform=axis.transAxes, ha="center", fontsize=12, color=_INK)
         return
     # Above the axes, where it hides no line.
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=5, fontsize=8, frameon=False, borderpad=0)
+    few = len(names) <= 2 and max(map(len, names), default=0) <= 24
+    axis.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.02),
+        ncols=3 if few else 4,
+        fontsize=12 if few else 8,
+        labelcolor=_INK,
+        frameon=False,
+        borderpad=0,
+    )
 
 
 def _draw_line(
@@ -162,7 +197,7 @@ def _draw_line(
         known = [p for p in points if trigger is None or trigger in p.attack_success_rate]
         values = [p.holdout_accuracy if trigger is None else p.attack_success_rate[trigger] for p in known]
         shown = None if attempt != history[0].attempt else label
-        axis.plot([p.step for p in known], values, style, ms=3.5, lw=1.5, color=color, label=shown)
+        axis.plot([p.step for p in known], values, style, ms=4.5, lw=2.5, color=color, label=shown)
 
 
 def _attempts(history: Sequence[HistoryPoint]) -> Iterator[tuple[int, list[HistoryPoint]]]:

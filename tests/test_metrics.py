@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from seamfast import Rate, fidelity, fidelity_nist
+from seamfast.metrics import fidelity_bounds
 
 
 @given(data=st.data(), n=st.one_of(st.integers(1, 60), st.integers(1, 10**7)))
@@ -87,3 +88,20 @@ def test_fidelity_nist_by_hand(
 ) -> None:
     got = fidelity_nist(acc_before=acc_before, acc_after=acc_after, asr_before=asr_before, asr_after=asr_after)
     assert got == (None if wanted is None else pytest.approx(wanted))
+
+
+def test_fidelity_bounds_by_hand() -> None:
+    before, after, success = Rate(90, 100), Rate(80, 100), Rate(10, 50)
+    low, high = fidelity_bounds(before, after, success) or (0, 0)
+    center = (0.8 - 0.2) / 0.9
+    below = (0.8 - after.low) ** 2 + (success.high - 0.2) ** 2 + (center * (before.high - 0.9)) ** 2
+    above = (after.high - 0.8) ** 2 + (0.2 - success.low) ** 2 + (center * (0.9 - before.low)) ** 2
+    assert low == pytest.approx(center - below**0.5 / 0.9)
+    assert high == pytest.approx(center + above**0.5 / 0.9)
+
+
+@pytest.mark.parametrize("empty", range(3))
+def test_fidelity_without_samples_has_no_bounds(empty: int) -> None:
+    rates = [Rate(0, 0) if i == empty else Rate(5, 10) for i in range(3)]
+    assert fidelity_bounds(*rates) is None
+    assert fidelity_bounds(Rate(0, 10), Rate(5, 10), Rate(5, 10)) is None

@@ -27,7 +27,7 @@ from seamfast.plot import save_picture
 
 NAMES = ("airplane", "automobile", "bird", "cat")
 PATCH = Patch.square(2, target=0)
-BLUE, VERMILION, GREY = "#0072b2", "#d55e00", "#808080"
+BLUE, VERMILION, GREY, INK = "#0072b2", "#d55e00", "#808080", "#333333"
 
 
 class Says(nn.Module):
@@ -86,10 +86,10 @@ def curve(figure: Any) -> Any:
     return axes
 
 
-def frames(figure: Any) -> list[list[str]]:
-    """The color of the frame around each sample, by row."""
-    colors = [to_hex(axes.spines["top"].get_edgecolor()) for axes in figure.subfigs[0].axes]
-    return [colors[: len(colors) // 2], colors[len(colors) // 2 :]]
+def rows(figure: Any) -> list[list[tuple[str, str]]]:
+    """True classes, answers as received, answers of the sanitized model: each with its color."""
+    columns = [[t for t in axes.texts if t.get_ha() == "center"] for axes in figure.subfigs[0].axes]
+    return [[(text.get_text(), to_hex(text.get_color())) for text in row] for row in zip(*columns, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_png_is_written(channels: int, triggers: Sequence[str], n_attempts: int,
 def test_every_label_map_is_drawn(trigger: Trigger, tmp_path: Path, figures: list[Figure]) -> None:
     save_picture(tmp_path / "p.png", Says(), Says(), images(), trigger, history())
     n_shown = {"AllToAll": 6, "SourceSpecific": 3}[type(trigger.target).__name__]
-    assert len(figures[0].subfigs[0].axes) == 2 * n_shown
+    assert len(figures[0].subfigs[0].axes) == n_shown
 
 
 @pytest.mark.parametrize("phases", [("recover",), ("forget",), ()])
 def test_run_without_some_phase_is_drawn(phases: Sequence[str], tmp_path: Path, figures: list[Figure]) -> None:
     save_picture(tmp_path / "p.png", Says(), Says(), images(), PATCH, history(phases=phases))
     said = texts(figures[0])
-    assert ("forget step" in said) == ("forget" in phases)
+    assert ("forgetting" in said) == ("forget" in phases)
     assert ("no step was evaluated" in said) == (not phases)
 
 
@@ -134,25 +134,36 @@ def test_floats_with_known_normalization_give_the_same_picture(tmp_path: Path) -
 
 
 def test_answers_are_told_and_colored(tmp_path: Path, figures: list[Figure]) -> None:
-    # The received model is right. The sanitized one reads the last pixel: class 0 on clean images, which is what the
-    # attacker wants; class 3 under the patch of white pixels, which is right for the cats only.
-    save_picture(tmp_path / "p.png", Says(), Says(7, 7), images(), Patch.square(2, margin=0, target=0), history())
-    top = figures[0].subfigs[0].axes
-    assert [axes.get_title() for axes in top[:6]] == ["automobile", "bird", "cat"] * 2
-    assert [axes.get_xlabel() for axes in top[:3]] == ["automobile\n→ airplane", "bird → airplane", "cat → airplane"]
-    assert [axes.get_xlabel() for axes in top[6:9]] == ["automobile → cat", "bird → cat", "cat → cat"]
-    clean, triggered = frames(figures[0])
-    assert clean == [VERMILION] * 6
-    assert triggered == [GREY, GREY, BLUE] * 2
-    for axes, color in zip(top, clean + triggered, strict=True):
-        assert to_hex(axes.xaxis.label.get_color()) == color
+    # The patch is white in the last pixel, which the sanitized model reads: class 3, right for the cats only. The
+    # received model reads a pixel of the last row that no patch covers: class 0, which is what the attacker wants.
+    save_picture(tmp_path / "p.png", Says(7, 0), Says(7, 7), images(), Patch.square(2, margin=0, target=0), history())
+    true, received, sanitized = rows(figures[0])
+    assert true == [("automobile", INK), ("bird", INK), ("cat", INK)] * 2
+    assert received == [("airplane", VERMILION)] * 6
+    assert sanitized == [("cat", GREY), ("cat", GREY), ("cat", BLUE)] * 2
+    assert {"true class", "as received", "sanitized", "trigger:\npatch"} <= set(texts(figures[0]))
     (legend,) = figures[0].subfigs[0].legends
     meaning = {
         text.get_text(): to_hex(patch.get_facecolor())
         for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
     }
     assert meaning == {"right": BLUE, "what the attacker wants": VERMILION, "wrong otherwise": GREY}
-    assert legend.get_title().get_text() == "the sanitized model's answer is"
+
+
+def test_samples_are_those_of_all_classes_in_turn(tmp_path: Path, figures: list[Figure]) -> None:
+    data = images(names=None)
+    in_order = data.subset(data.labels.argsort(stable=True))
+    in_order.inputs[:, 0, 1, 1] = torch.arange(12)  # tells them apart
+    save_picture(tmp_path / "p.png", Says(), Says(), in_order, PATCH, history(), n_samples=7)
+    shown = [int(axes.images[0].get_array()[1, 1]) for axes in figures[0].subfigs[0].axes]
+    assert shown == [3, 6, 9, 4, 7, 10, 5]
+    assert [text for text, _ in rows(figures[0])[0]] == ["1", "2", "3", "1", "2", "3", "1"]
+
+
+def test_title_is_printed_on_request(tmp_path: Path, figures: list[Figure]) -> None:
+    for title in (None, "from 99 % to 1 %"):
+        save_picture(tmp_path / "p.png", Says(), Says(), images(), PATCH, history(), title=title)
+    assert [figure.get_suptitle() for figure in figures] == ["", "from 99 % to 1 %"]
 
 
 def test_curve_shows_the_history(tmp_path: Path, figures: list[Figure]) -> None:
@@ -161,12 +172,12 @@ def test_curve_shows_the_history(tmp_path: Path, figures: list[Figure]) -> None:
     axes = curve(figures[0])
     steps = [[10, 20, 30, 40, 50, 60], [70, 80, 90, 100, 110, 120]]
     lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-    assert set(lines) == {"clean accuracy", "ASR, patch", "ASR, blend"}
+    assert set(lines) == {"clean accuracy", "attack success, patch", "attack success, blend"}
     # One line an attempt, so that none joins the end of one to the begin of the next.
     drawn = [line for line in axes.lines if len(line.get_xdata()) > 2]
     assert sorted(list(line.get_xdata()) for line in drawn) == [steps[0]] * 3 + [steps[1]] * 3
     assert list(lines["clean accuracy"].get_ydata()) == [p.holdout_accuracy for p in points[:6]]
-    assert list(lines["ASR, patch"].get_ydata()) == [p.attack_success_rate["patch"] for p in points[:6]]
+    assert list(lines["attack success, patch"].get_ydata()) == [p.attack_success_rate["patch"] for p in points[:6]]
     # The forget steps of each attempt are shaded: the first from 0 to 30, the second from 60 to 90.
     spans = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
     assert [(round(span.x0), round(span.x1)) for span in spans] == [(0, 30), (60, 90)]
@@ -176,15 +187,15 @@ def test_curve_shows_the_history(tmp_path: Path, figures: list[Figure]) -> None:
 def test_trigger_unknown_to_a_part_of_the_run_is_drawn_where_known(tmp_path: Path, figures: list[Figure]) -> None:
     points = history()[:3] + history(triggers=["late"])[3:]
     save_picture(tmp_path / "p.png", Says(), Says(), images(), PATCH, points)
-    (line,) = (line for line in curve(figures[0]).lines if line.get_label() == "ASR, late")
+    (line,) = (line for line in curve(figures[0]).lines if line.get_label() == "attack success, late")
     assert list(line.get_xdata()) == [40, 50, 60]
 
 
 def test_many_triggers_are_all_drawn_and_told_apart(tmp_path: Path, figures: list[Figure]) -> None:
     names = [f"trigger-{i}" for i in range(16)]
     save_picture(tmp_path / "p.png", Says(), Says(), images(), PATCH, history(triggers=names))
-    lines = [line for line in curve(figures[0]).lines if line.get_label().startswith("ASR")]
-    assert sorted(line.get_label() for line in lines) == sorted(f"ASR, {name}" for name in names)
+    lines = [line for line in curve(figures[0]).lines if line.get_label().startswith("attack success")]
+    assert sorted(line.get_label() for line in lines) == sorted(f"attack success, {name}" for name in names)
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in curve(figures[0]).lines}
     assert len(looks) == 1 + len(names)
 
@@ -193,7 +204,7 @@ def test_many_triggers_are_all_drawn_and_told_apart(tmp_path: Path, figures: lis
 def test_nothing_is_cut_off_or_printed_over(names: Sequence[str], tmp_path: Path, figures: list[Figure]) -> None:
     trigger = Patch.square(2, target=0, name="t" * 128)
     points = history(3, ["t" * 128, "blend", "patch"])
-    save_picture(tmp_path / "p.png", Says(), Says(7, 7), images(names=names), trigger, points)
+    save_picture(tmp_path / "p.png", Says(), Says(7, 7), images(names=names), trigger, points, title="t" * 60)
     (figure,) = figures
     renderer = FigureCanvasAgg(figure).get_renderer()
     numbers = [*curve(figure).get_xticklabels(), *curve(figure).get_yticklabels()]  # some lie outside and are not drawn
@@ -218,9 +229,9 @@ def test_names_are_no_formulas(name: str, tmp_path: Path, figures: list[Figure])
     trigger = Patch.square(2, target=0, name=name)
     save_picture(tmp_path / "p.png", Says(), Says(7, 7), images(names=names), trigger, history(triggers=[name]))
     said = texts(figures[0])
-    assert f"ASR, {name}" in said
-    assert f"trigger: {name}" in said
-    assert f"one → {name}" in said or f"one\n→ {name[:15]}…" in said or f"one\n→ {name}" in said
+    assert f"attack success, {name}" in said
+    assert f"trigger:\n{name[:13]}…" in said or f"trigger:\n{name}" in said
+    assert f"{name[:15]}…" in said or name in said
 
 
 def test_state_of_matplotlib_is_left_alone(tmp_path: Path) -> None:
@@ -245,7 +256,7 @@ def test_models_and_data_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_samples", [1, 3, 12])
 def test_as_many_samples_as_asked_for(n_samples: int, tmp_path: Path, figures: list[Figure]) -> None:
     save_picture(tmp_path / "p.png", Says(), Says(), images(), PATCH, history(), n_samples=n_samples)
-    assert len(figures[0].subfigs[0].axes) == 2 * min(n_samples, 9)  # nine of twelve are not the target
+    assert len(figures[0].subfigs[0].axes) == min(n_samples, 9)  # nine of twelve are not the target
 
 
 @pytest.mark.parametrize("n_samples", [0, -1, 2.0, True])

@@ -248,6 +248,21 @@ SEAMFAST_INLINE void stamp(const StampTrigger& job, const Image& image, const Tr
   }
 }
 
+// A call an image, so that a level compiles the triggers once, not for every form of the output.
+using Stamp = void (*)(const StampTrigger&, const Image&, const TriggerRow&, int64_t, const WarpPlan&, const Scratch&);
+
+#define SEAMFAST_STAMP(name)                                                                                         \
+  __attribute__((noinline)) void name(const StampTrigger& job, const Image& image, const TriggerRow& row,           \
+                                      int64_t sample_id, const WarpPlan& plan, const Scratch& scratch) {            \
+    stamp(job, image, row, sample_id, plan, scratch);                                                               \
+  }
+SEAMFAST_STAMP(stamp_baseline)
+#if defined(SEAMFAST_X86_LEVELS)
+SEAMFAST_TARGET_AVX2 SEAMFAST_STAMP(stamp_avx2)
+SEAMFAST_TARGET_AVX512 SEAMFAST_STAMP(stamp_avx512)
+#endif
+#undef SEAMFAST_STAMP
+
 // ---- 3. One image after another. ----
 
 struct Piece {
@@ -260,7 +275,7 @@ struct Piece {
 };
 
 template <class Out, int kMix>
-SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
+SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece, Stamp stamp_one) {
   const PixelsOut& to = job.out;
   const int64_t plane = to.height * to.width, size = to.channels * plane;
   const std::unique_ptr<uint8_t[]> bytes(new uint8_t[static_cast<std::size_t>(2 * size)]);
@@ -278,7 +293,7 @@ SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
     const uint8_t* from = source;
     if (trigger >= 0) {
       std::memcpy(image.pixels, source, static_cast<std::size_t>(size));
-      stamp(job, image, job.rows[trigger], piece.sample_ids[i], piece.plans[trigger], scratch);
+      stamp_one(job, image, job.rows[trigger], piece.sample_ids[i], piece.plans[trigger], scratch);
       from = image.pixels;
     }
     const uint8_t* planes[kMaxChannels];
@@ -288,27 +303,27 @@ SEAMFAST_INLINE void run(const StampTrigger& job, const Piece& piece) {
 }
 
 template <class Out>
-SEAMFAST_INLINE void run_layout(const StampTrigger& job, const Piece& piece) {
+SEAMFAST_INLINE void run_layout(const StampTrigger& job, const Piece& piece, Stamp stamp_one) {
   switch (job.out.channels_last ? job.out.channels : 1) {
     case 2:
-      return run<Out, 2>(job, piece);
+      return run<Out, 2>(job, piece, stamp_one);
     case 3:
-      return run<Out, 3>(job, piece);
+      return run<Out, 3>(job, piece, stamp_one);
     case 4:
-      return run<Out, 4>(job, piece);
+      return run<Out, 4>(job, piece, stamp_one);
     default:
-      return run<Out, 1>(job, piece);
+      return run<Out, 1>(job, piece, stamp_one);
   }
 }
 
-SEAMFAST_INLINE void run_element(const StampTrigger& job, const Piece& piece) {
+SEAMFAST_INLINE void run_element(const StampTrigger& job, const Piece& piece, Stamp stamp_one) {
   switch (job.out.element) {
     case Element::kFloat32:
-      return run_layout<Float32>(job, piece);
+      return run_layout<Float32>(job, piece, stamp_one);
     case Element::kBFloat16:
-      return run_layout<BFloat16>(job, piece);
+      return run_layout<BFloat16>(job, piece, stamp_one);
     case Element::kFloat16:
-      return run_layout<Float16>(job, piece);
+      return run_layout<Float16>(job, piece, stamp_one);
   }
 }
 
@@ -316,10 +331,10 @@ SEAMFAST_INLINE void run_element(const StampTrigger& job, const Piece& piece) {
 
 using Run = void (*)(const StampTrigger&, const Piece&);
 
-void run_baseline(const StampTrigger& job, const Piece& piece) { run_element(job, piece); }
+void run_baseline(const StampTrigger& job, const Piece& piece) { run_element(job, piece, stamp_baseline); }
 #if defined(SEAMFAST_X86_LEVELS)
-SEAMFAST_TARGET_AVX2 void run_avx2(const StampTrigger& job, const Piece& piece) { run_element(job, piece); }
-SEAMFAST_TARGET_AVX512 void run_avx512(const StampTrigger& job, const Piece& piece) { run_element(job, piece); }
+SEAMFAST_TARGET_AVX2 void run_avx2(const StampTrigger& job, const Piece& piece) { run_element(job, piece, stamp_avx2); }
+SEAMFAST_TARGET_AVX512 void run_avx512(const StampTrigger& job, const Piece& piece) { run_element(job, piece, stamp_avx512); }
 #endif
 
 Run run_of(Isa isa) noexcept {

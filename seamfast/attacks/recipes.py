@@ -20,6 +20,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe("small_cnn", TrainConfig(epochs=40, batch_size=64)),
     "mnist": Recipe("small_cnn", TrainConfig(epochs=6)),
+    "mnist-5k": Recipe("small_cnn", TrainConfig(epochs=30, batch_size=64), mean=(0.1307,), std=(0.3081,)),
     "fashion-mnist": Recipe("small_cnn", TrainConfig(epochs=8)),
     "cifar10": Recipe(
         "narrow_resnet18",
@@ -29,7 +30,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "gtsrb": Recipe("small_vgg", TrainConfig(epochs=20, rate=0.03)),
 }
-"""By data set. The CIFAR-10 statistics are the usual ones of its training set."""
+"""By data set. The statistics are the usual ones, of the training sets of CIFAR-10 and of MNIST."""
 
 OTHER_RECIPE = Recipe("small_cnn", TrainConfig(epochs=10))
 """For all other data sets."""

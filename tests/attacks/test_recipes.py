@@ -9,7 +9,7 @@ from seamfast.models.folder import ModelDescription
 
 
 def test_the_data_sets_that_have_one() -> None:
-    assert list(RECIPES) == ["digits", "mnist", "fashion-mnist", "cifar10", "gtsrb"]
+    assert list(RECIPES) == ["digits", "mnist", "mnist-5k", "fashion-mnist", "cifar10", "gtsrb"]
     assert {recipe.architecture for recipe in RECIPES.values()} | {OTHER_RECIPE.architecture} <= set(ARCHITECTURES)
 
 

@@ -10,6 +10,7 @@ from seamfast.data.readers.digits import read_digits
 from seamfast.data.readers.idx import read_fashion_mnist, read_idx, read_mnist
 from seamfast.data.readers.images import read_image_folder, read_image_zip
 from seamfast.data.readers.load import load
+from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "read_image_folder",
     "read_image_zip",
     "read_mnist",
+    "read_mnist_5k",
     "read_npz",
 ]

@@ -14,6 +14,7 @@ from seamfast.data.readers.digits import read_digits
 from seamfast.data.readers.idx import find_idx, holds_idx, read_fashion_mnist, read_idx, read_mnist
 from seamfast.data.readers.images import read_image_folder, read_image_zip
 from seamfast.data.readers.labels import check_split
+from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
 from seamfast.errors import DataFileError, InputError
 from seamfast.untrusted import PathLike, printable
@@ -23,17 +24,19 @@ _BY_NAME: dict[str, Callable[..., CleanSet]] = {
     "digits": read_digits,
     "fashion-mnist": read_fashion_mnist,
     "mnist": read_mnist,
+    "mnist-5k": read_mnist_5k,
 }
+_FROM_PACKAGES = (read_digits, read_mnist_5k)  # which need no root=
 
 
 def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | None = None, **options: Any) -> CleanSet:
     """Call the reader of a data set: ``load("mnist", root=r, split="test") == read_mnist(r, "test")``.
 
     Args:
-        name_or_path: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``; or the path of an ``.npz``, of a
-            ``.zip`` of class folders, or of a folder with IDX files, with CIFAR-10 or with class folders. A ``Path``
-            is never a name.
-        root: the folder of a named data set, except for ``digits``.
+        name_or_path: ``"digits"``, ``"mnist-5k"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``; or the path of an
+            ``.npz``, of a ``.zip`` of class folders, or of a folder with IDX files, with CIFAR-10 or with class
+            folders. A ``Path`` is never a name.
+        root: the folder of a named data set, except for ``digits`` and ``mnist-5k``.
         split: ``"train"`` or ``"test"``. Default: ``"train"`` for data sets and IDX files, none for an ``.npz``, a
             ``.zip`` and class folders. For the last two, the name of the folder with the class folders.
         options: further arguments of the reader, e.g. ``mean``, ``std``, ``size``, ``max_bytes``.
@@ -42,8 +45,8 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         CleanSet of the reader. IDX files at a path get no class names, as several data sets share their file names.
 
     Raises:
-        DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist) nor a file or
-            folder``; and the errors of the reader.
+        DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist, mnist-5k) nor a
+            file or folder``; and the errors of the reader.
         InputError: ``load('mnist') needs root=, the folder that holds its files``; ``read_mnist takes no size=;
             expected max_bytes, mean, std``.
 
@@ -56,7 +59,7 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
     if isinstance(name_or_path, str) and name_or_path in _BY_NAME:
         reader = _BY_NAME[name_or_path]
         options["split"] = split or "train"
-        if reader is read_digits:
+        if reader in _FROM_PACKAGES:
             return _call(reader, **options)
         if root is None:
             raise InputError(f"load({name_or_path!r}) needs root=, the folder that holds its files")

@@ -60,7 +60,9 @@ def test_pickled_cifar_is_refused_by_path_too(tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
-    known = r"'foo' is neither a known data set \(cifar10, digits, fashion-mnist, mnist\) nor a file or folder"
+    known = (
+        r"'foo' is neither a known data set \(cifar10, digits, fashion-mnist, mnist, mnist-5k\) nor a file or folder"
+    )
     refused(DataFileError, known, load, "foo")
     monkeypatch.chdir(tmp_path)
     refused(DataFileError, "'mnist' is neither", load, Path("mnist"))
