@@ -47,7 +47,7 @@ DEFENCES: dict[str, Defence] = {
     "nad": nad,
     "fine_pruning": fine_pruning,
     "fst": fst,
-    "fst_gtsrb": partial(fst, epochs=15, alpha=0.1),
+    "fst_gtsrb": partial(fst, epochs=15, alphas=(0.1, 0.001)),
     "i_bau": i_bau,
     "sau": sau,
     "d3": d3,

@@ -15,8 +15,10 @@ SGD 0.01, momentum 0.9, no weight decay, batches of 128, half a cosine, one valu
 for CIFAR-10, 15 epochs and 0.1 for GTSRB. Weight and bias of the head are drawn from the uniform distribution on
 ``+-1 / sqrt(in_features)``; the first batch sees the weight at the norm that it was drawn with.
 
-Departs: crops reflect the image's edges, theirs pad with zeros. MNIST and Fashion-MNIST, which the paper does not have,
-get the settings for CIFAR-10.
+Departs: theirs is for networks with BatchNorm, and can cost a small one without much of its task. So an attempt that
+ends below 0.9 of the received model's accuracy on the clean budget is made again with the next of ``alphas``, all of
+which are the paper's (0.001 is for CIFAR-100); the last stands, and all steps count. Crops reflect the image's edges,
+theirs pad with zeros. MNIST and Fashion-MNIST, which the paper does not have, get the settings for CIFAR-10.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def fst(
     seed: int,
     augment: tuple[int, bool],
     epochs: int = 10,
-    alpha: float = 0.2,
+    alphas: tuple[float, ...] = (0.2, 0.1, 0.001),
     batch_size: int = 128,
     rate: float = 0.01,
     momentum: float = 0.9,
@@ -46,21 +48,30 @@ def fst(
 ) -> Defended:
     """FST, as in the head of this file."""
     with Training(model, clean, seed=seed, augment=augment, batch_size=batch_size, precision=precision) as training:
-        student = training.copy()
-        head = find_head(student, next(training.as_they_are())[0][:2])
-        received = head.weight.detach().clone()
-        bound = 1 / math.sqrt(head.in_features)
-        for drawn in head.parameters():
-            nn.init.uniform_(drawn, -bound, bound)
+        sample = next(training.as_they_are())[0][:2]
 
-        optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
-        for epoch in range(epochs):
-            set_rate(optimizer, 0.5 * rate * (1 + math.cos(math.pi * epoch / epochs)))
-            for inputs, labels in training.batches(epoch):
-                optimizer.zero_grad()
-                fst_loss(training.logits(student, inputs), labels, head.weight, received, alpha).backward()
-                optimizer.step()
-                set_norm(head.weight, received.norm())
+        def trained(alpha: float) -> nn.Module:
+            student = training.copy()
+            head = find_head(student, sample)
+            received = head.weight.detach().clone()
+            bound = 1 / math.sqrt(head.in_features)
+            for drawn in head.parameters():
+                nn.init.uniform_(drawn, -bound, bound)
+
+            optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
+            for epoch in range(epochs):
+                set_rate(optimizer, 0.5 * rate * (1 + math.cos(math.pi * epoch / epochs)))
+                for inputs, labels in training.batches(epoch):
+                    optimizer.zero_grad()
+                    fst_loss(training.logits(student, inputs), labels, head.weight, received, alpha).backward()
+                    optimizer.step()
+                    set_norm(head.weight, received.norm())
+            return student
+
+        for alpha in alphas:
+            student = trained(alpha)
+            if training.is_intact(student):
+                break
         return training.finish(student)
 
 

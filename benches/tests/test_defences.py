@@ -36,11 +36,11 @@ SHORT: dict[str, dict[str, Any]] = {
     "ft_sam_gtsrb": {"epochs": 2},
     "nad": {"teacher_epochs": 1, "epochs": 1, "rates": (0.01,)},
     "fine_pruning": {"epochs": 2},
-    "fst": {"epochs": 2},
-    "fst_gtsrb": {"epochs": 2},
+    "fst": {"epochs": 2, "alphas": (0.2,)},
+    "fst_gtsrb": {"epochs": 2, "alphas": (0.1,)},
     "i_bau": {"rounds": 2},
     "sau": {"epochs": 2, "batch_size": 64},
-    "d3": {"epochs": 2},
+    "d3": {"epochs": 2, "weights": (0.5,)},
     "scratch": {"n_steps": 5},
 }
 TRAINS = [name for name in DEFENCES if name != "no_defence"]
@@ -150,7 +150,8 @@ def test_a_defence_keeps_the_task(name: str, tiny_model: Callable[[], nn.Module]
 @pytest.mark.parametrize("name", ["fine_pruning", "fst", "i_bau", "sau", "d3"])
 def test_nan_is_not_passed_off(name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     defend: Any = DEFENCES[name]
-    length = {"rounds" if name == "i_bau" else "epochs": 4}
+    more: dict[str, Any] = {"fst": {"alphas": (0.2,)}, "d3": {"weights": (0.5,)}}.get(name, {})  # one attempt
+    length = {"rounds" if name == "i_bau" else "epochs": 4} | more
     with pytest.raises(FloatingPointError, match=r"^the weights hold NaN or Inf after 4 steps$"):
         defend(tiny_model(), tiny_data, batch_size=256, rate=math.inf, **length, **WITHOUT_AUGMENTATION)
 
@@ -206,10 +207,12 @@ def test_the_settings_are_those_that_the_files_name() -> None:
     assert defaults(DEFENCES["nad"]).items() >= {**distillation, "momentum": 0.9, "weight_decay": 1e-4}.items()
     assert defaults(DEFENCES["nad"])["rates"][0] == 0.1
     assert defaults(DEFENCES["scratch"])["n_steps"] >= 2000
-    shift = {"epochs": 10, "alpha": 0.2, "batch_size": 128, "rate": 0.01, "momentum": 0.9}
+    shift = {"epochs": 10, "batch_size": 128, "rate": 0.01, "momentum": 0.9}
     assert defaults(DEFENCES["fst"]).items() >= shift.items()
-    assert defaults(DEFENCES["fst_gtsrb"]).items() >= {**shift, "epochs": 15, "alpha": 0.1}.items()
-    distance = {"epochs": 100, "weight": 0.5, "threshold": 0.1, "batch_size": 256, "rate": 0.01, "momentum": 0.9}
+    assert defaults(DEFENCES["fst_gtsrb"]).items() >= {**shift, "epochs": 15}.items()
+    assert [defaults(DEFENCES[name])["alphas"][0] for name in ("fst", "fst_gtsrb")] == [0.2, 0.1]
+    assert defaults(DEFENCES["d3"])["weights"][0] == 0.5
+    distance = {"epochs": 100, "threshold": 0.1, "batch_size": 256, "rate": 0.01, "momentum": 0.9}
     assert defaults(DEFENCES["d3"]).items() >= distance.items()
     implicit = {"rounds": 5, "n_terms": 5, "bound": 10, "inner_rate": 10, "step_rate": 0.1, "share": 0.01}
     assert defaults(DEFENCES["i_bau"]).items() >= {**implicit, "batch_size": 100, "rate": 1e-3}.items()
@@ -654,11 +657,13 @@ def test_the_losses_of_fst_and_d3_by_hand() -> None:
     assert float(excess(logits, labels, 0.1)) == pytest.approx(sum(losses) / 2 - 0.1)
 
 
-@pytest.mark.parametrize("name", ["fst", "d3"])
-def test_a_moved_head_against_a_loop_in_plain_pytorch(name: str, digits: CleanSet) -> None:
+@pytest.mark.parametrize(("name", "strength"), [("fst", 0.2), ("d3", 0.5), ("d3", 4.0)])
+def test_a_moved_head_against_a_loop_in_plain_pytorch(name: str, strength: float, digits: CleanSet) -> None:
     received = build("small_cnn", num_classes=10, in_channels=1, image_size=8)
-    defend: Any = {"fst": fst, "d3": d3}[name]
-    got = defend(received, digits, epochs=3, batch_size=200, **WITHOUT_AUGMENTATION)
+    if name == "fst":
+        got = fst(received, digits, epochs=3, alphas=(strength,), batch_size=200, **WITHOUT_AUGMENTATION)
+    else:
+        got = d3(received, digits, epochs=3, weights=(strength,), batch_size=200, **WITHOUT_AUGMENTATION)
     assert got.n_steps == 3
 
     wanted = copy.deepcopy(received)
@@ -679,9 +684,10 @@ def test_a_moved_head_against_a_loop_in_plain_pytorch(name: str, digits: CleanSe
     for rate in (0.01, 0.0075, 0.0025):
         p = F.softmax(wanted(x), 1)[torch.arange(len(labels)), labels]
         if name == "fst":
-            loss = -p.log().mean() + 0.2 * torch.trace(head.weight @ w0.T)
+            loss = -p.log().mean() + strength * torch.trace(head.weight @ w0.T)
         else:
-            loss = 0.5 * (-p.log() - 0.1).clamp(min=0).mean() - (head.weight - w0).square().sum().sqrt()
+            loss = strength * (-p.log() - 0.1).clamp(min=0).mean() - (head.weight - w0).square().sum().sqrt()
+            loss = loss / {0.5: 1, 4.0: 5}[strength]
         gradients = torch.autograd.grad(loss, list(wanted.parameters()))
         with torch.no_grad():
             for q, g, m in zip(wanted.parameters(), gradients, momenta, strict=True):
@@ -691,6 +697,20 @@ def test_a_moved_head_against_a_loop_in_plain_pytorch(name: str, digits: CleanSe
         torch.testing.assert_close(q, r, rtol=1e-4, atol=1e-6, msg=key)
     assert float(got.model[9].weight.detach().norm()) == pytest.approx(length, rel=1e-5)
     assert (got.model[0].weight - received[0].weight).abs().max() > 1e-5  # the features move too
+
+
+@pytest.mark.parametrize(("defend", "name", "harmful"), [(fst, "alphas", 1e4), (d3, "weights", 0.0)])
+def test_a_strength_that_costs_the_task_is_followed_by_the_next(
+    defend: Any, name: str, harmful: float, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    settings = {"epochs": 20, "batch_size": 160, "rate": 0.05, **WITHOUT_AUGMENTATION}
+    sound = {"alphas": 0.001, "weights": 5.0}[name]
+    alone = defend(tiny_model(), tiny_data, **{name: (harmful,)}, **settings)
+    assert alone.n_steps == 20
+    assert seamfast.evaluate(alone.model, tiny_data, progress=False).clean_accuracy.value < 0.9
+    result = defend(tiny_model(), tiny_data, **{name: (harmful, sound, sound)}, **settings)
+    assert result.n_steps == 40
+    assert seamfast.evaluate(result.model, tiny_data, progress=False).clean_accuracy.value > 0.9
 
 
 # I-BAU
