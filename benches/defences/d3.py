@@ -17,9 +17,9 @@ batches of 256, SGD 0.01, momentum 0.9, half a cosine, one value an epoch. Its c
 none are published with the code; all get these.
 
 Departs: these settings can cost a small network without BatchNorm much of its task. So an attempt that ends below 0.9
-of the received model's accuracy on the clean budget is made again with the next of ``weights``; the last stands, and
-all steps count. As in the authors' code, the loss is divided by ``weight + 1`` where ``weight`` is above 1. Crops
-reflect the image's edges, theirs pad with zeros.
+of the received model's accuracy on the clean budget is made again with the next of ``weights``; the most accurate
+there stands, and all steps count. As in the authors' code, the loss is divided by ``weight + 1`` where ``weight`` is
+above 1. Crops reflect the image's edges, theirs pad with zeros.
 """
 
 from __future__ import annotations
@@ -71,11 +71,12 @@ def d3(
                     set_norm(head.weight, received.norm())
             return student
 
+        attempts: list[nn.Module] = []
         for weight in weights:
-            student = trained(weight)
-            if training.is_intact(student):
+            attempts.append(trained(weight))
+            if training.is_intact(attempts[-1]):
                 break
-        return training.finish(student)
+        return training.finish(max(attempts, key=training.accuracy))
 
 
 def excess(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
