@@ -61,7 +61,7 @@ from seamfast.metrics import fidelity, fidelity_nist  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "study.jsonl"
-MAIN = (SEAM, *(name for name in DEFENCES if name != "ft_sam_gtsrb"))
+MAIN = (SEAM, *(name for name in DEFENCES if not name.endswith("_gtsrb")))
 CORE = {
     ("mnist", "small_cnn"): MAIN,
     ("gtsrb", "small_vgg"): MAIN,

@@ -8,7 +8,8 @@ budget, as pixels; no defence sees a trigger or test data. ``augment`` is ``(cro
 the seconds.
 
 What a step costs differs: one of ``ft_sam`` is two passes forward and backward, one of ``nad``'s student has a
-teacher's pass forward beside it, and ``nad`` counts its teacher's steps too.
+teacher's pass forward beside it, and ``nad`` counts its teacher's steps too. One of ``i_bau`` is about ten passes, and
+so is one of ``sau``, which looks for adversarial examples for two models.
 
 Each file's head gives the paper, the settings, and where it departs from the paper. Those of ``own`` are methods of
 seamfast, here so that a study calls all in one way; the others are plain PyTorch, written from the papers. All compute
@@ -23,10 +24,14 @@ from __future__ import annotations
 
 from functools import partial
 
+from benches.defences.d3 import d3
 from benches.defences.fine_pruning import fine_pruning
+from benches.defences.fst import fst
 from benches.defences.ft_sam import ft_sam
+from benches.defences.i_bau import i_bau
 from benches.defences.nad import nad
 from benches.defences.own import authors_seam, fine_tune, no_defence, super_fine_tune
+from benches.defences.sau import sau
 from benches.defences.scratch import scratch
 from benches.defences.training import Defence, Defended
 
@@ -41,6 +46,12 @@ DEFENCES: dict[str, Defence] = {
     "ft_sam_gtsrb": partial(ft_sam, epochs=50, rhos=(8.0, 4.0, 2.0, 1.0, 0.5), label_smoothing=0.0),
     "nad": nad,
     "fine_pruning": fine_pruning,
+    "fst": fst,
+    "fst_gtsrb": partial(fst, epochs=15, alphas=(0.1, 0.001)),
+    "i_bau": i_bau,
+    "sau": sau,
+    "d3": d3,
     "scratch": scratch,
 }
-"""By name. ``ft_sam`` has its authors' settings for CIFAR-10, ``ft_sam_gtsrb`` those for GTSRB."""
+"""By name. ``ft_sam`` and ``fst`` have their authors' settings for CIFAR-10, ``ft_sam_gtsrb`` and ``fst_gtsrb`` those
+for GTSRB."""

@@ -108,6 +108,12 @@ class Training:
         return model
 
     @property
+    def pixel(self) -> Tensor:
+        """``1 / std``, ``(1, C, 1, 1)`` or ``(1, 1, 1, 1)``: the change of an input as its pixel goes from 0 to 1."""
+        assert self._clean.std is not None
+        return 1 / torch.tensor(self._clean.std, device=self.device).view(1, -1, 1, 1)
+
+    @property
     def steps_an_epoch(self) -> int:
         """``ceil(N / batch_size)``, less one where the last batch would be a single sample."""
         return len(_batches(torch.arange(len(self._labels)), self._batch_size))
@@ -186,3 +192,39 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def find_head(model: nn.Module, inputs: Tensor) -> nn.Linear:
+    """The linear layer that is called last; the mode of ``model`` is kept.
+
+    Args:
+        model: any.
+        inputs: a few samples.
+
+    Raises:
+        ValueError: ``the model has no linear layer; expected one that gives its logits``.
+    """
+    called: list[nn.Linear] = []
+
+    def note(module: nn.Module, _: object, __: object) -> None:
+        assert isinstance(module, nn.Linear)
+        called.append(module)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Linear)]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(inputs)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    if not called:
+        raise ValueError("the model has no linear layer; expected one that gives its logits")
+    return called[-1]
+
+
+def set_norm(weight: Tensor, norm: Tensor) -> None:
+    """Scale ``weight``, in place, to the l2 norm ``norm`` over all its elements."""
+    with torch.no_grad():
+        weight.mul_(norm / weight.norm())

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 import seamfast
 from benches.defences import DEFENCES, training
+from benches.defences.d3 import d3, excess
 from benches.defences.fine_pruning import activity, find_reader, fine_pruning
+from benches.defences.fst import fst, fst_loss
 from benches.defences.ft_sam import ft_sam, perturbation, sam_step
+from benches.defences.i_bau import hypergradient, i_bau, universal_perturbation
 from benches.defences.nad import attention_loss, attention_map, cutout, nad, stages
+from benches.defences.sau import sau, sharing_loss, unlearning_loss
 from benches.defences.scratch import redraw, scratch
-from benches.defences.training import Training
+from benches.defences.training import Training, find_head
 from seamfast import CleanSet
 from seamfast.attacks import build
 from seamfast.engine.precision import Precision
@@ -32,9 +36,15 @@ SHORT: dict[str, dict[str, Any]] = {
     "ft_sam_gtsrb": {"epochs": 2},
     "nad": {"teacher_epochs": 1, "epochs": 1, "rates": (0.01,)},
     "fine_pruning": {"epochs": 2},
+    "fst": {"epochs": 2, "alphas": (0.2,)},
+    "fst_gtsrb": {"epochs": 2, "alphas": (0.1,)},
+    "i_bau": {"rounds": 2},
+    "sau": {"epochs": 2, "batch_size": 64},
+    "d3": {"epochs": 2, "weights": (0.5,)},
     "scratch": {"n_steps": 5},
 }
 TRAINS = [name for name in DEFENCES if name != "no_defence"]
+OTHERS = ["ft_sam", "nad", "fine_pruning", "fst", "i_bau", "d3", "sau"]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +94,7 @@ def test_a_trained_copy_comes_back_and_the_received_model_stays(
     assert result.model[0].weight.is_contiguous()
 
 
-@pytest.mark.parametrize("name", ["ft_sam", "nad", "fine_pruning", "scratch"])
+@pytest.mark.parametrize("name", [*OTHERS, "scratch"])
 def test_a_seed_gives_the_same_weights_and_another_seed_others(
     name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
 ) -> None:
@@ -120,7 +130,7 @@ def test_no_defence_is_a_copy(tiny_model: Callable[[], nn.Module], tiny_data: Cl
     assert torch.equal(weights(result.model), weights(received))
 
 
-@pytest.mark.parametrize("name", ["ft_sam", "nad", "fine_pruning", "scratch"])
+@pytest.mark.parametrize("name", [*OTHERS, "scratch"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_of_the_zoo(architecture: str, name: str) -> None:
     received = build(architecture, num_classes=4, in_channels=3, image_size=8)
@@ -131,15 +141,19 @@ def test_every_architecture_of_the_zoo(architecture: str, name: str) -> None:
         assert torch.isfinite(result.model(torch.randn(2, 3, 8, 8))).all()
 
 
-@pytest.mark.parametrize("name", ["ft_sam", "nad", "fine_pruning"])
+@pytest.mark.parametrize("name", [*OTHERS[:-1], pytest.param(OTHERS[-1], marks=pytest.mark.slow)])
 def test_a_defence_keeps_the_task(name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
     result = DEFENCES[name](tiny_model(), tiny_data, seed=0, augment=(0, False))
     assert seamfast.evaluate(result.model, tiny_data, progress=False).clean_accuracy.value > 0.95
 
 
-def test_nan_is_not_passed_off(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+@pytest.mark.parametrize("name", ["fine_pruning", "fst", "i_bau", "sau", "d3"])
+def test_nan_is_not_passed_off(name: str, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+    defend: Any = DEFENCES[name]
+    more: dict[str, Any] = {"fst": {"alphas": (0.2,)}, "d3": {"weights": (0.5,)}}.get(name, {})  # one attempt
+    length = {"rounds" if name == "i_bau" else "epochs": 4} | more
     with pytest.raises(FloatingPointError, match=r"^the weights hold NaN or Inf after 4 steps$"):
-        fine_pruning(tiny_model(), tiny_data, epochs=4, rate=1e30, **WITHOUT_AUGMENTATION)
+        defend(tiny_model(), tiny_data, batch_size=256, rate=math.inf, **length, **WITHOUT_AUGMENTATION)
 
 
 def test_only_pixels_are_taken(tiny_model: Callable[[], nn.Module]) -> None:
@@ -193,6 +207,17 @@ def test_the_settings_are_those_that_the_files_name() -> None:
     assert defaults(DEFENCES["nad"]).items() >= {**distillation, "momentum": 0.9, "weight_decay": 1e-4}.items()
     assert defaults(DEFENCES["nad"])["rates"][0] == 0.1
     assert defaults(DEFENCES["scratch"])["n_steps"] >= 2000
+    shift = {"epochs": 10, "batch_size": 128, "rate": 0.01, "momentum": 0.9}
+    assert defaults(DEFENCES["fst"]).items() >= shift.items()
+    assert defaults(DEFENCES["fst_gtsrb"]).items() >= {**shift, "epochs": 15}.items()
+    assert [defaults(DEFENCES[name])["alphas"][0] for name in ("fst", "fst_gtsrb")] == [0.2, 0.1]
+    assert defaults(DEFENCES["d3"])["weights"][0] == 0.5
+    distance = {"epochs": 100, "threshold": 0.1, "batch_size": 256, "rate": 0.01, "momentum": 0.9}
+    assert defaults(DEFENCES["d3"]).items() >= distance.items()
+    implicit = {"rounds": 5, "n_terms": 5, "bound": 10, "inner_rate": 10, "step_rate": 0.1, "share": 0.01}
+    assert defaults(DEFENCES["i_bau"]).items() >= {**implicit, "batch_size": 100, "rate": 1e-3}.items()
+    shared = {"epochs": 100, "adversarial": 0.01, "bound": 0.2, "stride": 0.2, "strides": 5, "batch_size": 256}
+    assert defaults(DEFENCES["sau"]).items() >= {**shared, "rate": 1e-4}.items()
 
 
 # FT-SAM
@@ -584,6 +609,327 @@ def test_a_model_without_a_convolution_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(ValueError, match=r"^the model has no linear layer that reads its last convolution or a feed-"):
         find_reader(model, torch.randn(2, 1, 4, 4))
+
+
+# FST and D3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "wanted"),
+    [("small_cnn", "9"), ("narrow_resnet18", "head"), ("small_vgg", "18"), ("small_vit", "head")],
+)
+def test_the_heads_of_the_zoo(architecture: str, wanted: str) -> None:
+    model = build(architecture, num_classes=3, in_channels=1, image_size=8).train()
+    before = weights(model)
+    assert find_head(model, torch.randn(2, 1, 8, 8)) is model.get_submodule(wanted)
+    assert model.training
+    assert torch.equal(weights(model), before)  # running statistics included
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_head_is_the_layer_that_is_called_last_not_the_one_that_is_named_last() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.body = nn.Linear(4, 3), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.body(x).relu())
+            return out
+
+    model = Backwards()
+    assert find_head(model, torch.randn(2, 4)) is model.head
+
+
+def test_a_model_without_a_head_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
+    with pytest.raises(ValueError, match=r"^the model has no linear layer; expected one that gives its logits$"):
+        find_head(model, torch.randn(2, 1, 4, 4))
+
+
+def test_the_losses_of_fst_and_d3_by_hand() -> None:
+    logits, labels = torch.tensor([[0.0, math.log(3)], [2.0, 2.0]]), torch.tensor([1, 0])
+    losses = [math.log(4 / 3), math.log(2)]
+    weight, received = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, -6.0], [7.0, 8.0]])
+    wanted = sum(losses) / 2 + 0.2 * (5 - 12 + 21 + 32)
+    assert float(fst_loss(logits, labels, weight, received, 0.2)) == pytest.approx(wanted)
+    assert float(excess(logits, labels, 0.4)) == pytest.approx((0 + losses[1] - 0.4) / 2)
+    assert float(excess(logits, labels, 0.1)) == pytest.approx(sum(losses) / 2 - 0.1)
+
+
+@pytest.mark.parametrize(("name", "strength"), [("fst", 0.2), ("d3", 0.5), ("d3", 4.0)])
+def test_a_moved_head_against_a_loop_in_plain_pytorch(name: str, strength: float, digits: CleanSet) -> None:
+    received = build("small_cnn", num_classes=10, in_channels=1, image_size=8)
+    if name == "fst":
+        got = fst(received, digits, epochs=3, alphas=(strength,), batch_size=200, **WITHOUT_AUGMENTATION)
+    else:
+        got = d3(received, digits, epochs=3, weights=(strength,), batch_size=200, **WITHOUT_AUGMENTATION)
+    assert got.n_steps == 3
+
+    wanted = copy.deepcopy(received)
+    x, labels = digits.normalize(digits.inputs), digits.labels
+    head = wanted[9]
+    w0 = head.weight.detach().clone()
+    length = math.sqrt(float(w0.square().sum()))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        if name == "fst":
+            edge = 1 / math.sqrt(w0.shape[1])
+            head.weight.copy_((2 * torch.rand_like(w0) - 1) * edge)
+            head.bias.copy_((2 * torch.rand_like(head.bias) - 1) * edge)
+        else:
+            drawn = 2 * torch.rand_like(w0) - 1
+            head.weight.copy_(drawn * length / math.sqrt(float(drawn.square().sum())))
+    momenta = [torch.zeros_like(p) for p in wanted.parameters()]
+    for rate in (0.01, 0.0075, 0.0025):
+        p = F.softmax(wanted(x), 1)[torch.arange(len(labels)), labels]
+        if name == "fst":
+            loss = -p.log().mean() + strength * torch.trace(head.weight @ w0.T)
+        else:
+            loss = strength * (-p.log() - 0.1).clamp(min=0).mean() - (head.weight - w0).square().sum().sqrt()
+            loss = loss / {0.5: 1, 4.0: 5}[strength]
+        gradients = torch.autograd.grad(loss, list(wanted.parameters()))
+        with torch.no_grad():
+            for q, g, m in zip(wanted.parameters(), gradients, momenta, strict=True):
+                q -= rate * m.mul_(0.9).add_(g)
+            head.weight *= length / math.sqrt(float(head.weight.square().sum()))
+    for (key, q), r in zip(got.model.named_parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(q, r, rtol=1e-4, atol=1e-6, msg=key)
+    assert float(got.model[9].weight.detach().norm()) == pytest.approx(length, rel=1e-5)
+    assert (got.model[0].weight - received[0].weight).abs().max() > 1e-5  # the features move too
+
+
+@pytest.mark.parametrize(("defend", "name", "harmful"), [(fst, "alphas", 1e4), (d3, "weights", 0.0)])
+def test_a_strength_that_costs_the_task_is_followed_by_the_next(
+    defend: Any,
+    name: str,
+    harmful: float,
+    tiny_model: Callable[[], nn.Module],
+    tiny_data: CleanSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"epochs": 20, "batch_size": 160, "rate": 0.05, **WITHOUT_AUGMENTATION}
+    sound = {"alphas": 0.001, "weights": 5.0}[name]
+    alone = defend(tiny_model(), tiny_data, **{name: (harmful,)}, **settings)
+    assert alone.n_steps == 20
+    assert seamfast.evaluate(alone.model, tiny_data, progress=False).clean_accuracy.value < 0.9
+    result = defend(tiny_model(), tiny_data, **{name: (harmful, sound, sound)}, **settings)
+    assert result.n_steps == 40
+    first = defend(tiny_model(), tiny_data, **{name: (sound,)}, **settings)
+    monkeypatch.setattr(Training, "is_intact", lambda *_: False)
+    best = defend(tiny_model(), tiny_data, **{name: (sound, harmful)}, **settings)
+    assert best.n_steps == 40
+    assert torch.equal(weights(best.model), weights(first.model))
+
+
+# I-BAU
+
+
+def test_the_hypergradient_of_quadratics_is_the_series_in_matrices() -> None:
+    a, b = torch.randn(3, 3), torch.randn(3, 2)
+    a = a @ a.T / 10  # of step(d) = d - (a d - b w)
+    w, d, c = nn.Parameter(torch.randn(2)), torch.randn(3), torch.randn(2)
+    unused = nn.Parameter(torch.randn(4))
+
+    def step(d: Tensor) -> Tensor:
+        return d - (a @ d - b @ w)
+
+    def outer(d: Tensor) -> Tensor:
+        return 0.5 * d.square().sum() + (c * w).sum()
+
+    for n_terms in (1, 2, 5):
+        v = sum(torch.matrix_power(torch.eye(3) - a, k) @ d for k in range(n_terms))
+        got, none = hypergradient(d, [w, unused], step, outer, n_terms)
+        torch.testing.assert_close(got, c + b.T @ v)
+        assert torch.equal(none, torch.zeros(4))
+    assert w.grad is None
+
+
+def test_many_terms_are_the_gradient_of_the_outer_loss_at_the_fixed_point_that_moves() -> None:
+    w = nn.Parameter(torch.tensor([0.3, -0.8], dtype=torch.float64))
+
+    def step(d: Tensor) -> Tensor:
+        return 0.5 * torch.tanh(d) + w * d.new_tensor([1.0, 2.0])
+
+    def fixed(steps: int = 200) -> Tensor:
+        d = torch.zeros(2, dtype=torch.float64)
+        for _ in range(steps):
+            d = step(d)
+        return d
+
+    def outer(d: Tensor) -> Tensor:
+        return (d**3).sum() + (w * d).sum()
+
+    (wanted,) = torch.autograd.grad(outer(fixed()), w)  # through all steps
+    (got,) = hypergradient(fixed(), [w], step, outer, 100)
+    torch.testing.assert_close(got, wanted)
+    (few,) = hypergradient(fixed(), [w], step, outer, 2)
+    assert (few - wanted).abs().max() > 1e-3
+
+
+def linear_problem() -> tuple[nn.Module, CleanSet]:
+    """Eight images of 2x2 pixels, normalized by 0.4 and 0.25, and a linear model without bias."""
+    torch.manual_seed(11)
+    images = torch.randint(0, 256, (8, 1, 2, 2), dtype=torch.uint8)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), CleanSet(
+        images, torch.arange(8) % 3, mean=0.4, std=0.25
+    )
+
+
+@pytest.mark.parametrize("bound", [0.05, 10.0])
+def test_the_universal_perturbation_against_gradients_by_hand(bound: float) -> None:
+    model, clean = linear_problem()
+    w = model[1].weight.detach()
+    x = clean.normalize(clean.inputs).flatten(1)
+    halves = [(x[:4].view(4, 1, 2, 2), clean.labels[:4]), (x[4:].view(4, 1, 2, 2), clean.labels[4:])]
+    with Training(model, clean, seed=0, augment=(0, False), batch_size=4, precision="fp32") as at_work:
+        got = universal_perturbation(at_work, model.eval(), halves, 0.5, bound)
+
+    d = torch.zeros(4)
+    for part in (x[:4], x[4:]):
+        said = F.one_hot((part @ w.T).argmax(1), 3)
+        p = torch.softmax((part + d / 0.25) @ w.T, 1)
+        d = d - 0.5 * (0.002 * d - ((p - said) @ w).mean(0) / 0.25)
+    assert 0.05 < float(d.norm()) < 10
+    torch.testing.assert_close(got.flatten(), d * min(1.0, bound / float(d.norm())))
+
+
+def test_i_bau_against_jacobians_in_full() -> None:
+    model, clean = linear_problem()
+    got = i_bau(model, clean, rounds=1, n_terms=3, share=1.0, batch_size=8, rate=0.01, **WITHOUT_AUGMENTATION)
+    assert got.n_steps == 1
+
+    x, labels, w = clean.normalize(clean.inputs).flatten(1), clean.labels, model[1].weight.detach()
+    with Training(model, clean, seed=0, augment=(0, False), batch_size=8, precision="fp32") as at_work:
+        batch = (x.view(8, 1, 2, 2), labels)
+        d = universal_perturbation(at_work, copy.deepcopy(model).eval(), [batch], 10.0, 10.0).flatten()
+
+    def loss(d: Tensor, w: Tensor) -> Tensor:
+        return F.cross_entropy((x + 4 * d) @ w.T, labels)
+
+    def step(d: Tensor, w: Tensor) -> Tensor:
+        p = torch.softmax((x + 4 * d) @ w.T, 1) - F.one_hot(labels, 3)
+        return d - 0.1 * (0.002 * d - 4 * (p @ w).mean(0))
+
+    of_d, of_w = torch.autograd.functional.jacobian(step, (d, w))
+    by_d, by_w = torch.autograd.functional.jacobian(loss, (d, w))
+    v = sum(torch.matrix_power(of_d.T, k) @ by_d for k in range(3))
+    gradient = by_w + torch.einsum("i,ijk->jk", v, of_w)
+    assert (gradient - by_w).abs().max() > 0.05 * by_w.abs().max()  # so that the direct gradient would not do
+    assert not torch.equal(gradient.sign(), by_w.sign())  # which is all of it that Adam's first step shows
+    torch.testing.assert_close(got.model[1].weight, w - 0.01 * gradient / (gradient.abs() + 1e-8), rtol=1e-4, atol=1e-6)
+
+
+def test_a_hundredth_of_a_batch_is_perturbed_and_of_a_small_batch_one_image(
+    tiny_data: CleanSet,
+) -> None:
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            out: Tensor = self.head(x.flatten(1))
+            return out
+
+    seen: list[Tensor] = []
+    clean = tiny_data.normalize(tiny_data.inputs)
+    i_bau(Watched(), tiny_data, rounds=1, share=0.04, batch_size=50, **WITHOUT_AUGMENTATION)
+    counts = []
+    for given in seen:
+        known = (given[:, None] == clean[None]).flatten(2).all(2).any(1)
+        if 0 < int((~known).sum()) < len(given):
+            counts.append((len(given), int((~known).sum())))
+    assert counts == [(50, 2)] * 3 + [(10, 1)]
+
+
+# SAU
+
+
+def test_the_sharing_loss_sample_by_sample() -> None:
+    torch.manual_seed(4)
+    answers = [3 * torch.randn(40, 3), 3 * torch.randn(40, 3)]
+    said, labels = [torch.randint(0, 3, (40,)) for _ in range(2)], torch.randint(0, 3, (40,))
+    wrong, apart, n_shared = 0.0, 0.0, 0
+    for i in range(40):
+        tops = [int(a[i].argmax()) for a in answers]
+        ps = [torch.softmax(a[i].double(), 0) for a in answers]
+        turned = [top != int(s[i]) for top, s in zip(tops, said, strict=True)]
+        wrong += sum(-float(p[labels[i]].log()) for p, t in zip(ps, turned, strict=True) if not t) / 2
+        if all(turned) and tops[0] == tops[1]:
+            n_shared += 1
+        else:
+            middle = (ps[0] + ps[1]) / 2
+            apart += sum(float((p * (p / middle).log()).sum()) for p in ps) / 2
+    assert 0 < n_shared < 40
+    loss, all_shared = sharing_loss(answers, said, labels, 0.3)
+    assert float(loss) == pytest.approx(apart / 40 - 0.3 * wrong / 40, rel=1e-4)
+    assert not all_shared
+    turned_to = answers[0].argmax(1)
+    loss, all_shared = sharing_loss([answers[0]] * 2, [(turned_to + 1) % 3] * 2, labels, 0.3)
+    assert all_shared
+    assert float(loss) == 0
+
+
+def test_the_unlearning_loss_by_hand() -> None:
+    answer = torch.tensor([[math.log(8), 0.0, 0.0], [0.0, math.log(2), 0.0], [20.0, 0.0, 0.0]], requires_grad=True)
+    fooled_to, fooled = torch.tensor([0, 1, 1]), torch.tensor([True, False, True])
+    loss = unlearning_loss(answer, fooled_to, fooled)
+    assert loss.item() == pytest.approx((-math.log(0.2) - math.log(0.999)) / 3, rel=1e-4)
+    (gradient,) = torch.autograd.grad(loss, answer)
+    torch.testing.assert_close(gradient[0, 0], torch.tensor(0.8 / 3), rtol=1e-4, atol=0.0)  # of -log(1 - p) it is p
+    assert torch.equal(gradient[1:], torch.zeros(2, 3))  # neither what fools nobody nor what is no danger
+
+
+@pytest.mark.parametrize("some_are_wrong", [False, True])
+def test_sau_against_a_loop_in_plain_pytorch(
+    some_are_wrong: bool, tiny_model: Callable[[], nn.Module], tiny_data: CleanSet
+) -> None:
+    received = tiny_model()
+    if some_are_wrong:  # as they are, so the perturbation is not what fooled the received model
+        labels = tiny_data.labels.clone()
+        labels[::5] = (labels[::5] + 1) % 4
+        tiny_data = CleanSet(tiny_data.inputs, labels, mean=tiny_data.mean, std=tiny_data.std)
+    got = sau(received, tiny_data, epochs=3, adversarial=0.1, stride=0.15, rate=0.01, **WITHOUT_AUGMENTATION)
+    assert got.n_steps == 3
+
+    x, labels, rows = tiny_data.normalize(tiny_data.inputs), tiny_data.labels, torch.arange(len(tiny_data))
+    wanted = copy.deepcopy(received).eval()
+    optimizer = torch.optim.Adam(wanted.parameters(), 0.01)
+    n_fooled, n_apart = [], []
+    for _ in range(3):
+        models = (wanted, received)
+        plain = [m(x).argmax(1) for m in models]
+        d = torch.full_like(x, 0.2)
+        for _ in range(5):
+            d.requires_grad_(True)
+            z = [m(x + d / 0.25) for m in models]
+            turned = [a.argmax(1) != s for a, s in zip(z, plain, strict=True)]
+            p, q = (a.softmax(1) for a in z)
+            js = ((p * p.log() + q * q.log()) / 2 - (p + q) / 2 * ((p + q) / 2).log()).sum(1)
+            apart = ~(turned[0] & turned[1] & (z[0].argmax(1) == z[1].argmax(1)))
+            loss = js[apart].sum()
+            for a, t in zip(z, turned, strict=True):
+                loss = loss + 0.1 / 2 * a.log_softmax(1)[rows, labels][~t].sum()
+            (g,) = torch.autograd.grad(loss, d)
+            d = (d.detach() - 0.15 * g.sign()).clamp(-0.2, 0.2)
+            n_apart.append(int(apart.sum()))
+            if not apart.any():
+                break
+        to = received(x + d / 0.25).argmax(1)
+        fooled = (to != labels) & (to != plain[1])
+        n_fooled.append(int(fooled.sum()))
+        p = wanted(x + d / 0.25).softmax(1)[rows, to]
+        optimizer.zero_grad()
+        loss = -wanted(x).log_softmax(1)[rows, labels].mean()
+        (loss - (1 - p + 1e-6).clamp(max=0.999).log()[fooled].sum() / len(rows)).backward()
+        optimizer.step()
+    assert min(n_fooled) > 0
+    assert some_are_wrong or 0 in n_apart  # some searches end early
+    for (name, a), b in zip(got.model.named_parameters(), wanted.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b[1], rtol=1e-3, atol=1e-5, msg=name)
+    assert torch.equal(got.model[1].running_mean, received[1].running_mean)  # eval mode throughout
 
 
 # From scratch

@@ -423,7 +423,7 @@ def test_shards_divide_the_core_between_them(monkeypatch: pytest.MonkeyPatch) ->
     everything, *halves = ({job.key for job in jobs} for jobs in seen)
     assert halves[0] | halves[1] == everything
     assert not halves[0] & halves[1]
-    assert len(everything) == (12 + 1) * 9 + (14 + 3 + 1) * 9 + (14 + 1) * 4
+    assert len(everything) == (12 + 1) * 13 + (14 + 3 + 1) * 13 + (14 + 1) * 4
     assert {job.entry.attack for job in seen[0]} == {"clean", *attacks.ATTACKS, *zoo.OWN}
     assert {(job.entry.rate, job.entry.seed, job.budget, job.seed) for job in seen[0]} == {(0.05, 0, 0.05, 0)}
 
