@@ -720,6 +720,7 @@ def test_interrupt_leaves_a_partial_report(
         assert names(tmp_path) == []
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 def test_interrupted_demo_leaves_no_model_of_an_earlier_one(
     quick_demo: Any, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
