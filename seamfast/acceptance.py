@@ -72,7 +72,7 @@ class PairedOutcomes:
     def n_needed(self, limit: float) -> int | None:
         """About how many samples bring ``highest_loss`` down to ``limit`` if both shares stay as they are; ``None`` if
         more than a million."""
-        n = self.n
+        n = self.n if self.loss < limit else _MOST_SAMPLES + 1
         while n <= _MOST_SAMPLES:
             n = math.ceil(1.1 * n)
             lost, gained = (round(k * n / self.n) for k in (self.n_lost, self.n_gained))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -810,7 +811,148 @@ def test_a_model_that_guesses_is_not_accepted(tiny_model: Make, tiny_data: Clean
         )
 
 
-# 7. The report.
+# 7. What acceptance rests on.
+
+
+def outcomes(result: seamfast.SanitizeResult) -> dict[str, bool | None]:
+    return {check["name"]: check["passed"] for check in result.report["verdict"]["checks"]}
+
+
+PASSED = {
+    "better than guessing": True,
+    "completed": True,
+    "recovery not cut short": True,
+    "held-out samples not augmented": True,
+    "accuracy within its budget": True,
+    "bound on the loss within its limit": True,
+}
+GENTLE = FineTuneConfig(max_steps=10, rate=1e-4)
+
+
+def test_held_out_samples_from_outside_decide(tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged) -> None:
+    """All of the clean data are trained on; the held-out samples are only ever asked in eval mode."""
+    holdout = enlarged(tiny_data, 1)
+    result = seamfast.sanitize(tiny_model(), tiny_data, method="fine_tune", config=GENTLE, holdout=holdout)
+    report = result.report
+    validator().validate(report)
+    assert (result.outcome, result.accepted) == ("accepted", True)
+    assert outcomes(result) == PASSED
+    data = report["data"]
+    assert (data["n_samples"], data["n_recovery"], data["n_forget"], data["n_holdout"]) == (160, 160, 160, 160)
+    assert (data["holdout_source"], data["class_counts"]) == ("given", [40] * 4)
+    assert report["verdict"]["rests_on"] == "the 160 samples of holdout=, none of them trained on in this run"
+    wanted = seamfast.evaluate(result.model, holdout).clean_accuracy
+    assert report["holdout"]["after"]["clean_accuracy"]["n_hit"] == wanted.n_hit
+    lost = report["verdict"]["accuracy_lost"]
+    assert (lost["n_total"], lost["n_lost"]) == (160, 0)
+    assert report["warnings"] == []
+
+
+def test_no_sample_that_is_held_out_is_trained_on() -> None:
+    images = torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 32, 32)
+    labels = (torch.arange(200) >= 100).long()
+    model = Tagged()
+    with torch.no_grad():  # bright images are of class 1
+        model.head.weight.copy_(torch.tensor([[-9.0], [9.0], [0.0], [0.0]]))
+        model.head.bias.copy_(torch.tensor([3.5, -3.5, -9.0, -9.0]))
+    shared = torch.arange(0, 200, 3)
+    result = seamfast.sanitize(
+        model, (images, labels), holdout=(images[shared], labels[shared]), method="fine_tune",
+        config=FineTuneConfig(max_steps=20, batch_size=32),
+    )  # fmt: skip
+    assert model.seen[True] == set(range(200)) - set(shared.tolist())
+    assert set(shared.tolist()) <= model.seen[False]
+    assert (result.report["data"]["n_samples"], result.report["data"]["n_holdout"]) == (133, 67)
+    assert "67 samples of clean_loader are in holdout too: not trained on" in result.report["warnings"]
+
+
+def test_too_few_held_out_samples_leave_it_undecided(tiny_model: Make, tiny_data: CleanSet) -> None:
+    result = seamfast.sanitize(tiny_model(), tiny_data, method="fine_tune", config=GENTLE)
+    assert (result.outcome, result.accepted) == ("undecided", False)
+    assert outcomes(result) == PASSED | {"bound on the loss within its limit": False}
+    assert result.reason.startswith(
+        "32 held-out samples cannot tell a loss within the limit of 6.0% from a larger one: "
+    )
+    assert result.reason.endswith("about 49 samples would: give more clean data, or holdout=")
+    assert "split by class and not trained on in this run; if the model" in result.report["verdict"]["rests_on"]
+    wide = replace(GENTLE, accuracy_limit=0.09)
+    assert seamfast.sanitize(tiny_model(), tiny_data, method="fine_tune", config=wide).accepted
+
+
+def test_repeated_samples_are_counted_once(tiny_model: Make, tiny_data: CleanSet) -> None:
+    """Though there are 1,600 samples, 32 are held out: as little can be told as of the 160 that differ."""
+    repeated = tiny_data.subset(torch.arange(160).repeat(10))
+    result = seamfast.sanitize(tiny_model(), repeated, method="fine_tune", config=GENTLE)
+    data = result.report["data"]
+    assert (data["n_samples"], data["n_recovery"], data["n_holdout"]) == (1600, 1280, 32)
+    assert result.outcome == "undecided"
+
+
+class Transformed(Dataset[Any]):
+    """``tiny_data`` as image sets have it: each image passes through ``transform``."""
+
+    def __init__(self, data: CleanSet, transform: Callable[[Tensor], Tensor]) -> None:
+        self.inputs, self.labels, self.transform = normalized(data), data.labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.inputs[index]), self.labels[index]
+
+
+def test_nothing_is_accepted_on_held_out_samples_that_are_augmented(
+    tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged
+) -> None:
+    data = enlarged(tiny_data, 2)
+    augmented = Transformed(data, lambda image: image + 0.1 * torch.randn(1, 8, 8))
+    options: dict[str, Any] = {"method": "fine_tune", "config": GENTLE}
+    refused = seamfast.sanitize(tiny_model(), augmented, **options)
+    assert (refused.outcome, refused.accepted) == ("undecided", False)
+    assert outcomes(refused) == PASSED | {"held-out samples not augmented": False}
+    assert refused.reason == (
+        "clean_loader augments, so its held-out samples are draws and say little of the model: give eval_transform= or "
+        "holdout=, or let the dataset have an attribute eval_transform"
+    )
+    assert refused.reason in refused.report["warnings"]
+
+    plain = seamfast.sanitize(tiny_model(), augmented, eval_transform=lambda image: image, **options)
+    assert plain.accepted
+    assert plain.report["data"]["reading"] == "every epoch"
+    held_out = split_by_class(data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0).holdout
+    wanted = seamfast.evaluate(plain.model, (augmented.inputs[held_out], data.labels[held_out])).clean_accuracy
+    assert plain.report["holdout"]["after"]["clean_accuracy"]["n_hit"] == wanted.n_hit
+
+    given = seamfast.sanitize(tiny_model(), augmented, holdout=(normalized(tiny_data), tiny_data.labels), **options)
+    assert given.accepted
+    assert given.report["data"]["reading"] == "every epoch"
+
+
+def test_a_run_that_the_clock_cut_short_is_not_accepted(
+    tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged
+) -> None:
+    """At 10 ms a step or more, a second ends recovery far from its end; nothing else is wrong with it."""
+    slow = Slow(tiny_model())
+    slow.pause_s = 0.01
+    config = FineTuneConfig(max_steps=10_000, rate=1e-5, eval_every=10_000)
+    result = seamfast.sanitize(
+        slow,
+        enlarged(tiny_data, 2),
+        method="fine_tune",
+        config=config,
+        time_budget_s=1.0,
+        precision="fp32",
+    )
+    assert result.report["run"]["time_ran_out"]
+    assert (result.outcome, result.accepted) == ("refused", False)
+    assert outcomes(result) == PASSED | {"recovery not cut short": False}
+    assert re.fullmatch(
+        r"the time budget cut recovery short: \d% of the recovery steps were taken; at least 50% are needed",
+        result.reason,
+    )
+
+
+# 8. The report.
 
 
 class CountSteps(seamfast.Callback):
