@@ -38,6 +38,7 @@ from seamfast.record import comparison, evaluation_values, machine
 from seamfast.sanitize import SanitizeResult, sanitize
 from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
 
+_PASSED = {True: "passed", False: "failed", None: "not tested"}
 EXIT_OK, EXIT_NOT_ACCEPTED, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_USAGE = range(5)
 
 _DEMO_SET_ASIDE = 1 / 8
@@ -164,12 +165,14 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     data = _load_data(arguments, description, "train")
     if arguments.fraction < 1:
         data = data.draw(arguments.fraction, seed=arguments.seed)
+    holdout = _load_holdout(arguments, description)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
     _say(f"sanitizing {arguments.model} with {len(data)} clean images ...")
     result = sanitize(
         model,
         data,
+        holdout=holdout,
         method=arguments.method,
         config=config,
         preset=arguments.preset,
@@ -198,6 +201,8 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         print("  ".join([line, *rates]))
     run = result.report["run"]
     print(f"steps {sum(run['steps'].values())}, {run['seconds']['total']:.2f} s")
+    for check in result.report["verdict"]["checks"]:
+        print(f"{_PASSED[check['passed']]:<10}  {check['name']}")
     print(f"accepted: {result.accepted} ({result.reason})")
     _print_warnings(result)
     if out is not None:
@@ -394,6 +399,14 @@ def _load_data(arguments: argparse.Namespace, description: ModelDescription, spl
     return data
 
 
+def _load_holdout(arguments: argparse.Namespace, description: ModelDescription) -> CleanSet | None:
+    """The samples to hold out: of another set, or of another part of the same one; ``None`` if neither is named."""
+    if arguments.holdout is None and arguments.holdout_split is None:
+        return None
+    named = {"data": arguments.holdout or arguments.data, "split": arguments.holdout_split}
+    return _load_data(argparse.Namespace(**vars(arguments) | named), description, "test")
+
+
 def _read_triggers(arguments: argparse.Namespace) -> tuple[Trigger, ...]:
     if not arguments.triggers:
         return ()
@@ -543,6 +556,12 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("model", help="folder with model.safetensors and model.json")
     data_options(cure, required=True)
     split_option(cure, "train")
+    cure.add_argument("--holdout", help="as --data: samples that the model's training did not see; they decide")
+    cure.add_argument(
+        "--holdout-split",
+        choices=("train", "test"),
+        help="part of --holdout, or if that is not given, of --data (default: as --split, but test)",
+    )
     cure.add_argument("--fraction", type=_fraction, default=1.0, help="share of the data to use, by class (default: 1)")
     cure.add_argument("--method", choices=sorted(METHODS), default="seam", help="default: seam")
     cure.add_argument("--config", help="TOML file with settings of the method")

@@ -10,18 +10,37 @@ from typing import Any
 
 import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seamfast._version import __version__
+from seamfast.acceptance import (
+    BETTER_THAN_GUESSING,
+    COMPLETED,
+    FEWEST_RECOVERY_SHARE,
+    NOT_AUGMENTED,
+    NOT_CUT_SHORT,
+    WITHIN_BUDGET,
+    WITHIN_LIMIT,
+    Check,
+    PairedOutcomes,
+    Verdict,
+    accuracy_checks,
+)
+from seamfast.data.holdout import HeldOut
 from seamfast.data.rereading import AugmentingSet
 from seamfast.engine.events import HistoryPoint
 from seamfast.engine.model import digest
-from seamfast.engine.run import Run, n_lost_allowed
+from seamfast.engine.run import Run
 from seamfast.engine.subject import Subject
 from seamfast.evaluate import Evaluation
 from seamfast.methods import MethodConfig
 from seamfast.metrics import Rate, fidelity, fidelity_nist
 from seamfast.report import SCHEMA_VERSION, Report
+
+_AUGMENTED = (
+    "{} augments, so its held-out samples are draws and say little of the model: give eval_transform= or holdout=, or "
+    "let the dataset have an attribute eval_transform"
+)
 
 
 @dataclass
@@ -31,9 +50,12 @@ class RunRecord:
     Attributes:
         given: the model as received.
         subject: the working copy and the samples.
+        held_out: where the held-out samples come from.
         left_out: settings that do not apply to this kind of sample, with the reason.
         before, after: outcomes of the received and of the sanitized model on the held-out part.
         returns_probabilities: whether the outputs of the received model look like those of a softmax.
+        pairs: of both models on the held-out samples.
+        guesses: why the model was refused before training, or ``None``.
         stopped: why the run ended early, or ``None``.
         digest_after: of the returned model.
     """
@@ -44,10 +66,13 @@ class RunRecord:
     subject: Subject
     run: Run
     history: list[HistoryPoint]
+    held_out: HeldOut
     left_out: tuple[str, ...]
     before: Evaluation | None = None
     after: Evaluation | None = None
     returns_probabilities: bool = False
+    pairs: PairedOutcomes | None = None
+    guesses: str | None = None
     stopped: str | None = None
     digest_after: str | None = None
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
@@ -56,7 +81,6 @@ class RunRecord:
         """The report of the run so far. ``before`` must be set."""
         before, after = self.before, self.after
         assert before is not None
-        accepted, reason = self._verdict(before, after)
         run, ledger, samples = self.run, self.run.ledger, self.subject.samples
         precision, total = run.compute.precision, round(run.clock.elapsed(), 3)
         trials = [asdict(trial) for trial in precision.trials]
@@ -65,7 +89,7 @@ class RunRecord:
                 "schema_version": SCHEMA_VERSION,
                 "tool": {"name": "seamfast", "version": __version__},
                 "created": self.created.isoformat(timespec="seconds"),
-                "verdict": {"accepted": accepted, "reason": reason},
+                "verdict": self._verdict(before).to_dict(),
                 "method": self.method,
                 "config": self.settings.to_dict(),
                 "seed": run.seed,
@@ -78,12 +102,13 @@ class RunRecord:
                     "returned": "received" if self.stopped else "sanitized",
                 },
                 "data": {
-                    "n_samples": len(samples),
+                    "n_samples": len(self._clean_labels()),
                     "num_classes": run.num_classes,
-                    "class_counts": torch.bincount(samples.labels, minlength=run.num_classes).tolist(),
+                    "class_counts": torch.bincount(self._clean_labels(), minlength=run.num_classes).tolist(),
                     "n_forget": len(run.split.forget),
                     "n_recovery": len(run.split.recovery),
                     "n_holdout": len(run.split.holdout),
+                    "holdout_source": self.held_out.source,
                     "reading": "every epoch" if isinstance(samples, AugmentingSet) else "once",
                 },
                 "holdout": comparison(before, after),
@@ -108,27 +133,61 @@ class RunRecord:
             }
         )
 
-    def _verdict(self, before: Evaluation, after: Evaluation | None) -> tuple[bool, str]:
-        """Whether the run ended, the received model beats chance and the loss is within budget; and the reason."""
-        if self.stopped or after is None:
-            return False, f"{self.stopped or 'the run did not end'}; the model is returned as received"
-        n, chance = before.clean_accuracy.n_total, 1 / self.run.num_classes
-        if before.clean_accuracy.low <= chance:
-            return False, (
-                f"the model as received is right on {before.clean_accuracy.n_hit} of {n} held-out samples, not "
-                f"measurably more than guessing ({chance:.1%}): check normalization and class order, "
-                "or give more clean data"
-            )
-        n_lost = before.clean_accuracy.n_hit - after.clean_accuracy.n_hit
-        allowed = n_lost_allowed(n, self.settings.accuracy_budget)
-        counts = (
-            f"held-out accuracy {after.clean_accuracy.n_hit / n:.2%} after, {before.clean_accuracy.n_hit / n:.2%} "
-            f"before (n = {n}): {max(n_lost, 0)} samples lost, {allowed} allowed by the budget of "
-            f"{self.settings.accuracy_budget:.1%}"
+    def _verdict(self, before: Evaluation) -> Verdict:
+        """The checks in the order of the run. Those that it did not come to are neither passed nor failed."""
+        checks = [*self._checks_of_the_run(before), self._check_of_augmentation()]
+        pairs, settings = self.pairs, self.settings
+        if pairs is not None and self.stopped is None:
+            n_right = before.clean_accuracy.n_hit
+            checks += accuracy_checks(pairs, n_right, budget=settings.accuracy_budget, limit=settings.accuracy_limit)
+        else:
+            checks += [Check(name, None, "the run did not come to it") for name in (WITHIN_BUDGET, WITHIN_LIMIT)]
+        return Verdict(checks, self._rests_on(), f"{checks[-2].detail}; {checks[-1].detail}", pairs)
+
+    def _checks_of_the_run(self, before: Evaluation) -> list[Check]:
+        n, run = before.clean_accuracy, self.run
+        if self.guesses is not None:
+            unknown = [Check(name, None, "the run did not begin") for name in (COMPLETED, NOT_CUT_SHORT)]
+            return [Check(BETTER_THAN_GUESSING, False, self._returned_as_received(self.guesses)), *unknown]
+        detail = f"the model as received is right on {n.n_hit} of {n.n_total} held-out samples"
+        better = Check(BETTER_THAN_GUESSING, True, detail)
+        if self.stopped or self.after is None:
+            why = self._returned_as_received(self.stopped or "the run did not end")
+            cut = Check(NOT_CUT_SHORT, None, "the run did not come to its end")
+            return [better, Check(COMPLETED, False, why), cut]
+        share = run.ledger.share_taken.get("recover", 1.0)
+        taken = f"{share:.0%} of the recovery steps were taken"
+        if share < FEWEST_RECOVERY_SHARE:
+            why = f"the time budget cut recovery short: {taken}; at least {FEWEST_RECOVERY_SHARE:.0%} are needed"
+            cut = Check(NOT_CUT_SHORT, False, why)
+        else:
+            cut = Check(NOT_CUT_SHORT, True, taken if share < 1 else "no time budget ended recovery")
+        return [better, Check(COMPLETED, True, "the run was completed"), cut]
+
+    @staticmethod
+    def _returned_as_received(why: str) -> str:
+        return f"{why}; the model is returned as received"
+
+    def _check_of_augmentation(self) -> Check:
+        agree, given = self.held_out.reads_agree, self.held_out.source == "given"
+        if agree is False:
+            return Check(NOT_AUGMENTED, False, _AUGMENTED.format("holdout" if given else "clean_loader"), tells=False)
+        known = "held-out samples are the same at each reading"
+        return Check(NOT_AUGMENTED, agree, known if agree else "not tested: the data were read once")
+
+    def _rests_on(self) -> str:
+        n = len(self.run.split.holdout)
+        if self.held_out.source == "given":
+            return f"the {n} samples of holdout=, none of them trained on in this run"
+        return (
+            f"{n} samples of the clean data, split by class and not trained on in this run; if the model's own "
+            "training saw them, it looks better on them as received, and the loss larger, than on unseen data"
         )
-        if n_lost > allowed:
-            return False, f"accuracy did not come back within its budget: {counts}"
-        return True, f"accuracy is back within its budget: {counts}"
+
+    def _clean_labels(self) -> Tensor:
+        """Labels of the samples of ``clean_loader`` that are in the run."""
+        labels = self.subject.samples.labels
+        return labels[: len(labels) - self.held_out.n_given]
 
     def _warnings(self, before: Evaluation) -> list[str]:
         found: list[str] = []
@@ -138,11 +197,15 @@ class RunRecord:
                 f"one of {n} held-out samples weighs {1 / n:.1%}, more than the accuracy budget of {budget:.1%}: "
                 "one may be lost"
             )
-        counts = torch.bincount(self.subject.samples.labels, minlength=run.num_classes)
+        counts = torch.bincount(self._clean_labels(), minlength=run.num_classes)
         missing = (counts == 0).nonzero().flatten().tolist()
         if missing:
             names = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             found.append(f"no clean sample of {len(missing)} classes ({names}): nothing defends their accuracy")
+        if self.held_out.reads_agree is False:
+            found.append(_AUGMENTED.format("holdout" if self.held_out.source == "given" else "clean_loader"))
+        if self.held_out.n_shared:
+            found.append(f"{self.held_out.n_shared} samples of clean_loader are in holdout too: not trained on")
         if run.ledger.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in run.ledger.phase_steps.items())
             found.append(f"the time budget of {run.clock.budget_s:g} s cut the run short; steps taken: {steps}")

@@ -1,4 +1,4 @@
-"""The report of a run: a strict JSON document, versioned by ``schema/report-v1.json``. Standard library only."""
+"""The report of a run: a strict JSON document, versioned by ``schema/report-v2.json``. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Report(dict[str, Any]):
     """The report as plain dicts, lists, strings, numbers, booleans and ``None``; never NaN or Inf.
 
-    The keys and their meaning are in ``seamfast/schema/report-v1.json``.
+    The keys and their meaning are in ``seamfast/schema/report-v2.json``.
     """
 
     def to_json(self) -> str:

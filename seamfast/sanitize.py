@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from seamfast.acceptance import PairedOutcomes
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
-from seamfast.data import CleanSet, PoisonedSet, as_clean_set, split_by_class
+from seamfast.data import split_by_class
+from seamfast.data.holdout import read_clean
 from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.data.split import split_before
 from seamfast.engine.compute import choose_compute
+from seamfast.engine.counting import Counts
 from seamfast.engine.events import CallbackHandler, HistoryPoint, listening
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
@@ -22,11 +26,15 @@ from seamfast.engine.run import Clock, Run, RunStopped
 from seamfast.engine.subject import Subject, as_called
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_evaluation
+from seamfast.guessing import accuracy_of_guessing, is_better_than_guessing, likely_cause
 from seamfast.methods import MethodConfig, SeamAuthorsConfig, SeamConfig, config_class, run_method
 from seamfast.observer import TriggerObserver
 from seamfast.record import RunRecord
 from seamfast.report import Report
 from seamfast.triggers import Trigger
+
+_FEW_SAMPLES = 64
+"""Enough to tell a good model from guessing at next to no cost."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +46,18 @@ class SanitizeResult:
             as received if the run ended early (NaN, a callback, the time budget).
         report: see ``seamfast.report``.
         history: held-out accuracy and loss over the steps.
-        accepted: whether the run was completed and held-out accuracy is within its budget. Check this first.
+        accepted: whether every check of the report passed. Check this first.
     """
 
     model: nn.Module
     report: Report
     history: tuple[HistoryPoint, ...]
     accepted: bool
+
+    @property
+    def outcome(self) -> str:
+        """``"accepted"``; ``"undecided"``: the held-out samples cannot tell; ``"refused"``: the result is bad."""
+        return str(self.report["verdict"]["outcome"])
 
     @property
     def reason(self) -> str:
@@ -60,7 +73,9 @@ def sanitize(
     config: MethodConfig | None = None,
     preset: str | None = None,
     triggers: Sequence[Trigger] = (),
+    holdout: Any = None,
     augments: bool | None = None,
+    eval_transform: Callable[[Any], Any] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     precision: str = "auto",
@@ -73,9 +88,14 @@ def sanitize(
 ) -> SanitizeResult:
     """``copy.deepcopy(model)``, trained to forget any backdoor and then retrained for its task on clean data.
 
-    The clean data are split within each class into a training part and a held-out part. When to stop, how strongly to
-    forget and whether to accept are decided on the held-out part alone. Known ``triggers`` are measured for the report
-    and do not influence the run.
+    The clean data are split within each class into a training part and a held-out part, or all of them are trained on
+    and ``holdout`` is held out. When to stop, how strongly to forget and whether to accept are decided on held-out
+    samples alone. Known ``triggers`` are measured for the report and do not influence the run.
+
+    A result is accepted if the model as received is better than guessing (else it is returned at once), the run was
+    completed, at least half of its recovery steps were taken, the held-out samples are not augmented, the accuracy lost
+    on them is within ``accuracy_budget``, and its one-sided 95 % upper bound within ``accuracy_limit``: see
+    ``MethodConfig``. Few held-out samples cannot show this: of fewer than 49, none is enough by default.
 
     Args:
         model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, or an object or dict with ``logits``. Not
@@ -88,10 +108,17 @@ def sanitize(
         preset: of ``"seam"``, instead of a config: ``"fast"``, ``"balanced"`` (the defaults) or ``"thorough"``; see
             ``seamfast.SeamConfig.preset``.
         triggers: known triggers to measure on the held-out part before, during and after.
+        holdout: samples that the training of ``model`` did not see, in any form that ``clean_loader`` takes, of the
+            same kind and normalization. They are never trained on: samples of ``clean_loader`` that are among them are
+            left out. ``None``: a fifth of each class of ``clean_loader`` is held out.
         augments: whether each read of ``clean_loader`` gives different samples. ``True``: training reads them again,
             which requires a map-style ``Dataset`` or a ``DataLoader`` over one; held-out samples stay as first read.
             ``False``: all are read once. ``None``: detected by reading up to 64 samples twice. ``seed`` seeds torch's
             generators; seeding NumPy's and Python's outside of workers is up to the caller.
+        eval_transform: of data that augment: a deterministic transform that takes the place of the dataset's attribute
+            ``transform`` when held-out samples are read, of ``holdout`` if it is given. ``None``: the attribute
+            ``eval_transform`` of the dataset, if there is one. Without either, nothing is accepted on augmented
+            held-out samples.
         seed: an integer in ``[0, 2**63)``; same seed, data, machine and precision: same weights on a CPU.
         device: a torch device, or ``"auto"``: the model's, or CUDA if the model is on the CPU and there is one.
         precision: ``"auto"``: the fastest of float32 and bfloat16, in either memory layout, in a few training steps on
@@ -120,9 +147,11 @@ def sanitize(
         >>> import torch, seamfast
         >>> inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
         >>> labels = (inputs.sum(1) > 0).long()
-        >>> result = seamfast.sanitize(torch.nn.Linear(4, 2), (inputs, labels))
-        >>> result.report["data"]["n_holdout"]
-        13
+        >>> model = torch.nn.Linear(4, 2)
+        >>> _ = model.weight.data.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 4))
+        >>> result = seamfast.sanitize(model, (inputs, labels))
+        >>> result.report["data"]["n_holdout"], result.outcome
+        (13, 'undecided')
     """
     clock = Clock(time_budget_s)
     method, settings = _check_arguments(model, method, config, preset, triggers, callbacks)
@@ -134,26 +163,30 @@ def sanitize(
     target = resolve_device(device, model)
     # Dropout and loaders draw from torch's global generators. Grads are needed even if the caller disabled them.
     with seeded(seed, target), torch.inference_mode(False), in_use():
-        samples = as_called(model, _check_samples(as_clean_set(clean_loader, augments=augments)))
+        read, held_out = read_clean(clean_loader, holdout, augments=augments, eval_transform=eval_transform)
+        samples = as_called(model, read)
         copied = WorkingCopy(model, target)
         subject = Subject.of(copied.model, Resident(samples, target))
-        if len(samples) < subject.num_classes:
+        n_clean = len(samples) - held_out.n_given
+        if n_clean < subject.num_classes:
             raise InputError(
-                f"clean_loader holds {len(samples)} samples; expected at least one for each of {subject.num_classes} "
-                "classes"
+                f"clean_loader holds {n_clean} samples; expected at least one for each of {subject.num_classes} classes"
             )
         subject.check_triggers(triggers)
         left_out = settings.check_modality(samples.modality)
-        split = split_by_class(
-            samples.labels,
-            holdout_fraction=settings.holdout_fraction,
-            forget_fraction=settings.forgotten_share,
-            seed=seed,
-        )
+        drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
+        if held_out.n_given:
+            split = split_before(samples.labels, held_out.n_given, **drawn)
+        else:
+            split = split_by_class(
+                samples.labels,
+                holdout_fraction=settings.holdout_fraction,
+                identities=samples.identities(),
+                **drawn,
+            )
         if not len(split.holdout):
             raise InputError(
-                f"clean_loader holds {len(samples)} samples, one a class; expected at least two of one class, "
-                "to hold one out"
+                f"clean_loader holds {n_clean} samples, no two different ones of a class; expected two, to hold one out"
             )
 
         observer = TriggerObserver(subject, triggers, split.holdout, seed)
@@ -169,8 +202,12 @@ def sanitize(
             clock=clock,
             accuracy_budget=settings.accuracy_budget,
         )
-        record = RunRecord(model, method, settings, subject, run, handler.state.log_history, left_out)
+        record = RunRecord(model, method, settings, subject, run, handler.state.log_history, held_out, left_out)
         try:
+            record.guesses = _why_it_guesses(run)
+            if record.guesses is not None:
+                record.before = as_evaluation(run.measure_received(), observer.counts(Precision()))
+                raise RunStopped(record.guesses)
             run.compute = choose_compute(
                 subject,
                 next(wrap_around_batches(split.recovery, settings.batch_size, seed)),
@@ -185,7 +222,8 @@ def sanitize(
             in_float32 = Precision(channels_last=run.compute.precision.channels_last)
             begin = clock.elapsed()
             record.returns_probabilities = subject.returns_probabilities(split.holdout[:64])
-            record.before = as_evaluation(run.measure_received(), observer.counts(in_float32))
+            received = run.measure_received()
+            record.before = as_evaluation(received, observer.counts(in_float32))
             clock.reserve(1.5 * (clock.elapsed() - begin))  # for the same measurement at the end
             with listening(handler):
                 handler.notify("on_train_begin")
@@ -194,6 +232,7 @@ def sanitize(
             rounded = copied.round_to_given_dtypes()
             counts = run.count() if rounded or run.final_counts is None else run.final_counts
             record.after = as_evaluation(counts, observer.counts(in_float32))
+            record.pairs = _paired(received, counts)
             if record.after.n_nan:
                 raise RunStopped("the sanitized model returned NaN on held-out data")
         except RunStopped as stop:
@@ -209,6 +248,26 @@ def sanitize(
         record.digest_after = digest(returned)
         report = record.report()
         return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
+
+
+def _why_it_guesses(run: Run) -> str | None:
+    """Why the model as received cannot be told from guessing on the clean samples; ``None`` if it can be."""
+    # As few samples as show it: first some of the held-out ones, at last all.
+    split, order = run.split, torch.Generator().manual_seed(run.seed)
+    few = split.holdout[torch.randperm(len(split.holdout), generator=order)[:_FEW_SAMPLES]]
+    for samples in (few, split.holdout, torch.cat([split.recovery, split.holdout])):
+        counts = run.count(of=samples)
+        if is_better_than_guessing(counts):
+            return None
+    return (
+        f"the model as received is right on {counts.n_correct} of {counts.n_samples} clean samples, not measurably "
+        f"more than guessing ({accuracy_of_guessing(counts):.1%}): {likely_cause(counts)}"
+    )
+
+
+def _paired(before: Counts, after: Counts) -> PairedOutcomes:
+    first, second = before.correct, after.correct
+    return PairedOutcomes(len(first), n_lost=int((first & ~second).sum()), n_gained=int((~first & second).sum()))
 
 
 def _copy_of(model: nn.Module) -> nn.Module:
@@ -239,15 +298,3 @@ def _check_arguments(
     if not isinstance(callbacks, Iterable):
         raise InputError(f"callbacks is a {type(callbacks).__name__}; expected a list of callbacks")
     return method, config if config is not None else expected()
-
-
-def _check_samples(samples: CleanSet) -> CleanSet:
-    if isinstance(samples, PoisonedSet):
-        message = "clean_loader is a PoisonedSet; expected clean data: recovery on poisoned data teaches the backdoor"
-        raise InputError(message)
-    if not len(samples):
-        raise InputError("clean_loader holds no samples; expected at least one of each class")
-    present = torch.unique(samples.labels).tolist()
-    if len(present) < 2:
-        raise InputError(f"clean_loader holds one class only ({present[0]}); expected at least two")
-    return samples

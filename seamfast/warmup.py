@@ -98,7 +98,17 @@ def _stand_ins(image_shape: Sequence[int], num_classes: int) -> tuple[nn.Module,
             nn.Flatten(),
             nn.Linear(8, n_classes),
         )
-    return model, CleanSet(images, torch.arange(n) % 2)
+    samples = CleanSet(images, torch.zeros(n, dtype=torch.int64))
+    # Labels are what the model answers, half of them each, since a model that guesses is refused before its run.
+    with torch.no_grad():
+        model.eval()
+        head = model[-1]
+        head.bias[2:] = -1e3
+        logits = model(samples.normalize(images))
+        head.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+        samples.labels = model(samples.normalize(images)).argmax(1)
+        model.train()
+    return model, samples
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _pickle
 import copy
 import functools
+import importlib
 import os
 import pickle
 import signal
@@ -43,6 +44,12 @@ def seeded() -> None:
 
 
 @pytest.fixture
+def guessers_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sanitize`` does not refuse models that guess: for tests of training whose model has learnt nothing."""
+    monkeypatch.setattr(importlib.import_module("seamfast.sanitize"), "_why_it_guesses", lambda run: None)
+
+
+@pytest.fixture
 def tiny_data() -> CleanSet:
     """160 images of 1x8x8 uint8 pixels in 4 classes: noise, and one bright quadrant that is the class."""
     generator = torch.Generator().manual_seed(1)
@@ -52,6 +59,20 @@ def tiny_data() -> CleanSet:
         top, left = 4 * (label // 2), 4 * (label % 2)
         image[:, top : top + 4, left : left + 4] += 90
     return CleanSet(images, labels, mean=0.4, std=0.25, num_classes=NUM_CLASSES)
+
+
+@pytest.fixture(scope="session")
+def enlarged() -> Callable[[CleanSet, int], CleanSet]:
+    """``enlarged(data, times)``: as many copies of each image, all different by a little noise."""
+
+    def copies(data: CleanSet, times: int) -> CleanSet:
+        images = data.inputs
+        assert isinstance(images, torch.Tensor)
+        images = images.repeat(times, 1, 1, 1)
+        images += torch.randint(0, 5, images.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+        return CleanSet(images, data.labels.repeat(times), **data.description)
+
+    return copies
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ PLANTED_IMPORTS = {
     "Planting backdoors shares settings and schedules with the methods, and no method": [
         ("attacks/planted.py", "from seamfast.methods import seam", "attacks.planted -> seamfast.methods.seam"),
     ],
-    "Errors, metrics and the report need the standard library only": [
+    "Errors, metrics, the report and its verdict need the standard library only": [
         ("report.py", "import numpy as np", "seamfast.report -> numpy"),
         ("metrics.py", "from torch import Tensor", "seamfast.metrics -> torch"),
     ],
@@ -273,7 +273,10 @@ def test_layers_are_those_of_the_document() -> None:
         assert min(above) > max(below), order
     (standard,) = re.findall(r"^- (.*) need nothing but the standard library", text, re.MULTILINE)
     modules = [f"seamfast.{part}" for part in re.findall(r"`(\w+)`", standard)]
-    assert modules == CONTRACTS["Errors, metrics and the report need the standard library only"]["source_modules"]
+    assert (
+        modules
+        == CONTRACTS["Errors, metrics, the report and its verdict need the standard library only"]["source_modules"]
+    )
 
 
 # What an import costs and does.
@@ -375,8 +378,11 @@ import seamfast
 
 torch.set_num_threads(1)
 images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
-data = seamfast.CleanSet(images, torch.arange(64) % 2)
 model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+with torch.no_grad():  # right on its labels, half of them each
+    lead = model(images / 255).diff(dim=1)[:, 0]
+    model[3].bias[1] -= lead.median()
+data = seamfast.CleanSet(images, (lead > lead.median()).long())
 started = []
 sys.addaudithook(lambda event, args: started.append(args) if event == "subprocess.Popen" else None)
 short = {"forget_max_steps": 1, "recover_max_steps": 1, "strengths": (1.0,)}

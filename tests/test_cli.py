@@ -211,6 +211,30 @@ def test_triggers_are_measured_and_change_nothing(place: Place) -> None:
     assert blind["model"] == measured["model"]
 
 
+def test_held_out_samples_of_another_file_or_split(place: Place) -> None:
+    for given in (["--holdout", place.both, "--holdout-split", "test"], ["--holdout", place.clean]):
+        ran = seamfast_("sanitize", place.model, "--data", place.both, "--split", "train", *given, "--json",
+                        "--config", place.config(ACCEPTED))  # fmt: skip
+        data = ran.document()["data"]
+        n_holdout = 120 if len(given) > 2 else 160
+        assert (data["n_samples"], data["n_holdout"], data["holdout_source"]) == (640, n_holdout, "given")
+    ran = seamfast_("sanitize", place.model, "--data", place.both, "--split", "train", "--holdout-split", "test",
+                    "--config", place.config(ACCEPTED))  # fmt: skip
+    assert ran.code == 0
+    assert "sanitizing" in ran.err
+    assert "passed      bound on the loss within its limit" in ran.out
+    assert "(n = 120)" in ran.out
+    missing = seamfast_(*place.cure, "--holdout", place.root / "none.npz").failed_with(3)
+    assert "none.npz" in missing
+
+
+def test_the_checks_are_listed(place: Place) -> None:
+    ran = seamfast_(*place.cure, "--config", place.config(ACCEPTED.replace("accuracy_budget = 1.0", "")))
+    assert ran.code == 1
+    assert "failed      bound on the loss within its limit" in ran.out
+    assert "passed      better than guessing" in ran.out
+
+
 def test_without_out_nothing_is_written(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert seamfast_(*place.accepted).code == 0
@@ -761,6 +785,7 @@ def test_interrupt_leaves_a_partial_report(
         assert names(tmp_path) == []
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 def test_interrupted_demo_leaves_no_model_of_an_earlier_one(
     quick_demo: Any, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

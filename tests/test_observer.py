@@ -235,11 +235,11 @@ class NoisyAlways(nn.Module):
 @pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_known_triggers_change_no_bit_of_the_weights(
-    method: str, noisy: bool, tiny_model: Make, tiny_data: CleanSet
+    method: str, noisy: bool, tiny_model: Make, tiny_data: CleanSet, enlarged: Callable[[CleanSet, int], CleanSet]
 ) -> None:
     assert METHODS.keys() == methods.METHODS.keys()
     model = NoisyAlways(tiny_model()) if noisy else tiny_model()
-    data = tiny_data.subset(torch.arange(160).repeat(9))
+    data = enlarged(tiny_data, 9)
     options: dict[str, Any] = {"precision": "fp32", "threads": 1, "deterministic": True}
     blind, observed = (
         seamfast.sanitize(model, data, method=method, config=METHODS[method], triggers=triggers, **options)

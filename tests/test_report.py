@@ -179,7 +179,7 @@ def test_no_property_may_be_added(report: Report) -> None:
 
 NULLABLE = {
     "time_budget_s", "digest_after", "after", "fidelity", "fidelity_nist", "stopped", "value", "n_cpus", "accelerator",
-    "agreement", "error", "step_seconds",
+    "agreement", "error", "step_seconds", "accuracy_lost", "passed",
 }  # fmt: skip
 MAY_BE_NEGATIVE = {"fidelity", "fidelity_nist", "loss"}
 
@@ -219,7 +219,7 @@ def test_no_value_may_be_of_another_type_or_range(report: Report, wrong: Any) ->
         (("holdout", "before", "clean_accuracy", "high"), 1.01),
         (("history", 0, "phase"), "evaluate"),
         (("run", "steps"), {"warm-up": 3}),
-        (("schema_version",), 2),
+        (("schema_version",), 1),
     ],
     ids=str,
 )
@@ -259,7 +259,7 @@ def test_a_report_survives_text_and_file(report: Report, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_no_nan_is_written(value: float, tmp_path: Path) -> None:
-    report = Report(schema_version=1, history=[{"loss": value}])
+    report = Report(schema_version=2, history=[{"loss": value}])
     refused(ValueError, "not JSON compliant", report.to_json)
     refused(ValueError, "not JSON compliant", report.save, tmp_path / "report.json")
     assert not list(tmp_path.iterdir())
@@ -268,20 +268,20 @@ def test_no_nan_is_written(value: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"schema_version": 1, "x": NaN}', "the report holds NaN; expected strict JSON"),
-        ('{"schema_version": 1, "x": [Infinity]}', "the report holds Infinity; expected strict JSON"),
-        ('{"schema_version": 1, "x": -Infinity}', "the report holds -Infinity; expected strict JSON"),
-        ('{"schema_version": 1, "x": 1e999}', "the report holds 1e999; expected strict JSON"),
-        ('{"schema_version": 1, "x": -1e999}', "the report holds -1e999; expected strict JSON"),
-        ('{"schema_version": 1, "schema_version": 1}', "the report holds a key twice; expected strict JSON"),
-        ('{"schema_version": 1, "x": {"a": 1, "b": 2, "a": 3}}', "the report holds a key twice; expected strict JSON"),
-        ("{}", "the report has schema_version None; expected 1"),
-        ('{"schema_version": 2}', "the report has schema_version 2; expected 1"),
-        ('{"schema_version": "1"}', "the report has schema_version '1'; expected 1"),
-        ('{"schema_version": true}', "the report has schema_version True; expected 1"),
-        ('{"schema_version": 1.0}', "the report has schema_version 1.0; expected 1"),
-        ("[]", "the report has schema_version 'list'; expected 1"),
-        ('{"schema_version": 1, "x": ' + "[" * 100_000, "the report is nested too deeply; expected a report"),
+        ('{"schema_version": 2, "x": NaN}', "the report holds NaN; expected strict JSON"),
+        ('{"schema_version": 2, "x": [Infinity]}', "the report holds Infinity; expected strict JSON"),
+        ('{"schema_version": 2, "x": -Infinity}', "the report holds -Infinity; expected strict JSON"),
+        ('{"schema_version": 2, "x": 1e999}', "the report holds 1e999; expected strict JSON"),
+        ('{"schema_version": 2, "x": -1e999}', "the report holds -1e999; expected strict JSON"),
+        ('{"schema_version": 2, "schema_version": 2}', "the report holds a key twice; expected strict JSON"),
+        ('{"schema_version": 2, "x": {"a": 1, "b": 2, "a": 3}}', "the report holds a key twice; expected strict JSON"),
+        ("{}", "the report has schema_version None; expected 2"),
+        ('{"schema_version": 1}', "the report has schema_version 1; expected 2"),
+        ('{"schema_version": "1"}', "the report has schema_version '1'; expected 2"),
+        ('{"schema_version": true}', "the report has schema_version True; expected 2"),
+        ('{"schema_version": 2.0}', "the report has schema_version 2.0; expected 2"),
+        ("[]", "the report has schema_version 'list'; expected 2"),
+        ('{"schema_version": 2, "x": ' + "[" * 100_000, "the report is nested too deeply; expected a report"),
     ],
 )  # fmt: skip
 def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_what_is_no_report_is_refused(text: str, message: str, tmp_path: Path) -
     refused(ValueError, f"^{re.escape(message)}$", Report.load, path)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1} {}', "{'schema_version': 1}", "\ufeff{}"])
+@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 2} {}', "{'schema_version': 1}", "\ufeff{}"])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Report.from_json(text)
@@ -305,7 +305,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.json"
-    old, new = Report(schema_version=1, x="old"), Report(schema_version=1, x="new")
+    old, new = Report(schema_version=2, x="old"), Report(schema_version=2, x="new")
     old.save(path)
 
     def fail(*args: Any) -> None:
@@ -322,7 +322,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
 
 
 def test_the_new_file_is_whole_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report, seen = Report(schema_version=1, x="y" * 100_000), []
+    report, seen = Report(schema_version=2, x="y" * 100_000), []
     replace = os.replace
 
     def look(source: Any, target: Any) -> None:
@@ -338,7 +338,7 @@ def test_the_new_file_is_whole_before_it_has_its_name(tmp_path: Path, monkeypatc
 def test_the_umask_is_respected(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
-        Report(schema_version=1).save(tmp_path / "report.json")
+        Report(schema_version=2).save(tmp_path / "report.json")
     finally:
         os.umask(before)
     assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o666 & ~umask
@@ -384,7 +384,7 @@ def test_a_report_says_what_was_done(tiny_model: Callable[[], nn.Module], tiny_d
     assert SeamConfig.from_dict(report["config"]) == SHORT
     assert report["data"] == {
         "n_samples": 160, "num_classes": 4, "class_counts": [40] * 4, "n_forget": 128, "n_recovery": 128,
-        "n_holdout": 32, "reading": "once",
+        "n_holdout": 32, "holdout_source": "split", "reading": "once",
     }  # fmt: skip
     assert report["model"]["n_parameters"] == sum(p.numel() for p in model.parameters())
     assert report["model"]["class"] == "torch.nn.modules.container.Sequential"

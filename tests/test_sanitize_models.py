@@ -16,6 +16,7 @@ from seamfast.engine.model import digest
 from seamfast.triggers import Patch
 
 Make = Callable[[], nn.Module]
+pytestmark = pytest.mark.usefixtures("guessers_are_trained")
 
 SHORT = SeamConfig(forget_max_steps=2, recover_max_steps=4, recover_eval_every=2, strengths=(1.0,), batch_size=32)
 METHODS: dict[str, Any] = {

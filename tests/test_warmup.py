@@ -49,6 +49,7 @@ def n_trained(call: Callable[[], object]) -> int:
     return Watched.n_trained - before
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 def test_run_of_the_same_model_and_data_finds_its_precision_chosen(tiny_data: CleanSet) -> None:
     model = Watched()
     config = FineTuneConfig(max_steps=5)
@@ -61,6 +62,7 @@ def test_run_of_the_same_model_and_data_finds_its_precision_chosen(tiny_data: Cl
     assert n_trained(run) == 5  # nothing is tried any more
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize(
     "options",
     [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from seamfast.data.clean_set import CleanSet
+from seamfast.data.clean_set import CleanSet, sample_digests
 from seamfast.data.collected import Collected, Columns, as_model_inputs, describe, split_batch
 from seamfast.data.rereading import AugmentingSet, Source, can_be_reread, check_labels
 from seamfast.errors import InputError
 
 _N_PROBED = 64
+_WITH_TRANSFORM = "expected a map-style Dataset, or a DataLoader over one, with the attribute 'transform'"
 
 
-def as_clean_set(data: Any, *, augments: bool | None = False) -> CleanSet:
+def as_clean_set(
+    data: Any, *, augments: bool | None = False, eval_transform: Callable[[Any], Any] | None = None
+) -> CleanSet:
     """``CleanSet`` of all samples that ``data`` holds, read in one pass.
 
     Samples of a map-style dataset, also those of a shuffling loader, are in the order of the dataset. Those of other
@@ -35,6 +37,9 @@ def as_clean_set(data: Any, *, augments: bool | None = False) -> CleanSet:
         augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
             map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
             if possible, by reading up to 64 samples a second time.
+        eval_transform: takes the place of the dataset's attribute ``transform`` in the first read, so that an
+            ``AugmentingSet`` holds samples without augmentation; ``None``: the dataset's own attribute
+            ``eval_transform``, if it has one and ``augments`` is not ``False``.
 
     Returns:
         CleanSet on the CPU.
@@ -49,11 +54,15 @@ def as_clean_set(data: Any, *, augments: bool | None = False) -> CleanSet:
     """
     if augments is not None and not isinstance(augments, bool):
         raise InputError(f"augments is {augments!r}; expected True, False or None")
+    if eval_transform is not None:
+        _check_eval_transform(eval_transform, augments)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         # Its default collation makes batches of samples that are tuples or dicts.
-        return _from_source(Source(DataLoader(data, batch_size=256)), augments)
+        return _from_source(Source(DataLoader(data, batch_size=256)), augments, eval_transform)
     if isinstance(data, DataLoader) and can_be_reread(data):
-        return _from_source(Source(data), augments)
+        return _from_source(Source(data), augments, eval_transform)
+    if eval_transform is not None:
+        raise InputError(f"eval_transform is given and clean_loader is {describe(data)}; {_WITH_TRANSFORM}")
     if isinstance(data, AugmentingSet):
         return data if augments is not False else data.first_draws()
     if augments:
@@ -86,36 +95,58 @@ def _is_pair(data: Any) -> bool:
     return isinstance(labels, (list, tuple)) and all(isinstance(v, (int, np.integer)) for v in labels)
 
 
-def _from_source(source: Source, augments: bool | None) -> CleanSet:
+def _check_eval_transform(eval_transform: Any, augments: bool | None) -> None:
+    if not callable(eval_transform):
+        raise InputError(f"eval_transform is a {type(eval_transform).__name__}; expected a function of a sample")
+    if augments is False:
+        raise InputError("augments is False and eval_transform is given; expected one of them: all is read once")
+
+
+def _from_source(source: Source, augments: bool | None, eval_transform: Callable[[Any], Any] | None) -> CleanSet:
     keys, size = source.keys, source.batch_size
+    plain = None if augments is False else source.with_transform(eval_transform)
+    if eval_transform is not None and plain is None:
+        raise InputError(f"eval_transform is given and clean_loader has no dataset with it to set; {_WITH_TRANSFORM}")
     requested = [keys[i : i + size] for i in range(0, len(keys), size)]
     # The probe is read in the same pass, so that workers start once, and backwards, so that of two workers with equal
     # seeds, the second does not repeat the draws of the first for the same samples.
     steps = min(len(keys), _N_PROBED) - 1
     spread = torch.tensor([i * (len(keys) - 1) // max(steps, 1) for i in range(steps, -1, -1)], dtype=torch.int64)
-    probe = [] if augments is not None or not keys else [[keys[i] for i in spread.tolist()]]
-    batches = source.read([*requested, *probe])
+    tested = bool(keys) and (augments is None or plain is not None)
+    probe = [[keys[i] for i in spread.tolist()]] if tested else []
+    batches = (source if plain is None else plain).read([*requested, *probe])
     collected = Collected()
     one_each = True  # a collation may drop broken samples, or make several of one
     for expected in requested:
         one_each &= collected.add(next(batches)) == len(expected)
     columns, labels = collected.joined()
     if not one_each:
-        if augments:
+        if augments or eval_transform is not None:
+            given = "augments is True" if augments else "eval_transform is given"
             raise InputError(
-                f"augments is True and clean_loader gave {len(labels)} samples for {len(keys)} indices; "
-                "expected one each"
+                f"{given} and clean_loader gave {len(labels)} samples for {len(keys)} indices; expected one each"
             )
         return _in_content_order(columns, labels)
-    if probe and augments is None:
+    if probe:
         again, labels_again = split_batch(next(batches), len(requested))
-        augments = _changes(columns, labels, spread, probe[0], again, labels_again)
+        changes = _changes(columns, labels, spread, probe[0], again, labels_again)
+        if plain is not None and changes:
+            raise InputError(
+                "eval_transform gives other samples when they are read a second time; expected a deterministic one"
+            )
+        if augments is None and plain is not None:
+            (trained_on,) = source.read(probe)
+            augments = _changes(columns, labels, spread, probe[0], *split_batch(trained_on, 0))
+        elif augments is None:
+            augments = changes
     if not source.are_ordered:
         order = _content_order(columns.values(), labels)
         columns, labels, keys = _at(columns, order), labels[order], [keys[i] for i in order.tolist()]
     if augments:
-        return AugmentingSet(as_model_inputs(columns), labels, source=source, keys=keys)
-    return CleanSet(as_model_inputs(columns), labels)
+        return AugmentingSet(as_model_inputs(columns), labels, source=source, keys=keys, reads_agree=plain is not None)
+    samples = CleanSet(as_model_inputs(columns), labels)
+    samples.reads_agree = True if tested else None
+    return samples
 
 
 def _changes(
@@ -140,7 +171,9 @@ def _collected(batches: Iterable[Any]) -> tuple[Columns, Tensor]:
 
 def _in_content_order(columns: Columns, labels: Tensor) -> CleanSet:
     order = _content_order(columns.values(), labels)
-    return CleanSet(as_model_inputs(_at(columns, order)), labels[order])
+    samples = CleanSet(as_model_inputs(_at(columns, order)), labels[order])
+    samples.reads_agree = None
+    return samples
 
 
 def _at(columns: Columns, indices: Tensor) -> Columns:
@@ -149,10 +182,5 @@ def _at(columns: Columns, indices: Tensor) -> Columns:
 
 def _content_order(columns: Iterable[Tensor], labels: Tensor) -> Tensor:
     """The order of the digests of the samples, which does not depend on how a loader shuffles."""
-    digests = [hashlib.blake2b(int(y).to_bytes(8, "little", signed=True), digest_size=16) for y in labels]
-    for column in columns:
-        flat = column.reshape(len(column), -1).contiguous()
-        for digest, row in zip(digests, flat.view(torch.uint8).numpy() if flat.shape[1] else (), strict=False):
-            digest.update(row.data)
-    keys = [digest.digest() for digest in digests]
+    keys: list[Any] = sample_digests(columns, labels)
     return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)

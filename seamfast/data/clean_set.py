@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class CleanSet:
     Attributes:
         inputs, labels, num_classes, class_names: as given, in one form.
         modality: the kind of sample.
+        reads_agree: whether a sample is the same each time it is read; ``None``: it was read once, and not tested.
 
     Args:
         inputs: ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, H, W, C)`` uint8 pixels, 1 or 3 channels; or ``(N, ...)``
@@ -47,6 +49,8 @@ class CleanSet:
         >>> len(data), data.image_shape
         (4, (1, 8, 8))
     """
+
+    reads_agree: bool | None = True
 
     def __init__(
         self,
@@ -139,6 +143,19 @@ class CleanSet:
         index = as_index(indices)
         return CleanSet(map_tensors(lambda value: value[index], self.inputs), self.labels[index], **self.description)
 
+    def followed_by(self, others: CleanSet) -> CleanSet:
+        """These samples, then the ``others``, of the same kind, with the ``description`` of this set."""
+        return CleanSet(self._joined_inputs(others), torch.cat([self.labels, others.labels]), **self.description)
+
+    def _joined_inputs(self, others: CleanSet) -> Any:
+        first, second = named_tensors(self.inputs), named_tensors(others.inputs)
+        joined = {name: torch.cat([value, second[name]]) for name, value in first.items()}
+        return joined if isinstance(self.inputs, dict) else next(iter(joined.values()))
+
+    def identities(self) -> list[Hashable]:
+        """A value for each sample; those of two samples are equal if they have the same bytes and the same label."""
+        return sample_digests(named_tensors(self.inputs).values(), self.labels)
+
     def draw(self, fraction: float, *, seed: int = 0) -> CleanSet:
         """A random ``fraction`` of each class, in (0, 1], at least one sample of each: a clean budget."""
         return self.subset(draw_by_class(self.labels, fraction, seed=seed))
@@ -157,6 +174,16 @@ class CleanSet:
         """``(pixels / 255 - mean) / std`` of uint8 images, to the bit as ``gather_augment``; both must be known."""
         assert isinstance(self.modality, ImageModality)
         return self.modality.model_inputs(pixels, dtype)
+
+
+def sample_digests(columns: Iterable[Tensor], labels: Tensor) -> list[Hashable]:
+    """``blake2b`` of the label and of the bytes of each sample in ``columns``, ``(N, ...)`` each, on the CPU."""
+    digests = [hashlib.blake2b(y.to_bytes(8, "little", signed=True), digest_size=16) for y in labels.tolist()]
+    for column in columns:
+        flat = column.reshape(len(column), -1).contiguous()
+        for digest, row in zip(digests, flat.view(torch.uint8).numpy() if flat.shape[1] else (), strict=False):
+            digest.update(row.data)
+    return [digest.digest() for digest in digests]
 
 
 def first_not_finite(value: Tensor) -> int | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from seamfast.checks import dtype_name
 from seamfast.data.clean_set import CleanSet, as_index, as_inputs, first_not_finite
@@ -32,6 +33,7 @@ class Source:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
+        self._dataset = loader.dataset
         assert loader.batch_sampler is not None
         batches = [list(batch) for batch in loader.batch_sampler]
         self.batch_size = max(map(len, batches), default=1)
@@ -41,6 +43,15 @@ class Source:
             self.are_ordered = True
         except TypeError:  # names, pairs or other keys
             self.are_ordered = False
+
+    def with_transform(self, transform: Callable[[Any], Any] | None) -> Source | None:
+        """The same samples, with ``transform`` in place of the dataset's own; see ``_transformed``."""
+        dataset = _transformed(self._dataset, transform)
+        if dataset is None:
+            return None
+        made = copy.copy(self)
+        made._dataset = dataset
+        return made
 
     def read(self, keys: Iterable[list[Any]]) -> Iterator[Any]:
         """A collated batch for each list of keys, in order. Workers end with the iterator."""
@@ -52,7 +63,7 @@ class Source:
         )
         # Not the loader's own generator: seeds of workers come from torch's, which a run seeds and restores.
         rereading: DataLoader[Any] = DataLoader(
-            loader.dataset,
+            self._dataset,
             batch_sampler=keys,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -61,6 +72,30 @@ class Source:
             **with_workers,
         )
         return iter(rereading)
+
+
+def _transformed(dataset: Any, transform: Callable[[Any], Any] | None) -> Any:
+    """A shallow copy of the dataset with another ``transform``: ``transform``, or its own ``eval_transform``.
+
+    Of a ``Subset`` or another set with the attribute ``dataset``, and of a ``ConcatDataset``, the inner ones are
+    copied. ``None`` if one has no attribute ``transform``, or if there is nothing to set it to.
+    """
+    if hasattr(dataset, "transform"):
+        chosen = transform if transform is not None else getattr(dataset, "eval_transform", None)
+        changes: dict[str, Any] = {"transform": chosen}
+    elif isinstance(dataset, ConcatDataset):
+        changes = {"datasets": [_transformed(part, transform) for part in dataset.datasets]}
+    elif isinstance(getattr(dataset, "dataset", None), Dataset):
+        changes = {"dataset": _transformed(dataset.dataset, transform)}
+    else:
+        return None
+    (found,) = changes.values()
+    if found is None or (isinstance(found, list) and None in found):
+        return None
+    made = copy.copy(dataset)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
 
 
 def can_be_reread(loader: DataLoader[Any]) -> bool:
@@ -77,6 +112,7 @@ class AugmentingSet(CleanSet):
         source: of the samples.
         keys: of the samples in the source, one for each.
         fit: applied to inputs after each read.
+        reads_agree: whether the samples are as a deterministic transform gives them, and not a first draw.
     """
 
     def __init__(
@@ -87,9 +123,11 @@ class AugmentingSet(CleanSet):
         source: Source,
         keys: Sequence[Any],
         fit: Callable[[Batch], Batch] = lambda inputs: inputs,
+        reads_agree: bool = False,
         **others: Any,
     ) -> None:
         super().__init__(inputs, labels, **others)
+        self.reads_agree = reads_agree
         self._source = source
         self._keys = keys
         self._fit = fit
@@ -98,8 +136,16 @@ class AugmentingSet(CleanSet):
         """As ``CleanSet.subset``, with ``fresh`` samples."""
         part = super().subset(indices)
         keys = [self._keys[i] for i in as_index(indices).tolist()]
+        return AugmentingSet(part.inputs, part.labels, keys=keys, **self._rereading, **self.description)
+
+    def followed_by(self, others: CleanSet) -> AugmentingSet:
+        """As ``CleanSet.followed_by``; the ``others`` are not read again."""
         return AugmentingSet(
-            part.inputs, part.labels, source=self._source, keys=keys, fit=self._fit, **self.description
+            self._joined_inputs(others),
+            torch.cat([self.labels, others.labels]),
+            keys=[*self._keys, *[None] * len(others)],
+            **self._rereading,
+            **self.description,
         )
 
     def fitted(self, fit: Callable[[Batch], Batch]) -> AugmentingSet:
@@ -108,16 +154,27 @@ class AugmentingSet(CleanSet):
         return AugmentingSet(
             fit(self.inputs),
             self.labels,
-            source=self._source,
             keys=self._keys,
-            fit=lambda inputs: fit(earlier(inputs)),
+            **self._rereading | {"fit": lambda inputs: fit(earlier(inputs))},
             num_classes=self.num_classes,
             class_names=self.class_names,
         )
 
+    @property
+    def _rereading(self) -> dict[str, Any]:
+        return {"source": self._source, "fit": self._fit, "reads_agree": bool(self.reads_agree)}
+
+    def identities(self) -> list[Hashable]:
+        """As ``CleanSet.identities``; of samples that were drawn, equal if they have the same index in the dataset."""
+        if self.reads_agree:
+            return super().identities()
+        return [key if isinstance(key, Hashable) else repr(key) for key in self._keys]
+
     def first_draws(self) -> CleanSet:
         """The samples as first read, as a plain ``CleanSet``."""
-        return CleanSet(self.inputs, self.labels, **self.description)
+        samples = CleanSet(self.inputs, self.labels, **self.description)
+        samples.reads_agree = self.reads_agree
+        return samples
 
     def fresh(self, drawn: Iterable[Tensor]) -> Generator[tuple[Tensor, Batch], None, None]:
         """``(indices, inputs)``, read again, for each ``indices``, ``(B,)`` int64 in [0, N); to be closed.

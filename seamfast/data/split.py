@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,18 +47,29 @@ class Split:
     holdout: Tensor
 
 
-def split_by_class(labels: Tensor, *, holdout_fraction: float, forget_fraction: float, seed: int) -> Split:
+def split_by_class(
+    labels: Tensor,
+    *,
+    holdout_fraction: float,
+    forget_fraction: float,
+    seed: int,
+    identities: Sequence[Hashable] | None = None,
+) -> Split:
     """``torch.randperm`` within each class, divided at ``holdout_fraction``.
 
     A class of two samples or more has at least one in each part; a single sample is in the recovery part. The forget
     set is the first ``forget_fraction`` of each class's recovery part. SEAM's authors draw both sets independently from
     the training data, so theirs may overlap too.
 
+    Samples of a class with the same identity fall on one side. The held-out part has the first of them alone: counted
+    several times, they would seem to say more than they do. The others are then in no part.
+
     Args:
         labels: ``(N,)`` int64.
         holdout_fraction: in (0, 1): share for all decisions; never trained on.
         forget_fraction: in (0, 1]: share of the recovery part for the forgetting steps.
         seed: same seed, same data: same split.
+        identities: of the samples, equal for identical ones; ``None``: all differ.
 
     Returns:
         Split, indices ascending within each part.
@@ -68,13 +79,42 @@ def split_by_class(labels: Tensor, *, holdout_fraction: float, forget_fraction: 
     """
     if not 0 < holdout_fraction < 1:
         raise ConfigError(f"holdout_fraction is {holdout_fraction}; expected a number in (0, 1)")
-    if not 0 < forget_fraction <= 1:
-        raise ConfigError(f"forget_fraction is {forget_fraction}; expected a number in (0, 1]")
+    _check_forget_fraction(forget_fraction)
     forget, recovery, holdout = [], [], []
     for members in _shuffled_classes(labels, seed):
-        n_holdout = min(max(round(holdout_fraction * len(members)), 1), len(members) - 1)
-        holdout.append(members[:n_holdout])
-        recovery.append(members[n_holdout:])
-        forget.append(recovery[-1][: max(round(forget_fraction * len(recovery[-1])), 1)])
-    forget_set, recovery_set, holdout_set = (torch.cat(part).sort().values for part in (forget, recovery, holdout))
-    return Split(forget_set, recovery_set, holdout_set)
+        copies: dict[Hashable, list[int]] = {}  # in the order in which they were drawn
+        for i in members.tolist():
+            copies.setdefault(i if identities is None else identities[i], []).append(i)
+        groups = list(copies.values())
+        n_holdout = min(max(round(holdout_fraction * len(groups)), 1), len(groups) - 1)
+        holdout.append(members.new_tensor([group[0] for group in groups[:n_holdout]]))
+        recovery.append(members.new_tensor([i for group in groups[n_holdout:] for i in group]))
+        forget.append(_first_share(recovery[-1], forget_fraction))
+    return _ascending(forget, recovery, holdout)
+
+
+def split_before(labels: Tensor, n_holdout: int, *, forget_fraction: float, seed: int) -> Split:
+    """The last ``n_holdout`` samples held out, all others for recovery; the forget part as in ``split_by_class``.
+
+    Args:
+        labels: ``(N,)`` int64.
+        n_holdout: in [1, N).
+        forget_fraction, seed: as for ``split_by_class``.
+    """
+    _check_forget_fraction(forget_fraction)
+    recovery = list(_shuffled_classes(labels[:-n_holdout], seed))
+    forget = [_first_share(members, forget_fraction) for members in recovery]
+    return _ascending(forget, recovery, [torch.arange(len(labels) - n_holdout, len(labels))])
+
+
+def _check_forget_fraction(forget_fraction: float) -> None:
+    if not 0 < forget_fraction <= 1:
+        raise ConfigError(f"forget_fraction is {forget_fraction}; expected a number in (0, 1]")
+
+
+def _first_share(members: Tensor, fraction: float) -> Tensor:
+    return members[: max(round(fraction * len(members)), 1)]
+
+
+def _ascending(*parts: list[Tensor]) -> Split:
+    return Split(*(torch.cat(part).sort().values for part in parts))

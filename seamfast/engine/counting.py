@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from seamfast.engine.model import evaluating, logits_of
 from seamfast.engine.precision import Precision
-from seamfast.engine.subject import Subject
+from seamfast.engine.subject import Subject, answers_of
 from seamfast.modalities.batch import Batch
 from seamfast.ops import OUTCOMES, count_outcomes
 from seamfast.triggers import Trigger
@@ -33,11 +33,25 @@ class TriggerCounts:
 
 @dataclass(frozen=True)
 class Counts:
-    """Outcomes on clean samples. ``n_nan`` rows of logits hold NaN and count as wrong."""
+    """Outcomes on clean samples.
+
+    Attributes:
+        class_correct, class_total: number of samples of each class that are right, and of all of them.
+        n_nan: rows of logits that hold NaN; they count as wrong.
+        answers, labels: ``(N,)`` int64, CPU, of each sample in the order of the pass: the class that the model gives,
+            ``UNANSWERED`` where its logits hold NaN, and the true one. Not compared by ``==``.
+    """
 
     class_correct: tuple[int, ...]
     class_total: tuple[int, ...]
     n_nan: int
+    answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), compare=False, repr=False)
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), compare=False, repr=False)
+
+    @property
+    def correct(self) -> Tensor:
+        """``(N,)`` bool, CPU: whether each sample is right."""
+        return self.answers == self.labels
 
     @property
     def n_correct(self) -> int:
@@ -77,9 +91,11 @@ def count_clean(
         for samples, inputs in batches:
             counter.add(inputs, samples, -1)
             on_batch(len(samples))
-    totals = torch.bincount(data.samples.labels[indices], minlength=num_classes).tolist()
+    labels = data.samples.labels[indices]
+    totals = torch.bincount(labels, minlength=num_classes).tolist()
     (row,) = counter.rows()
-    return Counts(tuple(counter.class_correct[-1].tolist()), tuple(totals), row["n_nan"])
+    answers = torch.cat([labels[:0].to(data.device), *counter.answers]).cpu()
+    return Counts(tuple(counter.class_correct[-1].tolist()), tuple(totals), row["n_nan"], answers, labels)
 
 
 def count_triggered(
@@ -140,6 +156,7 @@ class _Counter:
         self._precision = precision
         self._targets = targets.to(device)
         self._counters = torch.zeros(n_rows, len(OUTCOMES), dtype=torch.int64, device=device)
+        self.answers: list[Tensor] = []
         self.class_correct = torch.zeros(n_rows, subject.num_classes, dtype=torch.int64, device=device)
 
     def add(self, inputs: Batch, samples: Tensor, trigger_ids: Tensor | int) -> None:
@@ -148,6 +165,8 @@ class _Counter:
         if logits.dtype == torch.float64:
             logits = logits.float()
         labels = self._subject.data.labels[samples]
+        if isinstance(trigger_ids, int):
+            self.answers.append(answers_of(logits))
         count_outcomes(
             logits, labels, self._targets, trigger_ids, counters=self._counters, class_correct=self.class_correct
         )

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seamfast.acceptance import n_lost_allowed
 from seamfast.data.split import Split
 from seamfast.engine.compute import Compute
 from seamfast.engine.counting import Counts, count_clean
@@ -81,6 +82,8 @@ class Ledger:
         evaluation_seconds: the part of evaluations.
         stepped: how the steps were taken, by phase: ``"cuda graph"``, or ``"eager: "`` and the reason.
         time_ran_out: whether the time budget cut a phase short.
+        share_taken: by phase, in its last attempt: 1, or the share of its steps after which the time budget cut it
+            short. A method that ends a phase early does not cut it short.
     """
 
     n_steps: int = 0
@@ -89,6 +92,7 @@ class Ledger:
     evaluation_seconds: float = 0.0
     stepped: dict[str, str] = field(default_factory=dict)
     time_ran_out: bool = False
+    share_taken: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -200,6 +204,7 @@ class Run:
             raise RunStopped(f"the time budget of {self.clock.budget_s:g} s was used up before the {name} phase began")
         limit = begin + (deadline - begin) * time_share
         self.final_counts = None
+        self.ledger.share_taken[name] = 1.0
         listener().begin_phase(name, max_steps)
         self.model.train()
         plan = BatchPlan(
@@ -234,6 +239,7 @@ class Run:
                 longest = max(longest, self.clock.elapsed() - before)
                 if out_of_time and number < max_steps - 1:
                     self.ledger.time_ran_out = True
+                    self.ledger.share_taken[name] = (number + 1) / max_steps
                     return
         finally:
             phase.stepper.close()
@@ -385,11 +391,6 @@ class Run:
         """A 63-bit seed, different for each purpose and attempt."""
         tag = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
         return (self.seed * 0x9E3779B97F4A7C15 + tag * 0xC2B2AE3D27D4EB4F + self.attempt + 1) % 2**63
-
-
-def n_lost_allowed(n_holdout: int, accuracy_budget: float) -> int:
-    """Held-out samples that may be lost: ``floor(budget * n)``, at least 1 for a budget above 0."""
-    return max(math.floor(accuracy_budget * n_holdout + 1e-9), 1 if accuracy_budget > 0 else 0)
 
 
 def distillation_loss(logits: Tensor, received: Tensor, temperature: float) -> Tensor:

@@ -182,7 +182,11 @@ def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
     if evidence["disagreement"]:
         metrics["disagreement_worst"] = _worst([part["rate"] for part in evidence["disagreement"]])
     if run is not None:
-        metrics["sanitize.accepted"] = _exact(float(run["verdict"]["accepted"]), run["data"]["n_holdout"])
+        verdict, n = run["verdict"], run["data"]["n_holdout"]
+        undecided = verdict["outcome"] == "undecided"
+        metrics["sanitize.accepted"] = (
+            Measured(None, None, None, n) if undecided else _exact(float(verdict["accepted"]), n)
+        )
     return metrics
 
 

@@ -156,7 +156,13 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
 
 def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> Split:
     """Which samples repair and which audit; what the report holds of the data is added to ``run``."""
-    parts = split_by_class(samples.labels, holdout_fraction=run.policy.audit.share, forget_fraction=1.0, seed=run.seed)
+    parts = split_by_class(
+        samples.labels,
+        holdout_fraction=run.policy.audit.share,
+        forget_fraction=1.0,
+        seed=run.seed,
+        identities=samples.identities(),
+    )
     run.data = {
         "path": "(in memory)" if isinstance(data, CleanSet) else os.fspath(data) + (f", {split}" if split else ""),
         "n_samples": len(samples),
@@ -197,6 +203,8 @@ def _measure(
         )
         run.evidence["sanitize"] = dict(result.report)
         run.warnings += result.report["warnings"]
+        if not result.accepted:
+            run.warnings.append(f"the sanitization was {result.outcome}: {result.reason}")
     with run.timed("audit"):
         after = audit(result.model, audit_set, policy.audit, **options)
         audits["after"] = after.values

@@ -83,7 +83,7 @@ METRICS: dict[str, Metric] = {
     "before.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, as received"),
     "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
     "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
-    "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted"),
+    "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted; no value if undecided"),
 }
 """All that a rule may name."""
 FORMER_METRICS = {"parting_worst": "disagreement_worst"}
@@ -553,7 +553,7 @@ threshold = 0.2
 greater_is_better = false
 min_samples = 200
 
-# The sanitization itself was accepted: the accuracy on its held-out samples is back within its budget.
+# The sanitization itself was accepted: the accuracy lost on its held-out samples is small, and shown to be.
 [[rule]]
 id = "sanitized"
 metric = "sanitize.accepted"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from seamfast import CleanSet
 from seamfast.data import draw_by_class, split_by_class
+from seamfast.data.split import split_before
 from seamfast.errors import ConfigError
 
 ORDER = torch.randperm(81, generator=torch.Generator().manual_seed(4))
@@ -40,6 +42,48 @@ def test_the_parts_of_any_labels(labels: list[int], holdout_fraction: float, for
         else:
             assert held >= 1
             assert abs(held - holdout_fraction * size) <= 1
+
+
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=2, max_size=60),
+    names=st.lists(st.integers(0, 9), min_size=60, max_size=60),
+    seed=st.integers(0, 999),
+)
+def test_identical_samples_fall_on_one_side(labels: list[int], names: list[int], seed: int) -> None:
+    identities = [*zip(labels, names, strict=False)]
+    split = split_by_class(
+        torch.tensor(labels), holdout_fraction=0.3, forget_fraction=0.5, seed=seed, identities=identities
+    )
+    recovery, holdout = split.recovery.tolist(), split.holdout.tolist()
+    held = [identities[i] for i in holdout]
+    assert len(set(held)) == len(held)
+    assert not set(held) & {identities[i] for i in recovery}
+    assert set(held) | {identities[i] for i in recovery} == set(identities)
+    assert recovery == [i for i, name in enumerate(identities) if name not in held]
+    assert set(split.forget.tolist()) <= set(recovery)
+    for label in set(labels):
+        size = len({name for name in identities if name[0] == label})
+        n_held = sum(name[0] == label for name in held)
+        assert n_held == (0 if size == 1 else min(max(round(0.3 * size), 1), size - 1))
+
+
+def test_samples_that_all_differ_are_split_as_without_identities() -> None:
+    options: dict[str, Any] = {"holdout_fraction": 0.2, "forget_fraction": 0.25, "seed": 5}
+    one, other = split_by_class(LABELS, **options), split_by_class(LABELS, identities=range(81), **options)
+    assert [part.tolist() for part in (one.forget, one.recovery, one.holdout)] == [
+        part.tolist() for part in (other.forget, other.recovery, other.holdout)
+    ]
+
+
+def test_the_last_samples_can_be_held_out() -> None:
+    split = split_before(LABELS, 11, forget_fraction=0.25, seed=0)
+    assert split.holdout.tolist() == list(range(70, 81))
+    assert split.recovery.tolist() == list(range(70))
+    counts = torch.bincount(LABELS[:70], minlength=8)
+    wanted = [max(round(0.25 * n), 1) if n else 0 for n in counts.tolist()]
+    assert torch.bincount(LABELS[split.forget], minlength=8).tolist() == wanted
+    with pytest.raises(ConfigError, match=r"^forget_fraction is 2; expected a number in \(0, 1\]$"):
+        split_before(LABELS, 11, forget_fraction=2, seed=0)
 
 
 def test_every_class_gives_its_share() -> None:

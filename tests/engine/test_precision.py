@@ -182,6 +182,7 @@ def config() -> seamfast.FineTuneConfig:
     return seamfast.FineTuneConfig(max_steps=4, batch_size=16)
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("given", [torch.contiguous_format, torch.channels_last])
 def test_the_model_comes_back_in_the_layout_and_dtype_of_the_given_one(last: None, given: torch.memory_format) -> None:
     torch.manual_seed(0)
@@ -195,6 +196,7 @@ def test_the_model_comes_back_in_the_layout_and_dtype_of_the_given_one(last: Non
     assert not torch.equal(result.model.conv.weight, net.conv.weight)
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 def test_steps_compute_in_the_choice_and_measuring_in_float32(last: None) -> None:
     seen: list[tuple[bool, bool, bool]] = []
 

@@ -273,7 +273,7 @@ def _statements(outcome: str) -> list[str]:
 
 
 def _sanitize() -> dict[str, Any]:
-    """As ``seamfast.sanitize`` reports on such a run; see ``seamfast/schema/report-v1.json``."""
+    """As ``seamfast.sanitize`` reports on such a run; see ``seamfast/schema/report-v2.json``."""
     report: dict[str, Any] = json.loads(Path(__file__).with_name("example-sanitize.json").read_text(encoding="utf-8"))
     return report | {"machine": _machine()}
 

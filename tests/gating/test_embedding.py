@@ -437,7 +437,10 @@ def test_trojai_adapter_reads_the_rounds_samples(label: Callable[[int], Any], ti
     assert torch.equal(samples[5][0], tiny_data.normalize(tiny_data.inputs)[5])
 
 
-def test_trojai_adapter_returns_sanitized_weights(tiny_model: Callable[[], nn.Module], tiny_data: CleanSet) -> None:
+def test_trojai_adapter_returns_sanitized_weights(
+    tiny_model: Callable[[], nn.Module], tiny_data: CleanSet, enlarged: Callable[[CleanSet, int], CleanSet]
+) -> None:
+    tiny_data = enlarged(tiny_data, 2)
     model, received = tiny_model(), tiny_model().state_dict()
     state = loaded("trojai_mitigation").mitigate_model(model, RoundSamples(tiny_data, int), device="cpu", seed=1)
     assert all(torch.equal(value, received[name]) for name, value in model.state_dict().items())

@@ -24,6 +24,7 @@ from seamfast.gating.folder import inspect, receive
 from seamfast.gating.pipeline import GateResult, gate
 from seamfast.models.folder import load_model
 from tests.gating.conftest import DESCRIPTION, TRIGGER
+from tests.gating.examples import example
 from tests.gating.test_schema import VALIDATOR
 from tests.hostile.pickles import CASES as PICKLES
 
@@ -231,6 +232,36 @@ def _audit(*rates: tuple[int, float, float, float], inversion: Any = None) -> di
 def _metrics(**audits: Any) -> dict[str, Any]:
     nothing = {"before": None, "after": None, "change": None}
     return metrics_of({"audit": nothing | audits, "disagreement": None, "sanitize": None})
+
+
+def test_too_few_clean_images_leave_it_inconclusive(planted: Path, policy: Policies) -> None:
+    """Of 140, a few are held out: accuracy comes back on all of them, and that says little."""
+    few = seamfast.load("digits", mean=DESCRIPTION.mean, std=DESCRIPTION.std).draw(0.1)
+    result = gate(planted, few, policy=policy(accuracy=0.5, least=10), progress=False)
+    assert (result.outcome, result.exit_code, result.model) == ("inconclusive", 3, None)
+    (reason,) = result.report["verdict"]["reasons"]
+    assert reason.startswith("sanitized: sanitize.accepted has no value, from ")
+    assert any(
+        warning.startswith("the sanitization was undecided: ") and "held-out samples cannot tell" in warning
+        for warning in result.report["warnings"]
+    )
+
+
+def test_an_image_that_repeats_repairs_or_audits(planted: Path, policy: Policies) -> None:
+    images = seamfast.load("digits", mean=DESCRIPTION.mean, std=DESCRIPTION.std).draw(0.1)
+    again = images.subset([*range(len(images))] * 3)
+    data = gate(planted, again, policy=policy(), dry_run=True).report["data"]
+    once = gate(planted, images, policy=policy(), dry_run=True).report["data"]
+    assert data["n_audit"] == once["n_audit"]
+    assert data["n_repair"] == 3 * once["n_repair"]
+
+
+@pytest.mark.parametrize(("outcome", "value"), [("accepted", 1.0), ("refused", 0.0), ("undecided", None)])
+def test_an_undecided_sanitization_is_neither_accepted_nor_not(outcome: str, value: float | None) -> None:
+    report = example("pass")
+    report["sanitize"]["verdict"] |= {"outcome": outcome, "accepted": outcome == "accepted"}
+    measured = metrics_of(report)["sanitize.accepted"]
+    assert (measured.value, measured.low, measured.high, measured.n) == (value, value, value, 100)
 
 
 def test_metrics_are_of_the_worst_trigger() -> None:

@@ -22,10 +22,10 @@ from tests.gating.examples import EXIT_CODES, OUTCOMES, example
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "seamfast" / "schema"
 SCHEMA: dict[str, Any] = json.loads((SCHEMAS / "gate-report-v1.json").read_text(encoding="utf-8"))
-INNER: dict[str, Any] = json.loads((SCHEMAS / "report-v1.json").read_text(encoding="utf-8"))
+INNER: dict[str, Any] = json.loads((SCHEMAS / "report-v2.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(
     SCHEMA,
-    registry=referencing.Registry().with_contents([("report-v1.json", INNER)]),
+    registry=referencing.Registry().with_contents([("report-v2.json", INNER)]),
     format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
 )
 Path_ = tuple[Any, ...]
@@ -265,7 +265,7 @@ def test_the_schema_is_sound_and_every_property_described() -> None:
 
 def test_the_schema_refers_to_nothing_but_the_report_beside_it() -> None:
     refs = {value for path, value in places(SCHEMA) if path[-1:] == ("$ref",)}
-    assert {ref.partition("#")[0] for ref in refs} == {"", "report-v1.json"}
+    assert {ref.partition("#")[0] for ref in refs} == {"", "report-v2.json"}
     assert "$id" not in SCHEMA  # so that the other file is looked for in the same folder
 
 

@@ -19,7 +19,7 @@ from seamfast.modalities import Modality
 
 CLASSES = [config for _, config in METHODS.values()]
 # Settings whose range the strategies below must keep; all others follow from their type.
-IN_UNIT = {"accuracy_budget", "distillation", "disturbance", "margin", "mixing", "plain_end"}
+IN_UNIT = {"accuracy_budget", "accuracy_limit", "distillation", "disturbance", "margin", "mixing", "plain_end"}
 BELOW_1 = {"momentum"}
 WITHIN_0_AND_1 = {"holdout_fraction", "forget_fraction", "recover_until"}
 
@@ -108,8 +108,8 @@ def test_what_is_no_toml() -> None:
 
 
 def test_unknown_settings_are_named_with_those_that_there_are() -> None:
-    known = "accuracy_budget, batch_size, crop_pad, eval_every, flip, holdout_fraction, max_steps, momentum, rate, "
-    with raises(f"FineTuneConfig has no learning_rate, steps; expected some of {known}weight_decay"):
+    known = "accuracy_budget, accuracy_limit, batch_size, crop_pad, eval_every, flip, holdout_fraction, max_steps, "
+    with raises(f"FineTuneConfig has no learning_rate, steps; expected some of {known}momentum, rate, weight_decay"):
         FineTuneConfig.from_dict({"steps": 3, "rate": 0.1, "learning_rate": 0.1})
     with pytest.raises(ConfigError, match=r"^SeamConfig has no rate; expected some of "):
         SeamConfig.from_toml("rate = 0.1")
@@ -144,6 +144,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     *((cls, "batch_size", [0, -1], [1], STEPS) for cls in CLASSES),
     *((cls, "holdout_fraction", [0, 1, -0.1, 1.5], [1e-9, 0.999], "a number in (0, 1)") for cls in CLASSES),
     *((cls, "accuracy_budget", [-0.01, 1.01], [0, 1], "a number in [0, 1]") for cls in CLASSES),
+    *((cls, "accuracy_limit", [-0.01, 1.01], [0, 1], "a number in [0, 1]") for cls in CLASSES),
     *((cls, "crop_pad", [-1], [0], "an integer of at least 0") for cls in CLASSES),
     (SeamConfig, "strengths", [(), (1.0, 0), (-1.0,)], [(1e-9,)], "at least one number, all above 0"),
     (SeamAuthorsConfig, "forget_fraction", [0, 1.01], [1, 1e-9], "a number in (0, 1]"),

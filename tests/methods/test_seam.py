@@ -20,6 +20,7 @@ from seamfast.methods.schedules import cosine
 from seamfast.modalities.image import modality as image_module
 
 Make = Callable[[], nn.Module]
+Enlarged = Callable[[CleanSet, int], CleanSet]
 
 STILL = 1e-12  # a rate at which nothing moves
 PLAIN = {"mixing": 0.0, "occlusions": 0, "distillation": 0.0, "disturbance": 0.0}
@@ -27,9 +28,13 @@ RECOVERY_ALONE: dict[str, Any] = {"forget_max_steps": 0, "radius": 1.0}
 seam_module = sys.modules["seamfast.methods.seam"]  # the package gives the function of that name
 
 
-def cured(model: nn.Module, data: CleanSet, *callbacks: Any, **settings: Any) -> seamfast.SanitizeResult:
+def cured(
+    model: nn.Module, data: CleanSet, *callbacks: Any, holdout: Any = None, **settings: Any
+) -> seamfast.SanitizeResult:
     """``sanitize`` in float32 by SEAM with these settings."""
-    return seamfast.sanitize(model, data, config=SeamConfig(**settings), precision="fp32", callbacks=callbacks)
+    return seamfast.sanitize(
+        model, data, config=SeamConfig(**settings), precision="fp32", callbacks=callbacks, holdout=holdout
+    )
 
 
 def points(result: seamfast.SanitizeResult, phase: str) -> list[HistoryPoint]:
@@ -73,8 +78,10 @@ def linear(n_classes: int = 4) -> nn.Module:
 # Forgetting.
 
 
-def test_forgetting_stops_near_chance_and_recovery_brings_the_task_back(tiny_model: Make, tiny_data: CleanSet) -> None:
-    result = cured(tiny_model(), tiny_data, recover_max_steps=80, recover_eval_every=20)
+def test_forgetting_stops_near_chance_and_recovery_brings_the_task_back(
+    tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged
+) -> None:
+    result = cured(tiny_model(), enlarged(tiny_data, 2), recover_max_steps=80, recover_eval_every=20)
     before = result.report["holdout"]["before"]["clean_accuracy"]["value"]
     assert before > 0.95
     *earlier, last = [p.holdout_accuracy for p in points(result, "forget")]
@@ -220,12 +227,14 @@ class Notes(nn.Module):
         return logits
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("occlusions", [0, 3])
 def test_patterns_are_shown_to_the_student_and_the_mean_image_to_the_teacher(occlusions: int) -> None:
     # All images are the same grey: so is their mean, and whatever differs from it is a pattern.
-    model, data = Notes(), CleanSet(torch.full((80, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(80) % 4)
+    model, data = Notes(), CleanSet(torch.full((80, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(80) % 3)
     cured(
-        model, data, **RECOVERY_ALONE, recover_max_steps=5, occlusions=occlusions, mixing=0.0, disturbance=0.0,
+        model, data, **RECOVERY_ALONE, holdout=CleanSet(data.inputs[:1], torch.tensor([3])), recover_max_steps=5,
+        occlusions=occlusions, mixing=0.0, disturbance=0.0,
         plain_end=0.0, batch_size=32,
     )  # fmt: skip
     trained, asked = (torch.cat(model.asked[mode]) for mode in (True, False))
@@ -235,12 +244,14 @@ def test_patterns_are_shown_to_the_student_and_the_mean_image_to_the_teacher(occ
     assert patterned.float().mean() > 0.9 if occlusions else not patterned.any()
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("mixing", [0.0, 0.5, 1.0])
 def test_mixing_makes_images_between_two(mixing: float) -> None:
     pixels = torch.tensor([0, 255], dtype=torch.uint8).repeat(40).view(80, 1, 1, 1).expand(80, 1, 8, 8)
     model, data = Notes(), CleanSet(pixels, torch.arange(80) % 4)
     cured(
-        model, data, **RECOVERY_ALONE, recover_max_steps=8, occlusions=0, mixing=mixing, disturbance=0.0,
+        model, data, holdout=CleanSet(pixels[:1], torch.tensor([1])), **RECOVERY_ALONE, recover_max_steps=8,
+        occlusions=0, mixing=mixing, disturbance=0.0,
         plain_end=0.0, batch_size=64,
     )  # fmt: skip
     trained = torch.cat(model.asked[True])[:, 0, 0, 0]
@@ -248,13 +259,15 @@ def test_mixing_makes_images_between_two(mixing: float) -> None:
     assert between == pytest.approx(mixing / 2, abs=0.07)  # every other partner is of the same brightness
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("plain_end", [0.0, 0.25, 1.0])
 def test_at_the_end_images_are_shown_as_they_are(plain_end: float) -> None:
     data = CleanSet(torch.full((80, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(80) % 4)
     data.inputs[::2] = 102  # or a mixture would be like the others
     model = Notes()
     cured(
-        model, data, **RECOVERY_ALONE, recover_max_steps=8, mixing=1.0, disturbance=1.0, margin=1.0,
+        model, data, **RECOVERY_ALONE, holdout=CleanSet(data.inputs[1:2], torch.tensor([0])), recover_max_steps=8,
+        mixing=1.0, disturbance=1.0, margin=1.0,
         plain_end=plain_end, batch_size=32,
     )  # fmt: skip
     n_plain = round(8 * plain_end)
@@ -447,6 +460,7 @@ def test_the_radius_is_all_of_the_way_if_the_task_stays(tiny_model: Make, tiny_d
     assert radius == pytest.approx(1e-7 * (1 + 2 + 4 + 8 + 16))
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("bias", [(0.0, 0.0, 0.0, 0.0), (9.0, 0.0, 0.0, 0.0)])
 def test_a_model_that_only_guesses_has_a_radius_too(bias: tuple[float, ...], tiny_data: CleanSet) -> None:
     """At chance, or below: it is half-way down before the first step, and still recovery is to go forward."""
@@ -629,10 +643,15 @@ class Pushes:
     ],
 )
 def test_a_gentler_push_is_kept_if_it_halves_what_is_missing(
-    lost: tuple[int, ...], n_pushes: int, returned: int, tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+    lost: tuple[int, ...],
+    n_pushes: int,
+    returned: int,
+    tiny_data: CleanSet,
+    enlarged: Enlarged,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pushes = Pushes(monkeypatch, *lost)
-    result = cured(sure(), tiny_data, strengths=(1.0, 0.5, 0.25))
+    result = cured(sure(), enlarged(tiny_data, 2), strengths=(1.0, 0.5, 0.25))
     assert result.report["run"]["n_attempts"] == n_pushes
     assert pushes.strengths == [1.0, 0.5, 0.25][:n_pushes]
     assert pushes.radii == [0.5, 1.5, 2.5][:n_pushes]  # each by the radius found on its own way
@@ -674,12 +693,12 @@ def test_pushes_in_earnest_from_the_weights_as_received(tiny_model: Make, tiny_d
 
 @pytest.mark.parametrize("forgotten", [True, False])
 def test_recovery_goes_on_from_what_was_forgotten_or_from_what_was_received(
-    forgotten: bool, tiny_model: Make, tiny_data: CleanSet
+    forgotten: bool, tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged
 ) -> None:
     watch = Watch(tiny_model())
     result = cured(
-        tiny_model(), tiny_data, watch, recover_from_forgotten=forgotten, recover_rate=STILL, recover_max_steps=1,
-        **PLAIN,
+        tiny_model(), enlarged(tiny_data, 2), watch, recover_from_forgotten=forgotten, recover_rate=STILL,
+        recover_max_steps=1, **PLAIN,
     )  # fmt: skip
     end_of_forgetting = next(v for p, _, v in reversed(watch.steps) if p == "forget")
     assert (end_of_forgetting - watch.received).abs().max() > 0.01

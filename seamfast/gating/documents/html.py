@@ -202,7 +202,16 @@ def _run(report: Values) -> Markup | None:
     run = report["sanitize"]
     if run is None:
         return None
-    facts = element("p", run["verdict"]["reason"], ".")
+    verdict = run["verdict"]
+    checks = [
+        element("li", f"{check['name']}: {wording.PASSED[check['passed']]} ({check['detail']})")
+        for check in verdict["checks"]
+    ]
+    facts = [
+        element("p", f"{verdict['outcome']}: {verdict['reason']}."),
+        element("p", f"The verdict rests on {verdict['rests_on']}."),
+        element("ul", checks),
+    ]
     if not run["history"]:
         return _section("Forgetting and recovery", facts, element("p", "No step was measured."))
     chart = element("div", curve(run["history"], run["holdout"]["before"]["clean_accuracy"]["value"]), class_="plot")

@@ -28,6 +28,7 @@ MEANINGS = {
     "may help.",
 }
 SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?", "refused": "⊘", "incomplete": "…"}
+PASSED = {True: "passed", False: "failed", None: "not tested"}
 NOT_KNOWN = "n/a"
 _LEAST = 0.0001
 """Shares below it are printed alike."""
