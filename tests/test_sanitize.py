@@ -561,9 +561,9 @@ def test_inputs_without_patterns_are_warned_of(tiny_data: CleanSet) -> None:
     images, flat = normalized(tiny_data), normalized(tiny_data).flatten(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     for method, config, inputs, left_out in (
-        ("seam", SHORT, flat, ["occlusions", "disturbance"]),
-        ("seam", replace(SHORT, occlusions=0), flat, ["disturbance"]),
-        ("seam", replace(SHORT, occlusions=0, disturbance=0.0), flat, []),
+        ("seam", SHORT, flat, ["occlusions", "disturbance", "waves"]),
+        ("seam", replace(SHORT, occlusions=0), flat, ["disturbance", "waves"]),
+        ("seam", replace(SHORT, occlusions=0, disturbance=0.0, waves=0.0), flat, []),
         ("seam", SHORT, images, []),
         ("fine_tune", METHODS["fine_tune"], flat, []),
     ):

@@ -5,7 +5,7 @@ accuracy comes back. A schedule fixes it: so many steps, this radius, one attemp
 ``seamfast/methods/seam.py``: the growing rates of forgetting, patterns and disturbances, the teacher's weight by the
 accuracy that is missing, the plain end, and the slice of the held-out part that is evaluated. The teacher is asked and
 images are changed at every step, whatever weight or share they have then: a step costs the same throughout, on both
-sides. Patterns are pasted by ``occlude.py``; mixing, disturbance and distillation are seamfast's own functions,
+sides. Patterns are pasted by ``occlude.py``; mixing, disturbance, waves and distillation are seamfast's own functions,
 which are plain tensor operations.
 """
 
@@ -29,7 +29,7 @@ from seamfast.data.split import Split, split_by_class
 from seamfast.engine.run import _EVALUATION_SHARE, _FEWEST_WATCHED, distillation_loss
 from seamfast.methods.schedules import cosine
 from seamfast.modalities import ViewSettings
-from seamfast.modalities.image.disturb import disturb
+from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.mixing import mix_up
 
 RADIUS = 0.3
@@ -104,7 +104,7 @@ class Schedule:
         c = self.config
         if not isinstance(c, SeamConfig):
             return ViewSettings()
-        return ViewSettings(mixing=c.mixing, occlusions=c.occlusions, disturbance=c.disturbance)
+        return ViewSettings(c.mixing, c.occlusions, c.disturbance, c.waves)
 
     def teacher_weight(self, missing: float, n_holdout: int) -> float:
         return self.config.teacher_weight(missing, n_holdout) if isinstance(self.config, SeamConfig) else 0.0
@@ -205,6 +205,8 @@ def loss_of(
         seen, neutral = (torch.where(changes > 0, patterned, inputs) for patterned in both)
     if settings.disturbance:
         seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share * changes)
+    if settings.waves and phase == "recover":
+        seen = add_plane_waves(seen, *(end.flatten() for end in ends), generator, share=settings.waves * changes)
     logits = student(seen)
     loss = F.cross_entropy(logits, targets)
     if isinstance(c, SeamConfig) and c.distillation and phase == "recover":

@@ -6,8 +6,9 @@
 2. *Recover.* Train on true labels, in steps in proportion to the radius. The student sees its samples under patterns
    and disturbances, as a trigger is one. The received model is the teacher and preserves the task; but a teacher with a
    backdoor leaks it, even on clean samples, so its weight is in proportion to the accuracy that is missing, and it
-   never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. The last steps
-   see samples as they are, or the model would fit patterns and mixtures instead.
+   never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. Plane waves are
+   added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples as they are, or
+   the model would fit patterns and mixtures instead.
 3. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
    strengths are given, they are tried in turn, each from the weights as received.
 
@@ -81,7 +82,8 @@ class SeamConfig(MethodConfig):
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
         occlusions: patterns pasted over each image, in both steps, at most 64; 0 for none.
         disturbance: greatest share of the images that are disturbed as a whole, in [0, 1].
-        plain_end: share of the recovery steps, the last ones, that are free of all three, in [0, 1].
+        waves: share of the images that a plane wave is added to in recovery, whatever the teacher's weight, in [0, 1].
+        plain_end: share of the recovery steps, the last ones, that are free of all four, in [0, 1].
     """
 
     strengths: tuple[float, ...] = (1.0,)
@@ -98,9 +100,10 @@ class SeamConfig(MethodConfig):
     distillation: float = 0.8
     temperature: float = 2.0
     margin: float = 0.06
-    mixing: float = field(default=0.5, metadata=OPTIONAL)
+    mixing: float = field(default=1.0, metadata=OPTIONAL)
     occlusions: int = field(default=3, metadata=OPTIONAL)
     disturbance: float = field(default=0.5, metadata=OPTIONAL)
+    waves: float = field(default=0.25, metadata=OPTIONAL)
     plain_end: float = 0.2
 
     def __post_init__(self) -> None:
@@ -110,7 +113,7 @@ class SeamConfig(MethodConfig):
         self.check_each(("forget_max_steps", "forget_until"), 0, "at least 0")
         self.check_each(("forget_eval_every", "recover_max_steps", "recover_eval_every"), 1, "an integer of at least 1")
         self.check("occlusions", 0 <= self.occlusions <= 64, "an integer in [0, 64]")
-        for name in ("distillation", "margin", "mixing", "disturbance", "plain_end"):
+        for name in ("distillation", "margin", "mixing", "disturbance", "waves", "plain_end"):
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
         self.check("forget_growth", 1 <= self.forget_growth <= 2, "a number in [1, 2]")
         in_all = self.forget_max_steps * math.log(max(self.forget_growth, 1))
@@ -266,8 +269,9 @@ def radius_of(path: Sequence[tuple[float, float]], halfway: float) -> float:
 
 def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> None:
     """Train on true labels, held in place by the received model's answers."""
-    settings = ViewSettings(mixing=config.mixing, occlusions=config.occlusions, disturbance=config.disturbance)
-    # Written between steps, read within: the teacher's weight; 1 while samples are changed, 0 at the plain end.
+    settings = ViewSettings(config.mixing, config.occlusions, config.disturbance, config.waves)
+    weight = 1.0  # of the teacher
+    # Written between steps, read within: the same; 1 while samples are changed, 0 at the plain end.
     teacher_weight, changed = torch.ones((), device=run.device), torch.ones((), device=run.device)
 
     def loss(batch: TrainingBatch) -> Tensor:
@@ -276,7 +280,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
         loss = true_label_cross_entropy(
             logits, batch.labels, mixed_labels=views.mixed_labels, mixed_weight=views.mixed_weight
         )
-        if config.distillation:
+        # A replayed step cannot leave the teacher out: it multiplies by a weight of 0.
+        if config.distillation and (weight or not isinstance(batch.number, int)):
             distilled = distillation_loss(logits, run.received_logits(views.teacher), config.temperature)
             loss = torch.lerp(loss, distilled, config.distillation * teacher_weight)
         return loss
@@ -290,4 +295,5 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
         step.take(push * cosine(step.fraction))
         if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
             missing = run.accuracy_received - run.evaluate_holdout()
-            teacher_weight.fill_(config.teacher_weight(missing, len(run.split.holdout)))
+            weight = config.teacher_weight(missing, len(run.split.holdout))
+            teacher_weight.fill_(weight)

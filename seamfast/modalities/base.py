@@ -43,11 +43,13 @@ class ViewSettings:
         mixing: share of the samples that are mixed with another one, in [0, 1].
         occlusions: number of patterns pasted over each sample, at least 0.
         disturbance: largest share of the samples that are disturbed as a whole, in [0, 1].
+        waves: share of the samples that a plane wave is added to, in [0, 1].
     """
 
     mixing: float = 0.0
     occlusions: int = 0
     disturbance: float = 0.0
+    waves: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Modality(ABC):
         name: in reports.
         mean, std: normalization of the stored numbers, if known.
         stores_stampable: whether samples are stored in stampable form.
-        settings: supported settings of methods, of ``crop_pad``, ``flip``, ``mixing``, ``occlusions`` and
-            ``disturbance``.
+        settings: supported settings of methods, of ``crop_pad``, ``flip``, ``mixing``, ``occlusions``,
+            ``disturbance`` and ``waves``.
     """
 
     name: ClassVar[str]

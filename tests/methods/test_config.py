@@ -19,7 +19,7 @@ from seamfast.modalities import Modality
 
 CLASSES = [config for _, config in METHODS.values()]
 # Settings whose range the strategies below must keep; all others follow from their type.
-IN_UNIT = {"accuracy_budget", "accuracy_limit", "distillation", "disturbance", "margin", "mixing", "plain_end"}
+IN_UNIT = {"accuracy_budget", "accuracy_limit", "distillation", "disturbance", "margin", "mixing", "plain_end", "waves"}
 BELOW_1 = {"momentum"}
 WITHIN_0_AND_1 = {"holdout_fraction", "forget_fraction", "recover_until"}
 
@@ -178,7 +178,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     (SeamAuthorsConfig, "recover_until", [0, 1], [0.999, 1e-9], "a number in (0, 1)"),
     *(
         (SeamConfig, name, [-0.1, 1.1], [0, 1], "a number in [0, 1]")
-        for name in ("distillation", "margin", "mixing", "disturbance", "plain_end")
+        for name in ("distillation", "margin", "mixing", "disturbance", "waves", "plain_end")
     ),
     (FineTuneConfig, "rate", [0, -1], [1e-9], POSITIVE),
     *((SuperFineTuneConfig, f"{name}_rate", [0], [1e-9], POSITIVE) for name in ("base", "forget", "recover")),
@@ -298,8 +298,8 @@ class Picky(Modality):
 
 def test_what_samples_cannot_have_is_left_out_if_optional_and_refused_if_required() -> None:
     every = Picky(*(f.name for f in dataclasses.fields(SeamConfig)))
-    assert SeamConfig().check_modality(every) == ("mixing", "occlusions", "disturbance")
-    assert SeamConfig(mixing=0.0, occlusions=0, disturbance=0.0).check_modality(every) == ()
+    assert SeamConfig().check_modality(every) == ("mixing", "occlusions", "disturbance", "waves")
+    assert SeamConfig(mixing=0.0, occlusions=0, disturbance=0.0, waves=0.0).check_modality(every) == ()
     assert SeamConfig().check_modality(Picky("mixing")) == ("mixing",)
     for cls in CLASSES:
         for name, value in (("crop_pad", 4), ("flip", True)):

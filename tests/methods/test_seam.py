@@ -23,7 +23,7 @@ Make = Callable[[], nn.Module]
 Enlarged = Callable[[CleanSet, int], CleanSet]
 
 STILL = 1e-12  # a rate at which nothing moves
-PLAIN = {"mixing": 0.0, "occlusions": 0, "distillation": 0.0, "disturbance": 0.0}
+PLAIN = {"mixing": 0.0, "occlusions": 0, "distillation": 0.0, "disturbance": 0.0, "waves": 0.0}
 RECOVERY_ALONE: dict[str, Any] = {"forget_max_steps": 0, "radius": 1.0}
 seam_module = sys.modules["seamfast.methods.seam"]  # the package gives the function of that name
 
@@ -234,7 +234,7 @@ def test_patterns_are_shown_to_the_student_and_the_mean_image_to_the_teacher(occ
     model, data = Notes(), CleanSet(torch.full((80, 1, 8, 8), 51, dtype=torch.uint8), torch.arange(80) % 3)
     cured(
         model, data, **RECOVERY_ALONE, holdout=CleanSet(data.inputs[:1], torch.tensor([3])), recover_max_steps=5,
-        occlusions=occlusions, mixing=0.0, disturbance=0.0,
+        occlusions=occlusions, mixing=0.0, disturbance=0.0, waves=0.0,
         plain_end=0.0, batch_size=32,
     )  # fmt: skip
     trained, asked = (torch.cat(model.asked[mode]) for mode in (True, False))
@@ -251,7 +251,7 @@ def test_mixing_makes_images_between_two(mixing: float) -> None:
     model, data = Notes(), CleanSet(pixels, torch.arange(80) % 4)
     cured(
         model, data, holdout=CleanSet(pixels[:1], torch.tensor([1])), **RECOVERY_ALONE, recover_max_steps=8,
-        occlusions=0, mixing=mixing, disturbance=0.0,
+        occlusions=0, mixing=mixing, disturbance=0.0, waves=0.0,
         plain_end=0.0, batch_size=64,
     )  # fmt: skip
     trained = torch.cat(model.asked[True])[:, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""Images bent, in other tones and under a veil: what each kind does, to how many images, and what none may do."""
+"""Images bent, in other tones, under a veil and under plane waves: what each kind does, to how many images, and what none may do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seamfast.modalities.image import disturb as module
-from seamfast.modalities.image.disturb import disturb
+from seamfast.modalities.image.disturb import add_plane_waves, disturb
 
 KINDS = {"bend": "_BEND", "tone": "_TONE", "veil": "_VEIL"}
 LOW, HIGH = torch.tensor([-2.0, 0.0, 10.0]), torch.tensor([3.0, 1.0, 10.5])
@@ -233,3 +233,61 @@ def test_a_bend_makes_no_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
     alone("bend", monkeypatch)
     flat = torch.full((50, 3, 9, 9), 0.25) + LOW.view(1, 3, 1, 1)
     torch.testing.assert_close(disturbed(flat), flat, rtol=1e-5, atol=1e-5)  # beyond the border lies the border
+
+
+# Plane waves.
+
+
+def waves(n: int = 512, share: float = 1.0, channels: int = 3, side: int = 32) -> Tensor:
+    """What is added to images, as a share of the range of each channel."""
+    x = torch.zeros(n, channels, side, side)
+    low, high = LOW[:channels], HIGH[:channels]
+    added = add_plane_waves(x, low, high, torch.Generator().manual_seed(1), torch.tensor(share)) - x
+    return added / (high - low).view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_waves_are_added_to_their_share_of_the_images(share: float) -> None:
+    assert waves(share=share).flatten(1).abs().amax(1).gt(1e-5).float().mean().item() == about(share, 512)
+
+
+def test_the_images_under_waves_stay_as_they_were_and_the_generator_alone_decides() -> None:
+    x = images()
+    before = x.clone()
+    one, same, other = (
+        add_plane_waves(x, LOW, HIGH, torch.Generator().manual_seed(seed), torch.tensor(0.5)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(x, before)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_wave_has_one_frequency_and_an_amplitude_of_up_to_fifteen_hundredths() -> None:
+    """A sine keeps ``f(i + 1) + f(i - 1) = 2 cos(w) f(i)`` along each axis, with one ``w`` for all places."""
+    added = waves().double()
+    assert added.abs().amax() <= 0.15 + 1e-6
+    assert added.abs().amax() > 0.14
+    for axis in (2, 3):
+        size = added.shape[axis] - 2
+        middle, both = added.narrow(axis, 1, size), added.narrow(axis, 0, size) + added.narrow(axis, 2, size)
+        ratio = (both * middle).sum((1, 2, 3), keepdim=True) / middle.square().sum((1, 2, 3), keepdim=True)
+        assert (both - ratio * middle).abs().amax() < 1e-4
+
+
+def test_wavelengths_go_from_two_pixels_to_twice_the_edge_in_octaves() -> None:
+    added = waves(4096, channels=1).double()[:, 0]
+    cosines = []
+    for axis in (1, 2):
+        size = added.shape[axis] - 2
+        middle, both = added.narrow(axis, 1, size), added.narrow(axis, 0, size) + added.narrow(axis, 2, size)
+        cosines.append((both * middle).sum((1, 2)) / middle.square().sum((1, 2)) / 2)
+    cycles = sum(c.clamp(-1, 1).acos().square() for c in cosines).sqrt() / (2 * torch.pi)  # type: ignore[union-attr]
+    octaves = (cycles * 64).log2() / 5  # of 1/64 to 1/2 a pixel
+    quartiles = octaves[octaves.isfinite()].quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    assert quartiles.tolist() == pytest.approx([0.25, 0.5, 0.75], abs=0.05)
+
+
+def test_most_waves_are_grey() -> None:
+    added = waves(2048)
+    spread = (added.amax(1) - added.amin(1)).flatten(1).amax(1)
+    assert (spread < 1e-5).float().mean().item() == about(0.7, 2048)

@@ -106,7 +106,7 @@ def test_named_tensors_are_gathered_by_name_and_pixels_are_augmented_by_seed_and
 
 # Views.
 
-EVERYTHING = ViewSettings(mixing=0.75, occlusions=3, disturbance=0.8)
+EVERYTHING = ViewSettings(mixing=0.75, occlusions=3, disturbance=0.8, waves=0.5)
 
 
 def draws(changed: float = 1.0, disturbed: float = 1.0) -> StepDraws:
@@ -179,6 +179,10 @@ def test_each_setting_changes_what_it_names() -> None:
     assert not torch.allclose(seen.student, inputs, atol=0.1)
     undisturbed = views("pixels", ViewSettings(disturbance=1.0), disturbed=0.0)[1]
     torch.testing.assert_close(undisturbed.student, inputs, rtol=1e-4, atol=1e-5)
+    inputs, waved = views("pixels", ViewSettings(waves=1.0), disturbed=0.0)  # whatever the teacher's weight
+    assert equal(waved.teacher, inputs)
+    assert not torch.allclose(waved.student, inputs, atol=0.01)
+    assert equal(views("pixels", ViewSettings(waves=1.0), changed=0.0)[1].student, inputs)
     inputs, mixture = views("pixels", ViewSettings(mixing=1.0))
     assert mixture.student is mixture.teacher
     assert not torch.allclose(mixture.student, inputs, atol=0.1)
@@ -214,12 +218,12 @@ NONE = "expected none for samples of kind 'tensor'"
         ("pixels", {}),
         ("normalized", ONLY_PIXELS),
         ("floats", ONLY_PIXELS),
-        ("rows", ONLY_PIXELS | dict.fromkeys(("occlusions", "disturbance"), NONE)),
-        ("named", ONLY_PIXELS | dict.fromkeys(("mixing", "occlusions", "disturbance"), NONE)),
+        ("rows", ONLY_PIXELS | dict.fromkeys(("occlusions", "disturbance", "waves"), NONE)),
+        ("named", ONLY_PIXELS | dict.fromkeys(("mixing", "occlusions", "disturbance", "waves"), NONE)),
     ],
 )
 def test_settings_that_samples_cannot_have(name: str, reasons: dict[str, str]) -> None:
-    values = {"crop_pad": 7, "flip": True, "mixing": 0.5, "occlusions": 3, "disturbance": 0.5}
+    values = {"crop_pad": 7, "flip": True, "mixing": 0.5, "occlusions": 3, "disturbance": 0.5, "waves": 0.5}
     why_not = SETS[name]().modality.why_not
     assert {s: why_not(s, value) for s, value in values.items() if why_not(s, value) is not None} == reasons
 
@@ -441,7 +445,7 @@ def test_a_modality_of_ones_own_in_a_run(config: Any) -> None:
     method = "seam" if isinstance(config, SeamConfig) else "fine_tune"
     result = seamfast.sanitize(model, coded(), method=method, config=config, precision="fp32")
     assert result.report["run"]["stopped"] is None
-    warning = "samples of kind 'codes' cannot have mixing, occlusions, disturbance: left out, a weaker cure"
+    warning = "samples of kind 'codes' cannot have mixing, occlusions, disturbance, waves: left out, a weaker cure"
     assert (warning in result.report["warnings"]) is (method == "seam")
     rows = Codes.table[coded().inputs]
     correct = int((model(rows).argmax(1) == coded().labels).sum())

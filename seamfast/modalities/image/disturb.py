@@ -1,4 +1,4 @@
-"""``disturb``: random bends, tone curves and veils of waves on whole images."""
+"""``disturb`` and ``add_plane_waves``: random changes of whole images, which no label depends on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ _TONE = 0.9
 """Largest bow of the tone curve; at 1 its slope reaches 0."""
 _VEIL = 0.4
 """Largest share of the waves."""
+_AMPLITUDE = 0.15
+"""Largest amplitude of a plane wave, as a share of the range of the data."""
+_GREY = 0.7
+"""Share of the plane waves that are equal in all channels."""
 
 _Draw = Callable[..., Tensor]
 """``draw(*shape)``: uniform in [0, 1)."""
@@ -58,6 +62,38 @@ def disturb(images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Ge
     bow = _TONE * strength() * (2 * draw(n, channels, 1, 1) - 1)
     changed = changed + reach * bow * level * (1 - level)
     return torch.lerp(changed, low + reach * _waves(n, channels, height, width, draw), _VEIL * strength())
+
+
+def add_plane_waves(
+    images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, share: Tensor
+) -> Tensor:
+    """``images + a * tint * sin(2 pi (k . place + phase))`` for a ``share`` of the images.
+
+    Each wave has a random direction, phase and tint, an amplitude of up to 0.15 of the range of the data, and a
+    wavelength from 2 pixels to twice the longer edge, uniform in octaves. A veil spreads over many frequencies; these
+    have one, as many smooth triggers do. Nothing here synchronizes.
+
+    Args:
+        images, lowest, highest, generator, share: see ``disturb``.
+
+    Returns:
+        New images, ``(N, C, H, W)``.
+    """
+    n, channels, height, width = images.shape
+    reach = (highest - lowest).view(1, -1, 1, 1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=images.device)
+
+    octave, turn, phase, strength, drawn = draw(5, n, 1, 1, 1)
+    side = max(height, width)
+    cycles = torch.exp(octave * math.log(side)) / (2 * side)  # a pixel
+    angle = math.pi * turn
+    rows = torch.arange(height, device=images.device).view(1, 1, -1, 1)
+    columns = torch.arange(width, device=images.device).view(1, 1, 1, -1)
+    wave = torch.sin(2 * math.pi * (cycles * (angle.cos() * rows + angle.sin() * columns) + phase))
+    tint = torch.where(draw(n, 1, 1, 1) < _GREY, 1.0, 2 * draw(n, channels, 1, 1) - 1)
+    return images + reach * (_AMPLITUDE * strength * (drawn < share)) * tint * wave
 
 
 def _waves(n: int, channels: int, height: int, width: int, draw: _Draw) -> Tensor:

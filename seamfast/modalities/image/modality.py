@@ -13,7 +13,7 @@ from torch import Tensor
 from seamfast.errors import InputError, ShapeError
 from seamfast.modalities.base import Augmentation, Modality, Perturbation, Stamper, StepDraws, Views, ViewSettings
 from seamfast.modalities.batch import Batch
-from seamfast.modalities.image.disturb import disturb
+from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.image.masks import MaskedPatterns
 from seamfast.modalities.image.perturb import PERTURBATIONS
 from seamfast.modalities.mixing import mixed
@@ -40,7 +40,7 @@ class ImageModality(Modality):
     """
 
     name: ClassVar[str] = "image"
-    settings = ("crop_pad", "flip", "mixing", "occlusions", "disturbance")
+    settings = ("crop_pad", "flip", "mixing", "occlusions", "disturbance", "waves")
 
     def __init__(
         self,
@@ -96,7 +96,8 @@ class ImageModality(Modality):
         )
 
     def views(self, inputs: Batch, labels: Tensor, settings: ViewSettings, draws: StepDraws) -> Views:
-        """Student: patterns are pasted, then images are disturbed. Teacher: blanks in place of the patterns."""
+        """Student: patterns are pasted, images are disturbed, waves are added. Teacher: blanks in place of the
+        patterns."""
         assert isinstance(inputs, Tensor)
         views = mixed(inputs, labels, settings.mixing, draws) if settings.mixing else Views(inputs, inputs)
         if self._range is None:
@@ -115,6 +116,9 @@ class ImageModality(Modality):
         if settings.disturbance:
             share = settings.disturbance * draws.disturbed * draws.changed
             student = disturb(student, lowest, highest, draws.generator, share=share)
+        if settings.waves:
+            share = settings.waves * draws.changed
+            student = add_plane_waves(student, lowest, highest, draws.generator, share=share)
         return views._replace(student=student, teacher=teacher)
 
     def why_not(self, setting: str, value: Any) -> str | None:
