@@ -195,7 +195,7 @@ def test_no_held_out_image_is_ever_trained_on(method: str, occlusions: int) -> N
     config: Any = {
         "seam": SeamConfig(
             forget_max_steps=10, recover_max_steps=20, batch_size=32, occlusions=occlusions, mixing=0.0,
-            distillation=0.0, disturbance=0.0, strengths=(1.0, 0.5),
+            distillation=0.0, disturbance=0.0, waves=0.0, strengths=(1.0, 0.5),
         ),
         "fine_tune": FineTuneConfig(max_steps=20, batch_size=32),
         "super_fine_tune": SuperFineTuneConfig(forget_steps=10, recover_steps=10, batch_size=32),

@@ -284,7 +284,7 @@ def asked(data: CleanSet, **settings: Any) -> dict[bool, list[float]]:
     with torch.no_grad():
         model.head.weight.copy_(sure()[1].weight)
         model.head.bias.zero_()
-    cured(model, data, batch_size=128, occlusions=0, **settings)
+    cured(model, data, batch_size=128, occlusions=0, waves=0.0, **settings)
     known = normalized(data).flatten(1)
     return {
         mode: [float((torch.cdist(b.flatten(1), known).amin(1) > 0.01).double().mean()) for b in model.asked[mode]]

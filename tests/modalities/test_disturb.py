@@ -1,4 +1,4 @@
-"""Images bent, in other tones, under a veil and under plane waves: what each kind does, to how many images, and what none may do."""
+"""Images bent, in other tones, under a veil or a wave: what each kind does, to how many images, and what not."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from seamfast.engine.subject import as_called
 from seamfast.errors import InputError, ShapeError
 from seamfast.modalities import Augmentation, ImageModality, Modality, StepDraws, TensorModality, ViewSettings
 from seamfast.modalities.image import modality as module
-from seamfast.modalities.image.disturb import disturb
+from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.mixing import mix_up
 from seamfast.ops import gather_augment, occlude
 from seamfast.triggers import AllToOne, Blend, Patch, battery
@@ -132,6 +132,7 @@ def test_views_of_images(name: str) -> None:
         lowest, highest = inputs.amin((0, 2, 3)), inputs.amax((0, 2, 3))
     covered, teacher = occlude(mixture, lowest, highest, ALL, n_rectangles=3, seed=9, step=4)
     student = disturb(covered, lowest, highest, generator, share=torch.tensor(0.8 * 0.5))
+    student = add_plane_waves(student, lowest, highest, generator, share=torch.tensor(0.5))
     torch.testing.assert_close(got.student, student)
     torch.testing.assert_close(got.teacher, teacher)
     assert torch.equal(got.mixed_labels, LABELS[partner])
@@ -439,6 +440,7 @@ def test_a_modality_of_ones_own_stays_where_named_inputs_become_positional() -> 
     assert equal(called.inputs, torch.arange(8))
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("config", [SeamConfig(forget_max_steps=2, recover_max_steps=3), FineTuneConfig(max_steps=2)])
 def test_a_modality_of_ones_own_in_a_run(config: Any) -> None:
     model = nn.Linear(6, 4)
