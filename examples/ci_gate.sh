@@ -15,7 +15,8 @@ sanitized=$work/sanitized
 seamfast plant --data digits --seed 0 --out "$received" || exit
 
 # The gate's part. Without --triggers it would do the same: a known trigger is measured and reported, never used.
-seamfast sanitize "$received" --data digits --fraction 0.2 --triggers "$received/triggers.npz" --out "$sanitized"
+seamfast sanitize "$received" --data digits --fraction 0.2 --holdout-split test \
+  --triggers "$received/triggers.npz" --out "$sanitized"
 status=$?
 
 # A status is a decision. Only 0 lets a model pass, so whatever is unforeseen blocks it.

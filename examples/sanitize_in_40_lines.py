@@ -5,7 +5,8 @@ import torch
 import seamfast
 from seamfast import attacks, triggers
 
-train, test = seamfast.load("digits"), seamfast.load("digits", split="test")
+train, unseen = seamfast.load("digits"), seamfast.load("digits", split="test")
+holdout, test = unseen.subset(range(0, 359, 2)), unseen.subset(range(1, 359, 2))
 
 # The attacker: a 2x2 white patch on one training image in twenty, each relabelled 0.
 trigger = triggers.Patch.square(size=2, target=0)
@@ -13,9 +14,9 @@ torch.manual_seed(0)
 model = attacks.build("small_cnn", num_classes=10, in_channels=1, image_size=8)
 attacks.train(model, attacks.poison(train, trigger, rate=0.05), attacks.TrainConfig(epochs=30, batch_size=64))
 
-# The defender: 288 clean images, and no trigger. Plain fine-tuning beside it, to compare.
+# The defender: 288 clean images, others to decide on, and no trigger. Plain fine-tuning beside it, to compare.
 clean = train.subset(torch.arange(0, len(train), 5))
-results = {method: seamfast.sanitize(model, clean, method=method) for method in ("fine_tune", "seam")}
+results = {m: seamfast.sanitize(model, clean, holdout=holdout, method=m) for m in ("fine_tune", "seam")}
 
 # Judged on test images that no one trained on, with the trigger that only the attacker knew.
 print(f"{'':<12} {'accuracy':>9} {'attack success':>15} {'accepted':>9} {'seconds':>8}")

@@ -35,7 +35,7 @@ class PairedOutcomes:
     Example:
         >>> pairs = PairedOutcomes(200, n_lost=4, n_gained=2)
         >>> pairs.loss, round(pairs.highest_loss, 4)
-        (0.01, 0.0371)
+        (0.01, 0.0366)
     """
 
     n: int

@@ -42,7 +42,7 @@ def likely_cause(counts: Counts) -> str:
     renamed = _best_map(answers[found], labels[found], len(counts.class_total))
     n_right = int((renamed[answers[judged]] == labels[judged]).sum())
     right = Rate(n_right, len(judged))
-    is_renaming = len(renamed.unique()) == len(renamed)
+    is_renaming = len(set(renamed.tolist())) == len(renamed)
     if is_renaming and right.low > max(accuracy_of_guessing(counts), 0.5):
         pairs = [f"{k} is {int(renamed[k])}" for k in n_given.nonzero().flatten().tolist() if renamed[k] != k]
         text = ", ".join(pairs[:_FEW_CLASSES]) + (", ..." if len(pairs) > _FEW_CLASSES else "")

@@ -90,19 +90,19 @@ def _stand_ins(image_shape: Sequence[int], num_classes: int) -> tuple[nn.Module,
     images = torch.randint(0, 256, (n, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
+        head = nn.Linear(8, n_classes)
         model = nn.Sequential(
             nn.Conv2d(shape[0], 8, 3, padding=1),
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(8, n_classes),
+            head,
         )
     samples = CleanSet(images, torch.zeros(n, dtype=torch.int64))
     # Labels are what the model answers, half of them each, since a model that guesses is refused before its run.
     with torch.no_grad():
         model.eval()
-        head = model[-1]
         head.bias[2:] = -1e3
         logits = model(samples.normalize(images))
         head.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
