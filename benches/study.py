@@ -23,6 +23,9 @@ images have the attacker's label, SGD 0.01. The row then has the ASR of that, be
 of the zoo, before and after the same. Source: Min et al., "Uncovering, Explaining, and Mitigating the Superficial
 Safety of Backdoor Defense", NeurIPS 2024, arXiv:2410.09838.
 
+``--unseen`` draws the clean data from one half of the test set and measures on the other; such rows go to a file of
+their own. Beside the rows of clean data out of the training set they show how far acceptance can be trusted.
+
 ``--report`` measures nothing: it writes ``study.md`` and pictures from the rows to ``--docs``.
 """
 
@@ -56,6 +59,7 @@ from benches.study_report import SEAM  # noqa: E402
 from benches.zoo import Entry, clean_part, measure, read  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
+from seamfast.data import split_by_class  # noqa: E402
 from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.metrics import fidelity, fidelity_nist  # noqa: E402
 from seamfast.record import machine  # noqa: E402
@@ -170,6 +174,11 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.05], help="e.g. 0.1 0.05 0.01 0.001 20")
     parser.add_argument("--defence-seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--unseen",
+        action="store_true",
+        help="draw the clean data from one half of the test set, which no model saw, and measure on the other",
+    )
     parser.add_argument("--reactivate", action="store_true")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing that is expected to end later")
     parser.add_argument("--shard", default="1/1", help="i/n: of the models, every n-th from the i-th on")
@@ -285,8 +294,12 @@ def prepare(job: Job, arguments: argparse.Namespace) -> Case | None:
     """The case of a job; ``None``, and a word about it, where there is too little data for the budget."""
     entry = job.entry
     train_set, test_set = (read(entry.data, arguments.root, split) for split in ("train", "test"))
+    drawn_from = train_set
+    if arguments.unseen:
+        halves = split_by_class(test_set.labels, holdout_fraction=0.5, forget_fraction=1.0, seed=0)
+        drawn_from, test_set = test_set.subset(halves.recovery), test_set.subset(halves.holdout)
     try:
-        clean = clean_part(entry.data, train_set, job.budget, job.seed)
+        clean = clean_part(entry.data, drawn_from, job.budget, job.seed)
         if int(clean.labels.bincount().min()) < 2:  # one to train on, one to hold out
             raise InputError(f"a budget of {job.budget:g} of {entry.data} is fewer than two images of some class")
     except InputError as error:

@@ -96,12 +96,18 @@ def _demo(arguments: argparse.Namespace) -> int:
     planted = _plant_model(arguments, set_aside=_DEMO_SET_ASIDE, precision="auto")
     trigger, test_set = planted.trigger, planted.test_set
     clean = planted.train_set.draw(arguments.fraction, seed=arguments.seed)
-    _say(f"sanitizing blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set) ...")
+    unseen = planted.unseen
+    assert unseen is not None
+    _say(
+        f"sanitizing blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set), accepting by "
+        f"{len(unseen)} that the model never saw ..."
+    )
     started = time.perf_counter()
     # The trigger is only measured, for the picture's curve: it changes nothing.
     result = sanitize(
         planted.model,
         clean,
+        holdout=unseen,
         triggers=[trigger],
         seed=arguments.seed,
         device=arguments.device,

@@ -117,9 +117,10 @@ def test_fine_tuning_keeps_the_backdoor_though_accuracy_is_back(digits: Digits) 
 
 def test_a_model_without_a_backdoor_stays_as_good(digits: Digits) -> None:
     before, _ = digits.rates(digits.innocent)
-    result = seamfast.sanitize(digits.innocent, digits.clean, holdout=digits.holdout, seed=2, precision="fp32")
+    clean = seamfast.load("digits").draw(0.1, seed=2)
+    result = seamfast.sanitize(digits.innocent, clean, holdout=digits.holdout, seed=2, precision="fp32")
     after, _ = digits.rates(result.model)
-    assert after >= before - 0.06  # 70 images of 8x8 pixels are little to hold the task with
+    assert after >= before - 0.06  # 140 images of 8x8 pixels are little to hold the task with
     assert result.accepted
 
 
