@@ -435,6 +435,7 @@ def test_a_modality_of_ones_own_stays_where_named_inputs_become_positional() -> 
     assert equal(called.inputs, torch.arange(8))
 
 
+@pytest.mark.usefixtures("guessers_are_trained")
 @pytest.mark.parametrize("config", [SeamConfig(forget_max_steps=2, recover_max_steps=3), FineTuneConfig(max_steps=2)])
 def test_a_modality_of_ones_own_in_a_run(config: Any) -> None:
     model = nn.Linear(6, 4)
