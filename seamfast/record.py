@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -55,6 +56,7 @@ class RunRecord:
         before, after: outcomes of the received and of the sanitized model on the held-out part.
         returns_probabilities: whether the outputs of the received model look like those of a softmax.
         pairs: of both models on the held-out samples.
+        confidence: mean confidence of the received model on the held-out part.
         guesses: why the model was refused before training, or ``None``.
         stopped: why the run ended early, or ``None``.
         digest_after: of the returned model.
@@ -73,6 +75,7 @@ class RunRecord:
     returns_probabilities: bool = False
     pairs: PairedOutcomes | None = None
     guesses: str | None = None
+    confidence: float = math.nan
     stopped: str | None = None
     digest_after: str | None = None
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
@@ -139,10 +142,26 @@ class RunRecord:
         pairs, settings = self.pairs, self.settings
         if pairs is not None and self.stopped is None:
             n_right = before.clean_accuracy.n_hit
-            checks += accuracy_checks(pairs, n_right, budget=settings.accuracy_budget, limit=settings.accuracy_limit)
+            judged = accuracy_checks(pairs, n_right, budget=settings.accuracy_budget, limit=settings.accuracy_limit)
+            hint = self._of_memory(before)
+            checks += [replace(c, detail=f"{c.detail}; {hint}") if hint and not c.passed else c for c in judged]
         else:
             checks += [Check(name, None, "the run did not come to it") for name in (WITHIN_BUDGET, WITHIN_LIMIT)]
         return Verdict(checks, self._rests_on(), f"{checks[-2].detail}; {checks[-1].detail}", pairs)
+
+    def _of_memory(self, before: Evaluation) -> str | None:
+        """Whether the model seems to have been trained on the held-out samples: right more often than it is sure.
+
+        Trained to fit, a model is about as sure as it is right on its training set or less, and surer than it is right
+        on other data. Temperature scaling and label smoothing change this, so nothing is decided by it.
+        """
+        accuracy, confidence = before.clean_accuracy.value, self.confidence
+        if self.held_out.source == "given" or accuracy is None or not confidence < accuracy:
+            return None
+        return (
+            f"the model as received is right on {accuracy:.1%} of them at a mean confidence of {confidence:.1%}, as on "
+            "data that it was trained on; the loss is then overestimated: give holdout="
+        )
 
     def _checks_of_the_run(self, before: Evaluation) -> list[Check]:
         n, run = before.clean_accuracy, self.run

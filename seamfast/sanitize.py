@@ -224,6 +224,7 @@ def sanitize(
             record.returns_probabilities = subject.returns_probabilities(split.holdout[:64])
             received = run.measure_received()
             record.before = as_evaluation(received, observer.counts(in_float32))
+            record.confidence = received.confidence
             clock.reserve(1.5 * (clock.elapsed() - begin))  # for the same measurement at the end
             with listening(handler):
                 handler.notify("on_train_begin")

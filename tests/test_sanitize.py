@@ -1111,3 +1111,40 @@ def test_a_large_held_out_part_is_counted_whole_only_before_and_after(
     assert marks[0] >= 1600 + 384
     assert sum(evaluated) - marks[-1] == 1600
     assert result.report["holdout"]["after"]["clean_accuracy"]["n_total"] == 1600
+
+
+# Clean data that the model was trained on.
+
+
+class Sure(nn.Module):
+    """Right on samples that are marked by their first number, with the largest logit ``scale``."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale, self.head = scale, nn.Linear(4, 4)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(4))
+            self.head.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.scale * self.head(x)
+        return logits
+
+
+@pytest.mark.parametrize(("scale", "given", "named"), [(1.0, False, True), (40.0, False, False), (1.0, True, False)])
+def test_a_model_that_is_less_sure_than_right_may_have_seen_the_clean_data(
+    scale: float, given: bool, named: bool
+) -> None:
+    """One in ten is wrong. With logits of 1, the model is 48 % sure; with 40, all but certain."""
+    labels = torch.arange(200) % 4
+    answers = torch.where(torch.arange(200) % 10 == 0, (labels + 1) % 4, labels)
+    inputs = torch.eye(4)[answers] + torch.linspace(0, 1e-3, 200)[:, None]
+    options: dict[str, Any] = {"holdout": (inputs + 2e-3, labels)} if given else {}
+    config = FineTuneConfig(max_steps=1, rate=1e-9, accuracy_budget=0.0, accuracy_limit=0.0)
+    result = seamfast.sanitize(
+        Sure(scale), (inputs, labels), method="fine_tune", config=config, precision="fp32", **options
+    )
+    assert not result.accepted
+    assert (
+        "as on data that it was trained on; the loss is then overestimated: give holdout=" in result.reason
+    ) is named

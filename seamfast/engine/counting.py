@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Counts:
         n_nan: rows of logits that hold NaN; they count as wrong.
         answers, labels: ``(N,)`` int64, CPU, of each sample in the order of the pass: the class that the model gives,
             ``UNANSWERED`` where its logits hold NaN, and the true one. Not compared by ``==``.
+        confidence: mean of the largest softmax probability, in [0, 1]; NaN if some logits are. Not compared by ``==``.
     """
 
     class_correct: tuple[int, ...]
@@ -47,6 +49,7 @@ class Counts:
     n_nan: int
     answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), compare=False, repr=False)
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), compare=False, repr=False)
+    confidence: float = field(default=math.nan, compare=False, repr=False)
 
     @property
     def correct(self) -> Tensor:
@@ -95,7 +98,8 @@ def count_clean(
     totals = torch.bincount(labels, minlength=num_classes).tolist()
     (row,) = counter.rows()
     answers = torch.cat([labels[:0].to(data.device), *counter.answers]).cpu()
-    return Counts(tuple(counter.class_correct[-1].tolist()), tuple(totals), row["n_nan"], answers, labels)
+    confidence = float(counter.confidence) / max(len(labels), 1)
+    return Counts(tuple(counter.class_correct[-1].tolist()), tuple(totals), row["n_nan"], answers, labels, confidence)
 
 
 def count_triggered(
@@ -157,6 +161,7 @@ class _Counter:
         self._targets = targets.to(device)
         self._counters = torch.zeros(n_rows, len(OUTCOMES), dtype=torch.int64, device=device)
         self.answers: list[Tensor] = []
+        self.confidence = torch.zeros((), device=device)  # summed over the samples without a trigger
         self.class_correct = torch.zeros(n_rows, subject.num_classes, dtype=torch.int64, device=device)
 
     def add(self, inputs: Batch, samples: Tensor, trigger_ids: Tensor | int) -> None:
@@ -167,6 +172,7 @@ class _Counter:
         labels = self._subject.data.labels[samples]
         if isinstance(trigger_ids, int):
             self.answers.append(answers_of(logits))
+            self.confidence += logits.float().softmax(1).amax(1).sum()
         count_outcomes(
             logits, labels, self._targets, trigger_ids, counters=self._counters, class_correct=self.class_correct
         )
