@@ -80,10 +80,11 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"disturbance": 0.0},
     {"occlusions": 0},
     {"mixing": 0.0},
+    {"waves": 0.0},
     {"plain_end": 0.0},
 )
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no radius, no teacher, the teacher always (and
-so no disturbance in recovery), no disturbance, no patterns, no mixing, no plain end."""
+so no disturbance in recovery), no disturbance, no patterns, no mixing, no waves, no plain end."""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def fidelity_bounds(acc_before: Rate, acc_after: Rate, asr_after: Rate) -> tuple
     Example:
         >>> low, high = fidelity_bounds(Rate(970, 1000), Rate(960, 1000), Rate(9, 900))
         >>> round(low, 3), round(high, 3)
-        (0.959, 0.997)
+        (0.96, 0.997)
     """
     before, after, success = acc_before.value, acc_after.value, asr_after.value
     if not before or after is None or success is None:

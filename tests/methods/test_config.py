@@ -233,7 +233,7 @@ def test_presets_by_name() -> None:
     fast, balanced, thorough = (SeamConfig.preset(name) for name in ("fast", "balanced", "thorough"))
     assert balanced == SeamConfig()
     assert balanced.strengths == (1.0,)
-    assert fast == dataclasses.replace(balanced, recover_max_steps=100)
+    assert fast == dataclasses.replace(balanced, recover_max_steps=100, mixing=0.0)
     assert thorough == dataclasses.replace(balanced, recover_max_steps=900, strengths=(1.0, 0.5))
     assert fast.recover_max_steps < balanced.recover_max_steps < thorough.recover_max_steps
 

@@ -93,7 +93,8 @@ def add_plane_waves(
     columns = torch.arange(width, device=images.device).view(1, 1, 1, -1)
     wave = torch.sin(2 * math.pi * (cycles * (angle.cos() * rows + angle.sin() * columns) + phase))
     tint = torch.where(draw(n, 1, 1, 1) < _GREY, 1.0, 2 * draw(n, channels, 1, 1) - 1)
-    return images + reach * (_AMPLITUDE * strength * (drawn < share)) * tint * wave
+    waved: Tensor = images + reach * (_AMPLITUDE * strength * (drawn < share)) * tint * wave
+    return waved
 
 
 def _waves(n: int, channels: int, height: int, width: int, draw: _Draw) -> Tensor:
