@@ -142,8 +142,8 @@ class SeamConfig(MethodConfig):
     def preset(cls, name: str) -> SeamConfig:
         """Settings by name, from the fewest steps to the surest cure.
 
-        ``"fast"``: 100 steps of recovery, without mixing. ``"balanced"``: the defaults. ``"thorough"``: 900 steps, and a second push,
-        half as hard, where accuracy does not come back.
+        ``"fast"``: 100 steps of recovery, without mixing. ``"balanced"``: the defaults. ``"thorough"``: 900 steps, and
+        a second push, half as hard, where accuracy does not come back.
 
         Raises:
             ConfigError: ``preset is 'slow'; expected one of fast, balanced, thorough``.
