@@ -159,8 +159,8 @@ class RunRecord:
         if self.held_out.source == "given" or accuracy is None or not confidence < accuracy:
             return None
         return (
-            f"the model as received is right on {accuracy:.1%} of them at a mean confidence of {confidence:.1%}, as on "
-            "data that it was trained on; the loss is then overestimated: give holdout="
+            f"the model as received is right on {accuracy:.1%} of them at a mean confidence of {confidence:.1%}, as is "
+            "usual on data that it was trained on; if it was, the loss is overestimated: give holdout="
         )
 
     def _checks_of_the_run(self, before: Evaluation) -> list[Check]:
