@@ -1146,5 +1146,5 @@ def test_a_model_that_is_less_sure_than_right_may_have_seen_the_clean_data(
     )
     assert not result.accepted
     assert (
-        "as on data that it was trained on; the loss is then overestimated: give holdout=" in result.reason
+        "usual on data that it was trained on; if it was, the loss is overestimated: give holdout=" in result.reason
     ) is named
