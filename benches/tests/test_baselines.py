@@ -110,7 +110,7 @@ def test_teacher_disturbance_and_plain_end_as_in_sanitize(
     split = fixed_.split()
     recovery = [point.holdout_accuracy for point in result.history if point.phase == "recover"]
     needs = [fixed_.config.teacher_weight(received - accuracy, len(split.holdout)) for accuracy in recovery]
-    assert len(set(needs)) > 1  # or nothing is shown
+    assert 0 < needs[0] < 1  # or nothing is shown
     assert ours == pytest.approx([0.5] * 6 + [0.0] * 4 + [0.5 * (1 - needs[0])] * 4 + [0.0] * 2)
 
     accuracies = iter([0.75, *[0.0] * 6, 0.5, 0.8, 0.8])  # received, while forgetting, in recovery
