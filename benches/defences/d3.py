@@ -24,14 +24,11 @@ above 1. Crops reflect the image's edges, theirs pad with zeros.
 
 from __future__ import annotations
 
-import math
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seamfast
-from benches.defences.training import Defended, Training, find_head, set_norm, set_rate
+from benches.defences.training import Defended, Training, best_attempt, set_norm, tuned_with_new_head
 
 
 def d3(
@@ -50,33 +47,20 @@ def d3(
 ) -> Defended:
     """D3, as in the head of this file."""
     with Training(model, clean, seed=seed, augment=augment, batch_size=batch_size, precision=precision) as training:
-        sample = next(training.as_they_are())[0][:2]
 
-        def trained(weight: float) -> nn.Module:
-            student = training.copy()
-            head = find_head(student, sample)
-            received = head.weight.detach().clone()
+        def renew(head: nn.Linear, received: Tensor) -> None:
             nn.init.uniform_(head.weight, -1, 1)
             set_norm(head.weight, received.norm())
+
+        def trained(weight: float) -> nn.Module:
             divisor = weight + 1 if weight > 1 else 1
 
-            optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
-            for epoch in range(epochs):
-                set_rate(optimizer, 0.5 * rate * (1 + math.cos(math.pi * epoch / epochs)))
-                for inputs, labels in training.batches(epoch):
-                    optimizer.zero_grad()
-                    above = excess(training.logits(student, inputs), labels, threshold)
-                    ((weight * above - (head.weight - received).norm()) / divisor).backward()
-                    optimizer.step()
-                    set_norm(head.weight, received.norm())
-            return student
+            def loss(logits: Tensor, labels: Tensor, head: Tensor, received: Tensor) -> Tensor:
+                return (weight * excess(logits, labels, threshold) - (head - received).norm()) / divisor
 
-        attempts: list[nn.Module] = []
-        for weight in weights:
-            attempts.append(trained(weight))
-            if training.is_intact(attempts[-1]):
-                break
-        return training.finish(max(attempts, key=training.accuracy))
+            return tuned_with_new_head(training, renew, loss, epochs=epochs, rate=rate, momentum=momentum)
+
+        return training.finish(best_attempt(training, trained, weights))
 
 
 def excess(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:

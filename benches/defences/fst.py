@@ -25,13 +25,13 @@ CIFAR-10.
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seamfast
-from benches.defences.training import Defended, Training, find_head, set_norm, set_rate
+from benches.defences.training import Defended, Training, best_attempt, tuned_with_new_head
 
 
 def fst(
@@ -49,32 +49,17 @@ def fst(
 ) -> Defended:
     """FST, as in the head of this file."""
     with Training(model, clean, seed=seed, augment=augment, batch_size=batch_size, precision=precision) as training:
-        sample = next(training.as_they_are())[0][:2]
 
-        def trained(alpha: float) -> nn.Module:
-            student = training.copy()
-            head = find_head(student, sample)
-            received = head.weight.detach().clone()
+        def renew(head: nn.Linear, received: Tensor) -> None:
             bound = 1 / math.sqrt(head.in_features)
             for drawn in head.parameters():
                 nn.init.uniform_(drawn, -bound, bound)
 
-            optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
-            for epoch in range(epochs):
-                set_rate(optimizer, 0.5 * rate * (1 + math.cos(math.pi * epoch / epochs)))
-                for inputs, labels in training.batches(epoch):
-                    optimizer.zero_grad()
-                    fst_loss(training.logits(student, inputs), labels, head.weight, received, alpha).backward()
-                    optimizer.step()
-                    set_norm(head.weight, received.norm())
-            return student
+        def trained(alpha: float) -> nn.Module:
+            loss = partial(fst_loss, alpha=alpha)
+            return tuned_with_new_head(training, renew, loss, epochs=epochs, rate=rate, momentum=momentum)
 
-        attempts: list[nn.Module] = []
-        for alpha in alphas:
-            attempts.append(trained(alpha))
-            if training.is_intact(attempts[-1]):
-                break
-        return training.finish(max(attempts, key=training.accuracy))
+        return training.finish(best_attempt(training, trained, alphas))
 
 
 def fst_loss(logits: Tensor, labels: Tensor, weight: Tensor, received: Tensor, alpha: float) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -182,6 +183,49 @@ class Training:
             seed=self._seed,
             epoch=epoch,
         )
+
+
+def best_attempt(training: Training, trained: Callable[[float], nn.Module], settings: tuple[float, ...]) -> nn.Module:
+    """``trained`` at one setting after the other until it is intact; the most accurate on the clean budget."""
+    attempts: list[nn.Module] = []
+    for setting in settings:
+        attempts.append(trained(setting))
+        if training.is_intact(attempts[-1]):
+            break
+    return max(attempts, key=training.accuracy)
+
+
+def tuned_with_new_head(
+    training: Training,
+    renew: Callable[[nn.Linear, Tensor], None],
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    *,
+    epochs: int,
+    rate: float,
+    momentum: float,
+) -> nn.Module:
+    """A copy with a new head, trained by SGD; after each step, the norm of the head's weight is the received one.
+
+    Args:
+        training: the defence at work.
+        renew: ``renew(head, received)`` initializes the head; ``received`` is its weight as received.
+        loss: ``loss(logits, labels, weight, received)``, with the weight of the head.
+        epochs: the rate follows half a cosine over them, stepped once an epoch.
+        rate, momentum: of SGD.
+    """
+    student = training.copy()
+    head = find_head(student, next(training.as_they_are())[0][:2])
+    received = head.weight.detach().clone()
+    renew(head, received)
+    optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
+    for epoch in range(epochs):
+        set_rate(optimizer, 0.5 * rate * (1 + math.cos(math.pi * epoch / epochs)))
+        for inputs, labels in training.batches(epoch):
+            optimizer.zero_grad()
+            loss(training.logits(student, inputs), labels, head.weight, received).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            set_norm(head.weight, received.norm())
+    return student
 
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:

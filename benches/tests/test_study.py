@@ -408,6 +408,25 @@ def test_a_budget_of_one_image_a_class_is_left_out(
     )
 
 
+@pytest.mark.usefixtures("of_digits")
+def test_unseen_clean_data_is_one_half_of_the_test_set_and_the_other_half_measures(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases: list[study.Case | None] = []
+    prepare = study.prepare
+    monkeypatch.setattr(study, "prepare", lambda *given: cases.append(prepare(*given)) or cases[-1])
+    study.main(asked(planted, tmp_path / "study.jsonl", "--methods", "no_defence", "--budgets", "10", "--unseen"))
+    (case,) = cases
+    assert case is not None
+    test = zoo.read("digits", zoo.DATA_ROOT, "test")
+    assert abs(2 * len(case.test_set) - len(test)) <= 10  # one a class, of odd ones
+    whole, clean, measured = (
+        {image.numpy().tobytes() for image in part.inputs} for part in (test, case.clean, case.test_set)
+    )
+    assert clean | measured <= whole
+    assert not clean & measured
+
+
 def test_an_unknown_method_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         study.main(["--methods", "prayer", "--out", str(tmp_path / "study.jsonl")])

@@ -43,6 +43,11 @@ class TrainingBatch:
     labels: Tensor
     inputs: Batch
 
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the loss is being captured: later steps repeat its operations, whatever Python decides now."""
+        return isinstance(self.number, Tensor)
+
 
 Loss = Callable[[TrainingBatch], Tensor]
 

@@ -710,3 +710,14 @@ def test_recovery_goes_on_from_what_was_forgotten_or_from_what_was_received(
         for (name, got), given in zip(result.model.named_buffers(), tiny_model().buffers(), strict=True):
             if name.endswith("running_var"):
                 assert (got / given).log().abs().max() < 1  # one step of recovery away
+
+
+def test_a_teacher_of_weight_0_is_not_asked(
+    tiny_model: Make, tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Tensor] = []
+    received = Run.received_logits
+    monkeypatch.setattr(Run, "received_logits", lambda run, x: answers.append(received(run, x)) or answers[-1])
+    monkeypatch.setattr(SeamConfig, "teacher_weight", lambda *_: 0.0)
+    cured(tiny_model(), tiny_data, **RECOVERY_ALONE, recover_rate=STILL, recover_max_steps=6, recover_eval_every=2)
+    assert len(answers) == 2  # until it is first known what is missing
