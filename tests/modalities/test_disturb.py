@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ def images(n: int = 64, channels: int = 3, height: int = 12, width: int = 12) ->
 def disturbed(x: Tensor, share: float = 1.0, seed: int = 0) -> Tensor:
     n_channels = x.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    return disturb(x, LOW[:n_channels], HIGH[:n_channels], generator, torch.tensor(share))
+    return disturb(x, LOW[:n_channels], HIGH[:n_channels], generator, share=torch.tensor(share))
 
 
 def changed(x: Tensor, share: float) -> Tensor:
@@ -53,7 +55,7 @@ def test_the_generator_alone_decides() -> None:
     assert torch.equal(one, disturbed(images(), 0.5, seed=3))
     assert not torch.equal(one, disturbed(images(), 0.5, seed=4))
     generator = torch.Generator().manual_seed(3)
-    first, second = (disturb(images(), LOW, HIGH, generator, torch.tensor(0.5)) for _ in range(2))
+    first, second = (disturb(images(), LOW, HIGH, generator, share=torch.tensor(0.5)) for _ in range(2))
     assert torch.equal(first, one)
     assert not torch.equal(second, one)  # a step later it draws anew
 
@@ -128,7 +130,7 @@ def test_a_channel_that_is_constant_stays_so() -> None:
     x = images(200, 2)
     x[:, 1] = 255.3
     low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
-    got = disturb(x, low, high, torch.Generator().manual_seed(0), torch.tensor(1.0))
+    got = disturb(x, low, high, torch.Generator().manual_seed(0), share=torch.tensor(1.0))
     assert (got[:, 1] - 255.3).abs().amax() < 1e-3
     assert (got[:, 0] - x[:, 0]).abs().amax() > 0.1
 
@@ -171,7 +173,8 @@ def veils(n: int, channels: int, monkeypatch: pytest.MonkeyPatch, size: int = 16
     low, high = torch.zeros(channels), torch.ones(channels)
     blank = torch.zeros(n, channels, size, size)
     on_black, on_white = (
-        disturb(x, low, high, torch.Generator().manual_seed(1), torch.tensor(1.0)).double() for x in (blank, blank + 1)
+        disturb(x, low, high, torch.Generator().manual_seed(1), share=torch.tensor(1.0)).double()
+        for x in (blank, blank + 1)
     )
     weight = 1 - (on_white - on_black)  # of black and white, what is left of their difference
     assert (weight - weight[:, :1, :1, :1]).abs().amax() < 1e-5  # the same all over an image
@@ -217,7 +220,7 @@ def test_a_bend_moves_pixels_along_a_smooth_field(monkeypatch: pytest.MonkeyPatc
     at = torch.arange(size, dtype=torch.float32)
     x = torch.stack([at.view(-1, 1).expand(size, size), at.expand(size, size)]).repeat(n, 1, 1, 1)
     generator = torch.Generator().manual_seed(2)
-    got = disturb(x, torch.zeros(2), torch.full((2,), size - 1.0), generator, torch.tensor(1.0))
+    got = disturb(x, torch.zeros(2), torch.full((2,), size - 1.0), generator, share=torch.tensor(1.0))
     moved = (got - x).double()[:, :, 6:-6, 6:-6]  # at the border there is nothing more to come from
     length = moved.square().mean((1, 2, 3)).sqrt()
     assert 1.2 < float(length.max()) < 1.9  # 1.5 over all of the image; within it, a little more or less
@@ -235,6 +238,24 @@ def test_a_bend_makes_no_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(disturbed(flat), flat, rtol=1e-5, atol=1e-5)  # beyond the border lies the border
 
 
+@pytest.mark.parametrize("change", [disturb, add_plane_waves])
+def test_at_most_so_many_images_change_each_of_them_as_likely(change: Callable[..., Tensor]) -> None:
+    x = images(10)
+    counts = torch.zeros(10)
+    kinds = 3 if change is disturb else 1
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        moved = (change(x, LOW, HIGH, generator, share=torch.tensor(0.25), most=0.25) - x).abs().flatten(1).amax(
+            1
+        ) > 1e-4
+        assert 1 <= moved.sum() <= 3 * kinds  # rounded up
+        counts += moved
+    assert counts.min() > 0.6 * counts.mean()
+    assert counts.max() < 1.5 * counts.mean()
+    with_none = change(x, LOW, HIGH, torch.Generator().manual_seed(0), share=torch.tensor(0.0), most=0.25)
+    torch.testing.assert_close(with_none, x, rtol=1e-5, atol=1e-4)
+
+
 # Plane waves.
 
 
@@ -242,7 +263,7 @@ def waves(n: int = 512, share: float = 1.0, channels: int = 3, side: int = 32) -
     """What is added to images, as a share of the range of each channel."""
     x = torch.zeros(n, channels, side, side)
     low, high = LOW[:channels], HIGH[:channels]
-    added = add_plane_waves(x, low, high, torch.Generator().manual_seed(1), torch.tensor(share)) - x
+    added = add_plane_waves(x, low, high, torch.Generator().manual_seed(1), share=torch.tensor(share)) - x
     return added / (high - low).view(1, -1, 1, 1)
 
 
@@ -255,7 +276,8 @@ def test_the_images_under_waves_stay_as_they_were_and_the_generator_alone_decide
     x = images()
     before = x.clone()
     one, same, other = (
-        add_plane_waves(x, LOW, HIGH, torch.Generator().manual_seed(seed), torch.tensor(0.5)) for seed in (3, 3, 4)
+        add_plane_waves(x, LOW, HIGH, torch.Generator().manual_seed(seed), share=torch.tensor(0.5))
+        for seed in (3, 3, 4)
     )
     assert torch.equal(x, before)
     assert torch.equal(one, same)

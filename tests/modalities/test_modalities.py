@@ -131,8 +131,8 @@ def test_views_of_images(name: str) -> None:
     else:
         lowest, highest = inputs.amin((0, 2, 3)), inputs.amax((0, 2, 3))
     covered, teacher = occlude(mixture, lowest, highest, ALL, n_rectangles=3, seed=9, step=4)
-    student = disturb(covered, lowest, highest, generator, share=torch.tensor(0.8 * 0.5))
-    student = add_plane_waves(student, lowest, highest, generator, share=torch.tensor(0.5))
+    student = disturb(covered, lowest, highest, generator, share=torch.tensor(0.8 * 0.5), most=0.8)
+    student = add_plane_waves(student, lowest, highest, generator, share=torch.tensor(0.5), most=0.5)
     torch.testing.assert_close(got.student, student)
     torch.testing.assert_close(got.teacher, teacher)
     assert torch.equal(got.mixed_labels, LABELS[partner])

@@ -27,7 +27,9 @@ _Draw = Callable[..., Tensor]
 """``draw(*shape)``: uniform in [0, 1)."""
 
 
-def disturb(images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
+def disturb(
+    images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, *, share: Tensor, most: float = 1.0
+) -> Tensor:
     """``veil(tone(bend(images)))``, each for an independently drawn ``share`` of the images, with random strength.
 
     - *Bend*: pixels are displaced by a smooth random field, bilinear, by up to 1.5 pixels on average.
@@ -41,31 +43,34 @@ def disturb(images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Ge
         images: ``(N, C, H, W)`` float32 in any normalization. Not modified.
         lowest, highest: ``(C,)`` float32, the range of the data for each channel.
         generator: on the device of ``images``.
-        share: 0-d float on the device, in [0, 1].
+        share: 0-d float on the device, in [0, ``most``].
+        most: what ``share`` can be at most, in (0, 1]. Only so many images are computed, rounded up.
 
     Returns:
         New images, ``(N, C, H, W)``; where ``share`` is 0, the same ones up to rounding.
     """
     n, channels, height, width = images.shape
     low, reach = lowest.view(1, -1, 1, 1), (highest - lowest).clamp(min=1e-12).view(1, -1, 1, 1)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=images.device)
+    draw, k = _drawing(generator, images.device), math.ceil(most * n)
 
     def strength() -> Tensor:
-        """Uniform in [0, 1) for a share of the images, 0 for the others."""
-        u = draw(2, n, 1, 1, 1)
-        return u[0] * (u[1] < share)
+        """Of ``k`` images: uniform in [0, 1) for a share of them, 0 for the others."""
+        u = draw(2, k, 1, 1, 1)
+        return u[0] * (u[1] < share / most)
 
-    changed = _bent(images, _BEND * strength(), draw)
-    level = ((changed - low) / reach).clamp(0, 1)  # a constant channel has almost no reach
-    bow = _TONE * strength() * (2 * draw(n, channels, 1, 1) - 1)
-    changed = changed + reach * bow * level * (1 - level)
-    return torch.lerp(changed, low + reach * _waves(n, channels, height, width, draw), _VEIL * strength())
+    at = _some(n, k, draw)
+    changed = images.index_copy(0, at, _bent(images[at], _BEND * strength(), draw))
+    at = _some(n, k, draw)
+    level = ((changed[at] - low) / reach).clamp(0, 1)  # a constant channel has almost no reach
+    bow = _TONE * strength() * (2 * draw(k, channels, 1, 1) - 1)
+    changed.index_add_(0, at, reach * bow * level * (1 - level))
+    at = _some(n, k, draw)
+    waves = low + reach * _waves(k, channels, height, width, draw)
+    return changed.index_copy_(0, at, torch.lerp(changed[at], waves, _VEIL * strength()))
 
 
 def add_plane_waves(
-    images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, share: Tensor
+    images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, *, share: Tensor, most: float = 1.0
 ) -> Tensor:
     """``images + a * tint * sin(2 pi (k . place + phase))`` for a ``share`` of the images.
 
@@ -74,27 +79,36 @@ def add_plane_waves(
     have one, as many smooth triggers do. Nothing here synchronizes.
 
     Args:
-        images, lowest, highest, generator, share: see ``disturb``.
+        images, lowest, highest, generator, share, most: see ``disturb``.
 
     Returns:
         New images, ``(N, C, H, W)``.
     """
     n, channels, height, width = images.shape
     reach = (highest - lowest).view(1, -1, 1, 1)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=images.device)
-
-    octave, turn, phase, strength, drawn = draw(5, n, 1, 1, 1)
+    draw, k = _drawing(generator, images.device), math.ceil(most * n)
+    octave, turn, phase, strength, drawn = draw(5, k, 1, 1, 1)
     side = max(height, width)
     cycles = torch.exp(octave * math.log(side)) / (2 * side)  # a pixel
     angle = math.pi * turn
     rows = torch.arange(height, device=images.device).view(1, 1, -1, 1)
     columns = torch.arange(width, device=images.device).view(1, 1, 1, -1)
     wave = torch.sin(2 * math.pi * (cycles * (angle.cos() * rows + angle.sin() * columns) + phase))
-    tint = torch.where(draw(n, 1, 1, 1) < _GREY, 1.0, 2 * draw(n, channels, 1, 1) - 1)
-    waved: Tensor = images + reach * (_AMPLITUDE * strength * (drawn < share)) * tint * wave
-    return waved
+    tint = torch.where(draw(k, 1, 1, 1) < _GREY, 1.0, 2 * draw(k, channels, 1, 1) - 1)
+    amplitude = reach * (_AMPLITUDE * strength * (drawn < share / most))
+    return images.index_add(0, _some(n, k, draw), amplitude * tint * wave)
+
+
+def _drawing(generator: torch.Generator, device: torch.device) -> _Draw:
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=device)
+
+    return draw
+
+
+def _some(n: int, k: int, draw: _Draw) -> Tensor:
+    """Indices of ``k`` of ``n``, each set of them as likely; not by ``randperm``, which a CUDA graph cannot capture."""
+    return draw(n).argsort()[:k]
 
 
 def _waves(n: int, channels: int, height: int, width: int, draw: _Draw) -> Tensor:

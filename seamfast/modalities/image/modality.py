@@ -115,10 +115,10 @@ class ImageModality(Modality):
             student, teacher = (torch.where(draws.changed > 0, view, images) for view in covered)
         if settings.disturbance:
             share = settings.disturbance * draws.disturbed * draws.changed
-            student = disturb(student, lowest, highest, draws.generator, share=share)
+            student = disturb(student, lowest, highest, draws.generator, share=share, most=settings.disturbance)
         if settings.waves:
             share = settings.waves * draws.changed
-            student = add_plane_waves(student, lowest, highest, draws.generator, share=share)
+            student = add_plane_waves(student, lowest, highest, draws.generator, share=share, most=settings.waves)
         return views._replace(student=student, teacher=teacher)
 
     def why_not(self, setting: str, value: Any) -> str | None:

@@ -36,7 +36,7 @@ def _brightness(pixels: Tensor, sample_ids: Tensor, generator: torch.Generator, 
 def _smooth(pixels: Tensor, sample_ids: Tensor, generator: torch.Generator, seed: int) -> Tensor:
     """``disturb``: each of its three changes for a third of the images."""
     lowest = pixels.new_zeros(pixels.shape[1])
-    return disturb(pixels, lowest, lowest + 255, generator, pixels.new_tensor(1 / 3))
+    return disturb(pixels, lowest, lowest + 255, generator, share=pixels.new_tensor(1 / 3))
 
 
 def _on_pixels(perturb: _OnFloats, images: Tensor, sample_ids: Tensor, generator: torch.Generator, seed: int) -> Tensor:
