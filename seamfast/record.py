@@ -119,6 +119,7 @@ class RunRecord:
                     "device": str(run.device),
                     "precision": {"chosen": precision.name, "reason": precision.reason, "trials": trials},
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
+                    "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
                     "stepped": dict(ledger.stepped),
                     "n_attempts": run.attempt + 1,
                     "steps": dict(ledger.phase_steps),

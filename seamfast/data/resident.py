@@ -12,13 +12,11 @@ from torch import Tensor
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.prefetch import prefetch
 from seamfast.data.rereading import AugmentingSet
-from seamfast.modalities import Augmentation, Batch
+from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch
 from seamfast.modalities.batch import map_tensors, named_tensors, to_device
 from seamfast.triggers.base import Trigger
 
 T = TypeVar("T", bound=tuple[object, ...])
-
-NO_AUGMENTATION = Augmentation()
 
 
 class Resident:

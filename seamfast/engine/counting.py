@@ -13,6 +13,7 @@ from torch import Tensor
 from seamfast.engine.model import evaluating, logits_of
 from seamfast.engine.precision import Precision
 from seamfast.engine.subject import Subject, answers_of
+from seamfast.modalities import NO_AUGMENTATION, Augmentation
 from seamfast.modalities.batch import Batch
 from seamfast.ops import OUTCOMES, count_outcomes
 from seamfast.triggers import Trigger
@@ -76,6 +77,7 @@ def count_clean(
     *,
     batch_size: int | None = None,
     precision: Precision = Precision(),  # noqa: B008 - frozen
+    augmentation: Augmentation = NO_AUGMENTATION,
     on_batch: OnBatch = lambda n_samples: None,
 ) -> Counts:
     """``Counts`` of the samples at ``indices``, in eval mode, without grads; the model's mode is restored.
@@ -85,12 +87,13 @@ def count_clean(
         indices: ``(N,)`` int64, CPU.
         batch_size: samples per forward pass; ``None``: 128 on a CPU, whose caches hold their activations, else 1024.
         precision: of the forward passes.
+        augmentation: of the samples, as in the first epoch of training.
         on_batch: called with the number of samples of each batch.
     """
     data, num_classes = subject.data, subject.num_classes
     counter = _Counter(subject, torch.empty(0, num_classes, dtype=torch.int64), precision)
     parts = torch.split(indices.to(data.storage_device), batch_size or _batch_size(data.device))
-    with evaluating(subject.model), closing(data.batches((part, 0) for part in parts)) as batches:
+    with evaluating(subject.model), closing(data.batches(((part, 0) for part in parts), augmentation)) as batches:
         for samples, inputs in batches:
             counter.add(inputs, samples, -1)
             on_batch(len(samples))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.acceptance import n_lost_allowed
+from seamfast.data.rereading import AugmentingSet
 from seamfast.data.split import Split
 from seamfast.engine.compute import Compute
 from seamfast.engine.counting import Counts, count_clean
@@ -22,10 +23,11 @@ from seamfast.engine.optimizer import Optimizer
 from seamfast.engine.precision import Precision
 from seamfast.engine.step import BatchPlan, Loss, Stepper, TrainingBatch, TrainingStep, stepper
 from seamfast.engine.subject import Subject
-from seamfast.modalities import Augmentation, Batch, StepDraws, Views, ViewSettings
+from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, Views, ViewSettings
 
 _EVALUATION_SHARE = 0.1
 """Share of the time of a phase that its evaluations may take."""
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _FEWEST_WATCHED = 256
 """An accuracy near chance is measured to about 2 points with this many samples."""
 
@@ -119,6 +121,7 @@ class Run:
         ledger: steps and times so far.
         attempt: number of calls of ``restart``, minus one.
         accuracy_received: held-out accuracy of the model as received, in [0, 1].
+        augmentation: of the training samples; a method may replace it between phases.
         final_counts: outcomes on the held-out part in float32 since the last step, if they were counted.
 
     Args:
@@ -156,22 +159,37 @@ class Run:
         self._working_copy = working_copy
         self._subject = subject
         self._batch_size = batch_size
-        self._augmentation = augmentation
+        self.augmentation = augmentation
         self._accuracy_budget = accuracy_budget
         self._student: nn.Module | None = None
         self._teacher: nn.Module | None = None
         self._phase: _Phase | None = None
         order = torch.Generator().manual_seed(seed)
-        self._watched = split.holdout[torch.randperm(len(split.holdout), generator=order)]
+        self._watched_order = torch.randperm(len(split.holdout), generator=order)
+        self._watched = split.holdout[self._watched_order]
+        self._right_as_received = torch.zeros(len(split.holdout), dtype=torch.bool)  # in the order of the held-out part
         self._one = torch.ones((), device=self.device)
 
     def measure_received(self) -> Counts:
         """Count the outcomes of the model as received, on the held-out part."""
         counts = self.count()
         self.accuracy_received = counts.accuracy
+        self._right_as_received = counts.correct
         return counts
 
     # The methods below are in the order in which a method calls them.
+
+    def possible_augmentations(self) -> tuple[Augmentation, ...]:
+        """Those of the modality, to be tried by ``share_lost_under``; none where the caller's loader augments."""
+        data = self._subject.data
+        return () if isinstance(data.samples, AugmentingSet) else data.modality.augmentations(self.seed)
+
+    def share_lost_under(self, augmentation: Augmentation) -> float:
+        """Share of up to 256 held-out samples that the working copy, as received, is right on less when augmented."""
+        few = slice(_FEWEST_WATCHED)
+        counts = self.count(self.compute.precision, self._watched[few], augmentation)
+        n_before = int(self._right_as_received[self._watched_order[few]].sum())
+        return (n_before - counts.n_correct) / counts.n_samples
 
     def restart(self) -> None:
         """Restore the weights as received and begin a new attempt."""
@@ -180,7 +198,15 @@ class Run:
         self._working_copy.reset()
 
     def steps(
-        self, name: str, loss: Loss, optimizer: Optimizer, *, of: Tensor, max_steps: int, time_share: float = 1.0
+        self,
+        name: str,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        of: Tensor,
+        max_steps: int,
+        time_share: float = 1.0,
+        dropout: bool = True,
     ) -> Iterator[Step]:
         """Up to ``max_steps`` steps on batches of the samples ``of``, to be taken by the caller, in train mode.
 
@@ -194,6 +220,7 @@ class Run:
             of: sample indices, int64, CPU.
             max_steps: at least 1.
             time_share: share of the remaining time that this phase may take, in (0, 1].
+            dropout: whether PyTorch's dropout layers drop.
 
         Raises:
             RunStopped: the loss became NaN or Inf, or a callback asked to stop.
@@ -207,11 +234,15 @@ class Run:
         self.ledger.share_taken[name] = 1.0
         listener().begin_phase(name, max_steps)
         self.model.train()
+        if not dropout:
+            for module in self.model.modules():
+                if isinstance(module, _DROPOUTS):
+                    module.eval()
         plan = BatchPlan(
             of=of,
             batch_size=self._batch_size,
             max_steps=max_steps,
-            augmentation=self._augmentation,
+            augmentation=self.augmentation,
             order_seed=self._stream_seed(name),
             first_epoch=self.attempt * max_steps,
         )
@@ -340,7 +371,12 @@ class Run:
         seconds = sum(self.ledger.phase_seconds.values())
         return self.clock.elapsed() + seconds / (self.attempt + 1) <= self.clock.deadline
 
-    def count(self, precision: Precision | None = None, of: Tensor | None = None) -> Counts:
+    def count(
+        self,
+        precision: Precision | None = None,
+        of: Tensor | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
+    ) -> Counts:
         """Clean outcomes of the working copy, by default on the held-out part and in float32."""
         # A model may draw in eval mode too; counting must not shift the draws of the training steps.
         with seeded(self.seed, self.device):
@@ -348,6 +384,7 @@ class Run:
                 self._subject,
                 self.split.holdout if of is None else of,
                 precision=precision or Precision(channels_last=self.compute.precision.channels_last),
+                augmentation=augmentation,
             )
 
     def _take(self, rate: float) -> None:

@@ -34,8 +34,8 @@ class MethodConfig:
             held-out sample weighs more than the budget, one sample may be lost.
         accuracy_limit: how far the one-sided 95 % upper bound on that loss may reach, in [0, 1]; a larger
             ``accuracy_budget`` takes its place. A result that lost more is accepted with a probability of at most 5 %.
-        crop_pad: reflect-pad by so many pixels and crop at random; 0 for none. Needs a set of uint8 pixels.
-        flip: mirror left and right at random. Needs a set of uint8 pixels.
+        crop_pad: reflect-pad images by so many pixels and crop at random; 0 for none.
+        flip: mirror images left and right at random.
     """
 
     batch_size: int = 128

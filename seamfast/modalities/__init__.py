@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seamfast.modalities.base import Augmentation, Modality, StepDraws, Views, ViewSettings
+from seamfast.modalities.base import NO_AUGMENTATION, Augmentation, Modality, StepDraws, Views, ViewSettings
 from seamfast.modalities.batch import Batch
 from seamfast.modalities.image.modality import ImageModality
 from seamfast.modalities.tensor import TensorModality
 
 __all__ = [
+    "NO_AUGMENTATION",
     "Augmentation",
     "Batch",
     "ImageModality",

@@ -34,6 +34,14 @@ class Augmentation:
     flip: bool = False
     seed: int = 0
 
+    @property
+    def is_any(self) -> bool:
+        """Whether samples are changed at all."""
+        return bool(self.pad or self.flip)
+
+
+NO_AUGMENTATION = Augmentation()
+
 
 @dataclass(frozen=True)
 class ViewSettings:
@@ -128,7 +136,7 @@ class Modality(ABC):
         name: in reports.
         mean, std: normalization of the stored numbers, if known.
         stores_stampable: whether samples are stored in stampable form.
-        settings: supported settings of methods, of ``crop_pad``, ``flip``, ``mixing``, ``occlusions``,
+        settings: supported settings of methods, of ``crop_pad``, ``flip``, ``invariances``, ``mixing``, ``occlusions``,
             ``disturbance`` and ``waves``.
     """
 
@@ -148,6 +156,10 @@ class Modality(ABC):
     def gather(self, inputs: Batch, indices: Tensor, augmentation: Augmentation, epoch: int | Tensor) -> Batch:
         """The samples at ``indices`` (int64, on the device of ``inputs``), as the model takes them."""
         return map_tensors(lambda value: value[indices], inputs)
+
+    def augmentations(self, seed: int) -> tuple[Augmentation, ...]:
+        """Single changes that the labels of many tasks do not depend on, for a model to be tried with."""
+        return ()
 
     def views(self, inputs: Batch, labels: Tensor, settings: ViewSettings, draws: StepDraws) -> Views:
         """The views of the student and its teacher of a gathered batch, without a sync."""

@@ -11,9 +11,9 @@ from seamfast.modalities.base import Modality, StepDraws, Views, ViewSettings
 from seamfast.modalities.batch import Batch, named_tensors
 from seamfast.modalities.mixing import mixed
 
-EXPECTED_OF_FLOATS = {
-    "crop_pad": "expected 0, as only uint8 pixels can be cropped: pass a seamfast.CleanSet of uint8 images",
-    "flip": "expected False, as only uint8 pixels can be flipped: pass a seamfast.CleanSet of uint8 images",
+_EXPECTED = {
+    "crop_pad": "expected 0, as only images can be cropped: their shape is (N, C, H, W)",
+    "flip": "expected False, as only images can be flipped: their shape is (N, C, H, W)",
 }
 
 
@@ -38,7 +38,7 @@ class TensorModality(Modality):
         return Views(inputs, inputs)
 
     def why_not(self, setting: str, value: Any) -> str | None:
-        return EXPECTED_OF_FLOATS.get(setting) or super().why_not(setting, value)
+        return _EXPECTED.get(setting) or super().why_not(setting, value)
 
     def not_stampable(self) -> InputError:
         return InputError(f"triggers are stamped on images of shape (N, C, H, W); the inputs are {self._shapes}")

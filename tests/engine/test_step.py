@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import seamfast
 from seamfast import CleanSet, SeamConfig
-from seamfast.data.resident import NO_AUGMENTATION, Resident
+from seamfast.data.resident import Resident
 from seamfast.engine import graph, step
 from seamfast.engine.optimizer import SGD, Adam, RelativeAdam
 from seamfast.engine.step import BatchPlan, Eager, Replayed, TrainingBatch, TrainingStep, stepper
-from seamfast.modalities import Augmentation
+from seamfast.modalities import NO_AUGMENTATION, Augmentation
 
 Make = Callable[[], nn.Module]
 

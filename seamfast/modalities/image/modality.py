@@ -17,8 +17,7 @@ from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.image.masks import MaskedPatterns
 from seamfast.modalities.image.perturb import PERTURBATIONS
 from seamfast.modalities.mixing import mixed
-from seamfast.modalities.tensor import EXPECTED_OF_FLOATS
-from seamfast.ops import TriggerTable, gather_augment, occlude, stamp_trigger
+from seamfast.ops import TriggerTable, augmented_places, gather_augment, occlude, stamp_trigger
 from seamfast.ops.normalization import normalization
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.image.base import ImageTrigger
@@ -40,7 +39,7 @@ class ImageModality(Modality):
     """
 
     name: ClassVar[str] = "image"
-    settings = ("crop_pad", "flip", "mixing", "occlusions", "disturbance", "waves")
+    settings = ("crop_pad", "flip", "invariances", "mixing", "occlusions", "disturbance", "waves")
 
     def __init__(
         self,
@@ -82,7 +81,7 @@ class ImageModality(Modality):
     def gather(self, inputs: Batch, indices: Tensor, augmentation: Augmentation, epoch: int | Tensor) -> Tensor:
         assert isinstance(inputs, Tensor)
         if not self.is_pixels:
-            return inputs[indices]
+            return _gathered_floats(inputs, indices, augmentation, epoch)
         mean, std = self._normalization()
         return gather_augment(
             inputs,
@@ -94,6 +93,12 @@ class ImageModality(Modality):
             seed=augmentation.seed,
             epoch=epoch,
         )
+
+    def augmentations(self, seed: int) -> tuple[Augmentation, ...]:
+        """Crops by a sixteenth of the shorter side, and flips."""
+        pad = round(min(self.shape[1:]) / 16)
+        crop = (Augmentation(pad=pad, seed=seed),) if pad else ()
+        return *crop, Augmentation(flip=True, seed=seed)
 
     def views(self, inputs: Batch, labels: Tensor, settings: ViewSettings, draws: StepDraws) -> Views:
         """Student: patterns are pasted, images are disturbed, waves are added. Teacher: blanks in place of the
@@ -122,8 +127,6 @@ class ImageModality(Modality):
         return views._replace(student=student, teacher=teacher)
 
     def why_not(self, setting: str, value: Any) -> str | None:
-        if not self.is_pixels and setting in EXPECTED_OF_FLOATS:
-            return EXPECTED_OF_FLOATS[setting]
         if setting == "crop_pad" and value >= min(self.shape[1:]):
             return f"expected less than the image side {min(self.shape[1:])}"
         return super().why_not(setting, value)
@@ -204,3 +207,15 @@ class ImageModality(Modality):
                 "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
             )
         return self.mean, self.std
+
+
+def _gathered_floats(inputs: Tensor, indices: Tensor, augmentation: Augmentation, epoch: int | Tensor) -> Tensor:
+    """As ``gather_augment`` of pixels: a sample of the same index is cropped and flipped in the same way."""
+    if not augmentation.is_any:
+        return inputs[indices]
+    channels, height, width = inputs.shape[1:]
+    rows, columns = augmented_places(
+        indices, height, width, pad=augmentation.pad, flip=augmentation.flip, seed=augmentation.seed, epoch=epoch
+    )
+    channel = torch.arange(channels, device=inputs.device)[:, None, None]
+    return inputs[indices[:, None, None, None], channel, rows[:, None, :, None], columns[:, None, None, :]]
