@@ -23,8 +23,8 @@ images have the attacker's label, SGD 0.01. The row then has the ASR of that, be
 of the zoo, before and after the same. Source: Min et al., "Uncovering, Explaining, and Mitigating the Superficial
 Safety of Backdoor Defense", NeurIPS 2024, arXiv:2410.09838.
 
-``--unseen`` draws the clean data from one half of the test set and measures on the other; such rows go to a file of
-their own. Beside the rows of clean data out of the training set they show how far acceptance can be trusted.
+``--unseen`` draws the clean data from one half of the test set and measures on the other. Beside the rows of clean data
+out of the training set they show how far acceptance can be trusted, and count in no other table.
 
 ``--report`` measures nothing: it writes ``study.md`` and pictures from the rows to ``--docs``.
 """
@@ -55,7 +55,7 @@ from benches import study_report, zoo  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.training import Training  # noqa: E402
 from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
-from benches.study_report import SEAM  # noqa: E402
+from benches.study_report import SEAM, is_unseen  # noqa: E402
 from benches.zoo import Entry, clean_part, measure, read  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
@@ -82,9 +82,14 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"mixing": 0.0},
     {"waves": 0.0},
     {"plain_end": 0.0},
+    {"allowance": 0.0},
+    {"invariances": False},
+    {"dropout": True},
+    {"recover_easy_steps": 300},
 )
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no radius, no teacher, the teacher always (and
-so no disturbance in recovery), no disturbance, no patterns, no mixing, no waves, no plain end."""
+so no disturbance in recovery), no disturbance, no patterns, no mixing, no waves, no plain end, a teacher that speaks
+while anything is missing, no crops and flips, dropout, no short runs."""
 
 
 @dataclass(frozen=True)
@@ -149,18 +154,22 @@ class Job:
     method: str
     budget: float
     seed: int
+    unseen: bool = False
 
     @property
-    def key(self) -> tuple[str, str, float, int]:
-        return self.entry.name, self.method, self.budget, self.seed
+    def key(self) -> Key:
+        return self.entry.name, self.method, self.budget, self.seed, self.unseen
 
 
-def key(row: Row) -> tuple[str, str, float, int]:
+Key = tuple[str, str, float, int, bool]
+
+
+def key(row: Row) -> Key:
     """The key of the job that a row is of."""
-    return row["entry"], row["method"], row["budget"], row["seed"]
+    return row["entry"], row["method"], row["budget"], row["seed"], is_unseen(row)
 
 
-def latest(rows: list[Row]) -> dict[tuple[str, str, float, int], Row]:
+def latest(rows: list[Row]) -> dict[Key, Row]:
     """The last row of each job."""
     return {key(row): row for row in rows}
 
@@ -224,7 +233,7 @@ def jobs(arguments: argparse.Namespace, place: int, n_shards: int) -> list[Job]:
         named = ", ".join([*missing[:5], *(["..."] if missing[5:] else [])])
         print(f"{len(missing)} models are not planted and left out: {named}", file=sys.stderr)
     return [
-        Job(entry, method, budget, seed)
+        Job(entry, method, budget, seed, arguments.unseen)
         for budget, seed in itertools.product(arguments.budgets, arguments.defence_seeds)
         for entry in filter(is_ready, entries)
         for method in arguments.methods or (CORE[entry.data, entry.architecture] if arguments.core else MAIN)
@@ -337,6 +346,7 @@ def row_of(job: Job, case: Case, method: Method) -> Row:
     begin = time.perf_counter()
     entry = job.entry
     row: Row = {"entry": entry.name, "method": job.method, "budget": job.budget, "seed": job.seed}
+    row |= {"unseen": True} if job.unseen else {}
     row |= {name: getattr(entry, name) for name in ("data", "architecture", "attack", "rate", "part")}
     row |= {"model_seed": entry.seed, "n_clean": len(case.clean), "n_test": len(case.test_set)} | case.before
     if case.reactivates:

@@ -1,8 +1,8 @@
 """``study.py --report``: what the rows of a study say, as a page of tables and three pictures. Nothing is measured.
 
 All means are over rows, each one model, budget and seed. They are of models whose attack worked (ASR of 0.9 and more as
-received) at the usual poison rate, development and held-out attacks apart; attacks that worked less, other poison rates
-and clean models have tables of their own. Points are percentage points.
+received) at the usual poison rate, development and held-out attacks apart; attacks that worked less, other poison
+rates, other nets and clean models have tables of their own. Points are percentage points.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from seamfast.report import write_atomically
 SEAM = "seam (balanced)"
 """Our method by its defaults."""
 
+NETS = ("small_cnn", "small_vgg", "narrow_resnet18")
+"""The architectures of the first tables. The others are fewer models, on one data set, chosen for being difficult."""
 PARTS = ("held-out", "development")
 ATTACKS = (*DEVELOPMENT, *HELD_OUT)
 SHOWN_BUDGET = 0.05
@@ -28,9 +30,10 @@ _MARKS = "os^Dv*PX<>"
 
 def write(folder: Path, rows: list[Row]) -> None:
     """``study.md`` in ``folder``, and beside it the pictures that it shows; equal rows give equal files."""
-    rows = sorted(rows, key=lambda row: (row["entry"], row["method"], row["budget"], row["seed"]))
+    rows = sorted(rows, key=lambda row: (row["entry"], row["method"], row["budget"], row["seed"], is_unseen(row)))
+    shown = [row for row in rows if not is_unseen(row) and row["architecture"] in NETS]
     for name, draw in (("tradeoff", draw_tradeoff), ("attacks", draw_heat_map), ("budgets", draw_budgets)):
-        write_atomically(folder / f"study-{name}.svg", draw(rows))
+        write_atomically(folder / f"study-{name}.svg", draw(shown))
     write_atomically(folder / "study.md", page(rows).encode())
 
 
@@ -59,6 +62,11 @@ def summary(rows: list[Row]) -> Row:
             "seconds": statistics.median(row["seconds"] for row in ended),
         }
     return found
+
+
+def is_unseen(row: Row) -> bool:
+    """Whether the clean data were unseen by the model's training."""
+    return bool(row.get("unseen"))
 
 
 def acc_lost(row: Row) -> float:
@@ -113,12 +121,16 @@ def _page(rows: list[Row]) -> Iterator[str]:
         ("budgets", "Fidelity against the clean budget"),
     ):
         yield f"![{about}](study-{name}.svg)\n"
+    judged = [row for row in rows if row.get("accepted") is not None and row["rate"] == RATE]
+    rows = [row for row in rows if not is_unseen(row)]
     for budget, of_budget in sorted(grouped(rows, "budget").items(), key=lambda item: (item[0] >= 1, -item[0])):
         share = "" if budget >= 1 else " of the training set"
         yield f"## Clean data: {budget_name(budget)}{share}\n"
-        yield from by_method(counted(of_budget))
+        of_nets = [row for row in counted(of_budget) if row["architecture"] in NETS]
+        yield f"On {', '.join(f'`{net}`' for net in NETS)}:\n"
+        yield from by_method(of_nets)
         yield "ASR after, and accuracy lost in points, by attack:\n"
-        yield from crossed(counted(of_budget), "part", "attack")
+        yield from crossed(of_nets, "part", "attack")
         yield "By data set and architecture:\n"
         yield from crossed(counted(of_budget), "data", "architecture")
         attacked = [row for row in of_budget if row["part"] != "clean"]
@@ -132,6 +144,7 @@ def _page(rows: list[Row]) -> Iterator[str]:
             yield from crossed(weak, "data", "architecture", "attack", "rate")
         yield from of_clean_models([row for row in of_budget if row["part"] == "clean"])
         yield from after_reactivation(counted(of_budget))
+    yield from of_acceptance(judged)
 
 
 def table(heads: list[str], lines: Iterable[list[str]]) -> str:
@@ -180,6 +193,28 @@ def crossed(rows: list[Row], *names: str) -> Iterator[str]:
             line.append(f"{found['asr_mean']:.1%}, {found['acc_lost']:.1f}" if found["n"] else "")
         lines.append(line)
     yield table([*names, "ASR before", *methods], lines)
+
+
+def of_acceptance(rows: list[Row]) -> Iterator[str]:
+    """How many were accepted, by what they lost in truth and by where the clean data came from."""
+    if not any(map(is_unseen, rows)):
+        return
+    yield "## Acceptance\n"
+    yield (
+        "Accepted results of all runs that were judged, by the accuracy that they lost on test data, and by whether "
+        "the model was trained on the clean data. A cure that lost 3 points or less should be accepted, one that lost "
+        "6 or more should not.\n"
+    )
+    lines = []
+    for (unseen, budget), group in sorted(
+        grouped(({**r, "unseen": is_unseen(r)} for r in rows), "unseen", "budget").items()
+    ):
+        line = ["unseen" if unseen else "of the training set", budget_name(budget)]
+        for low, high in ((-100, 3), (3, 6), (6, 101)):
+            of_loss = [row["accepted"] for row in group if "failed" not in row and low < acc_lost(row) <= high]
+            line.append(f"{sum(of_loss)}/{len(of_loss)}")
+        lines.append(line)
+    yield table(["clean data", "budget", "lost up to 3 points", "3 to 6", "more than 6"], lines)
 
 
 def of_clean_models(rows: list[Row]) -> Iterator[str]:
