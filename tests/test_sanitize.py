@@ -152,7 +152,7 @@ def test_what_the_held_out_images_show_changes_no_weight(method: str, tiny_model
     """Schedules of fixed length, so that accuracy on the held-out part steers nothing."""
     config = METHODS[method]
     if method == "seam":
-        config = replace(SHORT, forget_until=1e-9)
+        config = replace(SHORT, forget_until=0.0, radius=0.3, margin=0.0, invariances=False)
     split = split_by_class(tiny_data.labels, holdout_fraction=config.holdout_fraction, forget_fraction=1.0, seed=0)
     images = tiny_data.inputs.clone()
     images[split.holdout] = 255 - images[split.holdout].flip(0)
@@ -562,9 +562,9 @@ def test_inputs_without_patterns_are_warned_of(tiny_data: CleanSet) -> None:
     images, flat = normalized(tiny_data), normalized(tiny_data).flatten(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     for method, config, inputs, left_out in (
-        ("seam", SHORT, flat, ["occlusions", "disturbance", "waves"]),
-        ("seam", replace(SHORT, occlusions=0), flat, ["disturbance", "waves"]),
-        ("seam", replace(SHORT, occlusions=0, disturbance=0.0, waves=0.0), flat, []),
+        ("seam", SHORT, flat, ["invariances", "occlusions", "disturbance", "waves"]),
+        ("seam", replace(SHORT, invariances=False, occlusions=0), flat, ["disturbance", "waves"]),
+        ("seam", replace(SHORT, invariances=False, occlusions=0, disturbance=0.0, waves=0.0), flat, []),
         ("seam", SHORT, images, []),
         ("fine_tune", METHODS["fine_tune"], flat, []),
     ):

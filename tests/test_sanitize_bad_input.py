@@ -336,13 +336,8 @@ DEVICES = "expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
             for device in ("gpu", "", "cpu:x", 3.5, ["cpu"])
         ),
         ({"callbacks": seamfast.Callback()}, InputError, "callbacks is a Callback; expected a list of callbacks"),
-        *(
-            (
-                {"config": SeamConfig(**{name: value})}, ConfigError,
-                f"{name} is {value}; expected {type(value)()}, as only uint8 pixels can be {done}: pass a "
-                "seamfast.CleanSet of uint8 images",
-            )
-            for name, value, done in (("crop_pad", 2, "cropped"), ("flip", True, "flipped"))
+        (
+            {"config": SeamConfig(crop_pad=8)}, ConfigError, "crop_pad is 8; expected less than the image side 8",
         ),
         (
             {"triggers": [Patch.square(2)]}, InputError,
@@ -353,6 +348,12 @@ DEVICES = "expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
 )  # fmt: skip
 def test_options(options: dict[str, Any], kind: type[Exception], message: str) -> None:
     refuses_data(kind, message, (IMAGES, LABELS), **options)
+
+
+@pytest.mark.parametrize(("name", "value", "done"), [("crop_pad", 2, "cropped"), ("flip", True, "flipped")])
+def test_what_is_no_image_is_neither_cropped_nor_flipped(name: str, value: Any, done: str) -> None:
+    message = f"{name} is {value}; expected {type(value)()}, as only images can be {done}: their shape is (N, C, H, W)"
+    refuses_data(ConfigError, message, (IMAGES.flatten(1), LABELS), config=SeamConfig(**{name: value}))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,10 @@ from seamfast.modalities import Modality
 
 CLASSES = [config for _, config in METHODS.values()]
 # Settings whose range the strategies below must keep; all others follow from their type.
-IN_UNIT = {"accuracy_budget", "accuracy_limit", "distillation", "disturbance", "margin", "mixing", "plain_end", "waves"}
+IN_UNIT = {
+    "accuracy_budget", "accuracy_limit", "allowance", "distillation", "disturbance", "margin", "mixing", "plain_end",
+    "waves",
+}  # fmt: skip
 BELOW_1 = {"momentum"}
 WITHIN_0_AND_1 = {"holdout_fraction", "forget_fraction", "recover_until"}
 
@@ -94,9 +97,16 @@ def test_toml_as_a_person_writes_it() -> None:
     strengths = [0.5, 0.25]
     flip = true
     radius = 0.9
+    invariances = false
+    dropout = true
+    recover_easy_steps = 40
+    allowance = 0
     """
     config = SeamConfig.from_toml(text)
-    assert config == SeamConfig(batch_size=32, strengths=(0.5, 0.25), flip=True, radius=0.9)
+    assert config == SeamConfig(
+        batch_size=32, strengths=(0.5, 0.25), flip=True, radius=0.9, invariances=False, dropout=True,
+        recover_easy_steps=40, allowance=0.0,
+    )  # fmt: skip
     assert SeamConfig.from_toml("") == SeamConfig()
     assert "radius" not in SeamConfig().to_toml()
     assert "radius = 0.9\n" in config.to_toml()
@@ -167,7 +177,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
         for phase in ("forget", "recover")
         for what in ("patience", "max_epochs")
     ),
-    (SeamConfig, "recover_max_steps", [0], [1], STEPS),
+    *((SeamConfig, f"recover_{which}_steps", [0, -1], [1, 10**6], STEPS) for which in ("max", "easy")),
     (
         SeamAuthorsConfig,
         "recover_betas",
@@ -178,7 +188,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     (SeamAuthorsConfig, "recover_until", [0, 1], [0.999, 1e-9], "a number in (0, 1)"),
     *(
         (SeamConfig, name, [-0.1, 1.1], [0, 1], "a number in [0, 1]")
-        for name in ("distillation", "margin", "mixing", "disturbance", "waves", "plain_end")
+        for name in ("distillation", "allowance", "margin", "mixing", "disturbance", "waves", "plain_end")
     ),
     (FineTuneConfig, "rate", [0, -1], [1e-9], POSITIVE),
     *((SuperFineTuneConfig, f"{name}_rate", [0], [1e-9], POSITIVE) for name in ("base", "forget", "recover")),
@@ -298,8 +308,9 @@ class Picky(Modality):
 
 def test_what_samples_cannot_have_is_left_out_if_optional_and_refused_if_required() -> None:
     every = Picky(*(f.name for f in dataclasses.fields(SeamConfig)))
-    assert SeamConfig().check_modality(every) == ("mixing", "occlusions", "disturbance", "waves")
-    assert SeamConfig(mixing=0.0, occlusions=0, disturbance=0.0, waves=0.0).check_modality(every) == ()
+    assert SeamConfig().check_modality(every) == ("invariances", "mixing", "occlusions", "disturbance", "waves")
+    none = SeamConfig(invariances=False, mixing=0.0, occlusions=0, disturbance=0.0, waves=0.0)
+    assert none.check_modality(every) == ()
     assert SeamConfig().check_modality(Picky("mixing")) == ("mixing",)
     for cls in CLASSES:
         for name, value in (("crop_pad", 4), ("flip", True)):
@@ -311,8 +322,14 @@ def test_what_samples_cannot_have_is_left_out_if_optional_and_refused_if_require
 @pytest.mark.parametrize(
     ("config", "short"),
     [
-        (SeamConfig(strengths=(1.0, 0.5)), SeamConfig(forget_max_steps=3, recover_max_steps=3)),
-        (SeamConfig(forget_max_steps=2), SeamConfig(forget_max_steps=2, recover_max_steps=3)),
+        (
+            SeamConfig(strengths=(1.0, 0.5)),
+            SeamConfig(forget_max_steps=3, recover_max_steps=3, recover_easy_steps=3),
+        ),
+        (
+            SeamConfig(forget_max_steps=2, recover_easy_steps=1),
+            SeamConfig(forget_max_steps=2, recover_max_steps=3, recover_easy_steps=1),
+        ),
         (SeamAuthorsConfig(), SeamAuthorsConfig(forget_max_epochs=1, recover_max_epochs=1)),
         (FineTuneConfig(rate=0.5), FineTuneConfig(rate=0.5, max_steps=3)),
         (SuperFineTuneConfig(), SuperFineTuneConfig(forget_steps=3, recover_steps=3)),

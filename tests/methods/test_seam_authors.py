@@ -232,6 +232,7 @@ def test_what_it_cannot_be_given(tiny_model: Make, tiny_data: CleanSet) -> None:
     ):
         with pytest.raises(ConfigError, match=f"^{message}"):
             seamfast.sanitize(tiny_model(), tiny_data, method="seam_authors", **options)
-    floats = CleanSet(torch.rand(40, 1, 8, 8), torch.arange(40) % 4)
-    with pytest.raises(ConfigError, match=r"^crop_pad is 4; expected 0, as only uint8 pixels can be cropped: "):
-        seamfast.sanitize(tiny_model(), floats, method="seam_authors")
+    rows = CleanSet(torch.rand(40, 64), torch.arange(40) % 4)
+    model = nn.Linear(64, 4)
+    with pytest.raises(ConfigError, match=r"^crop_pad is 4; expected 0, as only images can be cropped: "):
+        seamfast.sanitize(model, rows, method="seam_authors")

@@ -94,14 +94,57 @@ def test_samples_are_gathered_in_the_form_that_the_model_takes(name: str, wanted
     assert equal(resident(name).inputs(SOME), got)
 
 
-def test_named_tensors_are_gathered_by_name_and_pixels_are_augmented_by_seed_and_epoch() -> None:
+def test_named_tensors_are_gathered_by_name_and_images_are_augmented_by_seed_and_epoch() -> None:
     assert equal(resident("named").inputs(SOME), {name: value[SOME] for name, value in NAMED.items()})
     augmentation = Augmentation(pad=2, flip=True, seed=5)
     wanted = gather_augment(PIXELS, SOME, mean=MEAN, std=STD, pad=2, flip=True, seed=5, epoch=3)
     assert equal(resident("pixels").inputs(SOME, augmentation, 3), wanted)
     assert not equal(resident("pixels").inputs(SOME, augmentation, 4), wanted)
-    for name in ("floats", "rows", "named"):
+    for name in ("normalized", "floats"):
+        torch.testing.assert_close(resident(name).inputs(SOME, augmentation, 3), wanted)
+        assert not equal(resident(name).inputs(SOME, augmentation, 4), resident(name).inputs(SOME, augmentation, 3))
+    for name in ("rows", "named"):
         assert equal(resident(name).inputs(SOME, augmentation, 3), resident(name).inputs(SOME))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("epoch", [0, 3, torch.tensor(3)])
+@pytest.mark.parametrize(("pad", "flip"), [(0, False), (0, True), (1, False), (2, True), (7, True)])
+def test_floats_are_cropped_and_flipped_exactly_as_pixels_are(
+    pad: int, flip: bool, epoch: int | Tensor, dtype: torch.dtype
+) -> None:
+    data = CleanSet(PIXELS.to(dtype), LABELS)  # each of the 256 values is one of bfloat16, too
+    for seed in (0, 2**40 + 5):
+        wanted = gather_augment(PIXELS, SOME, mean=0.0, std=1 / 255, pad=pad, flip=flip, seed=seed, epoch=epoch)
+        got = data.modality.gather(data.inputs, SOME, Augmentation(pad, flip, seed), epoch)
+        assert isinstance(got, Tensor)
+        assert got.dtype == dtype
+        assert equal(got.float(), wanted)
+    changes = not equal(wanted, PIXELS[SOME].float())
+    assert changes is Augmentation(pad, flip).is_any
+
+
+@pytest.mark.parametrize(
+    ("shape", "pad"),
+    [
+        ((1, 8, 8), 0), ((3, 16, 16), 1), ((1, 28, 28), 2), ((3, 32, 32), 2), ((3, 224, 224), 14), ((3, 32, 16), 1),
+        ((1, 16, 224), 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_pixels", [True, False])
+def test_images_may_be_cropped_by_a_sixteenth_of_the_shorter_side_or_flipped(
+    shape: tuple[int, int, int], pad: int, is_pixels: bool
+) -> None:
+    """Each change alone, with the seed of the run."""
+    crop = [Augmentation(pad=pad, seed=9)] if pad else []
+    wanted = (*crop, Augmentation(flip=True, seed=9))
+    assert ImageModality(shape, is_pixels, None, None).augmentations(9) == wanted
+
+
+def test_what_is_no_image_is_not_augmented() -> None:
+    for name in ("rows", "named"):
+        assert SETS[name]().modality.augmentations(9) == ()
+    assert Bare().augmentations(9) == ()
 
 
 # Views.
@@ -206,9 +249,9 @@ def test_of_tensors_floats_in_one_are_mixed_and_all_else_is_left_out() -> None:
 
 # Settings.
 
-ONLY_PIXELS = {
-    "crop_pad": "expected 0, as only uint8 pixels can be cropped: pass a seamfast.CleanSet of uint8 images",
-    "flip": "expected False, as only uint8 pixels can be flipped: pass a seamfast.CleanSet of uint8 images",
+ONLY_IMAGES = {
+    "crop_pad": "expected 0, as only images can be cropped: their shape is (N, C, H, W)",
+    "flip": "expected False, as only images can be flipped: their shape is (N, C, H, W)",
 }
 NONE = "expected none for samples of kind 'tensor'"
 
@@ -217,20 +260,24 @@ NONE = "expected none for samples of kind 'tensor'"
     ("name", "reasons"),
     [
         ("pixels", {}),
-        ("normalized", ONLY_PIXELS),
-        ("floats", ONLY_PIXELS),
-        ("rows", ONLY_PIXELS | dict.fromkeys(("occlusions", "disturbance", "waves"), NONE)),
-        ("named", ONLY_PIXELS | dict.fromkeys(("mixing", "occlusions", "disturbance", "waves"), NONE)),
+        ("normalized", {}),
+        ("floats", {}),
+        ("rows", ONLY_IMAGES | dict.fromkeys(("invariances", "occlusions", "disturbance", "waves"), NONE)),
+        ("named", ONLY_IMAGES | dict.fromkeys(("invariances", "mixing", "occlusions", "disturbance", "waves"), NONE)),
     ],
 )
 def test_settings_that_samples_cannot_have(name: str, reasons: dict[str, str]) -> None:
-    values = {"crop_pad": 7, "flip": True, "mixing": 0.5, "occlusions": 3, "disturbance": 0.5, "waves": 0.5}
+    values = {
+        "crop_pad": 7, "flip": True, "invariances": True, "mixing": 0.5, "occlusions": 3, "disturbance": 0.5,
+        "waves": 0.5,
+    }  # fmt: skip
     why_not = SETS[name]().modality.why_not
     assert {s: why_not(s, value) for s, value in values.items() if why_not(s, value) is not None} == reasons
 
 
 def test_crops_are_smaller_than_the_image() -> None:
-    assert SETS["pixels"]().modality.why_not("crop_pad", 8) == "expected less than the image side 8"
+    for name in ("pixels", "floats"):
+        assert SETS[name]().modality.why_not("crop_pad", 8) == "expected less than the image side 8"
 
 
 # Triggers.
@@ -447,7 +494,8 @@ def test_a_modality_of_ones_own_in_a_run(config: Any) -> None:
     method = "seam" if isinstance(config, SeamConfig) else "fine_tune"
     result = seamfast.sanitize(model, coded(), method=method, config=config, precision="fp32")
     assert result.report["run"]["stopped"] is None
-    warning = "samples of kind 'codes' cannot have mixing, occlusions, disturbance, waves: left out, a weaker cure"
+    left_out = "invariances, mixing, occlusions, disturbance, waves"
+    warning = f"samples of kind 'codes' cannot have {left_out}: left out, a weaker cure"
     assert (warning in result.report["warnings"]) is (method == "seam")
     rows = Codes.table[coded().inputs]
     correct = int((model(rows).argmax(1) == coded().labels).sum())
