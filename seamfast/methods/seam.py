@@ -59,6 +59,9 @@ _MOST_LOST = 0.04
 by those that they were trained with, and 5.7 % or more by others."""
 _HARDLY_FORGOTTEN = 0.9
 """Share of the received accuracy."""
+_EASY_RADIUS = 0.15
+"""A task that is half there so far away is found again in few steps. Models on MNIST have 0.2 to 0.3; a traffic sign
+classifier whose radius is 0.07 also comes back at once, and its backdoor with it."""
 _FEWEST_TO_BE_EASY = 200
 """Held-out samples; the standard error of an accuracy is about the accuracy budget or below."""
 
@@ -84,8 +87,8 @@ class SeamConfig(MethodConfig):
         radius: ``None``: found by forgetting; else this one, above 0.
         recover_rate: peak learning rate of the recovery step, as a multiple of the radius.
         recover_max_steps: at least 1.
-        recover_easy_steps: so many instead, at least 1, and smaller ones, where the task is easy: no more accuracy than
-            ``accuracy_budget`` is missing at the first evaluation of recovery, while the rate is at its peak, on at
+        recover_easy_steps: so many instead, at least 1, and smaller ones, where the task is easy: its radius is at least
+            0.15, and no more accuracy than ``accuracy_budget`` is missing at the first evaluation of recovery, on at
             least 200 held-out samples.
         recover_eval_every: steps from one evaluation to the next.
         dropout: whether PyTorch's dropout layers drop in recovery, whose steps are too few to train by it.
@@ -170,9 +173,9 @@ class SeamConfig(MethodConfig):
         excess = missing + 1 / n_holdout - min(self.allowance, at_first / 3)
         return min(max(excess / margin, 0.0), 1.0)
 
-    def is_easy(self, at_first: float, n_holdout: int) -> bool:
-        """Whether ``recover_easy_steps`` are enough."""
-        return n_holdout >= _FEWEST_TO_BE_EASY and at_first <= self.accuracy_budget
+    def is_easy(self, radius: float, at_first: float, n_holdout: int) -> bool:
+        """Whether ``recover_easy_steps`` are enough; ``at_first``: accuracy missing at the first evaluation."""
+        return radius >= _EASY_RADIUS and at_first <= self.accuracy_budget and n_holdout >= _FEWEST_TO_BE_EASY
 
     def shortened(self, n_steps: int) -> SeamConfig:
         return replace(super().shortened(n_steps), strengths=self.strengths[:1])
@@ -343,8 +346,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
             loss = torch.lerp(loss, distilled, config.distillation * teacher_weight)
         return loss
 
-    push = strength * (config.recover_rate * radius)
-    n_steps, at_first = config.recover_max_steps, None
+    push, n_steps = strength * (config.recover_rate * radius), config.recover_max_steps
+    n_holdout, missing = len(run.split.holdout), list[float]()
     for step in run.steps(
         "recover",
         loss,
@@ -357,17 +360,20 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
         if fraction >= 1 - config.plain_end:
             changed.zero_()
         step.take(push * cosine(fraction))
-        is_last = step.is_last or step.number + 1 == n_steps
-        if is_last or (step.number + 1) % config.recover_eval_every == 0:
-            accuracy, n_holdout = run.evaluate_holdout(), len(run.split.holdout)
-            missing = run.accuracy_received - accuracy
-            if at_first is None:
-                at_first = missing
-                if config.is_easy(at_first, n_holdout) and step.number + 1 < config.recover_easy_steps < n_steps:
-                    # As many steps as there are, each as large: too far to come back from in a few.
-                    push *= math.sqrt(config.recover_easy_steps / n_steps)
-                    n_steps = config.recover_easy_steps
-            weight = config.teacher_weight(missing, at_first, accuracy, n_holdout)
+        n_taken = step.number + 1
+        is_last = step.is_last or n_taken == n_steps
+        if is_last or n_taken % config.recover_eval_every == 0:
+            accuracy = run.evaluate_holdout()
+            missing.append(run.accuracy_received - accuracy)
+            weight = config.teacher_weight(missing[-1], missing[0], accuracy, n_holdout)
             teacher_weight.fill_(weight)
+            if (
+                len(missing) == 2
+                and n_taken < config.recover_easy_steps < n_steps
+                and config.is_easy(missing, n_holdout)
+            ):
+                # Steps as large as those of a long run would lead too far to come back in a few.
+                push *= math.sqrt(config.recover_easy_steps / n_steps)
+                n_steps = config.recover_easy_steps
         if is_last:
             return
