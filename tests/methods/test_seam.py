@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import seamfast
 from seamfast import CleanSet, HistoryPoint, SeamConfig
 from seamfast.data import split_by_class
-from seamfast.engine.run import Run
+from seamfast.engine.run import Clock, Run
 from seamfast.methods.schedules import cosine
+from seamfast.modalities import Augmentation
 from seamfast.modalities.image import modality as image_module
 
 Make = Callable[[], nn.Module]
@@ -75,6 +79,17 @@ def linear(n_classes: int = 4) -> nn.Module:
     return model
 
 
+def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: Iterable[float]) -> None:
+    """Evaluations within a run find these accuracies, one after the other, and those of the model once they end."""
+    seen, evaluate = iter(accuracies), Run.evaluate_holdout
+
+    def found(run: Run) -> float:
+        counted = evaluate(run)
+        return next(seen, counted)
+
+    monkeypatch.setattr(Run, "evaluate_holdout", found)
+
+
 # Forgetting.
 
 
@@ -97,8 +112,21 @@ def test_forgetting_ends_after_its_steps_if_accuracy_is_not_below_the_threshold(
     changes: dict[str, Any], tiny_model: Make, tiny_data: CleanSet
 ) -> None:
     result = cured(tiny_model(), tiny_data, forget_max_steps=7, forget_eval_every=3, recover_max_steps=1, **changes)
-    assert [p.step for p in points(result, "forget")] == [3, 6, 7]
+    assert [p.step for p in points(result, "forget")] == [6, 7]  # every other one, as nothing is forgotten at first
     assert result.report["run"]["steps"] == {"forget": 7, "recover": 1}
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_while_nine_tenths_are_left_every_other_evaluation_is_made(
+    every: int, tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the accuracy as received, which is 1; should it come back, so does the longer way to the next one."""
+    scripted(monkeypatch, [0.95, 0.91, 0.9, 0.8, 0.92, 0.7, 0.6])
+    result = cured(
+        sure(), tiny_data, forget_rate=STILL, forget_growth=1.0, forget_eval_every=every, forget_max_steps=11 * every,
+        forget_until=0.0, radius=1.0, recover_max_steps=1, recover_rate=STILL,
+    )  # fmt: skip
+    assert [p.step for p in points(result, "forget")] == [every * k for k in (2, 4, 6, 7, 8, 10, 11)]
 
 
 def test_forget_until_is_a_multiple_of_chance(tiny_model: Make, tiny_data: CleanSet) -> None:
@@ -143,10 +171,20 @@ def sure(scale: float = 1.0) -> nn.Module:
     return model
 
 
-def test_labels_are_drawn_anew_at_each_step_from_the_wrong_classes(tiny_data: CleanSet) -> None:
+def test_labels_are_drawn_anew_at_each_step_from_the_wrong_classes(
+    tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a sure model that never moves, on the whole recovery part: the labels alone change its loss."""
-    result = cured(sure(), tiny_data, forget_rate=STILL, recover_max_steps=1, batch_size=128, **PLAIN)
-    losses = [p.loss for p in points(result, "forget")]
+    losses: list[float] = []
+    of_random_labels = seam_module.random_label_cross_entropy
+
+    def noted(*arguments: Any, **options: Any) -> Tensor:
+        loss: Tensor = of_random_labels(*arguments, **options)
+        losses.append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(seam_module, "random_label_cross_entropy", noted)
+    cured(sure(), tiny_data, forget_rate=STILL, recover_max_steps=1, batch_size=128, **PLAIN)
     assert len(set(losses)) == len(losses) == 40
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
     labels, logits = tiny_data.labels[split.forget], sure()(normalized(tiny_data)[split.forget]).detach()
@@ -169,40 +207,54 @@ def test_with_the_received_answers_alone_labels_do_not_matter(tiny_data: CleanSe
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-@pytest.mark.parametrize(("margin", "part"), [(0.0, 1.0), (0.25, 1.0), (0.5, (8 + 1) / 16)])
-def test_the_loss_of_recovery_by_hand(temperature: float, margin: float, part: float, tiny_data: CleanSet) -> None:
-    """The loss of the second step, on all of the recovery part, from the weights that the first one left.
+@pytest.mark.parametrize(
+    ("margin", "allowance", "part"),
+    [
+        (0.0, 0.15, 1.0),
+        (0.2, 0.02, 1.0),
+        (0.2, 0.15, (9 / 32 - 0.15) / 0.2),
+        (0.3, 0.15, (9 / 32 - 0.15) / 0.25),
+        (0.2, 0.5, (9 / 32 - 1 / 6) / 0.2),
+    ],
+)
+def test_the_loss_of_recovery_by_hand(
+    temperature: float, margin: float, allowance: float, part: float, tiny_data: CleanSet
+) -> None:
+    """The loss of the third step, on all of the recovery part, from the weights that the second one left.
 
-    Between them a quarter of the accuracy is lost, 8 held-out samples of 32, and one more may be: all of the margin, or
-    9 samples of the 16 that it is.
+    After the first, half of the accuracy is missing: the margin is at most a quarter, the allowance at most a sixth.
+    After the second a quarter is, 8 held-out samples of 32, and one more may be.
     """
 
     scale = 0.05  # of a model that is not so sure that its answers are but the labels
 
     models: list[nn.Module] = []
 
-    class LoseAClass(seamfast.Callback):
+    class LoseClasses(seamfast.Callback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            weight = kwargs["model"][1].weight
             with torch.no_grad():
-                kwargs["model"][1].weight[2] = scale  # no image is bright all over: never this class
+                weight[2] = scale  # no image is bright all over: never this class
+                weight[3] = scale if state.global_step == 1 else sure(scale)[1].weight[3]
             models.append(copy.deepcopy(kwargs["model"]))
 
     result = cured(
-        sure(scale), tiny_data, LoseAClass(), recover_rate=0.1, recover_max_steps=2, recover_eval_every=1,
-        temperature=temperature, margin=margin, **(RECOVERY_ALONE | PLAIN | {"distillation": 0.7}),
+        sure(scale), tiny_data, LoseClasses(), recover_rate=0.1, recover_max_steps=3, recover_eval_every=1,
+        temperature=temperature, margin=margin, allowance=allowance,
+        **(RECOVERY_ALONE | PLAIN | {"distillation": 0.7}),
     )  # fmt: skip
     assert result.report["holdout"]["before"]["clean_accuracy"]["value"] == 1
-    assert result.history[0].holdout_accuracy == 0.75
+    assert [p.holdout_accuracy for p in result.history[:2]] == [0.5, 0.75]
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
     inputs = normalized(tiny_data)[split.recovery]
     with torch.no_grad():
-        student, teacher = models[0](inputs).double(), sure(scale)(inputs).double()
+        student, teacher = models[1](inputs).double(), sure(scale)(inputs).double()
     task = F.cross_entropy(student, tiny_data.labels[split.recovery])
     wanted = (teacher / temperature).softmax(1)
     gap = (wanted * (wanted.log() - (student / temperature).log_softmax(1))).sum(1).mean() * temperature**2
     assert abs(gap - task) > 0.1
     weight = 0.7 * part
-    assert result.history[1].loss == pytest.approx(float((1 - weight) * task + weight * gap), rel=1e-4)
+    assert result.history[2].loss == pytest.approx(float((1 - weight) * task + weight * gap), rel=1e-4)
 
 
 class Notes(nn.Module):
@@ -284,7 +336,7 @@ def asked(data: CleanSet, **settings: Any) -> dict[bool, list[float]]:
     with torch.no_grad():
         model.head.weight.copy_(sure()[1].weight)
         model.head.bias.zero_()
-    cured(model, data, batch_size=128, occlusions=0, waves=0.0, **settings)
+    cured(model, data, batch_size=128, occlusions=0, waves=0.0, invariances=False, **settings)
     known = normalized(data).flatten(1)
     return {
         mode: [float((torch.cdist(b.flatten(1), known).amin(1) > 0.01).double().mean()) for b in model.asked[mode]]
@@ -321,21 +373,16 @@ def weights_and_shares(
     The model as received is right on all.
     """
     shares: list[float] = []
-    seen = iter(accuracies)
-    evaluate = Run.evaluate_holdout
 
-    def scripted(run: Run) -> float:
-        evaluate(run)
-        return next(seen)
-
-    def noted(images: Tensor, lowest: Tensor, highest: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
+    def noted(images: Tensor, *_: Any, share: Tensor, most: float) -> Tensor:
+        assert most == changes["disturbance"]
         shares.append(float(share))
         return images
 
     def large(logits: Tensor, received: Tensor, temperature: float) -> Tensor:
         return 0 * logits.sum() + 1e6  # of the loss, this is the teacher's part
 
-    monkeypatch.setattr(Run, "evaluate_holdout", scripted)
+    scripted(monkeypatch, accuracies)
     monkeypatch.setattr(image_module, "disturb", noted)
     monkeypatch.setattr(seam_module, "distillation_loss", large)
     n_steps = len(accuracies)
@@ -352,11 +399,17 @@ def weights_and_shares(
     ("missing", "weights", "settings"),
     [
         # One held-out sample more than is seen to be missing may be so. All of the weight at first, as what is missing
-        # is not known yet; the last accuracy comes too late.
+        # is not known yet; the last accuracy comes too late. The allowance is 0.1.
         (
-            [0.1, 0.0, 0.05, 0.5, 0.2, 0.02, 1 / 32, 0.0],
-            [1.0, 0.5, 0.0, 0.25, 1.0, 1.0, 0.1, 1 / 32 / 0.2],
-            {"margin": 0.2, "distillation": 0.8, "disturbance": 0.5},
+            [0.6, 0.1, 0.15, 0.5, 0.3, 0.12, 1 / 32, 0.0],
+            [1.0, 1.0, 0.0, 0.25, 1.0, 1.0, 0.1, 0.0],
+            {"margin": 0.2, "allowance": 0.1, "distillation": 0.8, "disturbance": 0.5},
+        ),
+        # Of what is missing at first, no more than a third is allowed, and half of it is all of the margin.
+        (
+            [0.5, 0.25, 0.3, 0.0],
+            [1.0, 1.0, (0.25 - 0.46875 / 3) / 0.234375, (0.3 - 0.46875 / 3) / 0.234375],
+            {"margin": 0.9, "allowance": 0.9, "distillation": 0.8, "disturbance": 0.5},
         ),
         ([-0.5, -0.5], [1.0, 0.0], {"disturbance": 1.0, "distillation": 0.8}),
         # Without a margin always the teacher, never a disturbance.
@@ -378,21 +431,59 @@ def test_the_teachers_weight_follows_the_accuracy_that_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("missing", "n_holdout", "weight"),
+    ("missing", "at_first", "accuracy", "n_holdout", "weight"),
     [
-        (0.03, 10_000, (0.03 + 1e-4) / 0.06),
-        (0.03, 225, (0.03 + 1 / 225) / 0.06),  # from here on down, 0.06 is within two standard errors
-        (0.05, 100, (0.05 + 1 / 100) / 0.09),
-        (0.05, 36, (0.05 + 1 / 36) * 40**0.5 / 0.9),  # no further down than forty
-        (0.0, 4, 1.0),
-        (0.2, 36, 1.0),
-        (-0.1, 36, 0.0),
+        # Of many samples: by the settings, 0.02 and 0.06.
+        (0.03, 0.5, 0.9, 10_000, (0.03 + 1e-4 - 0.02) / 0.06),
+        (0.02 - 1e-4, 0.5, 0.9, 10_000, 0.0),
+        (0.08, 0.5, 0.9, 10_000, 1.0),
+        # Where little is missing at first: a third and half of that.
+        (0.015, 0.03, 0.9, 10_000, (0.015 + 1e-4 - 0.01) / 0.015),
+        (0.03, 0.03, 0.9, 10_000, 1.0),
+        # Where it is within two standard errors, 0.006: a third and all of them.
+        (0.003, 0.001, 0.9, 10_000, (0.003 + 1e-4 - 0.002) / 0.006),
+        (0.003, -0.2, 0.9, 10_000, (0.003 + 1e-4 - 0.002) / 0.006),
+        # On few samples more must be missing for the same weight: two standard errors are 0.08.
+        (0.05, 0.5, 0.8, 100, (0.05 + 1 / 100 - 0.02) / 0.08),
+        (0.05, 0.5, 0.9, 36, (0.05 + 1 / 36 - 0.02) / (2 * (0.09 / 40) ** 0.5)),  # no further down than forty
+        # Of an accuracy of 1 or 0, as if one sample were otherwise.
+        (0.01, 0.5, 1.0, 100, 0.0),
+        (0.025, 0.5, 1.0, 50, (0.025 + 1 / 50 - 0.02) / 0.06),
+        (0.045, 0.5, 0.0, 40, (0.045 + 1 / 40 - 0.02) / 0.06),
+        (0.0, 0.0, 1.0, 4, 1.0),
+        (0.2, 0.2, 0.8, 36, 1.0),
+        (-0.1, 0.5, 1.0, 36, 0.0),
     ],
 )
-def test_on_few_held_out_samples_more_must_be_missing_for_the_same_weight(
-    missing: float, n_holdout: int, weight: float
+def test_the_teachers_weight_by_hand(
+    missing: float, at_first: float, accuracy: float, n_holdout: int, weight: float
 ) -> None:
-    assert SeamConfig().teacher_weight(missing, n_holdout) == pytest.approx(weight)
+    got = SeamConfig().teacher_weight(missing, at_first, accuracy, n_holdout)
+    assert got == pytest.approx(weight, abs=1e-12)
+
+
+RATE, SIZE = st.floats(0, 1), st.integers(1, 10**6)
+
+
+@given(RATE, RATE, st.tuples(*[st.floats(-1, 1)] * 2), st.floats(-1, 1), RATE, SIZE)
+def test_the_more_is_missing_the_greater_the_teachers_weight(
+    allowance: float, margin: float, missing: tuple[float, float], at_first: float, accuracy: float, n_holdout: int
+) -> None:
+    config = SeamConfig(allowance=allowance, margin=margin)
+    less, more = (config.teacher_weight(part, at_first, accuracy, n_holdout) for part in sorted(missing))
+    assert 0 <= less <= more <= 1
+    assert margin or less == 1
+
+
+@given(RATE, st.floats(0, 1, exclude_min=True), st.floats(0.2, 1), RATE, st.integers(100, 10**6))
+def test_what_is_missing_at_first_beyond_chance_is_worth_all_of_the_teacher(
+    allowance: float, margin: float, at_first: float, accuracy: float, n_holdout: int
+) -> None:
+    """Whatever is allowed: or a hard task would be left alone."""
+    config = SeamConfig(allowance=allowance, margin=margin)
+    assert config.teacher_weight(at_first, at_first, accuracy, n_holdout) == 1
+    generous = SeamConfig(allowance=1.0, margin=margin)  # a third is allowed
+    assert generous.teacher_weight(at_first / 3 - 1 / n_holdout, at_first, accuracy, n_holdout) < 1e-6
 
 
 @pytest.mark.parametrize("disturbance", [0.0, 0.5])
@@ -721,3 +812,369 @@ def test_a_teacher_of_weight_0_is_not_asked(
     monkeypatch.setattr(SeamConfig, "teacher_weight", lambda *_: 0.0)
     cured(tiny_model(), tiny_data, **RECOVERY_ALONE, recover_rate=STILL, recover_max_steps=6, recover_eval_every=2)
     assert len(answers) == 2  # until it is first known what is missing
+
+
+# Easy tasks.
+
+
+@pytest.mark.parametrize(
+    ("missing", "n_holdout", "budget", "is_easy"),
+    [
+        ([0.03, 0.03], 200, 0.03, True),
+        ([0.0301, 0.0], 10_000, 0.03, False),
+        ([0.0, 0.0301], 10_000, 0.03, False),
+        ([0.0301, 0.0], 10_000, 0.05, True),
+        ([-0.1, -0.1], 200, 0.0, True),
+        ([0.0, 0.0], 199, 0.03, False),  # too few to tell
+    ],
+)
+def test_a_task_is_easy_where_no_more_than_the_budget_is_missing(
+    missing: list[float], n_holdout: int, budget: float, is_easy: bool
+) -> None:
+    assert SeamConfig(accuracy_budget=budget).is_easy(missing, n_holdout) is is_easy
+
+
+EASY: dict[str, Any] = {
+    "forget_max_steps": 0, "radius": 1e-6, "recover_rate": 1.0, "recover_max_steps": 60, "recover_easy_steps": 15,
+    "recover_eval_every": 5, "batch_size": 16, **PLAIN,
+}  # fmt: skip
+
+
+class Ends(seamfast.Callback):
+    """What the state says at the end of the run."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.taken, self.planned = state.global_step, state.max_steps
+
+
+def easy_rates(tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[float]:
+    """The rates of recovery of a model that is right on all, on 224 held-out samples."""
+    data = enlarged(tiny_data, 7)
+    assert round(0.2 * len(data)) == 224
+    (rates,) = rates_of(monkeypatch, data, **EASY | changes)
+    return rates
+
+
+def test_an_easy_task_gets_fewer_and_smaller_steps(
+    tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second evaluation on; they are smaller as the root of their number, and end as all runs end."""
+    rates = easy_rates(tiny_data, enlarged, monkeypatch)
+    wanted = [1e-6 * cosine(k / 60) for k in range(10)] + [
+        1e-6 * (15 / 60) ** 0.5 * cosine(k / 15) for k in range(10, 15)
+    ]
+    assert rates == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recover_easy_steps": 60},  # no fewer than all
+        {"recover_easy_steps": 90},
+        {"recover_easy_steps": 10},  # all taken when it is first known
+        {"recover_easy_steps": 3},
+        {"recover_eval_every": 8},
+    ],
+)
+def test_a_task_that_is_found_easy_too_late_gets_all_steps(
+    changes: dict[str, Any], tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = easy_rates(tiny_data, enlarged, monkeypatch, **changes)
+    assert rates == pytest.approx([1e-6 * cosine(k / 60) for k in range(60)])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "n_steps"),
+    [([0.96], 60), ([1, 0.96], 60), ([0.98, 0.98], 15), ([0.96, 1, 1], 60), ([1, 1, 0.5], 15)],
+)
+def test_the_first_two_evaluations_decide_how_many_steps_a_task_needs(
+    accuracies: list[float], n_steps: int, tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, accuracies)
+    assert len(easy_rates(tiny_data, enlarged, monkeypatch)) == n_steps
+
+
+def test_on_few_held_out_samples_no_task_is_easy(tiny_data: CleanSet, enlarged: Enlarged) -> None:
+    data = enlarged(tiny_data, 6)
+    assert cured(sure(), data, **EASY).report["run"]["steps"] == {"recover": 60}  # 192 of them
+
+
+def test_a_short_run_is_reported_as_complete(tiny_data: CleanSet, enlarged: Enlarged) -> None:
+    ends = Ends()
+    result = cured(sure(), enlarged(tiny_data, 7), ends, **EASY | {"recover_easy_steps": 12, "plain_end": 0.2})
+    assert result.report["run"]["steps"] == {"recover": 12}
+    assert [p.step for p in result.history] == [5, 10, 12]
+    assert (ends.taken, ends.planned) == (12, 12)
+    assert not result.report["run"]["time_ran_out"]
+    assert result.accepted
+
+
+def test_the_plain_end_of_a_short_run_is_a_share_of_its_steps(
+    tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: list[float] = []
+    views = Run.views
+
+    def noted(run: Run, *arguments: Any, **draws: Tensor) -> Any:
+        changed.append(float(draws["changed"]))
+        return views(run, *arguments, **draws)
+
+    monkeypatch.setattr(Run, "views", noted)
+    cured(sure(), enlarged(tiny_data, 7), **EASY | {"plain_end": 0.2})
+    assert changed == [1.0] * 12 + [0.0] * 3
+
+
+class Ticks(seamfast.Callback):
+    """A second passes at each step, and no time besides."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(Clock, "elapsed", lambda _: self.now)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.now += 1
+
+
+@pytest.mark.parametrize(("budget_s", "n_steps"), [(12.5, 12), (14.5, 14), (15.5, 15), (60.5, 15)])
+def test_a_time_budget_ends_a_short_run_too(
+    budget_s: float, n_steps: int, tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    take = Run._take
+    monkeypatch.setattr(Run, "_take", lambda run, rate: (rates.append(rate), take(run, rate)))
+    ends = Ends()
+    result = seamfast.sanitize(
+        sure(), enlarged(tiny_data, 7), config=SeamConfig(**EASY), precision="fp32", time_budget_s=budget_s,
+        callbacks=[Ticks(monkeypatch), ends],
+    )  # fmt: skip
+    assert result.report["run"]["steps"] == {"recover": n_steps}
+    assert (ends.taken, ends.planned) == (n_steps, n_steps)
+    assert result.report["run"]["time_ran_out"] is (n_steps < 15)
+    assert result.history[-1].step == n_steps
+    assert min(rates) == rates[-1] < 0.1 * max(rates)
+    assert result.accepted  # at least half of the steps that it needs
+
+
+@pytest.mark.parametrize(("budget_s", "n_steps"), [(9.5, 9), (29.5, 29), (31.5, 31)])
+def test_a_recovery_that_the_clock_cut_short_is_reported(
+    budget_s: float, n_steps: int, tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = seamfast.sanitize(
+        sure(), tiny_data, config=SeamConfig(**EASY), precision="fp32", time_budget_s=budget_s,
+        callbacks=[Ticks(monkeypatch)],
+    )  # fmt: skip
+    assert result.report["run"]["steps"] == {"recover": n_steps}
+    assert result.report["run"]["time_ran_out"]
+    warning = f"the time budget of {budget_s} s cut the run short; steps taken: recover {n_steps}"
+    assert warning in result.report["warnings"]
+    share = f"{n_steps / 60:.0%} of the recovery steps were taken"
+    checks = {check["name"]: check for check in result.report["verdict"]["checks"]}
+    assert share in checks["recovery not cut short"]["detail"]
+    assert checks["recovery not cut short"]["passed"] is (n_steps >= 30)
+
+
+# Invariances.
+
+SIDE = 16  # the smallest images that are cropped, by a pixel
+
+
+def templates(kind: str) -> Tensor:
+    """``(4, 16, 16)``: where the images of each class are bright.
+
+    A band is four rows, a comb every fourth row. A crop moves a comb onto that of another class, and bands by little; a
+    flip changes neither, but both of columns.
+    """
+    rows = torch.arange(SIDE)
+    lines = rows // 4 if kind.endswith("bands") else rows % 4
+    bright = (lines == torch.arange(4)[:, None]).float().view(4, SIDE, 1).expand(4, SIDE, SIDE)
+    return bright.mT if kind.startswith("upright") else bright
+
+
+def striped(kind: str, n: int = 160) -> CleanSet:
+    labels = torch.arange(n) % 4
+    noise = torch.randint(0, 60, (n, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(3))
+    pixels = (noise + 120 * templates(kind)[labels][:, None]).to(torch.uint8)
+    return CleanSet(pixels, labels, mean=0.4, std=0.25)
+
+
+def of_stripes(kind: str) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 4, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(templates(kind).flatten(1))
+    return model
+
+
+FOUND = {"bands": (1, True), "upright bands": (1, False), "combs": (0, True), "upright combs": (0, False)}
+FEW: dict[str, Any] = {"forget_max_steps": 1, "recover_max_steps": 1, **PLAIN}
+
+
+def augmentation_of(result: seamfast.SanitizeResult) -> tuple[int, bool]:
+    found = result.report["run"]["augmentation"]
+    assert list(found) == ["crop_pad", "flip"]
+    return found["crop_pad"], found["flip"]
+
+
+@pytest.mark.parametrize("kind", FOUND)
+@pytest.mark.parametrize("is_pixels", [True, False])
+def test_samples_are_augmented_as_far_as_the_model_is_invariant_to_it(kind: str, is_pixels: bool) -> None:
+    data = striped(kind)
+    if not is_pixels:
+        data = CleanSet(normalized(data), data.labels)
+    result = cured(of_stripes(kind), data, **FEW)
+    assert result.report["holdout"]["before"]["clean_accuracy"]["value"] == 1
+    assert augmentation_of(result) == FOUND[kind]
+    assert augmentation_of(cured(of_stripes(kind), data, **FEW, invariances=False)) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({"crop_pad": 2}, (2, False)), ({"flip": True}, (0, True)), ({"crop_pad": 3, "flip": True}, (3, True))],
+)
+@pytest.mark.parametrize("kind", ["bands", "upright combs"])
+def test_an_augmentation_that_is_given_is_the_one_that_is_used(
+    kind: str, given: dict[str, Any], wanted: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "share_lost_under", None)  # nothing else is tried
+    assert augmentation_of(cured(of_stripes(kind), striped(kind), **FEW, **given)) == wanted
+
+
+class AsRead(Dataset[Any]):
+    def __init__(self, data: CleanSet) -> None:
+        self.inputs, self.labels = normalized(data), data.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.inputs[index], int(self.labels[index])
+
+
+@pytest.mark.parametrize(("augments", "wanted"), [(True, (0, False)), (False, (1, True))])
+def test_what_the_loader_augments_is_augmented_no_further(augments: bool, wanted: tuple[int, bool]) -> None:
+    config = SeamConfig(**FEW)
+    result = seamfast.sanitize(
+        of_stripes("bands"), AsRead(striped("bands")), augments=augments, config=config, precision="fp32"
+    )
+    assert augmentation_of(result) == wanted
+
+
+def test_what_is_no_image_is_not_augmented_and_said_to_be_left_out() -> None:
+    data = striped("bands")
+    rows = CleanSet(normalized(data).flatten(1), data.labels)
+    result = cured(of_stripes("bands"), rows, **FEW)
+    assert augmentation_of(result) == (0, False)
+    assert "samples of kind 'tensor' cannot have invariances: left out, a weaker cure" in result.report["warnings"]
+    assert not [w for w in cured(of_stripes("bands"), rows, **FEW, invariances=False).report["warnings"] if "kind" in w]
+
+
+@pytest.mark.parametrize(("crop", "flip", "wanted"), [(0.04, 0.041, (1, False)), (0.041, 0.04, (0, True))])
+def test_a_twenty_fifth_of_the_samples_may_be_lost(
+    crop: float, flip: float, wanted: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By each change alone."""
+
+    def lost(run: Run, augmentation: Augmentation) -> float:
+        assert bool(augmentation.pad) is not augmentation.flip
+        return flip if augmentation.flip else crop
+
+    monkeypatch.setattr(Run, "share_lost_under", lost)
+    assert augmentation_of(cured(of_stripes("bands"), striped("bands"), **FEW)) == wanted
+
+
+def among(images: Tensor, known: Tensor) -> Tensor:
+    """``(B,)`` bool."""
+    return torch.stack([(image - known).abs().flatten(1).amax(1).amin() < 1e-4 for image in images])
+
+
+def test_both_steps_see_augmented_samples_and_evaluations_do_not() -> None:
+    """Combs are flipped: of each sample, about half of the time."""
+    data = striped("combs")
+    inputs = normalized(data)
+    split = split_by_class(data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
+    seen: list[tuple[bool, Tensor]] = []
+    model = of_stripes("combs")
+    model.register_forward_pre_hook(lambda module, args: seen.append((module.training, args[0].clone())))
+    cured(model, data, batch_size=128, **FEW)
+    trained = [images for training, images in seen if training and len(images) == 128]
+    assert len(trained) == 2
+    for images in trained:
+        plain, mirrored = (among(images, known) for known in (inputs, inputs.flip(3)))
+        assert (plain ^ mirrored).all()
+        assert 0.3 < plain.float().mean() < 0.7
+    assert not torch.equal(*(torch.stack([x.flatten(1).sum(1) for x in trained])))
+    evaluated = [images for training, images in seen if not training and len(images) == len(split.holdout)]
+    assert (
+        sum(torch.allclose(images, inputs[split.holdout], atol=1e-4) for images in evaluated) >= 2
+    )  # before and after
+    assert all(len(images) <= len(split.holdout) for training, images in seen if not training)
+
+
+# Dropout.
+
+
+class Dropping(nn.Module):
+    """Right on ``tiny_data``, with one of each of PyTorch's dropout layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = sure()
+        self.norm = nn.BatchNorm1d(4)
+        self.drops = nn.ModuleList(
+            [
+                nn.Dropout(0.2), nn.Dropout1d(0.2), nn.Dropout2d(0.2), nn.Dropout3d(0.2), nn.AlphaDropout(0.2),
+                nn.FeatureAlphaDropout(0.2),
+            ]
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.drops[0](images))
+        return logits
+
+
+class Modes(seamfast.Callback):
+    """At the end of each step, whether each dropout layer drops, by phase and attempt; all else is in train mode."""
+
+    def __init__(self) -> None:
+        self.drops: dict[tuple[str, int], set[bool]] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        assert model.training
+        assert model.norm.training
+        modes = {layer.training for layer in model.drops}
+        self.drops.setdefault((state.phase, state.attempt), set()).update(modes)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_nothing_drops_in_recovery_unless_asked_to(dropout: bool, tiny_data: CleanSet) -> None:
+    """In forgetting it does, in that of a second attempt too; nor do the evaluations in between change it."""
+    modes = Modes()
+    result = cured(
+        Dropping(), tiny_data, modes, dropout=dropout, strengths=(1.0, 1e-9), forget_rate=0.4, forget_max_steps=3,
+        recover_rate=STILL, recover_max_steps=4, recover_eval_every=1, **PLAIN,
+    )  # fmt: skip
+    assert result.report["run"]["n_attempts"] == 2
+    assert modes.drops == {
+        (phase, attempt): {phase == "forget" or dropout} for phase in ("forget", "recover") for attempt in (0, 1)
+    }
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_what_dropout_does_to_recovery_is_what_it_does_to_its_batches(dropout: bool, tiny_data: CleanSet) -> None:
+    seen: list[Tensor] = []
+    model = Dropping()
+    model.head.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()) if module.training else None)
+    cured(model, tiny_data, dropout=dropout, **RECOVERY_ALONE, recover_rate=STILL, recover_max_steps=2, **PLAIN)
+    assert len(seen) == 2
+    zeros = torch.cat(seen).eq(0).double().mean()
+    assert zeros == pytest.approx(0.2, abs=0.03) if dropout else zeros < 0.02
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_the_returned_model_has_the_modes_of_the_given_one(trains: bool, tiny_data: CleanSet) -> None:
+    model = Dropping().train(trains)
+    model.drops[1].train(not trains)
+    result = cured(model, tiny_data, forget_max_steps=2, recover_max_steps=2, **PLAIN)
+    assert result.report["run"]["stopped"] is None
+    wanted = {name: module.training for name, module in model.named_modules()}
+    assert {name: module.training for name, module in result.model.named_modules()} == wanted
