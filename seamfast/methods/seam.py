@@ -367,11 +367,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
             missing.append(run.accuracy_received - accuracy)
             weight = config.teacher_weight(missing[-1], missing[0], accuracy, n_holdout)
             teacher_weight.fill_(weight)
-            if (
-                len(missing) == 2
-                and n_taken < config.recover_easy_steps < n_steps
-                and config.is_easy(missing, n_holdout)
-            ):
+            is_easy = len(missing) == 1 and config.is_easy(radius, missing[0], n_holdout)
+            if is_easy and n_taken < config.recover_easy_steps < n_steps:
                 # Steps as large as those of a long run would lead too far to come back in a few.
                 push *= math.sqrt(config.recover_easy_steps / n_steps)
                 n_steps = config.recover_easy_steps
