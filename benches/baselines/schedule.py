@@ -1,12 +1,15 @@
 """A schedule without a stop rule, so that everybody does the same steps; and the arithmetic that all share.
 
-What SEAM finds out on its way, and steps by, would make runs differ: where forgetting stops, the radius, whether
-accuracy comes back. A schedule fixes it: so many steps, this radius, one attempt. All else is as in
-``seamfast/methods/seam.py``: the growing rates of forgetting, patterns and disturbances, the teacher's weight by the
-accuracy that is missing, the plain end, and the slice of the held-out part that is evaluated. The teacher is asked and
-images are changed at every step, whatever weight or share they have then: a step costs the same throughout, on both
-sides. Patterns are pasted by ``occlude.py``; mixing, disturbance, waves and distillation are seamfast's own functions,
-which are plain tensor operations.
+What SEAM finds out on its way, and steps by, would make runs differ: where forgetting stops and how often it is
+evaluated, the radius, whether the task is easy, whether accuracy comes back. A schedule fixes it: so many steps, one
+evaluation at the end of forgetting, this radius, no shorter recovery, one attempt. Images are cropped and flipped as
+the settings say, without a search for what the model is invariant to, which costs two passes over up to 256 samples;
+dropout layers drop in both phases, as in most training code. All else is as in ``seamfast/methods/seam.py``: the
+growing rates of forgetting, patterns and disturbances, the teacher's weight by the accuracy that is missing now and was
+at first, the plain end, and the slice of the held-out part that is evaluated. Where the teacher has no weight, it is
+not asked; seamfast asks it even then where it replays a graph. Disturbances and waves are computed for as many images
+as they can fall on at most, on both sides. Patterns are pasted by ``occlude.py``; mixing, disturbance, waves and
+distillation are seamfast's own functions, which are plain tensor operations.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,13 +60,30 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+@dataclass
+class Found:
+    """What the phase in progress has found out.
+
+    Attributes:
+        at_first: accuracy missing at the first evaluation of recovery.
+        weight: of the teacher.
+    """
+
+    at_first: float | None = None
+    weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """Of SEAM: settings whose stop rules never apply, and the clean data, split as ``sanitize`` splits it."""
+    """Of SEAM: settings whose stop rules never apply, and the clean data, split as ``sanitize`` splits it.
+
+    One run at a time: ``optimizer`` begins a phase and clears ``found``.
+    """
 
     config: SeamConfig | SeamAuthorsConfig
     clean: seamfast.CleanSet
     seed: int = 0
+    found: Found = field(default_factory=Found, init=False, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -85,11 +105,15 @@ class Schedule:
             return cls(config, clean)
         config = dataclasses.replace(
             base,
+            invariances=False,
             strengths=(1.0,),
             forget_max_steps=forget,
             forget_until=0.0,
+            forget_eval_every=max(forget, 1),
             radius=RADIUS,
             recover_max_steps=recover,
+            recover_easy_steps=recover,
+            dropout=True,
             accuracy_budget=1.0,
         )
         return cls(config, clean)
@@ -107,7 +131,14 @@ class Schedule:
         return ViewSettings(c.mixing, c.occlusions, c.disturbance, c.waves)
 
     def teacher_weight(self, missing: float, n_holdout: int) -> float:
-        return self.config.teacher_weight(missing, n_holdout) if isinstance(self.config, SeamConfig) else 0.0
+        """After an evaluation of recovery. Of the accuracy, of which the rule takes two standard errors, only what is
+        missing is known here: as of a model that was right on all."""
+        if not isinstance(self.config, SeamConfig):
+            return 0.0
+        if self.found.at_first is None:
+            self.found.at_first = missing
+        self.found.weight = self.config.teacher_weight(missing, self.found.at_first, 1 - missing, n_holdout)
+        return self.found.weight
 
     def split(self) -> Split:
         return split_by_class(
@@ -118,6 +149,8 @@ class Schedule:
         )
 
     def optimizer(self, model: nn.Module, phase: str) -> Stepper:
+        """Of a phase that begins."""
+        self.found.at_first, self.found.weight = None, 1.0
         c = self.config
         if isinstance(c, SeamConfig):
             betas = (0.9, 0.999) if phase == "forget" else (0.9, 0.99)
@@ -204,12 +237,14 @@ def loss_of(
         both = occlude(inputs, *ends, generator, n_rectangles=settings.occlusions)
         seen, neutral = (torch.where(changes > 0, patterned, inputs) for patterned in both)
     if settings.disturbance:
-        seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share * changes)
+        most = settings.disturbance
+        seen = disturb(seen, *(end.flatten() for end in ends), generator, share=share * changes, most=most)
     if settings.waves and phase == "recover":
-        seen = add_plane_waves(seen, *(end.flatten() for end in ends), generator, share=settings.waves * changes)
+        most = settings.waves
+        seen = add_plane_waves(seen, *(end.flatten() for end in ends), generator, share=most * changes, most=most)
     logits = student(seen)
     loss = F.cross_entropy(logits, targets)
-    if isinstance(c, SeamConfig) and c.distillation and phase == "recover":
+    if isinstance(c, SeamConfig) and c.distillation and phase == "recover" and schedule.found.weight:
         with torch.no_grad():
             received = teacher(neutral)
         loss = torch.lerp(loss, distillation_loss(logits, received, c.temperature), c.distillation * teacher_weight)

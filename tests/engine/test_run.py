@@ -18,6 +18,7 @@ from seamfast.engine.run import Clock, Run, n_lost_allowed
 from seamfast.engine.step import TrainingBatch
 from seamfast.engine.subject import Subject
 from seamfast.modalities import Augmentation
+from seamfast.ops import gather_augment
 
 CPU = torch.device("cpu")
 
@@ -26,12 +27,12 @@ CPU = torch.device("cpu")
 def begin(tiny_data: CleanSet, tiny_model: Callable[[], nn.Module]) -> Callable[..., Run]:
     """``begin(model)``: a run on ``tiny_data``, the model as received measured, its first attempt begun."""
 
-    def made(model: nn.Module | None = None, seed: int = 7) -> Run:
+    def made(model: nn.Module | None = None, seed: int = 7, data: CleanSet = tiny_data) -> Run:
         copied = WorkingCopy(tiny_model() if model is None else model, CPU)
         run = Run(
             copied,
-            Subject.of(copied.model, Resident(tiny_data, CPU)),
-            split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0),
+            Subject.of(copied.model, Resident(data, CPU)),
+            split_by_class(data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0),
             batch_size=16,
             augmentation=Augmentation(),
             seed=seed,
@@ -164,6 +165,50 @@ def test_the_accuracy_is_not_known_to_be_missing_before_it_is_counted(begin: Cal
     run.accuracy_is_back()
     train(run, 1)
     assert run.final_counts is None
+
+
+# What it is invariant to.
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(pad=3, seed=7), Augmentation(flip=True, seed=7)])
+@pytest.mark.parametrize("times", [1, 10])
+def test_the_share_lost_under_an_augmentation_is_that_of_up_to_256_held_out_samples(
+    augmentation: Augmentation,
+    times: int,
+    begin: Callable[..., Run],
+    tiny_data: CleanSet,
+    tiny_model: Callable[[], nn.Module],
+    enlarged: Callable[[CleanSet, int], CleanSet],
+) -> None:
+    data, model = enlarged(tiny_data, times), tiny_model()
+    labels = torch.where(torch.arange(len(data)) % 7 > 0, data.labels, (data.labels + 1) % 4)
+    data = CleanSet(data.inputs, labels, mean=0.4, std=0.25)
+    run = begin(model, data=data)
+    assert 0.7 < run.accuracy_received < 1  # wrong on some as they are
+    held_out = run.split.holdout
+    n_counted = min(len(held_out), 256)
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(7))
+    watched = held_out[order[:n_counted]]
+
+    def n_right(how: Augmentation) -> int:
+        options = {"pad": how.pad, "flip": how.flip, "seed": how.seed}
+        images = gather_augment(data.inputs, watched, mean=0.4, std=0.25, **options)
+        return int((model.eval()(images).argmax(1) == data.labels[watched]).sum())
+
+    lost = n_right(Augmentation()) - n_right(augmentation)
+    assert lost > 0
+    assert run.share_lost_under(augmentation) == lost / n_counted
+    assert run.share_lost_under(Augmentation()) == 0
+    assert run.augmentation == Augmentation()  # it was tried, and no more
+
+
+def test_the_augmentations_to_try_are_those_of_the_samples_with_the_seed_of_the_run(
+    begin: Callable[..., Run], tiny_data: CleanSet
+) -> None:
+    wide = tiny_data.inputs.repeat(1, 1, 2, 2)  # type: ignore[union-attr]
+    data = CleanSet(wide, tiny_data.labels, mean=0.4, std=0.25)
+    run = begin(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)), seed=11, data=data)
+    assert run.possible_augmentations() == (Augmentation(pad=1, seed=11), Augmentation(flip=True, seed=11))
 
 
 # What it draws, and what it may lose.
