@@ -818,24 +818,24 @@ def test_a_teacher_of_weight_0_is_not_asked(
 
 
 @pytest.mark.parametrize(
-    ("missing", "n_holdout", "budget", "is_easy"),
+    ("radius", "at_first", "n_holdout", "budget", "is_easy"),
     [
-        ([0.03, 0.03], 200, 0.03, True),
-        ([0.0301, 0.0], 10_000, 0.03, False),
-        ([0.0, 0.0301], 10_000, 0.03, False),
-        ([0.0301, 0.0], 10_000, 0.05, True),
-        ([-0.1, -0.1], 200, 0.0, True),
-        ([0.0, 0.0], 199, 0.03, False),  # too few to tell
+        (0.15, 0.03, 200, 0.03, True),
+        (0.149, 0.0, 10_000, 0.03, False),  # a backdoor comes back as soon
+        (0.3, 0.0301, 10_000, 0.03, False),
+        (0.3, 0.0301, 10_000, 0.05, True),
+        (0.3, -0.1, 200, 0.0, True),
+        (0.3, 0.0, 199, 0.03, False),  # too few to tell
     ],
 )
-def test_a_task_is_easy_where_no_more_than_the_budget_is_missing(
-    missing: list[float], n_holdout: int, budget: float, is_easy: bool
+def test_a_task_is_easy_where_it_is_far_away_and_no_more_than_the_budget_is_missing(
+    radius: float, at_first: float, n_holdout: int, budget: float, is_easy: bool
 ) -> None:
-    assert SeamConfig(accuracy_budget=budget).is_easy(missing, n_holdout) is is_easy
+    assert SeamConfig(accuracy_budget=budget).is_easy(radius, at_first, n_holdout) is is_easy
 
 
 EASY: dict[str, Any] = {
-    "forget_max_steps": 0, "radius": 1e-6, "recover_rate": 1.0, "recover_max_steps": 60, "recover_easy_steps": 15,
+    "forget_max_steps": 0, "radius": 0.2, "recover_rate": 5e-6, "recover_max_steps": 60, "recover_easy_steps": 15,
     "recover_eval_every": 5, "batch_size": 16, **PLAIN,
 }  # fmt: skip
 
@@ -858,10 +858,10 @@ def easy_rates(tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.Monk
 def test_an_easy_task_gets_fewer_and_smaller_steps(
     tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the second evaluation on; they are smaller as the root of their number, and end as all runs end."""
+    """From the first evaluation on; they are smaller as the root of their number, and end as all runs end."""
     rates = easy_rates(tiny_data, enlarged, monkeypatch)
-    wanted = [1e-6 * cosine(k / 60) for k in range(10)] + [
-        1e-6 * (15 / 60) ** 0.5 * cosine(k / 15) for k in range(10, 15)
+    wanted = [1e-6 * cosine(k / 60) for k in range(5)] + [
+        1e-6 * (15 / 60) ** 0.5 * cosine(k / 15) for k in range(5, 15)
     ]
     assert rates == pytest.approx(wanted)
 
@@ -871,9 +871,9 @@ def test_an_easy_task_gets_fewer_and_smaller_steps(
     [
         {"recover_easy_steps": 60},  # no fewer than all
         {"recover_easy_steps": 90},
-        {"recover_easy_steps": 10},  # all taken when it is first known
+        {"recover_easy_steps": 5},  # all taken when it is first known
         {"recover_easy_steps": 3},
-        {"recover_eval_every": 8},
+        {"recover_eval_every": 15},
     ],
 )
 def test_a_task_that_is_found_easy_too_late_gets_all_steps(
@@ -885,18 +885,22 @@ def test_a_task_that_is_found_easy_too_late_gets_all_steps(
 
 @pytest.mark.parametrize(
     ("accuracies", "n_steps"),
-    [([0.96], 60), ([1, 0.96], 60), ([0.98, 0.98], 15), ([0.96, 1, 1], 60), ([1, 1, 0.5], 15)],
+    [([0.96], 60), ([0.98], 15), ([0.96, 1, 1], 60), ([1, 0.5], 15)],
 )
-def test_the_first_two_evaluations_decide_how_many_steps_a_task_needs(
+def test_the_first_evaluation_decides_how_many_steps_a_task_needs(
     accuracies: list[float], n_steps: int, tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, accuracies)
     assert len(easy_rates(tiny_data, enlarged, monkeypatch)) == n_steps
 
 
-def test_on_few_held_out_samples_no_task_is_easy(tiny_data: CleanSet, enlarged: Enlarged) -> None:
-    data = enlarged(tiny_data, 6)
-    assert cured(sure(), data, **EASY).report["run"]["steps"] == {"recover": 60}  # 192 of them
+@pytest.mark.parametrize(("times", "radius", "n_steps"), [(7, 0.15, 15), (7, 0.14, 60), (6, 0.15, 60)])
+def test_near_by_or_on_few_held_out_samples_no_task_is_easy(
+    times: int, radius: float, n_steps: int, tiny_data: CleanSet, enlarged: Enlarged
+) -> None:
+    """With 224 of them, or 192."""
+    result = cured(sure(), enlarged(tiny_data, times), **EASY | {"radius": radius})
+    assert result.report["run"]["steps"] == {"recover": n_steps}
 
 
 def test_a_short_run_is_reported_as_complete(tiny_data: CleanSet, enlarged: Enlarged) -> None:
@@ -920,8 +924,8 @@ def test_the_plain_end_of_a_short_run_is_a_share_of_its_steps(
         return views(run, *arguments, **draws)
 
     monkeypatch.setattr(Run, "views", noted)
-    cured(sure(), enlarged(tiny_data, 7), **EASY | {"plain_end": 0.2})
-    assert changed == [1.0] * 12 + [0.0] * 3
+    cured(sure(), enlarged(tiny_data, 7), **EASY | {"plain_end": 0.4})
+    assert changed == [1.0] * 9 + [0.0] * 6
 
 
 class Ticks(seamfast.Callback):
@@ -935,7 +939,7 @@ class Ticks(seamfast.Callback):
         self.now += 1
 
 
-@pytest.mark.parametrize(("budget_s", "n_steps"), [(12.5, 12), (14.5, 14), (15.5, 15), (60.5, 15)])
+@pytest.mark.parametrize(("budget_s", "n_steps"), [(9.5, 9), (14.5, 14), (15.5, 15), (60.5, 15)])
 def test_a_time_budget_ends_a_short_run_too(
     budget_s: float, n_steps: int, tiny_data: CleanSet, enlarged: Enlarged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
