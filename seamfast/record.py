@@ -120,6 +120,7 @@ class RunRecord:
                     "precision": {"chosen": precision.name, "reason": precision.reason, "trials": trials},
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
                     "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
+                    "removed": dict(ledger.removed),
                     "stepped": dict(ledger.stepped),
                     "n_attempts": run.attempt + 1,
                     "steps": dict(ledger.phase_steps),
@@ -229,6 +230,9 @@ class RunRecord:
         if run.ledger.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in run.ledger.phase_steps.items())
             found.append(f"the time budget of {run.clock.budget_s:g} s cut the run short; steps taken: {steps}")
+        if run.ledger.removed:
+            names = ", ".join(f"{n} of {name}" for name, n in run.ledger.removed.items())
+            found.append(f"weights that no clean sample reaches were set to 0, as a backdoor can be in them: {names}")
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)
             found.append(f"samples of kind {kind!r} cannot have {names}: left out, a weaker cure")

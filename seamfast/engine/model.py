@@ -111,6 +111,30 @@ class WorkingCopy:
             if name in kept:
                 tensor.copy_(kept[name])
 
+    def unmoved(self) -> dict[str, Tensor]:
+        """Which slices of each parameter's first dimension are as received, to the bit, and not 0: ``(n,)`` bool.
+
+        These are the weights into units that no training sample has activated. Rows of embeddings are left out: a token
+        or a position that no sample has is no sign of anything.
+        """
+        embeddings = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            rows = (len(parameter), -1) if parameter.ndim else (1, 1)
+            now, received = parameter.detach().reshape(rows), self._received[name].reshape(rows)
+            same = (now == received).all(1) & (received != 0).any(1)
+            if id(parameter) not in embeddings and bool(same.any()):
+                found[name] = same
+        return found
+
+    @torch.no_grad()
+    def fill(self, slices: dict[str, Tensor], *, received: bool) -> None:
+        """Set these slices, of ``unmoved``, to the received weights or to 0."""
+        parameters = dict(self.model.named_parameters())
+        for name, rows in slices.items():
+            values = parameters[name].view(1) if not parameters[name].ndim else parameters[name]
+            values[rows] = self._received[name].reshape(values.shape)[rows] if received else 0.0
+
     def frozen_received(self) -> nn.Module:
         """A second copy with the weights as received, in eval mode, without grads: the teacher of distillation."""
         # Of the given model: the working copy may hold activations of a training step, which cannot be copied.

@@ -28,6 +28,8 @@ from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws,
 _EVALUATION_SHARE = 0.1
 """Share of the time of a phase that its evaluations may take."""
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_SAME_CONFIDENCE = 1e-3
+"""Difference between two mean confidences of the same answers."""
 _FEWEST_WATCHED = 256
 """An accuracy near chance is measured to about 2 points with this many samples."""
 
@@ -86,6 +88,7 @@ class Ledger:
         time_ran_out: whether the time budget cut a phase short.
         share_taken: by phase, in its last attempt: 1, or the share of its steps after which the time budget cut it
             short. A method that ends a phase early does not cut it short.
+        removed: by parameter, its slices that ``remove_unmoved`` set to 0.
     """
 
     n_steps: int = 0
@@ -95,6 +98,7 @@ class Ledger:
     stepped: dict[str, str] = field(default_factory=dict)
     time_ran_out: bool = False
     share_taken: dict[str, float] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -356,6 +360,25 @@ class Run:
         """Received minus current held-out accuracy, in [-1, 1], as counted by the last ``accuracy_is_back``."""
         assert self.final_counts is not None
         return self.accuracy_received - self.final_counts.accuracy
+
+    def remove_unmoved(self) -> None:
+        """Set the weights to 0 that no step has moved, provided that no held-out answer changes, nor the confidence.
+
+        A unit that no clean sample activates gets no gradient, so no training on clean data takes anything out of it:
+        a backdoor can be there. Its weights do nothing for the task.
+        """
+        unmoved = self._working_copy.unmoved()
+        if not unmoved:
+            return
+        before = self.final_counts or self.count()
+        self._working_copy.fill(unmoved, received=False)
+        self.final_counts = self.count()
+        moved = abs(before.confidence - self.final_counts.confidence)
+        if torch.equal(before.answers, self.final_counts.answers) and moved <= _SAME_CONFIDENCE:
+            self.ledger.removed = {name: int(rows.sum()) for name, rows in unmoved.items()}
+        else:
+            self._working_copy.fill(unmoved, received=True)
+            self.final_counts = before
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers as they are now, by name."""

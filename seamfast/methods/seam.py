@@ -9,7 +9,9 @@
    never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. Plane waves are
    added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples as they are, or
    the model would fit patterns and mixtures instead.
-3. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
+3. *Remove.* What gets no gradient from clean samples moves in neither step, and a backdoor can be in it. It is set to
+   0, if no held-out answer depends on it.
+4. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
    strengths are given, they are tried in turn, each from the weights as received.
 
 Every decision is made on the held-out part of the clean data.
@@ -87,8 +89,8 @@ class SeamConfig(MethodConfig):
         radius: ``None``: found by forgetting; else this one, above 0.
         recover_rate: peak learning rate of the recovery step, as a multiple of the radius.
         recover_max_steps: at least 1.
-        recover_easy_steps: so many instead, at least 1, and smaller ones, where the task is easy: its radius is at least
-            0.15, and no more accuracy than ``accuracy_budget`` is missing at the first evaluation of recovery, on at
+        recover_easy_steps: so many instead, at least 1, and smaller ones, where the task is easy: its radius is 0.15 or
+            more, and no more accuracy than ``accuracy_budget`` is missing at the first evaluation of recovery, on at
             least 200 held-out samples.
         recover_eval_every: steps from one evaluation to the next.
         dropout: whether PyTorch's dropout layers drop in recovery, whose steps are too few to train by it.
@@ -234,9 +236,16 @@ def _deprecated(config: SeamAuthorsConfig, instead: str) -> SeamAuthorsConfig:
 
 
 def seam(run: Run, config: SeamConfig) -> None:
-    """Forget, recover; again and more gently while accuracy does not come back and a gentler push helps."""
+    """Forget, recover, remove what neither has reached."""
     if config.invariances:
         run.augmentation = invariances(run)
+    attempts(run, config)
+    if run.ledger.phase_steps["recover"] * config.batch_size >= len(run.split.recovery):  # each sample was seen
+        run.remove_unmoved()
+
+
+def attempts(run: Run, config: SeamConfig) -> None:
+    """Forget and recover; again and more gently while accuracy does not come back and a gentler push helps."""
     missing = math.inf
     for strength in config.strengths:
         if run.attempt >= 0 and not run.time_for_another_attempt():
