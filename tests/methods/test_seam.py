@@ -503,7 +503,12 @@ def radius_of(model: nn.Module, data: CleanSet, **changes: Any) -> tuple[float, 
     """What forgetting finds, and the result of the run, which ends there."""
     found: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seam_module, "recover", lambda run, config, strength, radius: found.append(radius))
+
+        def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> None:
+            found.append(radius)
+            run.ledger.phase_steps["recover"] = 0
+
+        patch.setattr(seam_module, "recover", recover)
         result = cured(model, data, **changes)
     assert result.report["run"]["stopped"] is None
     (radius,) = found
@@ -711,6 +716,7 @@ class Pushes:
             run.model[1].weight.copy_(left)  # type: ignore[index]
         self.strengths.append(strength)
         self.radii.append(radius)
+        run.ledger.phase_steps["recover"] = 0
 
     @staticmethod
     def returned(result: seamfast.SanitizeResult) -> int:
