@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -111,19 +111,24 @@ class WorkingCopy:
             if name in kept:
                 tensor.copy_(kept[name])
 
-    def unmoved(self) -> dict[str, Tensor]:
-        """Which slices of each parameter's first dimension are as received, to the bit, and not 0: ``(n,)`` bool.
+    def unmoved(self, of: Collection[str]) -> dict[str, Tensor]:
+        """Which slices of these parameters' first dimension are as received, to the bit, and not 0: ``(n,)`` bool.
 
         These are the weights into units that no training sample has activated. Rows of embeddings are left out: a token
         or a position that no sample has is no sign of anything.
+
+        Args:
+            of: names of parameters.
         """
         embeddings = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         found = {}
         for name, parameter in self.model.named_parameters():
+            if name not in of or id(parameter) in embeddings or not parameter.numel():
+                continue
             rows = (len(parameter), -1) if parameter.ndim else (1, 1)
             now, received = parameter.detach().reshape(rows), self._received[name].reshape(rows)
             same = (now == received).all(1) & (received != 0).any(1)
-            if id(parameter) not in embeddings and bool(same.any()):
+            if bool(same.any()):
                 found[name] = same
         return found
 

@@ -48,12 +48,14 @@ class Step:
             it, so a run with a time budget also ends with small rates.
         is_last: no further step fits into the phase.
         take: ``take(rate)``: forward, loss, backward and update, at this learning rate.
+        shorten: ``shorten(n)``: the phase has only ``n`` steps, counted from its first.
     """
 
     number: int
     fraction: float
     is_last: bool
     take: Callable[[float], None]
+    shorten: Callable[[int], None]
 
 
 class Clock:
@@ -168,6 +170,7 @@ class Run:
         self._student: nn.Module | None = None
         self._teacher: nn.Module | None = None
         self._phase: _Phase | None = None
+        self._used: set[str] = set()
         order = torch.Generator().manual_seed(seed)
         self._watched_order = torch.randperm(len(split.holdout), generator=order)
         self._watched = split.holdout[self._watched_order]
@@ -256,9 +259,15 @@ class Run:
             name, generator, self.ledger.n_steps, begin
         )  # a capture calls the loss, which reads it
         phase.stepper, self.ledger.stepped[name] = stepper(step, plan, [generator])
-        longest = 0.0
+        n_steps = max_steps
+
+        def shorten(n: int) -> None:
+            nonlocal n_steps
+            n_steps = n
+
+        longest, number = 0.0, 0
         try:
-            for number in range(max_steps):
+            while number < n_steps:
                 before = self.clock.elapsed()
                 # 0 at the first step, as without a budget: a budget that is not reached changes no bit.
                 used = (before - begin) / (limit - begin) if number and limit < math.inf else 0.0
@@ -267,17 +276,20 @@ class Run:
                 listener().begin_step()
                 yield Step(
                     number=number,
-                    fraction=min(max(number / max_steps, used), 1.0),
-                    is_last=out_of_time or number == max_steps - 1,
+                    fraction=min(max(number / n_steps, used), 1.0),
+                    is_last=out_of_time or number == n_steps - 1,
                     take=self._take,
+                    shorten=shorten,
                 )
+                number += 1
                 longest = max(longest, self.clock.elapsed() - before)
-                if out_of_time and number < max_steps - 1:
+                if out_of_time and number < n_steps:
                     self.ledger.time_ran_out = True
-                    self.ledger.share_taken[name] = (number + 1) / max_steps
+                    self.ledger.share_taken[name] = number / n_steps
                     return
         finally:
             phase.stepper.close()
+            self._used |= step.used
             self._phase = None  # frees the optimizer's state
             listener().plan(self.ledger.n_steps - phase.first_step - max_steps)
 
@@ -365,9 +377,10 @@ class Run:
         """Set the weights to 0 that no step has moved, provided that no held-out answer changes, nor the confidence.
 
         A unit that no clean sample activates gets no gradient, so no training on clean data takes anything out of it:
-        a backdoor can be there. Its weights do nothing for the task.
+        a backdoor can be there. Its weights do nothing for the task. Parameters that no step has used at all, such as
+        those of a second head, are left alone: no answer of the model depends on them.
         """
-        unmoved = self._working_copy.unmoved()
+        unmoved = self._working_copy.unmoved(self._used)
         if not unmoved:
             return
         before = self.final_counts or self.count()

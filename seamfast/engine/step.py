@@ -91,6 +91,7 @@ class TrainingStep:
     Attributes:
         rate: float32 0-d on the device, of the next step.
         loss_sum: 0-d on the device, float64 (float32 on MPS): losses since the last ``take_loss_sum``.
+        used: names of the parameters that the loss of some step depended on.
     """
 
     def __init__(self, model: nn.Module, data: Resident, loss: Loss, optimizer: Optimizer) -> None:
@@ -99,6 +100,7 @@ class TrainingStep:
         self.data = data
         self.optimizer = optimizer
         self.rate = torch.zeros((), device=device)
+        self.used: set[str] = set()
         self._loss = loss
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
@@ -128,6 +130,7 @@ class TrainingStep:
                 "in its forward"
             )
         loss.backward()  # type: ignore[no-untyped-call]
+        self.used.update(name for name, p in self.model.named_parameters() if p.grad is not None)
         self.optimizer.step(self.rate)
 
     def set_rate(self, rate: float) -> None:

@@ -239,32 +239,36 @@ def seam(run: Run, config: SeamConfig) -> None:
     """Forget, recover, remove what neither has reached."""
     if config.invariances:
         run.augmentation = invariances(run)
-    attempts(run, config)
-    if run.ledger.phase_steps["recover"] * config.batch_size >= len(run.split.recovery):  # each sample was seen
+    if attempts(run, config) * config.batch_size >= len(run.split.recovery):  # each sample was seen
         run.remove_unmoved()
 
 
-def attempts(run: Run, config: SeamConfig) -> None:
-    """Forget and recover; again and more gently while accuracy does not come back and a gentler push helps."""
-    missing = math.inf
+def attempts(run: Run, config: SeamConfig) -> int:
+    """Forget and recover; again and more gently while accuracy does not come back and a gentler push helps.
+
+    Returns:
+        Number of recovery steps of the attempt whose weights were kept.
+    """
+    missing, n_steps = math.inf, 0
     for strength in config.strengths:
         if run.attempt >= 0 and not run.time_for_another_attempt():
-            return
-        kept = run.weights() if run.attempt >= 0 else None
+            break
+        kept, n_before = (run.weights(), n_steps) if run.attempt >= 0 else (None, 0)
         run.restart()
         received = None if config.recover_from_forgotten else run.weights()
         radius = forget(run, config)
         if received is not None:
             run.restore(received)
-        recover(run, config, strength, radius)
+        n_steps = recover(run, config, strength, radius)
         if run.accuracy_is_back():
-            return
+            break
         # A push half as hard should cost half as much. Where it does not, the push is not what costs: the model
         # remembers the held-out samples, say, as part of its training data. Then the harder push is the better cure.
         before, missing = missing, run.accuracy_missing()
         if kept is not None and missing > before / 2:
             run.restore(kept)
-            return
+            return n_before
+    return n_steps
 
 
 def invariances(run: Run) -> Augmentation:
@@ -336,8 +340,8 @@ def radius_of(path: Sequence[tuple[float, float]], halfway: float) -> float:
     return path[-1][0]
 
 
-def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> None:
-    """Train on true labels, held in place by the received model's answers."""
+def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int:
+    """Train on true labels, held in place by the received model's answers; returns the number of steps."""
     settings = ViewSettings(config.mixing, config.occlusions, config.disturbance, config.waves)
     weight = 1.0  # of the teacher
     # Written between steps, read within: the same; 1 while samples are changed, 0 at the plain end.
@@ -355,8 +359,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
             loss = torch.lerp(loss, distilled, config.distillation * teacher_weight)
         return loss
 
-    push, n_steps = strength * (config.recover_rate * radius), config.recover_max_steps
-    n_holdout, missing = len(run.split.holdout), list[float]()
+    push, easy, n_steps = strength * (config.recover_rate * radius), config.recover_easy_steps, config.recover_max_steps
+    n_holdout, missing, n_taken = len(run.split.holdout), list[float](), 0
     for step in run.steps(
         "recover",
         loss,
@@ -365,21 +369,18 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> Non
         max_steps=n_steps,
         dropout=config.dropout,
     ):
-        fraction = max(step.fraction, step.number / n_steps)
-        if fraction >= 1 - config.plain_end:
+        if step.fraction >= 1 - config.plain_end:
             changed.zero_()
-        step.take(push * cosine(fraction))
+        step.take(push * cosine(step.fraction))
         n_taken = step.number + 1
-        is_last = step.is_last or n_taken == n_steps
-        if is_last or n_taken % config.recover_eval_every == 0:
+        if step.is_last or n_taken % config.recover_eval_every == 0:
             accuracy = run.evaluate_holdout()
             missing.append(run.accuracy_received - accuracy)
             weight = config.teacher_weight(missing[-1], missing[0], accuracy, n_holdout)
             teacher_weight.fill_(weight)
             is_easy = len(missing) == 1 and config.is_easy(radius, missing[0], n_holdout)
-            if is_easy and n_taken < config.recover_easy_steps < n_steps:
+            if is_easy and n_taken < easy < n_steps:
                 # Steps as large as those of a long run would lead too far to come back in a few.
-                push *= math.sqrt(config.recover_easy_steps / n_steps)
-                n_steps = config.recover_easy_steps
-        if is_last:
-            return
+                push *= math.sqrt(easy / n_steps)
+                step.shorten(easy)
+    return n_taken
