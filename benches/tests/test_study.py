@@ -550,6 +550,33 @@ def test_the_page_has_what_the_rows_say() -> None:
     assert heads == ["## Clean data: 5 % of the training set", "## Clean data: 20 a class"]
 
 
+def test_other_nets_have_lines_of_their_own_and_change_no_mean() -> None:
+    lines = study_report.page([*ROWS, row(architecture="small_convnext", asr_after=0.9, fidelity=-0.2)]).splitlines()
+    assert "| mnist | small_convnext | 100.0% | 90.0%, 4.0 |  |" in lines
+    same = (
+        "| held-out | seam (balanced) | 2 | 15.00% | 20.00% | 4.00 points | 0.762 | 0.762 | 0.855 | 200 | 3.0 | 2/2 |"
+    )
+    assert lines.count(same) == 1
+
+
+def test_acceptance_is_shown_beside_what_was_lost_and_unseen_rows_count_nowhere_else() -> None:
+    unseen = [
+        row(unseen=True, acc_after=0.79, accepted=True),
+        row(unseen=True, acc_after=0.79, accepted=False, attack="all_to_all"),
+        row(unseen=True, acc_after=0.7, accepted=True, attack="badnets"),
+    ]
+    lines = study_report.page([*ROWS, *unseen]).splitlines()
+    assert "| of the training set | 5 % | 0/0 | 5/5 | 0/0 |" in lines  # one of another rate is left out
+    assert "| unseen | 5 % | 1/2 | 0/0 | 1/1 |" in lines
+    without = study_report.page(ROWS).splitlines()
+    assert lines[: lines.index("## Acceptance")][5:] == without[5:]  # but for the number of rows
+    assert "## Acceptance" not in without
+
+
+def test_a_row_of_unseen_data_is_another_job() -> None:
+    assert len(study.latest([row(), row(unseen=True), row(unseen=False)])) == 2
+
+
 def test_the_report_is_made_of_the_rows_alone(tmp_path: Path) -> None:
     out = tmp_path / "study.jsonl"
     for one in reversed(ROWS):
