@@ -86,10 +86,11 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"invariances": False},
     {"dropout": True},
     {"recover_easy_steps": 300},
+    {"prune": False},
 )
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no radius, no teacher, the teacher always (and
-so no disturbance in recovery), no disturbance, no patterns, no mixing, no waves, no plain end, a teacher that speaks
-while anything is missing, no crops and flips, dropout, no short runs."""
+so no disturbance in recovery), no disturbance, no patterns, no mixing, no waves, no plain end, no allowance, no crops
+and flips, dropout, no short runs, no pruning."""
 
 
 @dataclass(frozen=True)

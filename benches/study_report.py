@@ -121,7 +121,7 @@ def _page(rows: list[Row]) -> Iterator[str]:
         ("budgets", "Fidelity against the clean budget"),
     ):
         yield f"![{about}](study-{name}.svg)\n"
-    judged = [row for row in rows if row.get("accepted") is not None and row["rate"] == RATE]
+    judged = [row for row in rows if row["method"] == SEAM and row["rate"] == RATE]
     rows = [row for row in rows if not is_unseen(row)]
     for budget, of_budget in sorted(grouped(rows, "budget").items(), key=lambda item: (item[0] >= 1, -item[0])):
         share = "" if budget >= 1 else " of the training set"
@@ -201,8 +201,8 @@ def of_acceptance(rows: list[Row]) -> Iterator[str]:
         return
     yield "## Acceptance\n"
     yield (
-        "Accepted results of all runs that were judged, by the accuracy that they lost on test data, and by whether "
-        "the model was trained on the clean data. A cure that lost 3 points or less should be accepted, one that lost "
+        f"Accepted results of `{SEAM}`, by the accuracy that they lost on test data, and by whether the model was "
+        "trained on the clean data. A cure that lost 3 points or less should be accepted, one that lost "
         "6 or more should not.\n"
     )
     lines = []

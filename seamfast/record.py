@@ -120,7 +120,7 @@ class RunRecord:
                     "precision": {"chosen": precision.name, "reason": precision.reason, "trials": trials},
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
                     "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
-                    "removed": dict(ledger.removed),
+                    "pruned": self._pruned(),
                     "stepped": dict(ledger.stepped),
                     "n_attempts": run.attempt + 1,
                     "steps": dict(ledger.phase_steps),
@@ -210,6 +210,10 @@ class RunRecord:
         labels = self.subject.samples.labels
         return labels[: len(labels) - self.held_out.n_given]
 
+    def _pruned(self) -> dict[str, int]:
+        """Of the returned model."""
+        return {} if self.stopped else dict(self.run.ledger.pruned)
+
     def _warnings(self, before: Evaluation) -> list[str]:
         found: list[str] = []
         run, n, budget = self.run, len(self.run.split.holdout), self.settings.accuracy_budget
@@ -230,8 +234,8 @@ class RunRecord:
         if run.ledger.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in run.ledger.phase_steps.items())
             found.append(f"the time budget of {run.clock.budget_s:g} s cut the run short; steps taken: {steps}")
-        if run.ledger.removed:
-            names = ", ".join(f"{n} of {name}" for name, n in run.ledger.removed.items())
+        if self._pruned():
+            names = ", ".join(f"{n} of {name}" for name, n in self._pruned().items())
             found.append(f"weights that no clean sample reaches were set to 0, as a backdoor can be in them: {names}")
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from seamfast.errors import InputError, ModelError
 from seamfast.modalities.batch import Batch, call
 
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
 
 def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
     """``"auto"``: the model's device if that is an accelerator, else CUDA if available, else the CPU."""
@@ -111,22 +113,21 @@ class WorkingCopy:
             if name in kept:
                 tensor.copy_(kept[name])
 
-    def unmoved(self, of: Collection[str]) -> dict[str, Tensor]:
+    def untrained(self, of: Collection[str]) -> dict[str, Tensor]:
         """Which slices of these parameters' first dimension are as received, to the bit, and not 0: ``(n,)`` bool.
 
-        These are the weights into units that no training sample has activated. Rows of embeddings are left out: a token
-        or a position that no sample has is no sign of anything.
+        These are the weights into units that no training sample has activated. Only of linear layers, convolutions and
+        norms: a row of an embedding or of another table that no sample has is no sign of anything.
 
         Args:
             of: names of parameters.
         """
-        embeddings = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+        layers = {name for name, module in self.model.named_modules() if isinstance(module, _LAYERS)}
         found = {}
         for name, parameter in self.model.named_parameters():
-            if name not in of or id(parameter) in embeddings or not parameter.numel():
+            if name not in of or name.rpartition(".")[0] not in layers or not parameter.numel():
                 continue
-            rows = (len(parameter), -1) if parameter.ndim else (1, 1)
-            now, received = parameter.detach().reshape(rows), self._received[name].reshape(rows)
+            now, received = (value.detach().reshape(len(value), -1) for value in (parameter, self._received[name]))
             same = (now == received).all(1) & (received != 0).any(1)
             if bool(same.any()):
                 found[name] = same
@@ -134,11 +135,10 @@ class WorkingCopy:
 
     @torch.no_grad()
     def fill(self, slices: dict[str, Tensor], *, received: bool) -> None:
-        """Set these slices, of ``unmoved``, to the received weights or to 0."""
+        """Set these slices, of ``untrained``, to the received weights or to 0."""
         parameters = dict(self.model.named_parameters())
         for name, rows in slices.items():
-            values = parameters[name].view(1) if not parameters[name].ndim else parameters[name]
-            values[rows] = self._received[name].reshape(values.shape)[rows] if received else 0.0
+            parameters[name][rows] = self._received[name][rows] if received else 0.0
 
     def frozen_received(self) -> nn.Module:
         """A second copy with the weights as received, in eval mode, without grads: the teacher of distillation."""

@@ -28,7 +28,7 @@ from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws,
 _EVALUATION_SHARE = 0.1
 """Share of the time of a phase that its evaluations may take."""
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-_SAME_CONFIDENCE = 1e-3
+_SAME = 1e-3
 """Difference between two mean confidences of the same answers."""
 _FEWEST_WATCHED = 256
 """An accuracy near chance is measured to about 2 points with this many samples."""
@@ -90,7 +90,7 @@ class Ledger:
         time_ran_out: whether the time budget cut a phase short.
         share_taken: by phase, in its last attempt: 1, or the share of its steps after which the time budget cut it
             short. A method that ends a phase early does not cut it short.
-        removed: by parameter, its slices that ``remove_unmoved`` set to 0.
+        pruned: by parameter, its slices that ``prune_untrained`` set to 0.
     """
 
     n_steps: int = 0
@@ -100,7 +100,7 @@ class Ledger:
     stepped: dict[str, str] = field(default_factory=dict)
     time_ran_out: bool = False
     share_taken: dict[str, float] = field(default_factory=dict)
-    removed: dict[str, int] = field(default_factory=dict)
+    pruned: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -161,11 +161,11 @@ class Run:
         self.ledger = Ledger()
         self.attempt = -1
         self.accuracy_received = math.nan
+        self.augmentation = augmentation
         self.final_counts: Counts | None = None
         self._working_copy = working_copy
         self._subject = subject
         self._batch_size = batch_size
-        self.augmentation = augmentation
         self._accuracy_budget = accuracy_budget
         self._student: nn.Module | None = None
         self._teacher: nn.Module | None = None
@@ -174,7 +174,9 @@ class Run:
         order = torch.Generator().manual_seed(seed)
         self._watched_order = torch.randperm(len(split.holdout), generator=order)
         self._watched = split.holdout[self._watched_order]
-        self._right_as_received = torch.zeros(len(split.holdout), dtype=torch.bool)  # in the order of the held-out part
+        self._n_watched = len(split.holdout)
+        self._right_as_received: Tensor | None = None
+        self._n_right: int | None = None  # of those that augmentations are tried on
         self._one = torch.ones((), device=self.device)
 
     def measure_received(self) -> Counts:
@@ -186,17 +188,22 @@ class Run:
 
     # The methods below are in the order in which a method calls them.
 
-    def possible_augmentations(self) -> tuple[Augmentation, ...]:
-        """Those of the modality, to be tried by ``share_lost_under``; none where the caller's loader augments."""
+    def candidate_augmentations(self) -> tuple[Augmentation, ...]:
+        """Those of the modality, for ``share_lost_under``; none where the caller's loader augments."""
         data = self._subject.data
-        return () if isinstance(data.samples, AugmentingSet) else data.modality.augmentations(self.seed)
+        if isinstance(data.samples, AugmentingSet) or data.modality.why_not("invariances", True):
+            return ()
+        return data.modality.augmentations(self.seed)
 
     def share_lost_under(self, augmentation: Augmentation) -> float:
-        """Share of up to 256 held-out samples that the working copy, as received, is right on less when augmented."""
-        few = slice(_FEWEST_WATCHED)
-        counts = self.count(self.compute.precision, self._watched[few], augmentation)
-        n_before = int(self._right_as_received[self._watched_order[few]].sum())
-        return (n_before - counts.n_correct) / counts.n_samples
+        """Net share of up to 256 clean samples that the model, as received, is no longer right on when augmented.
+
+        To be called before training. Held-out samples come first; where they are few, those of recovery follow.
+        """
+        few, precision = torch.cat([self._watched, self.split.recovery])[:_FEWEST_WATCHED], self.compute.precision
+        if self._n_right is None:
+            self._n_right = self.count(precision, few).n_correct
+        return (self._n_right - self.count(precision, few, augmentation).n_correct) / len(few)
 
     def restart(self) -> None:
         """Restore the weights as received and begin a new attempt."""
@@ -227,7 +234,8 @@ class Run:
             of: sample indices, int64, CPU.
             max_steps: at least 1.
             time_share: share of the remaining time that this phase may take, in (0, 1].
-            dropout: whether PyTorch's dropout layers drop.
+            dropout: whether PyTorch's dropout modules drop; dropout inside of attention and recurrent modules always
+                does.
 
         Raises:
             RunStopped: the loss became NaN or Inf, or a callback asked to stop.
@@ -263,6 +271,8 @@ class Run:
 
         def shorten(n: int) -> None:
             nonlocal n_steps
+            assert number < n <= n_steps
+            listener().plan(n - n_steps)
             n_steps = n
 
         longest, number = 0.0, 0
@@ -291,7 +301,7 @@ class Run:
             phase.stepper.close()
             self._used |= step.used
             self._phase = None  # frees the optimizer's state
-            listener().plan(self.ledger.n_steps - phase.first_step - max_steps)
+            listener().plan(self.ledger.n_steps - phase.first_step - n_steps)
 
     def views(
         self,
@@ -346,6 +356,7 @@ class Run:
         self._check_loss(phase)
         affordable = _EVALUATION_SHARE * 3 * phase.n_unread * self._batch_size  # a forward pass is a third of a step
         watched = self._watched[: max(int(affordable), _FEWEST_WATCHED)]
+        self._n_watched = len(watched)
         precision = self.compute.precision
         accuracy = self.count(precision, watched).accuracy
         loss = phase.stepper.step.take_loss_sum() / max(phase.n_unread, 1)
@@ -355,6 +366,13 @@ class Run:
         self._pass_time(phase)
         self.ledger.evaluation_seconds += self.clock.elapsed() - begin
         return accuracy
+
+    def last_evaluated(self) -> tuple[int, float]:
+        """Number of samples that the last ``evaluate_holdout`` counted, and the accuracy as received on these."""
+        n = self._n_watched
+        if n == len(self._watched) or self._right_as_received is None:
+            return n, self.accuracy_received
+        return n, float(self._right_as_received[self._watched_order[:n]].float().mean())
 
     @property
     def halfway_to_guessing(self) -> float:
@@ -373,25 +391,35 @@ class Run:
         assert self.final_counts is not None
         return self.accuracy_received - self.final_counts.accuracy
 
-    def remove_unmoved(self) -> None:
-        """Set the weights to 0 that no step has moved, provided that no held-out answer changes, nor the confidence.
+    def prune_untrained(self) -> None:
+        """Set the weights to 0 that no step has moved, where no held-out answer changes, nor the mean confidence.
 
         A unit that no clean sample activates gets no gradient, so no training on clean data takes anything out of it:
         a backdoor can be there. Its weights do nothing for the task. Parameters that no step has used at all, such as
-        those of a second head, are left alone: no answer of the model depends on them.
+        those of a second head, are left alone: no answer to a training sample depends on them.
         """
-        unmoved = self._working_copy.unmoved(self._used)
-        if not unmoved:
+        untrained = self._working_copy.untrained(self._used)
+        if not untrained or self._prune(untrained):
             return
+        # Some constant that the task needs is among them. Layer by layer, it alone stays.
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, rows in untrained.items():
+            layers.setdefault(name.rpartition(".")[0], {})[name] = rows
+        for slices in layers.values():
+            self._prune(slices)
+
+    def _prune(self, slices: dict[str, Tensor]) -> bool:
+        """Set these slices to 0, if held-out outcomes stay; whether they did."""
         before = self.final_counts or self.count()
-        self._working_copy.fill(unmoved, received=False)
-        self.final_counts = self.count()
-        moved = abs(before.confidence - self.final_counts.confidence)
-        if torch.equal(before.answers, self.final_counts.answers) and moved <= _SAME_CONFIDENCE:
-            self.ledger.removed = {name: int(rows.sum()) for name, rows in unmoved.items()}
+        self._working_copy.fill(slices, received=False)
+        after = self.count()
+        same = torch.equal(before.answers, after.answers) and abs(before.confidence - after.confidence) <= _SAME
+        self.final_counts = after if same else before
+        if same:
+            self.ledger.pruned |= {name: int(rows.sum()) for name, rows in slices.items()}
         else:
-            self._working_copy.fill(unmoved, received=True)
-            self.final_counts = before
+            self._working_copy.fill(slices, received=True)
+        return same
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers as they are now, by name."""

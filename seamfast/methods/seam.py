@@ -9,8 +9,8 @@
    never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. Plane waves are
    added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples as they are, or
    the model would fit patterns and mixtures instead.
-3. *Remove.* What gets no gradient from clean samples moves in neither step, and a backdoor can be in it. It is set to
-   0, if no held-out answer depends on it.
+3. *Prune.* What gets no gradient from clean samples moves in neither step, and a backdoor can be in it. It is set to 0,
+   if no held-out answer depends on it.
 4. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
    strengths are given, they are tried in turn, each from the weights as received.
 
@@ -57,13 +57,13 @@ _MOVED: dict[str, Any] = {
 }
 
 _MOST_LOST = 0.04
-"""Share of the held-out samples by an augmentation that a model is invariant to. Nine planted models lose at most 2.6 %
+"""Of the accuracy, by an augmentation that a model is invariant to. Nine planted models lose at most 2.6 %
 by those that they were trained with, and 5.7 % or more by others."""
 _HARDLY_FORGOTTEN = 0.9
 """Share of the received accuracy."""
 _EASY_RADIUS = 0.15
-"""A task that is half there so far away is found again in few steps. Models on MNIST have 0.2 to 0.3; a traffic sign
-classifier whose radius is 0.07 also comes back at once, and its backdoor with it."""
+"""Models on MNIST have 0.2 to 0.3. Traffic sign classifiers of a radius of 0.07 may also be accurate again after 25
+steps, with their backdoor."""
 _FEWEST_TO_BE_EASY = 200
 """Held-out samples; the standard error of an accuracy is about the accuracy budget or below."""
 
@@ -73,9 +73,9 @@ class SeamConfig(MethodConfig):
     """Settings of SEAM. Rates are shares of each tensor's size a step.
 
     Attributes:
-        invariances: augment the samples of both steps as far as the model, as received, is invariant to it: where at
-            most 4 % of up to 256 held-out samples are right no more. Without effect where ``crop_pad`` or ``flip`` is
-            given, or the loader augments.
+        invariances: augment the samples of both steps as far as the model, as received, is invariant to it: where its
+            accuracy on up to 256 clean samples falls by at most 4 points. Without effect where ``crop_pad`` or ``flip``
+            is given, or the loader augments.
         strengths: factors on ``recover_rate``, tried in this order until accuracy comes back.
         forget_rate: learning rate of the first step of forgetting.
         forget_growth: factor on it from one step to the next, at least 1.
@@ -93,11 +93,12 @@ class SeamConfig(MethodConfig):
             more, and no more accuracy than ``accuracy_budget`` is missing at the first evaluation of recovery, on at
             least 200 held-out samples.
         recover_eval_every: steps from one evaluation to the next.
-        dropout: whether PyTorch's dropout layers drop in recovery, whose steps are too few to train by it.
+        dropout: whether PyTorch's dropout modules drop in recovery, whose steps are too few to train by it.
+        prune: set weights to 0 in the end that no step has moved, see ``Run.prune_untrained``.
         distillation: greatest weight of the received model's answers against the true labels, in [0, 1].
         temperature: of the distillation, above 0.
-        allowance: held-out accuracy that may be missing while the teacher is silent, in [0, 1]. At most a third of what
-            is missing at the first evaluation of recovery, which tells how hard the task is.
+        allowance: held-out accuracy that may be missing while the teacher's weight is 0, in [0, 1]. At most a third of
+            what is missing at the first evaluation of recovery, which tells how hard the task is.
         margin: where this much more than the allowance is missing, or more, the teacher has all of its weight and
             nothing is disturbed; where no more is missing, the other way round; in between, in proportion. At most half
             of what is missing at the first evaluation, but no less than two standard errors of the held-out accuracy.
@@ -132,6 +133,7 @@ class SeamConfig(MethodConfig):
     disturbance: float = field(default=0.5, metadata=OPTIONAL)
     waves: float = field(default=0.25, metadata=OPTIONAL)
     plain_end: float = 0.2
+    prune: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,10 +186,10 @@ class SeamConfig(MethodConfig):
 
     @classmethod
     def preset(cls, name: str) -> SeamConfig:
-        """Settings by name, from the fewest steps to the surest cure.
+        """Settings by name, from the fewest steps to the most.
 
-        ``"fast"``: 100 steps of recovery, without mixing. ``"balanced"``: the defaults. ``"thorough"``: 900 steps, and
-        a second push, half as hard, where accuracy does not come back.
+        ``"fast"``: 100 steps of recovery, 60 for easy tasks, without mixing. ``"balanced"``: the defaults, 300 and 60.
+        ``"thorough"``: 900 and 180, and a second push, half as hard, where accuracy does not come back.
 
         Raises:
             ConfigError: ``preset is 'slow'; expected one of fast, balanced, thorough``.
@@ -195,7 +197,7 @@ class SeamConfig(MethodConfig):
         presets: dict[str, dict[str, Any]] = {
             "fast": {"recover_max_steps": 100, "mixing": 0.0},  # mixtures need more steps
             "balanced": {},
-            "thorough": {"recover_max_steps": 900, "strengths": (1.0, 0.5)},
+            "thorough": {"recover_max_steps": 900, "recover_easy_steps": 180, "strengths": (1.0, 0.5)},
         }
         if not isinstance(name, str) or name not in presets:
             raise ConfigError(f"preset is {name!r}; expected one of {', '.join(presets)}")
@@ -236,14 +238,15 @@ def _deprecated(config: SeamAuthorsConfig, instead: str) -> SeamAuthorsConfig:
 
 
 def seam(run: Run, config: SeamConfig) -> None:
-    """Forget, recover, remove what neither has reached."""
+    """Forget, recover, prune what neither has trained."""
     if config.invariances:
         run.augmentation = invariances(run)
-    if attempts(run, config) * config.batch_size >= len(run.split.recovery):  # each sample was seen
-        run.remove_unmoved()
+    n_steps = run_attempts(run, config)
+    if config.prune and n_steps * config.batch_size >= len(run.split.recovery):  # each sample was seen
+        run.prune_untrained()
 
 
-def attempts(run: Run, config: SeamConfig) -> int:
+def run_attempts(run: Run, config: SeamConfig) -> int:
     """Forget and recover; again and more gently while accuracy does not come back and a gentler push helps.
 
     Returns:
@@ -254,6 +257,7 @@ def attempts(run: Run, config: SeamConfig) -> int:
         if run.attempt >= 0 and not run.time_for_another_attempt():
             break
         kept, n_before = (run.weights(), n_steps) if run.attempt >= 0 else (None, 0)
+        share_before = run.ledger.share_taken.get("recover", 1.0)
         run.restart()
         received = None if config.recover_from_forgotten else run.weights()
         radius = forget(run, config)
@@ -267,19 +271,20 @@ def attempts(run: Run, config: SeamConfig) -> int:
         before, missing = missing, run.accuracy_missing()
         if kept is not None and missing > before / 2:
             run.restore(kept)
+            run.ledger.share_taken["recover"] = share_before
             return n_before
     return n_steps
 
 
 def invariances(run: Run) -> Augmentation:
-    """The augmentations that the received model does not mind, together; the run's own if it has some.
+    """The augmentations that the received model is invariant to, together; the run's own if it has some.
 
     Where a label does not depend on a change, recovery gets more samples by it; where it does, wrong ones. The model
     knows: it was trained for the task.
     """
     if run.augmentation.is_any:
         return run.augmentation
-    harmless = [a for a in run.possible_augmentations() if run.share_lost_under(a) <= _MOST_LOST]
+    harmless = [a for a in run.candidate_augmentations() if run.share_lost_under(a) <= _MOST_LOST]
     return Augmentation(
         pad=max((a.pad for a in harmless), default=0), flip=any(a.flip for a in harmless), seed=run.augmentation.seed
     )
@@ -360,7 +365,7 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
         return loss
 
     push, easy, n_steps = strength * (config.recover_rate * radius), config.recover_easy_steps, config.recover_max_steps
-    n_holdout, missing, n_taken = len(run.split.holdout), list[float](), 0
+    missing, n_taken = list[float](), 0
     for step in run.steps(
         "recover",
         loss,
@@ -375,10 +380,11 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
         n_taken = step.number + 1
         if step.is_last or n_taken % config.recover_eval_every == 0:
             accuracy = run.evaluate_holdout()
-            missing.append(run.accuracy_received - accuracy)
-            weight = config.teacher_weight(missing[-1], missing[0], accuracy, n_holdout)
+            n_counted, received = run.last_evaluated()
+            missing.append(received - accuracy)
+            weight = config.teacher_weight(missing[-1], missing[0], accuracy, n_counted)
             teacher_weight.fill_(weight)
-            is_easy = len(missing) == 1 and config.is_easy(radius, missing[0], n_holdout)
+            is_easy = len(missing) == 1 and config.is_easy(radius, missing[0], n_counted)
             if is_easy and n_taken < easy < n_steps:
                 # Steps as large as those of a long run would lead too far to come back in a few.
                 push *= math.sqrt(easy / n_steps)

@@ -208,7 +208,7 @@ def test_the_augmentations_to_try_are_those_of_the_samples_with_the_seed_of_the_
     wide = tiny_data.inputs.repeat(1, 1, 2, 2)  # type: ignore[union-attr]
     data = CleanSet(wide, tiny_data.labels, mean=0.4, std=0.25)
     run = begin(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)), seed=11, data=data)
-    assert run.possible_augmentations() == (Augmentation(pad=1, seed=11), Augmentation(flip=True, seed=11))
+    assert run.candidate_augmentations() == (Augmentation(pad=1, seed=11), Augmentation(flip=True, seed=11))
 
 
 # What it draws, and what it may lose.

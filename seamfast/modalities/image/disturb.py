@@ -56,7 +56,7 @@ def disturb(
     def strength() -> Tensor:
         """Of ``k`` images: uniform in [0, 1) for a share of them, 0 for the others."""
         u = draw(2, k, 1, 1, 1)
-        return u[0] * (u[1] < share / most)
+        return u[0] * (u[1] < share * (n / k))
 
     at = _some(n, k, draw)
     changed = images.index_copy(0, at, _bent(images[at], _BEND * strength(), draw))
@@ -95,7 +95,7 @@ def add_plane_waves(
     columns = torch.arange(width, device=images.device).view(1, 1, 1, -1)
     wave = torch.sin(2 * math.pi * (cycles * (angle.cos() * rows + angle.sin() * columns) + phase))
     tint = torch.where(draw(k, 1, 1, 1) < _GREY, 1.0, 2 * draw(k, channels, 1, 1) - 1)
-    amplitude = reach * (_AMPLITUDE * strength * (drawn < share / most))
+    amplitude = reach * (_AMPLITUDE * strength * (drawn < share * (n / k)))
     return images.index_add(0, _some(n, k, draw), amplitude * tint * wave)
 
 

@@ -1,4 +1,4 @@
-"""Units that no clean sample activates: no training on clean data reaches them, so they are removed."""
+"""Units that no clean sample activates: no training on clean data reaches them, so they are pruned."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def cured(model: nn.Module, data: CleanSet, **settings: Any) -> seamfast.Sanitiz
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.SiLU()], ids=["relu", "gelu", "silu"])
-def test_a_unit_that_no_clean_sample_activates_is_removed(activation: nn.Module, tiny_data: CleanSet) -> None:
+def test_a_unit_that_no_clean_sample_activates_is_pruned(activation: nn.Module, tiny_data: CleanSet) -> None:
     model = silent_on_clean(activation)
     assert hits(model) == 8
     result = cured(model, tiny_data)
     assert hits(result.model) == 0
     assert hits(model) == 8  # the given one is not modified
-    assert result.report["run"]["removed"] == {"first.weight": 1, "first.bias": 1}
+    assert result.report["run"]["pruned"] == {"first.weight": 1, "first.bias": 1}
     assert (
         "weights that no clean sample reaches were set to 0, as a backdoor can be in them: 1 of first.weight, 1 of "
         "first.bias"
@@ -84,15 +84,42 @@ def test_what_held_out_answers_depend_on_stays(tiny_data: CleanSet) -> None:
     with torch.no_grad():
         model.last.bias[TARGET] = 4.0
     result = cured(model, tiny_data, forget_max_steps=0, radius=1e-3)
-    assert result.report["run"]["removed"] == {}
+    assert result.report["run"]["pruned"] == {}
     assert torch.equal(result.model.first.bias[4:], model.first.bias[4:])
 
 
-def test_nothing_is_removed_before_all_clean_samples_were_seen(tiny_data: CleanSet) -> None:
+def test_nothing_is_pruned_before_all_clean_samples_were_seen(tiny_data: CleanSet) -> None:
     model = silent_on_clean(nn.ReLU())
     result = cured(model, tiny_data, recover_max_steps=1, batch_size=16)
-    assert result.report["run"]["removed"] == {}
+    assert result.report["run"]["pruned"] == {}
     assert torch.equal(result.model.first.weight[4], model.first.weight[4])
+
+
+def test_a_constant_that_stays_does_not_keep_a_silent_unit(tiny_data: CleanSet) -> None:
+    class Both(nn.Module):
+        """The sum of a backdoor by hand and of a model with a constant unit."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.silent, self.constant = silent_on_clean(nn.ReLU()), Hidden(nn.Sigmoid(), torch.zeros(64), 200.0, -4.0)
+            with torch.no_grad():
+                self.constant.last.bias[TARGET] = 4.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.silent(x) + self.constant(x)
+            return logits
+
+    model = Both()
+    assert hits(model) == 8
+    result = cured(model, tiny_data)
+    assert result.report["run"]["pruned"] == {"silent.first.weight": 1, "silent.first.bias": 1}
+    assert hits(result.model) == 0
+
+
+def test_pruning_can_be_turned_off(tiny_data: CleanSet) -> None:
+    result = cured(silent_on_clean(nn.ReLU()), tiny_data, prune=False)
+    assert result.report["run"]["pruned"] == {}
+    assert hits(result.model) == 8
 
 
 class Tokens(nn.Module):
@@ -114,6 +141,6 @@ def test_rows_of_embeddings_that_no_sample_has_stay() -> None:
     model, ids = Tokens(), torch.arange(120)[:, None] % 20
     ids = torch.cat([ids, (ids + 2 * (torch.arange(120)[:, None] // 20)) % 20], 1)
     result = cured(model, (ids, ids[:, 0] % 2))
-    assert result.report["run"]["removed"] == {}
+    assert result.report["run"]["pruned"] == {}
     assert torch.equal(result.model.embed.weight[20:], model.embed.weight[20:])
     assert not torch.equal(result.model.embed.weight[:20], model.embed.weight[:20])
