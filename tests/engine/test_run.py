@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast import CleanSet
+from seamfast.acceptance import n_lost_allowed
 from seamfast.data import split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.model import WorkingCopy
 from seamfast.engine.optimizer import SGD
-from seamfast.engine.run import Clock, Run, n_lost_allowed
+from seamfast.engine.run import Clock, Run
 from seamfast.engine.step import TrainingBatch
 from seamfast.engine.subject import Subject
 from seamfast.modalities import Augmentation
@@ -167,12 +168,37 @@ def test_the_accuracy_is_not_known_to_be_missing_before_it_is_counted(begin: Cal
     assert run.final_counts is None
 
 
+@pytest.mark.parametrize(("times", "n_counted"), [(1, 32), (10, 256)])
+def test_the_accuracy_as_received_is_that_on_the_samples_last_evaluated(
+    times: int,
+    n_counted: int,
+    begin: Callable[..., Run],
+    tiny_data: CleanSet,
+    enlarged: Callable[[CleanSet, int], CleanSet],
+) -> None:
+    data = enlarged(tiny_data, times)
+    labels = torch.where(torch.arange(len(data)) % 3 > 0, data.labels, (data.labels + 1) % 4)  # wrong on a third
+    run = begin(data=CleanSet(data.inputs, labels, mean=0.4, std=0.25))
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        return F.cross_entropy(run.logits(batch.inputs), batch.labels)
+
+    found: list[tuple[float, tuple[int, float]]] = []
+    for step in run.steps("recover", loss, SGD(run.model), of=run.split.recovery, max_steps=1):
+        found.append((run.evaluate_holdout(), run.last_evaluated()))  # before anything has moved
+        step.take(0.0)
+    ((accuracy, (n, received)),) = found
+    assert n == n_counted
+    assert received == pytest.approx(accuracy, abs=1e-6)
+    assert len(run.split.holdout) == 32 * times
+
+
 # What it is invariant to.
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(pad=3, seed=7), Augmentation(flip=True, seed=7)])
 @pytest.mark.parametrize("times", [1, 10])
-def test_the_share_lost_under_an_augmentation_is_that_of_up_to_256_held_out_samples(
+def test_the_share_lost_under_an_augmentation_is_that_of_up_to_256_samples(
     augmentation: Augmentation,
     times: int,
     begin: Callable[..., Run],
@@ -186,9 +212,9 @@ def test_the_share_lost_under_an_augmentation_is_that_of_up_to_256_held_out_samp
     run = begin(model, data=data)
     assert 0.7 < run.accuracy_received < 1  # wrong on some as they are
     held_out = run.split.holdout
-    n_counted = min(len(held_out), 256)
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(7))
-    watched = held_out[order[:n_counted]]
+    watched = torch.cat([held_out[order], run.split.recovery])[:256]  # of few held-out ones, others too
+    n_counted = len(watched)
 
     def n_right(how: Augmentation) -> int:
         options = {"pad": how.pad, "flip": how.flip, "seed": how.seed}

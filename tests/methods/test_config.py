@@ -244,7 +244,9 @@ def test_presets_by_name() -> None:
     assert balanced == SeamConfig()
     assert balanced.strengths == (1.0,)
     assert fast == dataclasses.replace(balanced, recover_max_steps=100, mixing=0.0)
-    assert thorough == dataclasses.replace(balanced, recover_max_steps=900, strengths=(1.0, 0.5))
+    assert thorough == dataclasses.replace(
+        balanced, recover_max_steps=900, recover_easy_steps=180, strengths=(1.0, 0.5)
+    )
     assert fast.recover_max_steps < balanced.recover_max_steps < thorough.recover_max_steps
 
 

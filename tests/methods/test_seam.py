@@ -682,7 +682,7 @@ def test_relative_rates_are_shares_of_each_tensors_size(strength: float, tiny_da
 def test_the_largest_rates_are_reported_as_not_accepted(radius: float | None, tiny_data: CleanSet) -> None:
     """They ruin the model, as they must; the run ends all the same."""
     result = cured(
-        linear(), tiny_data, forget_rate=1e9, recover_rate=1e9, strengths=(1e9,), forget_max_steps=3,
+        sure(), tiny_data, invariances=False, forget_rate=1e9, recover_rate=1e9, strengths=(1e9,), forget_max_steps=3,
         recover_max_steps=3, radius=radius,
     )  # fmt: skip
     assert not result.accepted
@@ -1116,7 +1116,6 @@ def test_both_steps_see_augmented_samples_and_evaluations_do_not() -> None:
     assert (
         sum(torch.allclose(images, inputs[split.holdout], atol=1e-4) for images in evaluated) >= 2
     )  # before and after
-    assert all(len(images) <= len(split.holdout) for training, images in seen if not training)
 
 
 # Dropout.
