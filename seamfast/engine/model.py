@@ -128,7 +128,9 @@ class WorkingCopy:
             if name not in of or name.rpartition(".")[0] not in layers or not parameter.numel():
                 continue
             now, received = (value.detach().reshape(len(value), -1) for value in (parameter, self._received[name]))
-            same = (now == received).all(1) & (received != 0).any(1)
+            same = (now == received).all(1)
+            if bool(same.any()):
+                same[same.clone()] = (received[same] != 0).any(1)
             if bool(same.any()):
                 found[name] = same
         return found
