@@ -5,8 +5,8 @@
    accuracy was gone. It differs by five times between models, and sets how far recovery may move them.
 2. *Recover.* Train on true labels, in steps in proportion to the radius. The student sees its samples under patterns
    and disturbances, as a trigger is one. The received model is the teacher and preserves the task; but a teacher with a
-   backdoor leaks it, even on clean samples, so its weight is in proportion to the accuracy that is missing, and it
-   never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. Plane waves are
+   backdoor leaks it, even on clean samples, so its weight is in proportion to the accuracy that is missing beyond an
+   allowance, and it never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. Plane waves are
    added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples as they are, or
    the model would fit patterns and mixtures instead.
 3. *Prune.* What gets no gradient from clean samples moves in neither step, and a backdoor can be in it. It is set to 0,
@@ -14,7 +14,8 @@
 4. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
    strengths are given, they are tried in turn, each from the weights as received.
 
-Every decision is made on the held-out part of the clean data.
+Every decision is made on the held-out part of the clean data; only which augmentations the received model is invariant
+to is tried on recovery samples too, where few are held out.
 
 Source: Zhu et al., "Selective Amnesia", IEEE S&P 2023, arXiv:2212.04687. The recovery differs from theirs as described
 above; their own settings are the method ``seam_authors``.
