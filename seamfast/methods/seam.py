@@ -6,9 +6,9 @@
 2. *Recover.* Train on true labels, in steps in proportion to the radius. The student sees its samples under patterns
    and disturbances, as a trigger is one. The received model is the teacher and preserves the task; but a teacher with a
    backdoor leaks it, even on clean samples, so its weight is in proportion to the accuracy that is missing beyond an
-   allowance, and it never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow. Plane waves are
-   added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples as they are, or
-   the model would fit patterns and mixtures instead.
+   allowance, and it never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow.
+   Plane waves are added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples
+   as they are, or the model would fit patterns and mixtures instead.
 3. *Prune.* What gets no gradient from clean samples moves in neither step, and a backdoor can be in it. It is set to 0,
    if no held-out answer depends on it.
 4. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
