@@ -55,7 +55,7 @@ from benches import study_report, zoo  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.training import Training  # noqa: E402
 from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
-from benches.study_report import SEAM, is_unseen  # noqa: E402
+from benches.study_report import SEAM, Key, key  # noqa: E402
 from benches.zoo import Entry, clean_part, measure, read  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
@@ -160,14 +160,6 @@ class Job:
     @property
     def key(self) -> Key:
         return self.entry.name, self.method, self.budget, self.seed, self.unseen
-
-
-Key = tuple[str, str, float, int, bool]
-
-
-def key(row: Row) -> Key:
-    """The key of the job that a row is of."""
-    return row["entry"], row["method"], row["budget"], row["seed"], is_unseen(row)
 
 
 def latest(rows: list[Row]) -> dict[Key, Row]:

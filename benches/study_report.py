@@ -30,7 +30,7 @@ _MARKS = "os^Dv*PX<>"
 
 def write(folder: Path, rows: list[Row]) -> None:
     """``study.md`` in ``folder``, and beside it the pictures that it shows; equal rows give equal files."""
-    rows = sorted(rows, key=lambda row: (row["entry"], row["method"], row["budget"], row["seed"], is_unseen(row)))
+    rows = sorted(rows, key=key)
     shown = [row for row in rows if not is_unseen(row) and row["architecture"] in NETS]
     for name, draw in (("tradeoff", draw_tradeoff), ("attacks", draw_heat_map), ("budgets", draw_budgets)):
         write_atomically(folder / f"study-{name}.svg", draw(shown))
@@ -67,6 +67,14 @@ def summary(rows: list[Row]) -> Row:
 def is_unseen(row: Row) -> bool:
     """Whether the clean data were unseen by the model's training."""
     return bool(row.get("unseen"))
+
+
+Key = tuple[str, str, float, int, bool]
+
+
+def key(row: Row) -> Key:
+    """Of the job that a row is of: model, method, budget, seed, and whether the clean data were unseen."""
+    return row["entry"], row["method"], row["budget"], row["seed"], is_unseen(row)
 
 
 def acc_lost(row: Row) -> float:

@@ -267,8 +267,8 @@ MUTANTS = [
     Mutant(
         "floats-cropped-alike-in-all-epochs",
         "modalities/image/modality.py",
-        "flip=augmentation.flip, seed=augmentation.seed, epoch=epoch",
-        "flip=augmentation.flip, seed=augmentation.seed, epoch=0",
+        "augmented_images(inputs, indices, epoch=epoch, **how)",
+        "augmented_images(inputs, indices, epoch=0, **how)",
         "crops of float images repeat, and are not those of pixels",
         "modalities/test_modalities.py",
     ),
@@ -946,9 +946,9 @@ MUTANTS = [
     ),
     Mutant(
         "gather-crop-not-keyed-by-epoch",
-        "ops/places.py",
-        "draw(seed, sample_ids, epoch, STREAM_AUGMENT)",
-        "draw(seed, sample_ids, 0, STREAM_AUGMENT)",
+        "ops/augmented_images.py",
+        "draw(seed, indices, epoch, STREAM_AUGMENT)",
+        "draw(seed, indices, 0, STREAM_AUGMENT)",
         "crops are the same in each epoch",
         "ops/test_gather_augment.py",
     ),

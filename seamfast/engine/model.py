@@ -130,7 +130,7 @@ class WorkingCopy:
             now, received = (value.detach().reshape(len(value), -1) for value in (parameter, self._received[name]))
             same = (now == received).all(1)
             if bool(same.any()):
-                same[same.clone()] = (received[same] != 0).any(1)
+                same &= (received != 0).any(1)
             if bool(same.any()):
                 found[name] = same
         return found

@@ -101,6 +101,7 @@ class TrainingStep:
         self.optimizer = optimizer
         self.rate = torch.zeros((), device=device)
         self.used: set[str] = set()
+        self._parameters = list(model.named_parameters())
         self._loss = loss
         self._dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.loss_sum = torch.zeros((), dtype=self._dtype, device=device)
@@ -130,7 +131,7 @@ class TrainingStep:
                 "in its forward"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        self.used.update(name for name, p in self.model.named_parameters() if p.grad is not None)
+        self.used.update(name for name, p in self._parameters if p.grad is not None)
         self.optimizer.step(self.rate)
 
     def set_rate(self, rate: float) -> None:

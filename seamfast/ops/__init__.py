@@ -13,7 +13,6 @@ from seamfast.ops.cross_entropy import (
 from seamfast.ops.dispatch import backends
 from seamfast.ops.gather_augment import gather_augment
 from seamfast.ops.occlude import occlude
-from seamfast.ops.places import augmented_places
 from seamfast.ops.random_labels import random_labels
 from seamfast.ops.stamp_trigger import stamp_trigger
 from seamfast.ops.trigger_table import TriggerTable
@@ -22,7 +21,6 @@ __all__ = [
     "OUTCOMES",
     "LossAndCount",
     "TriggerTable",
-    "augmented_places",
     "backends",
     "count_outcomes",
     "gather_augment",

@@ -17,7 +17,8 @@ from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.image.masks import MaskedPatterns
 from seamfast.modalities.image.perturb import PERTURBATIONS
 from seamfast.modalities.mixing import mixed
-from seamfast.ops import TriggerTable, augmented_places, gather_augment, occlude, stamp_trigger
+from seamfast.ops import TriggerTable, gather_augment, occlude, stamp_trigger
+from seamfast.ops.augmented_images import augmented_images
 from seamfast.ops.normalization import normalization
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.image.base import ImageTrigger
@@ -80,19 +81,11 @@ class ImageModality(Modality):
 
     def gather(self, inputs: Batch, indices: Tensor, augmentation: Augmentation, epoch: int | Tensor) -> Tensor:
         assert isinstance(inputs, Tensor)
+        how: dict[str, Any] = {"pad": augmentation.pad, "flip": augmentation.flip, "seed": augmentation.seed}
         if not self.is_pixels:
-            return _gathered_floats(inputs, indices, augmentation, epoch)
+            return augmented_images(inputs, indices, epoch=epoch, **how)
         mean, std = self._normalization()
-        return gather_augment(
-            inputs,
-            indices,
-            mean=mean,
-            std=std,
-            pad=augmentation.pad,
-            flip=augmentation.flip,
-            seed=augmentation.seed,
-            epoch=epoch,
-        )
+        return gather_augment(inputs, indices, mean=mean, std=std, epoch=epoch, **how)
 
     def augmentations(self, seed: int) -> tuple[Augmentation, ...]:
         """Crops by a sixteenth of the shorter side, and flips."""
@@ -207,15 +200,3 @@ class ImageModality(Modality):
                 "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
             )
         return self.mean, self.std
-
-
-def _gathered_floats(inputs: Tensor, indices: Tensor, augmentation: Augmentation, epoch: int | Tensor) -> Tensor:
-    """As ``gather_augment`` of pixels: a sample of the same index is cropped and flipped in the same way."""
-    if not augmentation.is_any:
-        return inputs[indices]
-    channels, height, width = inputs.shape[1:]
-    rows, columns = augmented_places(
-        indices, height, width, pad=augmentation.pad, flip=augmentation.flip, seed=augmentation.seed, epoch=epoch
-    )
-    channel = torch.arange(channels, device=inputs.device)[:, None, None]
-    return inputs[indices[:, None, None, None], channel, rows[:, None, :, None], columns[:, None, None, :]]
