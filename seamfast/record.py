@@ -42,6 +42,11 @@ _AUGMENTED = (
     "{} augments, so its held-out samples are draws and say little of the model: give eval_transform= or holdout=, or "
     "let the dataset have an attribute eval_transform"
 )
+_PRUNED = {
+    "rows": "{n} of {n_all} rows of the embedding {layer} occur in no clean sample: set to the mean of the others, as "
+    "a backdoor can be in them",
+    "layers": "no clean sample reaches the layer {layer}: set to 0, as a backdoor can be in it",
+}
 
 
 @dataclass
@@ -210,9 +215,9 @@ class RunRecord:
         labels = self.subject.samples.labels
         return labels[: len(labels) - self.held_out.n_given]
 
-    def _pruned(self) -> dict[str, int]:
+    def _pruned(self) -> list[dict[str, Any]]:
         """Of the returned model."""
-        return {} if self.stopped else dict(self.run.ledger.pruned)
+        return [] if self.stopped else [asdict(part) for part in self.run.ledger.pruned]
 
     def _warnings(self, before: Evaluation) -> list[str]:
         found: list[str] = []
@@ -234,9 +239,7 @@ class RunRecord:
         if run.ledger.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in run.ledger.phase_steps.items())
             found.append(f"the time budget of {run.clock.budget_s:g} s cut the run short; steps taken: {steps}")
-        if self._pruned():
-            names = ", ".join(f"{n} of {name}" for name, n in self._pruned().items())
-            found.append(f"weights that no clean sample reaches were set to 0, as a backdoor can be in them: {names}")
+        found += [_PRUNED[part["kind"]].format(**part) for part in self._pruned() if part["kind"] in _PRUNED]
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)
             found.append(f"samples of kind {kind!r} cannot have {names}: left out, a weaker cure")

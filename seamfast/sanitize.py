@@ -225,7 +225,9 @@ def sanitize(
             received = run.measure_received()
             record.before = as_evaluation(received, observer.counts(in_float32))
             record.confidence = received.confidence
-            clock.reserve(1.5 * (clock.elapsed() - begin))  # for the same measurement at the end
+            # For the same measurement at the end, and for what pruning takes before it.
+            n_passes = 1.5 + (run.passes_of_pruning() if settings.prune else 0.0)
+            clock.reserve(n_passes * (clock.elapsed() - begin))
             with listening(handler):
                 handler.notify("on_train_begin")
                 run_method(method, run, settings)

@@ -228,7 +228,9 @@ def test_layers_that_are_not_used(tiny_data: CleanSet) -> None:
     model = Head()
     model.idle, model.none = nn.Linear(3, 3), nn.Parameter(torch.empty(0))
     result = seamfast.sanitize(model, tiny_data, config=SHORT)
-    assert changed(result, model) == ["head.weight", "head.bias"]
+    assert changed(result, model) == ["head.weight", "head.bias", "idle.weight", "idle.bias"]
+    assert not result.model.idle.weight.any()
+    assert "no clean sample reaches the layer idle: set to 0, as a backdoor can be in it" in result.report["warnings"]
 
 
 # How it is called, and how it answers.

@@ -3,8 +3,8 @@
 ``fine_tune``: 400 steps of SGD 0.01 (``FineTuneConfig``). ``super_fine_tune``: 400 steps in two phases
 (``SuperFineTuneConfig``). ``authors_seam``: the settings of SEAM's public CIFAR-10 script, stopped blind, with a
 hundredth of the recovery part to forget on, and at most 30 epochs of recovery instead of 300. All three hold a fifth of
-the clean budget out, to stop and judge by; steps of all attempts count. What comes back is the treated model, accepted
-or not.
+the clean budget out, to stop and judge by; steps of all attempts count, and nothing is
+pruned, as nothing is in the papers. What comes back is the treated model, accepted or not.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def no_defence(model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment
 def fine_tune(
     model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool], precision: str = "auto"
 ) -> Defended:
-    """``seamfast.sanitize(..., method="fine_tune")`` by its defaults."""
-    config = FineTuneConfig(crop_pad=augment[0], flip=augment[1])
+    """``seamfast.sanitize(..., method="fine_tune")`` as published, so without pruning."""
+    config = FineTuneConfig(crop_pad=augment[0], flip=augment[1], prune=False)
     return _sanitized(model, clean, "fine_tune", config, seed, precision)
 
 
 def super_fine_tune(
     model: nn.Module, clean: seamfast.CleanSet, *, seed: int, augment: tuple[int, bool], precision: str = "auto"
 ) -> Defended:
-    """``seamfast.sanitize(..., method="super_fine_tune")`` by its defaults."""
-    config = SuperFineTuneConfig(crop_pad=augment[0], flip=augment[1])
+    """``seamfast.sanitize(..., method="super_fine_tune")`` as published, so without pruning."""
+    config = SuperFineTuneConfig(crop_pad=augment[0], flip=augment[1], prune=False)
     return _sanitized(model, clean, "super_fine_tune", config, seed, precision)
 
 
@@ -57,7 +57,7 @@ def authors_seam(
 
 def authors_config(augment: tuple[int, bool], epochs: int = 30) -> SeamAuthorsConfig:
     """The authors' settings for CIFAR-10, with this augmentation and so many epochs of recovery at most."""
-    return SeamAuthorsConfig(recover_max_epochs=epochs, crop_pad=augment[0], flip=augment[1])
+    return SeamAuthorsConfig(recover_max_epochs=epochs, crop_pad=augment[0], flip=augment[1], prune=False)
 
 
 def _sanitized(

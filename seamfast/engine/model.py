@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from seamfast.errors import InputError, ModelError
 from seamfast.modalities.batch import Batch, call
-
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
@@ -112,35 +110,6 @@ class WorkingCopy:
         for name, tensor in _tensors(self.model):
             if name in kept:
                 tensor.copy_(kept[name])
-
-    def untrained(self, of: Collection[str]) -> dict[str, Tensor]:
-        """Which slices of these parameters' first dimension are as received, to the bit, and not 0: ``(n,)`` bool.
-
-        These are the weights into units that no training sample has activated. Only of linear layers, convolutions and
-        norms: a row of an embedding or of another table that no sample has is no sign of anything.
-
-        Args:
-            of: names of parameters.
-        """
-        layers = {name for name, module in self.model.named_modules() if isinstance(module, _LAYERS)}
-        found = {}
-        for name, parameter in self.model.named_parameters():
-            if name not in of or name.rpartition(".")[0] not in layers or not parameter.numel():
-                continue
-            now, received = (value.detach().reshape(len(value), -1) for value in (parameter, self._received[name]))
-            same = (now == received).all(1)
-            if bool(same.any()):
-                same &= (received != 0).any(1)
-            if bool(same.any()):
-                found[name] = same
-        return found
-
-    @torch.no_grad()
-    def fill(self, slices: dict[str, Tensor], *, received: bool) -> None:
-        """Set these slices, of ``untrained``, to the received weights or to 0."""
-        parameters = dict(self.model.named_parameters())
-        for name, rows in slices.items():
-            parameters[name][rows] = self._received[name][rows] if received else 0.0
 
     def frozen_received(self) -> nn.Module:
         """A second copy with the weights as received, in eval mode, without grads: the teacher of distillation."""

@@ -40,5 +40,7 @@ def config_class(method: str) -> type[MethodConfig]:
 
 
 def run_method(method: str, run: Run, config: MethodConfig) -> None:
-    """Train ``run.model`` in place as ``method`` says."""
+    """Train ``run.model`` in place as ``method`` says, then prune it."""
     METHODS[method][0](run, config)
+    if config.prune:
+        run.prune_unused()

@@ -36,6 +36,7 @@ class MethodConfig:
             ``accuracy_budget`` takes its place. A result that lost more is accepted with a probability of at most 5 %.
         crop_pad: reflect-pad images by so many pixels and crop at random; 0 for none.
         flip: mirror images left and right at random.
+        prune: hold at a constant, in the end, what no answer to a clean sample depends on; see ``Run.prune_unused``.
     """
 
     batch_size: int = 128
@@ -44,6 +45,7 @@ class MethodConfig:
     accuracy_limit: float = 0.06
     crop_pad: int = field(default=0, metadata=REQUIRED)
     flip: bool = field(default=False, metadata=REQUIRED)
+    prune: bool = True
 
     def __post_init__(self) -> None:
         for f in fields(self):  # types first

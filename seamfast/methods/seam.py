@@ -9,9 +9,7 @@
    allowance, and it never sees a pattern. As accuracy comes back, the teacher's weight falls and the disturbances grow.
    Plane waves are added all the time: smooth, faint triggers are what a teacher leaks most. The last steps see samples
    as they are, or the model would fit patterns and mixtures instead.
-3. *Prune.* What gets no gradient from clean samples moves in neither step, and a backdoor can be in it. It is set to 0,
-   if no held-out answer depends on it.
-4. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
+3. *Do no harm.* If held-out accuracy does not come back within its budget, the result is not accepted; where more
    strengths are given, they are tried in turn, each from the weights as received.
 
 Every decision is made on the held-out part of the clean data; only which augmentations the received model is invariant
@@ -95,7 +93,6 @@ class SeamConfig(MethodConfig):
             least 200 held-out samples.
         recover_eval_every: steps from one evaluation to the next.
         dropout: whether PyTorch's dropout modules drop in recovery, whose steps are too few to train by it.
-        prune: set weights to 0 in the end that no step has moved, see ``Run.prune_untrained``.
         distillation: greatest weight of the received model's answers against the true labels, in [0, 1].
         temperature: of the distillation, above 0.
         allowance: held-out accuracy that may be missing while the teacher's weight is 0, in [0, 1]. At most a third of
@@ -134,7 +131,6 @@ class SeamConfig(MethodConfig):
     disturbance: float = field(default=0.5, metadata=OPTIONAL)
     waves: float = field(default=0.25, metadata=OPTIONAL)
     plain_end: float = 0.2
-    prune: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,12 +235,10 @@ def _deprecated(config: SeamAuthorsConfig, instead: str) -> SeamAuthorsConfig:
 
 
 def seam(run: Run, config: SeamConfig) -> None:
-    """Forget, recover, prune what neither has trained."""
+    """Forget and recover, on samples augmented as far as the model is invariant to it."""
     if config.invariances:
         run.augmentation = invariances(run)
-    n_steps = run_attempts(run, config)
-    if config.prune and n_steps * config.batch_size >= len(run.split.recovery):  # each sample was seen
-        run.prune_untrained()
+    run_attempts(run, config)
 
 
 def run_attempts(run: Run, config: SeamConfig) -> int:

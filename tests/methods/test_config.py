@@ -119,7 +119,8 @@ def test_what_is_no_toml() -> None:
 
 def test_unknown_settings_are_named_with_those_that_there_are() -> None:
     known = "accuracy_budget, accuracy_limit, batch_size, crop_pad, eval_every, flip, holdout_fraction, max_steps, "
-    with raises(f"FineTuneConfig has no learning_rate, steps; expected some of {known}momentum, rate, weight_decay"):
+    known += "momentum, prune, rate, weight_decay"
+    with raises(f"FineTuneConfig has no learning_rate, steps; expected some of {known}"):
         FineTuneConfig.from_dict({"steps": 3, "rate": 0.1, "learning_rate": 0.1})
     with pytest.raises(ConfigError, match=r"^SeamConfig has no rate; expected some of "):
         SeamConfig.from_toml("rate = 0.1")

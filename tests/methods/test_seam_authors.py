@@ -208,7 +208,7 @@ def test_the_settings_are_the_published_ones() -> None:
         "crop_pad": 0, "flip": False, "exclude_true": False, "forget_fraction": 1.0, "forget_rate": 5e-4,
         "forget_weight_decay": 5e-4, "forget_patience": 10, "recover_betas": [0.9, 0.5], "recover_until": 0.99,
     }  # fmt: skip
-    of_all_methods = {"holdout_fraction": 0.2, "accuracy_budget": 0.03, "accuracy_limit": 0.06}
+    of_all_methods = {"holdout_fraction": 0.2, "accuracy_budget": 0.03, "accuracy_limit": 0.06, "prune": True}
     assert SeamAuthorsConfig().to_dict() == cifar10 | of_all_methods
     assert SeamAuthorsConfig.trojai().to_dict() == trojai | of_all_methods
     assert SeamAuthorsConfig.trojai(batch_size=7).to_dict() == trojai | of_all_methods | {"batch_size": 7}
