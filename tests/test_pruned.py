@@ -125,7 +125,7 @@ def test_a_unit_that_decides_without_a_gradient_stays(tiny_data: CleanSet) -> No
         model.first.bias[4] = -(before_step[is_last].min() + before_step[~is_last].max()) / 2
         model.last.weight[TARGET, :4], model.last.bias[TARGET] = 0.0, -30.0
     assert torch.equal(answers_last(model), is_last)
-    result = cured(model, tiny_data, forget_max_steps=0, radius=1e-4)
+    result = cured(model, tiny_data, "fine_tune", max_steps=1, rate=1e-9)
     assert torch.equal(answers_last(result.model), is_last)
 
 
