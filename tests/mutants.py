@@ -737,7 +737,7 @@ MUTANTS = [
     Mutant(
         "gate-returns-a-failed-model",
         "gating/pipeline.py",
-        '            sanitized = None\n            staging.discard_model()\n',
+        "            sanitized = None\n            staging.discard_model()\n",
         "            staging.discard_model()\n",
         "a model that failed its policy is returned",
         "gating/test_pipeline.py",
