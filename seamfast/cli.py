@@ -231,20 +231,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _gate(arguments: argparse.Namespace) -> int:
     from seamfast.gating.pipeline import gate
 
-    result = gate(
-        arguments.model,
-        arguments.data,
-        policy=arguments.policy,
-        out=arguments.out,
-        root=arguments.root,
-        split=arguments.split,
-        architecture=arguments.architecture,
-        arguments=dict(arguments.argument),
-        allow_pickle=arguments.allow_pickle,
-        dry_run=arguments.dry_run,
-        seed=arguments.seed,
-        device=arguments.device,
-    )
+    try:
+        result = gate(
+            arguments.model,
+            arguments.data,
+            policy=arguments.policy,
+            out=arguments.out,
+            root=arguments.root,
+            split=arguments.split,
+            architecture=arguments.architecture,
+            arguments=dict(arguments.argument),
+            allow_pickle=arguments.allow_pickle,
+            dry_run=arguments.dry_run,
+            seed=arguments.seed,
+            device=arguments.device,
+        )
+    except InputError as error:  # of the call: what is wrong with the model or the data ends in a report
+        _say(f"seamfast: {type(error).__name__}: {error}")
+        return EXIT_USAGE
+    if result.error is not None and not isinstance(result.error, (OSError, MemoryError, torch.OutOfMemoryError)):
+        for line in "".join(traceback.format_exception(result.error)).splitlines():
+            _say(line)
     if arguments.json:
         _print_json(result.report)
         return result.exit_code

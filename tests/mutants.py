@@ -753,8 +753,8 @@ MUTANTS = [
     Mutant(
         "gate-returns-a-failed-model",
         "gating/pipeline.py",
-        '    if verdict["outcome"] != "pass":\n        sanitized = None\n',
-        "",
+        "            sanitized = None\n            staging.discard_model()\n",
+        "            staging.discard_model()\n",
         "a model that failed its policy is returned",
         "gating/test_pipeline.py",
     ),

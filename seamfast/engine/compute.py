@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from seamfast.engine.host import choose_threads, seeded
+from seamfast.engine.host import choose_threads, seeded, set_deterministic
 from seamfast.engine.precision import Precision, choose_precision, step_seconds
 from seamfast.engine.subject import Subject
 from seamfast.modalities import Augmentation
@@ -59,7 +59,7 @@ def choose_compute(
     """
     reason = Compute().threads_reason
     if deterministic:
-        torch.use_deterministic_algorithms(True)
+        set_deterministic("error", compiles=compiles)
     if threads is not None:
         torch.set_num_threads(threads)
         reason = f"{threads} were asked for"

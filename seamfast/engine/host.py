@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import torch
 
 from seamfast.ops import dispatch
 
+_MODES = ("default", "warn", "error")  # of torch.get_deterministic_debug_mode
 _SLACK = 1.05
 """One thread is chosen only if a step is at least this many times as fast with it."""
 
@@ -18,16 +20,28 @@ _SLACK = 1.05
 def in_use() -> Iterator[None]:
     """Keep freed memory for the next step; restore PyTorch's threads and deterministic mode at the end."""
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     try:
         with dispatch.package("cpp").freed_memory_kept():
             yield
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        if torch.are_deterministic_algorithms_enabled() != deterministic:
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if torch.get_deterministic_debug_mode() != deterministic:
+            set_deterministic(_MODES[deterministic], compiles="torch._inductor.config" in sys.modules)
+
+
+def set_deterministic(mode: str, *, compiles: bool) -> None:
+    """``torch.use_deterministic_algorithms``, which imports torch's compiler, only where that is in use.
+
+    Args:
+        mode: ``"default"``: off; ``"warn"`` or ``"error"``: on, and what happens where there is no such algorithm.
+        compiles: whether the compiler is to know.
+    """
+    if compiles:
+        torch.use_deterministic_algorithms(mode != "default", warn_only=mode == "warn")
+    else:
+        torch.set_deterministic_debug_mode(mode)
 
 
 @contextmanager

@@ -19,6 +19,15 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
     given = device_of(model)
     if device == "auto":
         return given if given.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return as_device(device)
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """``torch.device(device)``, on which torch can have tensors here.
+
+    Raises:
+        InputError: e.g. ``device is 'gpu'; expected 'auto' or a torch device such as 'cpu' or 'cuda:0'``.
+    """
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -27,6 +36,13 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
         ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {str(device)!r}, but torch sees no CUDA device here; expected 'auto' or 'cpu'")
+    try:
+        held = torch.zeros(1, device=chosen).device
+    except (AssertionError, ImportError, RuntimeError) as error:  # each kind of device has errors of its own
+        message = f"device is {str(device)!r}, on which torch can have no tensors here; expected 'auto' or 'cpu'"
+        raise InputError(message) from error
+    if held.type == "meta":
+        raise InputError(f"device is {str(device)!r}, which holds no weights; expected 'auto' or 'cpu'")
     return chosen
 
 
@@ -48,13 +64,18 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise ``ModelError`` naming the first parameter or buffer that is complex or not finite."""
+    """Raise ``ModelError`` naming the first parameter or buffer that is complex or not finite, or counts below 0."""
     for name, value in _tensors(model):
         if value.is_complex():  # a cast to float32 drops the imaginary part
             raise ModelError(f"{name} is {str(value.dtype).removeprefix('torch.')}; expected real weights")
         if value.is_floating_point() and not torch.isfinite(value).all():
             n_bad = int((~torch.isfinite(value)).sum())
             raise ModelError(f"{name} holds {n_bad} NaN or Inf of {value.numel()} numbers; expected finite weights")
+    for name, module in model.named_modules():
+        # With momentum=None, batch normalization divides by this count plus 1.
+        count = module.num_batches_tracked if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
+        if count is not None and int(count) < 0:
+            raise ModelError(f"{name}.num_batches_tracked is {int(count)}; expected 0 or more")
 
 
 def digest(model: nn.Module) -> str:

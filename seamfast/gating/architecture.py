@@ -22,8 +22,10 @@ from seamfast.gating.config_json import (
     PREPROCESSOR,
     check_sizes,
     class_count,
+    class_names,
     parse_config,
     preprocessing,
+    preprocessor_document,
     setting,
 )
 from seamfast.gating.import_guard import nothing_imported_from, refuse_spec
@@ -76,6 +78,8 @@ class Architecture:
         input_shape: (C, H, W) of its input in pixels, or ``None`` where unknown.
         num_classes: logits, or ``None`` where unknown.
         mean, std: normalization per channel, or one number for all, on the [0, 1] pixel scale, or ``None``.
+        class_names: by class, where the folder's ``config.json`` has them.
+        documents: what describes it in a folder of transformers, by the name of the file.
     """
 
     source: str
@@ -87,6 +91,8 @@ class Architecture:
     num_classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
     _names: Callable[[nn.Module], dict[str, str]] | None = field(default=None, repr=False, compare=False)
 
     def build(self) -> nn.Module:
@@ -344,8 +350,26 @@ def _transformers(data: bytes, preprocessor: bytes | None, place: str) -> Archit
     height, width = size if isinstance(size, list) else (size, size)
     shape = None if height is None or width is None else (channels, height, width)
     built = {"num_labels": num_classes, **arguments}
+    names, config = class_names(document), {"model_type": model_type, **built}
+    if names is not None:
+        config["id2label"] = {str(label): name for label, name in enumerate(names)}
+        config["label2id"] = {name: label for label, name in enumerate(names)}
+    documents = {CONFIG: config}
+    if preprocessor is not None:
+        documents[PREPROCESSOR] = preprocessor_document(preprocessor)
     return Architecture(
-        "transformers", model_type, built, place, make, shape, num_classes, mean, std, _names_of_transformers
+        "transformers",
+        model_type,
+        built,
+        place,
+        make,
+        shape,
+        num_classes,
+        mean,
+        std,
+        class_names=names,
+        documents=documents,
+        _names=_names_of_transformers,
     )
 
 

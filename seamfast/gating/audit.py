@@ -56,8 +56,11 @@ def audit(
     battery = stamped_evidence(model, data, level=settings.level, seed=seed, progress=progress)
     inversion: Inversion | None = None
     if settings.inversion:
-        budget = settings.inversion_time_budget_s
-        inversion = invert_triggers(model, data, time_budget_s=budget, seed=seed, progress=progress)
+        limits: dict[str, Any] = {
+            "steps": settings.inversion_steps,
+            "time_budget_s": settings.inversion_time_budget_s,
+        }
+        inversion = invert_triggers(model, data, **limits, seed=seed, progress=progress)
 
     def bounded(n_hit: int, n_total: int) -> dict[str, Any]:
         return rate_values(Bounded.exact(n_hit, n_total, level=settings.level))
@@ -68,7 +71,7 @@ def audit(
         "battery": [{"name": r.name, "target": r.target, "rate": rate_values(r.rate)} for r in battery],
         "inversion": None if inversion is None else _inversion_values(inversion),
     }
-    triggers = () if inversion is None else inversion.classes
+    triggers = inversion.classes if inversion is not None and inversion.complete else ()
     patterns = [_picture(data, _on_grey(trigger.mask, trigger.pattern)) for trigger in triggers]
     return Audit(values, patterns, right)
 
@@ -82,6 +85,9 @@ def is_right(subject: Subject) -> Tensor:
 
 
 def _inversion_values(inversion: Inversion) -> dict[str, Any]:
+    if not inversion.complete:  # how far it came depends on how fast the machine is: no number of it is used
+        nothing = {"anomaly_index": None, "suspect": None, "threshold": ANOMALOUS, "steps": 0, "classes": []}
+        return nothing | {"complete": False}
     return {
         "anomaly_index": inversion.anomaly_index,
         "suspect": inversion.suspect,

@@ -22,6 +22,8 @@ _MAX_IMAGE = 4096
 _MAX_CLASSES = 65_536
 _MAX_NUMBER = 65_536  # any other number of a config.json
 _MAX_LIST = 32
+_MAX_RESAMPLE = 5  # of Pillow's filters
+_SIDES = {"height", "width", "shortest_edge"}
 
 _REMOTE_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
 _LARGEST = {
@@ -74,7 +76,8 @@ def class_count(document: Mapping[str, Any]) -> int:
     """The number of classes in ``config.json``: that of ``id2label``, else ``num_labels``, else transformers' 2."""
     names, number = document.get("id2label"), document.get("num_labels")
     if names is not None:
-        if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
+        is_numbered = isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}
+        if not is_numbered or not all(isinstance(name, str) for name in names.values()):
             _refuse(f"{CONFIG}: id2label is {printable_value(names)}; expected names of classes 0, 1, ...")
         if number is not None and number != len(names):
             _refuse(f"{CONFIG}: num_labels is {printable_value(number)}; expected {len(names)}, as id2label has")
@@ -85,6 +88,12 @@ def class_count(document: Mapping[str, Any]) -> int:
         found = f"the number of classes is {printable_value(number)}"
         _refuse(f"{CONFIG}: {found}; expected an integer in [2, {_MAX_CLASSES}]")
     return number
+
+
+def class_names(document: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of the classes in ``config.json``, which ``class_count`` has checked; ``None`` where it has none."""
+    names = document.get("id2label")
+    return None if names is None else tuple(names[str(i)] for i in range(len(names)))
 
 
 def setting(name: str, value: Any, default: Any) -> Any:
@@ -162,6 +171,28 @@ def preprocessing(data: bytes | None, channels: int) -> tuple[Numbers, Numbers, 
         found = f"the size of images is {printable_value(side)}"
         _refuse(f"{PREPROCESSOR}: {found}; expected an integer in [1, {_MAX_IMAGE}]")
     return numbers[0], numbers[1], side
+
+
+def preprocessor_document(data: bytes) -> dict[str, Any]:
+    """A ``preprocessor_config.json`` that says what ``preprocessing`` found in ``data``, and nothing unchecked.
+
+    Pixels are scaled to [0, 1], as the gate scales them, whatever ``data`` says.
+    """
+    given = parse_config(data, PREPROCESSOR)
+    written: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255}
+    for key in ("do_resize", "do_center_crop", "do_normalize"):
+        if isinstance(given.get(key), bool):
+            written[key] = given[key]
+    if given.get("do_normalize") is not False:
+        written |= {key: given[key] for key in ("image_mean", "image_std") if given.get(key) is not None}
+    if type(given.get("resample")) is int and 0 <= given["resample"] <= _MAX_RESAMPLE:
+        written["resample"] = given["resample"]
+    for key in ("size", "crop_size"):
+        side = given.get(key)
+        numbers = list(side.values()) if isinstance(side, dict) and set(side) <= _SIDES else [side]
+        if numbers and all(type(number) is int and 1 <= number <= _MAX_IMAGE for number in numbers):
+            written[key] = side
+    return written
 
 
 def _refuse(message: str) -> NoReturn:

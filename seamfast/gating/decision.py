@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from seamfast.gating.policy import MAX_SAMPLES, METRICS, Policy, Rule
 
+TREATED = "gate:treated"
+"""Id of the gate's own rule; no policy can give it to one of its rules."""
 _ROUNDING = 1e-9  # bounds that others computed may lie on the wrong side of their value by a rounding error
 
 
@@ -23,12 +25,14 @@ class Measured:
         value: the estimate; ``None`` where there is none. Of a boolean, 0 or 1.
         low, high: its confidence interval; both are ``value`` where there is none to give.
         n: samples behind it.
+        why: of a boolean that is not true, the cause, as the end of a sentence.
     """
 
     value: float | None
     low: float | None
     high: float | None
     n: int | None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def decide(policy: Policy, metrics: Mapping[str, Measured]) -> Decision:
     threshold, and fails if not, because the model is bad or because the samples are too few to show that it is good:
     the reason says which, and how many samples might suffice.
 
+    Unless the policy allows untreated models, the gate's own rule comes last: ``sanitize.treated`` is true.
+
     Args:
         policy: has at least one rule.
         metrics: by name, as in ``METRICS``; those that no rule names are ignored.
@@ -85,16 +91,20 @@ def decide(policy: Policy, metrics: Mapping[str, Measured]) -> Decision:
         >>> decide(policy, {}).outcome
         'inconclusive'
     """
-    rules = tuple(_rule_outcome(rule, metrics.get(rule.metric)) for rule in policy.rules)
+    rules = [_rule_outcome(rule, metrics.get(rule.metric)) for rule in policy.rules]
+    if policy.untreated == "refused":
+        own = Rule("treated", "sanitize.treated", threshold=True, greater_is_better=True)
+        rules.append(replace(_rule_outcome(own, metrics.get(own.metric)), id=TREATED))
     outcomes = {rule.outcome for rule in rules}
     if "fail" in outcomes:
-        return Decision("fail", rules)
-    return Decision("pass" if outcomes == {"pass"} else "inconclusive", rules)
+        return Decision("fail", tuple(rules))
+    return Decision("pass" if outcomes == {"pass"} else "inconclusive", tuple(rules))
 
 
 def _rule_outcome(rule: Rule, measured: Measured | None) -> RuleOutcome:
     outcome, reason = _outcome_and_reason(rule, measured)
     values = asdict(measured or Measured(None, None, None, None))
+    del values["why"]
     for key in ("value", "low", "high"):  # a report holds no NaN
         if values[key] is not None and not math.isfinite(values[key]):
             values[key] = None
@@ -107,8 +117,9 @@ def _outcome_and_reason(rule: Rule, measured: Measured | None) -> tuple[str, str
     if measured is None:
         return "inconclusive", f"{name} was not measured"
     value, low, high, n = measured.value, measured.low, measured.high, measured.n or 0
+    because = f": {measured.why}" if measured.why else ""
     if value is None or low is None or high is None:
-        return "inconclusive", f"{name} has no value, from {n:,} samples"
+        return "inconclusive", f"{name} has no value, from {n:,} samples{because}"
     numbers = f"{name} was measured as {value!r} in [{low!r}, {high!r}]"
     if not all(math.isfinite(x) and metric.lowest <= x <= metric.highest for x in (value, low, high)):
         return "inconclusive", f"{numbers}, which it cannot be"
@@ -119,7 +130,7 @@ def _outcome_and_reason(rule: Rule, measured: Measured | None) -> tuple[str, str
     bound, other = (low, high) if rule.greater_is_better else (high, low)
     passed = _meets(rule, bound)
     if metric.kind == "boolean":
-        return ("pass", f"{name} is true") if passed else ("fail", f"{name} is false; expected true")
+        return ("pass", f"{name} is true") if passed else ("fail", f"{name} is false; expected true{because}")
     which = "" if not metric.has_interval else "lower bound of " if rule.greater_is_better else "upper bound of "
     side = ("at least" if passed else "below") if rule.greater_is_better else ("at most" if passed else "above")
     result = f"{which}{name} is {_beside(bound, rule.threshold)}, {side} {rule.threshold!r} (n = {n:,})"
@@ -182,12 +193,29 @@ def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
     if evidence["disagreement"]:
         metrics["disagreement_worst"] = _worst([part["rate"] for part in evidence["disagreement"]])
     if run is not None:
-        verdict, n = run["verdict"], run["data"]["n_holdout"]
-        undecided = verdict["outcome"] == "undecided"
-        metrics["sanitize.accepted"] = (
-            Measured(None, None, None, n) if undecided else _exact(float(verdict["accepted"]), n)
-        )
+        metrics["sanitize.accepted"] = _accepted(run)
+        metrics["sanitize.treated"] = _treated(run)
     return metrics
+
+
+def _accepted(run: Mapping[str, Any]) -> Measured:
+    verdict, n = run["verdict"], run["data"]["n_holdout"]
+    if verdict["outcome"] == "undecided":
+        return Measured(None, None, None, n, verdict["reason"])
+    return _exact(1.0, n) if verdict["accepted"] else replace(_exact(0.0, n), why=verdict["reason"])
+
+
+def _treated(run: Mapping[str, Any]) -> Measured:
+    """Whether the model that is returned went through the whole method, and was accepted."""
+    model, how, n = run["model"], run["run"], run["data"]["n_holdout"]
+    why = None
+    if how["stopped"] is not None or model["returned"] != "sanitized":
+        why = f"the run was stopped, and the model is the one received: {how['stopped']}"
+    elif how["time_ran_out"]:
+        why = "the time budget cut the run short"
+    elif model["digest_after"] in (None, model["digest_before"]):
+        why = "the weights are those received"
+    return _accepted(run) if why is None else replace(_exact(0.0, n), why=why)
 
 
 def _measured(bounded: Mapping[str, Any], n: int) -> Measured:

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,27 +39,49 @@ def free_folder(out: Path) -> Path:
     return out
 
 
-def write(
-    out: Path,
-    report: dict[str, Any],
-    pictures: Mapping[str, Pictures],
-    received: Received | None,
-    sanitized: nn.Module | None,
-) -> None:
-    """Write all files into a folder beside ``out``, then rename it: a run that is killed leaves no part in ``out``.
+class Staging:
+    """A folder beside ``out``, which becomes it by one rename: a run that is killed leaves no part in ``out``.
+
+    Without an ``out``, the sanitized model is written to a temporary folder, so that it can be checked all the same.
+    Whatever is left is removed at the end.
 
     Args:
-        out: from ``free_folder``.
-        report: from ``gate_report``; what is written of the sanitized model is added to it.
-        pictures: as for ``as_html``.
-        received, sanitized: both models where every rule passed; else no model is written.
+        out: from ``free_folder``, or ``None``.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{secrets.token_hex(8)}"
-    partial.mkdir(mode=0o700)
-    try:
-        if sanitized is not None and received is not None:
-            _save_sanitized(partial / SANITIZED, received, sanitized)
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._partial: Path | None = None
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._partial is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def save_model(self, received: Received, sanitized: nn.Module) -> Path:
+        """The folder with the sanitized model, and all that is needed to build it again."""
+        folder = self._folder() / SANITIZED
+        _save_sanitized(folder, received, sanitized)
+        return folder
+
+    def discard_model(self) -> None:
+        """Remove what ``save_model`` wrote."""
+        if self._partial is not None:
+            shutil.rmtree(self._partial / SANITIZED, ignore_errors=True)
+
+    def finish(self, report: dict[str, Any], pictures: Mapping[str, Pictures]) -> None:
+        """Write the report in all its forms, and rename; without an ``out``, do nothing.
+
+        Args:
+            report: from ``gate_report``; what was written of the sanitized model is added to it.
+            pictures: as for ``as_html``.
+        """
+        if self._out is None:
+            return
+        partial = self._folder()
+        if (partial / SANITIZED).is_dir():
             files = [_hashed(path, partial) for path in sorted((partial / SANITIZED).iterdir())]
             report["sanitized"] = {"files": files}
         documents = {
@@ -73,10 +96,18 @@ def write(
         for name, content in documents.items():
             _put(partial / name, content)
         partial.chmod(0o777 & ~_umask())
-        os.rename(partial, out)  # over an empty folder too, and over nothing else
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        os.rename(partial, self._out)  # over an empty folder too, and over nothing else
+        self._partial = None
+
+    def _folder(self) -> Path:
+        if self._partial is None and self._out is None:
+            self._partial = Path(tempfile.mkdtemp(prefix="seamfast-"))
+        elif self._partial is None:
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._out.parent / f".{self._out.name}.{secrets.token_hex(8)}"
+            partial.mkdir(mode=0o700)
+            self._partial = partial
+        return self._partial
 
 
 def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
@@ -87,9 +118,9 @@ def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
         save_model(folder, model, ModelDescription(chosen.name, **fields))
         return
     save_weights(folder, model, chosen.names_in_file(model))
-    if chosen.source == "transformers":
-        _put(folder / "config.json", _json({"model_type": chosen.name, **chosen.arguments}))
-    else:
+    for name, document in chosen.documents.items():
+        _put(folder / name, _json(document))
+    if not chosen.documents:
         description = {"source": chosen.source, "name": chosen.name, "arguments": dict(chosen.arguments)}
         _put(folder / "architecture.json", _json(description))
 

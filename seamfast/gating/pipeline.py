@@ -8,25 +8,32 @@ outcome; only a policy whose every rule was evaluated and passed ends in 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from seamfast.checks import as_seed
 from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.readers import load
-from seamfast.engine.model import resolve_device
-from seamfast.errors import DataFileError, ModelError, SanitizeInterrupted
-from seamfast.gating.architecture import Architecture
+from seamfast.data.readers.load import check_source
+from seamfast.engine.model import as_device, check_weights, resolve_device
+from seamfast.engine.subject import Subject, place
+from seamfast.errors import DataFileError, InputError, ModelError
+from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
 from seamfast.gating.decision import decide, metrics_of
-from seamfast.gating.folder import inspect, receive
-from seamfast.gating.output import free_folder, write
+from seamfast.gating.folder import Inspection, inspect, receive
+from seamfast.gating.interrupts import Interrupts, noticed
+from seamfast.gating.output import Staging, free_folder
+from seamfast.gating.places import check_places
 from seamfast.gating.policy import read_policy
 from seamfast.gating.report import GateRun, gate_report
+from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
 from seamfast.intake.refusal import RefusedError
 from seamfast.sanitize import sanitize
 
@@ -40,12 +47,14 @@ class GateResult:
         exit_code: 0 for pass, 1, 3, 3 and 2; all but 0 block.
         report: a strict JSON document, by ``schema/gate-report-v1.json``.
         model: the sanitized model, where every rule passed; else ``None``.
+        error: what ended the run, where it is ``"incomplete"``: lack of memory, or a defect in code that was called.
     """
 
     outcome: str
     exit_code: int
     report: dict[str, Any]
     model: nn.Module | None = None
+    error: BaseException | None = None
 
 
 def gate(
@@ -93,44 +102,126 @@ def gate(
     Raises:
         PolicyError: the policy cannot be used.
         InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
-        KeyboardInterrupt: on Ctrl-C; nothing is written.
+        KeyboardInterrupt: on Ctrl-C; nothing is written. One that code of an architecture raises ends in a report.
     """
     rules = read_policy(policy)
     folder = None if out is None else free_folder(Path(out))
+    _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
+    if rules.untreated == "allowed":
+        run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
     sanitized: nn.Module | None = None
+    with noticed() as interrupts, Staging(None if dry_run else folder) as staging:
+        with _ending_in_report(run, interrupts):
+            with run.timed("inspect"):
+                run.inspection = _inspected(run.path, architecture, arguments, allow_pickle)
+                for name in run.inspection.ignored_policies:
+                    run.warnings.append(
+                        f"{name} in the model folder was not read: the policy is the one that was given"
+                    )
+                samples = _clean_data(data, root, split, run.inspection.architecture)
+                parts = _divided(run, samples, data, split)
+                if not dry_run:
+                    run.received = receive(run.inspection)
+                    check_weights(run.received.model)
+                    _check_parts(samples.labels, parts, place(run.received.model, samples.subset([0]), "cpu"))
+            if run.received is not None:
+                repair_set, audit_set = samples.subset(parts.recovery), samples.subset(parts.holdout)
+                sanitized, measured = _measure(run, run.received.model, repair_set, audit_set, device, progress)
+                run.decision = decide(rules, metrics_of(run.evidence))
+                if run.decision.outcome == "pass":
+                    with run.timed("audit"):
+                        check_written(
+                            staging.save_model(run.received, sanitized),
+                            sanitized,
+                            run.received.architecture,
+                            audit_set,
+                            measured,
+                            run.evidence["sanitize"]["model"]["digest_after"],
+                            architecture=architecture,
+                            arguments=arguments,
+                            seed=seed,
+                        )
+        report = gate_report(run, dry_run=dry_run)
+        verdict = report["verdict"]
+        if verdict["outcome"] != "pass":
+            sanitized = None
+            staging.discard_model()
+        if not dry_run:
+            staging.finish(report, run.pictures)
+    return GateResult(verdict["outcome"], verdict["exit_code"], report, sanitized, run.error)
+
+
+def _check_call(
+    model: Any,
+    data: Any,
+    policy: Any,
+    out: Any,
+    root: Any,
+    split: str | None,
+    architecture: str | None,
+    arguments: Mapping[str, Any] | None,
+    seed: int,
+    device: str | torch.device,
+) -> None:
+    """Raise ``InputError`` for what is wrong with the call itself, before the model or the data are looked at."""
+    places = {"policy": policy, "root": root}
+    if not isinstance(data, CleanSet):
+        check_source(data, root=root, split=split)
+        places["data"] = data if os.path.lexists(data) else None  # else it is a name
+    check_places(model, places, out)
+    parse_architecture(architecture, arguments or {})
+    as_seed(seed)
+    if device != "auto":
+        as_device(device)
+
+
+def _inspected(
+    path: Path, architecture: str | None, arguments: Mapping[str, Any] | None, allow_pickle: bool
+) -> Inspection:
     try:
-        with run.timed("inspect"):
-            run.inspection = inspect(
-                run.path, architecture=architecture, arguments=arguments, allow_pickle=allow_pickle
-            )
-            for name in run.inspection.ignored_policies:
-                run.warnings.append(f"{name} in the model folder was not read: the policy is the one that was given")
-            samples = _clean_data(data, root, split, run.inspection.architecture)
-            parts = _divided(run, samples, data, split)
-            if not dry_run:
-                run.received = receive(run.inspection)
-        if run.received is not None:
-            repair_set, audit_set = samples.subset(parts.recovery), samples.subset(parts.holdout)
-            sanitized = _measure(run, run.received.model, repair_set, audit_set, device, progress)
-            run.decision = decide(rules, metrics_of(run.evidence))
+        return inspect(path, architecture=architecture, arguments=arguments, allow_pickle=allow_pickle)
+    except DataFileError:
+        raise
+    except InputError as error:
+        if architecture is not None:
+            raise _WrongCall(error) from error
+        raise RefusedError("architecture", str(error)) from error  # what the folder asks for is not installed
+
+
+class _WrongCall(Exception):
+    """Its ``error`` is to be raised as it is: the caller's architecture cannot be used."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _ending_in_report(run: GateRun, interrupts: Interrupts) -> Iterator[None]:
+    """Whatever goes wrong is written down in ``run``, but for a signal and a wrong call.
+
+    Code of the operator, such as an architecture, may raise anything, ``SystemExit`` and ``KeyboardInterrupt`` too.
+    """
+    try:
+        yield
+    except _WrongCall as wrong:
+        raise wrong.error from wrong.__cause__
     except RefusedError as error:
         run.refusal = error
     except DataFileError as error:
         run.refusal = RefusedError("data" if run.inspection is not None else "model", str(error))
     except ModelError as error:
         run.refusal = RefusedError("model", str(error))
-    except SanitizeInterrupted as stop:  # an audit under way is no result, as little as a report of half of one
-        raise KeyboardInterrupt(str(stop)) from stop
-    except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+    except InputError as error:
+        run.refusal = RefusedError("input", str(error))
+    except NotAsMeasuredError as error:
+        run.stopped = str(error)
+    except BaseException as error:
+        if interrupts.came:
+            raise KeyboardInterrupt(str(error)) from error  # a report of half a run is no result
+        run.error = error
         run.stopped = f"could not complete: {type(error).__name__}: {error}"
-    report = gate_report(run, dry_run=dry_run)
-    verdict = report["verdict"]
-    if verdict["outcome"] != "pass":
-        sanitized = None
-    if folder is not None and not dry_run:
-        write(folder, report, run.pictures, run.received, sanitized)
-    return GateResult(verdict["outcome"], verdict["exit_code"], report, sanitized)
 
 
 def _clean_data(data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
@@ -148,6 +239,8 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
     if n_classes is not None and largest >= n_classes:
         message = f"labels hold {largest}; expected integers in [0, {n_classes}) for the model's classes"
         raise RefusedError("data", message)
+    if int((samples.labels.bincount() > 0).sum()) < 2:
+        raise RefusedError("data", f"data hold one class only ({largest}); expected at least two")
     if int(samples.labels.bincount().max()) < 2:
         message = f"data hold {len(samples)} samples, no class twice; expected some to repair, some to audit"
         raise RefusedError("data", message)
@@ -171,7 +264,21 @@ def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> S
         "n_repair": len(parts.recovery),
         "n_audit": len(parts.holdout),
     }
+    if not len(parts.holdout):
+        message = f"data hold {len(samples)} samples, no two different ones of a class"
+        raise RefusedError("data", f"{message}; expected some to repair, some to audit")
     return parts
+
+
+def _check_parts(labels: Tensor, parts: Split, model: Subject) -> None:
+    """Refuse, before minutes are spent on audits, too few samples for ``sanitize`` to begin with."""
+    n, num_classes = len(parts.recovery), model.num_classes
+    if n < num_classes:
+        message = f"data hold {n} samples to repair with; expected at least one for each of {num_classes} classes"
+        raise RefusedError("data", message)
+    if int(labels[parts.recovery].bincount().max()) < 2:
+        message = f"data hold {n} samples to repair with, no class twice; expected two of a class, to hold one out"
+        raise RefusedError("data", message)
 
 
 def _measure(
@@ -181,8 +288,8 @@ def _measure(
     audit_set: CleanSet,
     device: str | torch.device,
     progress: bool | None,
-) -> nn.Module:
-    """Audit, sanitize, audit again; the evidence is added to ``run`` as it comes. The sanitized model."""
+) -> tuple[nn.Module, Tensor]:
+    """Audit, sanitize, audit again; the evidence is added to ``run`` as it comes. The sanitized model, its outputs."""
     policy, audits = run.policy, run.evidence["audit"]
     options: dict[str, Any] = {"seed": run.seed, "progress": progress}
     received.to(resolve_device(device, received))
@@ -195,6 +302,8 @@ def _measure(
         result = sanitize(
             received,
             repair_set,
+            precision="fp32",
+            deterministic=True,
             method=policy.sanitize.method,
             preset=policy.sanitize.preset,
             config=policy.sanitize.config,
@@ -206,6 +315,7 @@ def _measure(
         if not result.accepted:
             run.warnings.append(f"the sanitization was {result.outcome}: {result.reason}")
     with run.timed("audit"):
+        measured = outputs(result.model, audit_set, seed=run.seed)
         after = audit(result.model, audit_set, policy.audit, **options)
         audits["after"] = after.values
         audits["change"] = change(before.is_right, after.is_right, policy.audit.level)
@@ -213,4 +323,4 @@ def _measure(
         values, examples = disagreement(received, result.model, audit_set, level=policy.audit.level, **options)
         run.evidence["disagreement"] = values
         run.picture("disagreement", examples)
-    return result.model
+    return result.model, measured

@@ -26,10 +26,12 @@ VERSION = 1
 MAX_BYTES = 32 << 10
 MAX_LINE_BYTES = 400  # a dotted key of n parts costs the parser n * n steps, and cannot be broken over lines
 _MAX_TIME_S = 1e6
+_MAX_STEPS = 100_000
 MAX_SAMPLES = 10**9
 _LARGEST_SETTING = 1e9
 _FINEST = 1e-6  # a threshold closer to an end of its range takes millions of samples
 _LONGEST_NAME = 100
+_UNTREATED = ("refused", "allowed")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -84,6 +86,7 @@ METRICS: dict[str, Metric] = {
     "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
     "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
     "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted; no value if undecided"),
+    "sanitize.treated": Metric("boolean", 0, 1, True, "accepted, run to its end, and other weights than received"),
 }
 """All that a rule may name."""
 FORMER_METRICS = {"parting_worst": "disagreement_worst"}
@@ -178,7 +181,9 @@ class AuditSettings:
         share: of the clean data, kept for the audits alone, in (0, 1); the rest repairs the model.
         level: of the two-sided confidence intervals that rules look at, in (0.5, 1).
         inversion: whether triggers are inverted, which costs most of an audit's time.
-        inversion_time_budget_s: for each of the two models; ``None``: no limit.
+        inversion_steps: of the search, for each class of each of the two models, from 1 to 100,000.
+        inversion_time_budget_s: for each of the two models; ``None``: no limit. A search that reaches it gives no
+            result at all, so that nothing depends on how fast the machine is but whether there is one.
 
     Raises:
         PolicyError: e.g. ``share is 1; expected a number in (0, 1)``.
@@ -187,7 +192,8 @@ class AuditSettings:
     share: float = 0.5
     level: float = 0.95
     inversion: bool = True
-    inversion_time_budget_s: float | None = 60.0
+    inversion_steps: int = 300
+    inversion_time_budget_s: float | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("share", 0), ("level", 0.5)):
@@ -196,6 +202,9 @@ class AuditSettings:
                 raise PolicyError(f"{name} is {_value(value)}; expected a number in ({lowest:g}, 1)")
         if type(self.inversion) is not bool:
             raise PolicyError(f"inversion is {_value(self.inversion)}; expected true or false")
+        steps = self.inversion_steps
+        if type(steps) is not int or not 1 <= steps <= _MAX_STEPS:
+            raise PolicyError(f"inversion_steps is {_value(steps)}; expected an integer in [1, {_MAX_STEPS}]")
         _check_time("inversion_time_budget_s", self.inversion_time_budget_s)
 
 
@@ -206,6 +215,7 @@ class Policy:
     Attributes:
         name: for people; printable, at most 100 characters.
         rules: at least one.
+        untreated: ``"refused"``: whatever the rules say, a pass needs ``sanitize.treated``; ``"allowed"``: it does not.
         sha256: of the bytes that it was read from.
         path: where from, fit for a report; ``None`` if not from a file.
         warnings: what its author should change, one sentence each.
@@ -219,6 +229,7 @@ class Policy:
     sanitize: SanitizeSettings
     audit: AuditSettings
     sha256: str
+    untreated: str = "refused"
     path: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -226,6 +237,8 @@ class Policy:
         name = self.name
         if not (isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= _LONGEST_NAME):
             raise PolicyError(f"name is {_value(name)}; expected 1 to {_LONGEST_NAME} printable characters")
+        if self.untreated not in _UNTREATED:
+            raise PolicyError(f"untreated is {_value(self.untreated)}; expected 'refused' or 'allowed'")
         if not self.rules:
             raise PolicyError("the policy has no rules; expected at least one [[rule]]")
         first: dict[str, int] = {}
@@ -244,6 +257,7 @@ class Policy:
         return {
             "version": VERSION,
             "name": self.name,
+            "untreated": self.untreated,
             "path": self.path,
             "sha256": self.sha256,
             "sanitize": {
@@ -308,7 +322,7 @@ def parse_policy(content: bytes) -> Policy:
     # Checked before the keys: another version may have other keys.
     if type(document["version"]) is not int or document["version"] != VERSION:
         raise PolicyError(f"version is {_value(document['version'])}; expected {VERSION}")
-    _check_keys(document, ("version", "name", "sanitize", "audit", "rule"), ("name",))
+    _check_keys(document, ("version", "name", "untreated", "sanitize", "audit", "rule"), ("name",))
     tables = document.get("rule", [])
     if not isinstance(tables, list):
         raise PolicyError(f"rule is {_value(tables)}; expected tables, each headed [[rule]]")
@@ -318,6 +332,7 @@ def parse_policy(content: bytes) -> Policy:
         rules=tuple(_rule(table, number, warnings) for number, table in enumerate(tables, 1)),
         sanitize=_sanitize_settings(document.get("sanitize", {})),
         audit=_audit_settings(document.get("audit", {})),
+        untreated=document.get("untreated", "refused"),
         sha256=hashlib.sha256(content).hexdigest(),
         warnings=tuple(warnings),
     )
@@ -469,12 +484,14 @@ def describe(policy: Policy) -> str:
     limit = audit.inversion_time_budget_s
     inversion = "no inversion"
     if audit.inversion:
-        inversion = "inversion" if limit is None else f"inversion for at most {limit:g} s a model"
+        inversion = f"inversion of {audit.inversion_steps} steps a class"
+        inversion += "" if limit is None else f", void above {limit:g} s a model"
     lines = [
         f"policy    {policy.name}",
         f"sha256    {policy.sha256}",
         f"sanitize  {how.method}, {settings}, {budget}",
         f"audit     {audit.share:.4g} of the data, bounds at {audit.level:.6g}, {inversion}",
+        f"untreated {policy.untreated}: {_UNTREATED_MEANS[policy.untreated]}",
         f"rules     {len(policy.rules)}; to pass, each must",
     ]
     for rule in policy.rules:
@@ -486,6 +503,12 @@ def describe(policy: Policy) -> str:
         ]
     lines += [f"\nwarning   {warning}" for warning in policy.warnings]
     return "\n".join(lines)
+
+
+_UNTREATED_MEANS = {
+    "refused": "a pass needs a sanitization that was accepted and run to its end, whatever the rules say",
+    "allowed": "a model may pass by the rules alone, with the weights as received",
+}
 
 
 def _requirement(rule: Rule) -> str:
@@ -512,6 +535,10 @@ TEMPLATE = f"""\
 version = 1
 name = "first gate"
 
+# A pass needs a sanitization that was accepted and run to its end, whatever the rules say. With "allowed", a model may
+# pass untreated: the report then holds a warning.
+untreated = "refused"
+
 # How the model is sanitized. These are the defaults.
 [sanitize]
 method = "seam"                 # or seam_authors, fine_tune, super_fine_tune
@@ -523,7 +550,7 @@ preset = "balanced"             # of seam: fast, balanced, thorough; or a table 
 share = 0.5                     # kept for the audit; the rest repairs the model
 level = 0.95                    # of the confidence intervals
 inversion = true                # look for triggers by optimization, before and after
-inversion_time_budget_s = 60    # for each model
+inversion_steps = 300           # of the search, for each class
 
 # Accuracy of the sanitized model. Set the threshold to what its use requires, with some room for the bound:
 # at an accuracy of 0.95, 154 audit samples show 0.9, and 639 show 0.93.

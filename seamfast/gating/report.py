@@ -54,6 +54,7 @@ class GateRun:
     decision: Decision | None = None
     refusal: RefusedError | None = None
     stopped: str | None = None
+    error: BaseException | None = None
     warnings: list[str] = field(default_factory=list)
     pictures: dict[str, Pictures] = field(default_factory=dict)
 
@@ -143,14 +144,15 @@ def _statements(audits: Mapping[str, Any], level: float) -> list[str]:
         inversion = audit["inversion"]
         if inversion is not None:
             index = inversion["anomaly_index"]
-            whole = "" if inversion["complete"] else ", cut short by its time budget"
-            if index is None:
-                lines.append(f"{model}: trigger inversion has no anomaly index with so few classes{whole}")
+            if not inversion["complete"]:
+                lines.append(f"{model}: trigger inversion did not end within its time budget, and says nothing")
+            elif index is None:
+                lines.append(f"{model}: trigger inversion has no anomaly index with so few classes")
             else:
                 side = "above" if index > inversion["threshold"] else "below"
                 lines.append(
                     f"{model}: trigger inversion has its smallest mask for class {inversion['suspect']}, with an "
-                    f"anomaly index of {index:.2f}, {side} the usual {inversion['threshold']:g}{whole}"
+                    f"anomaly index of {index:.2f}, {side} the usual {inversion['threshold']:g}"
                 )
     return lines
 

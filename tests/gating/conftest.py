@@ -28,7 +28,7 @@ name = "test"
 preset = "fast"
 [audit]
 inversion = {inversion}
-inversion_time_budget_s = 1
+inversion_steps = 10
 [[rule]]
 id = "accuracy"
 metric = "after.clean_accuracy"

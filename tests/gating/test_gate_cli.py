@@ -38,7 +38,7 @@ def gated(model: Path, rules: Path, *more: object, data: object = "digits") -> i
 @pytest.mark.parametrize(
     ("changes", "code", "line"),
     [
-        ({}, 0, "pass (exit code 0)\n  all 2 rules passed\n"),
+        ({}, 0, "pass (exit code 0)\n  all 3 rules passed\n"),
         ({"accuracy": 0.9999}, 1, "fail (exit code 1)\n  accuracy: lower bound"),
         ({"least": 100_000}, 3, "inconclusive (exit code 3)\n  accuracy: "),
         ({}, 0, "{"),
@@ -68,7 +68,7 @@ def test_a_data_set_by_name_is_read_below_root(
         (tmp_path / f"train-{kind}-ubyte").write_bytes(header + content)
     assert gated(planted, policy(), "--dry-run", "--json", "--root", tmp_path, data="mnist") == 3
     assert json.loads(capsys.readouterr().out)["data"]["n_samples"] == 20
-    assert gated(planted, policy(), "--dry-run", "--json", data="mnist") == 3
+    assert gated(planted, policy(), "--dry-run", "--json", data="mnist") == 4
     assert "needs root=" in capsys.readouterr().err
 
 

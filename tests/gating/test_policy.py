@@ -17,7 +17,7 @@ import pytest
 import seamfast
 from seamfast.errors import ConfigError, InputError, PolicyError
 from seamfast.gating import policy as module
-from seamfast.gating.decision import Measured, decide
+from seamfast.gating.decision import TREATED, Measured, decide
 from seamfast.gating.policy import (
     FORMER_METRICS,
     METRICS,
@@ -37,6 +37,7 @@ from tests.gating.golden_files import check, check_messages
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
 
 HEAD = 'version = 1\nname = "gate"\n'
+FREE = HEAD + 'untreated = "allowed"\n'  # by its own rules alone
 RULE = """
 [[rule]]
 id = "accuracy"
@@ -77,7 +78,10 @@ def test_smallest_policy_has_the_defaults() -> None:
     assert policy.name == "gate"
     assert policy.rules == (Rule("accuracy", "after.clean_accuracy", 0.9, True, 1),)
     assert policy.sanitize == SanitizeSettings("seam", None, None, None)
-    assert policy.audit == AuditSettings(share=0.5, level=0.95, inversion=True, inversion_time_budget_s=60.0)
+    assert policy.audit == AuditSettings(
+        share=0.5, level=0.95, inversion=True, inversion_steps=300, inversion_time_budget_s=None
+    )
+    assert policy.untreated == "refused"
     assert policy.path is None
 
 
@@ -195,6 +199,7 @@ REFUSED: list[str | bytes] = [
     'version = 1\nname = "a\\u001b[2J"' + RULE,
     'version = 1\nname = "a\\u202Eb"' + RULE,
     headed("rules = 1"),
+    *(headed(f"untreated = {written}") for written in ('"yes"', "true", "[]")),
     headed('"\\u001b" = 1'),
     headed('[sanitise]\nmethod = "seam"'),
     headed("[sanitize]\ntime_budget = 1"),
@@ -246,6 +251,7 @@ REFUSED: list[str | bytes] = [
     *(headed(f"[audit]\nshare = {written}") for written in ("0", "1", "nan", "true", '"0.5"')),
     *(headed(f"[audit]\nlevel = {written}") for written in ("0.5", "1", "95", "nan", "false")),
     headed("[audit]\ninversion = 1"),
+    *(headed(f"[audit]\ninversion_steps = {written}") for written in ("0", "1.5", "true", "100001")),
     headed("[audit]\ninversion_time_budget_s = 0"),
     headed("[audit]\ninversion = false") + BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index"),
 ]
@@ -330,7 +336,7 @@ def of(rate: Rate) -> Measured:
 
 def judged(text: str, measured: Measured | None) -> tuple[str, str]:
     """The outcome of a policy of one rule, and the rule's reason."""
-    policy = parsed(HEAD + text)
+    policy = parsed(FREE + text)
     (rule,) = policy.rules
     decision = decide(policy, {} if measured is None else {rule.metric: measured})
     (outcome,) = decision.rules
@@ -385,6 +391,36 @@ def test_a_rounding_error_in_a_bound_does_no_harm() -> None:
     assert judged(BATTERY, Measured(0.0, 1e-17, 0.01, 900))[0] == "pass"
 
 
+ACCEPTED, REFUSED_CURE = Measured(1.0, 1.0, 1.0, 90), Measured(0.0, 0.0, 0.0, 90, "the weights are those received")
+
+
+@pytest.mark.parametrize(
+    ("treated", "outcome", "reason"),
+    [
+        (ACCEPTED, "pass", "sanitize.treated is true"),
+        (REFUSED_CURE, "fail", "sanitize.treated is false; expected true: the weights are those received"),
+        (
+            Measured(None, None, None, 9, "too few"),
+            "inconclusive",
+            "sanitize.treated has no value, from 9 samples: too few",
+        ),
+        (None, "inconclusive", "sanitize.treated was not measured"),
+    ],
+)
+def test_a_pass_needs_a_treatment_whatever_the_rules_say(treated: Measured | None, outcome: str, reason: str) -> None:
+    found = {"after.clean_accuracy": of(Rate(990, 1000))} | ({} if treated is None else {"sanitize.treated": treated})
+    decision = decide(parsed(HEAD + RULE), found)
+    assert decision.outcome == outcome
+    assert [(rule.id, rule.outcome) for rule in decision.rules] == [("accuracy", "pass"), (TREATED, outcome)]
+    assert decision.rules[-1].reason == reason
+    assert decide(parsed(FREE + RULE), found).outcome == "pass"
+    assert [rule.id for rule in decide(parsed(FREE + RULE), found).rules] == ["accuracy"]
+
+
+def test_no_rule_of_a_policy_can_take_the_name_of_the_own_one() -> None:
+    assert "id is 'gate:treated'" in refused_message(HEAD + RULE.replace('"accuracy"', f'"{TREATED}"'))
+
+
 GOOD, BAD, FEW = of(Rate(990, 1000)), of(Rate(500, 1000)), of(Rate(0, 10))
 
 
@@ -403,13 +439,13 @@ GOOD, BAD, FEW = of(Rate(990, 1000)), of(Rate(500, 1000)), of(Rate(0, 10))
 )
 def test_the_worst_rule_decides(accuracy: Measured | None, battery: Measured | None, outcome: str) -> None:
     found = {"after.clean_accuracy": accuracy, "after.battery_worst": battery}
-    decision = decide(parsed(HEAD + RULE + BATTERY), {k: v for k, v in found.items() if v is not None})
+    decision = decide(parsed(FREE + RULE + BATTERY), {k: v for k, v in found.items() if v is not None})
     assert decision.outcome == outcome
     assert [rule.id for rule in decision.rules] == ["accuracy", "battery"]
 
 
 def test_an_outcome_is_what_a_report_holds() -> None:
-    policy = parsed(HEAD + BATTERY)
+    policy = parsed(FREE + BATTERY)
     (outcome,) = decide(policy, {"after.battery_worst": of(Rate(0, 100))}).rules
     assert outcome.to_dict() == {
         "id": "battery",
@@ -520,7 +556,8 @@ def test_describe() -> None:
     policy = parsed(HEAD + "[audit]\ninversion_time_budget_s = 5\n[sanitize]\ntime_budget_s = 90" + RULE + BATTERY)
     assert describe(policy).splitlines() == [
         *("policy    gate", f"sha256    {policy.sha256}", "sanitize  seam, default settings, at most 90 s"),
-        "audit     0.5 of the data, bounds at 0.95, inversion for at most 5 s a model",
+        "audit     0.5 of the data, bounds at 0.95, inversion of 300 steps a class, void above 5 s a model",
+        "untreated refused: a pass needs a sanitization that was accepted and run to its end, whatever the rules say",
         *("rules     2; to pass, each must", "", "  accuracy"),
         "    after.clean_accuracy >= 0.9 by its lower bound, on at least 1 samples",
         *("    with fewer than 36 samples it cannot pass, whatever the model", "", "  battery"),
@@ -533,6 +570,8 @@ def test_describe() -> None:
     index = BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index")
     assert describe(parsed(HEAD + index)).endswith("it has no interval: the bound is the value")
     assert "no inversion" in describe(parsed(HEAD + "[audit]\ninversion = false" + RULE))
+    allowed = "untreated allowed: a model may pass by the rules alone, with the weights as received"
+    assert allowed in describe(parsed(FREE + RULE)).splitlines()
 
 
 def rows_below(heading: str) -> list[list[str]]:

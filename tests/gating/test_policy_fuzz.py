@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +35,7 @@ from seamfast.gating.policy import (
 FUZZ = Path(__file__).parents[2] / "fuzz"
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just([]) | st.just({})
+AUDIT_KEYS = [*(key.name for key in fields(AuditSettings)), "x"]
 NAMES = st.sampled_from(list(METRICS))
 
 
@@ -67,7 +68,7 @@ def test_any_bytes_are_a_policy_or_refused(content: bytes) -> None:
         },
         optional={"min_samples": st.integers(-2, 9) | SCALARS},
     ),
-    audit=st.dictionaries(st.sampled_from(["share", "level", "inversion", "inversion_time_budget_s", "x"]), SCALARS),
+    audit=st.dictionaries(st.sampled_from(AUDIT_KEYS), SCALARS),
     sanitize=st.dictionaries(st.sampled_from(["method", "preset", "time_budget_s", "settings", "x"]), SCALARS),
 )
 def test_whatever_is_accepted_makes_sense(rule: Any, audit: Any, sanitize: Any) -> None:
@@ -120,7 +121,7 @@ ORDERED = st.builds(
 
 def policy_of(*rules: Rule) -> Policy:
     named = tuple(replace(rule, id=f"r{number}") for number, rule in enumerate(rules))
-    return Policy("p", named, SanitizeSettings(), AuditSettings(), "0" * 64)
+    return Policy("p", named, SanitizeSettings(), AuditSettings(), "0" * 64, untreated="allowed")
 
 
 @settings(max_examples=200, deadline=None)

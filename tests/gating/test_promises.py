@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def test_a_pickle_is_converted_in_a_private_folder_that_goes(watched: Watched) -
     assert os.listdir(watched.private) == os.listdir(watched.here) == []
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide"])
+@pytest.mark.parametrize("stage", [*STAGES, "pipeline.decide", "pipeline.check_written"])
 @pytest.mark.usefixtures("sanitized_once")
 def test_a_defect_anywhere_is_no_pass(
     stage: str,
@@ -135,14 +135,29 @@ def test_a_defect_anywhere_is_no_pass(
     out = tmp_path / "out"
     assert main(["gate", str(planted), "--data", "digits", "--policy", str(policy()), "--out", str(out)]) == 2
     assert "ZeroDivisionError: a defect" in capsys.readouterr().err
-    assert not out.exists()
+    if stage == "output.as_html":
+        assert not out.exists()
+        return
+    report = json.loads((out / "report.json").read_text())
+    assert report["verdict"]["reasons"] == ["could not complete: ZeroDivisionError: a defect"]
+    assert (report["verdict"]["outcome"], report["sanitized"]) == ("incomplete", None)
+    assert not (out / "sanitized").exists()
 
 
 class Interrupts(seamfast.Callback):
     def on_step_end(self, *_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def own_sigint() -> Iterator[None]:
+    """Python's handler, also where SIGINT is ignored, as under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("own_sigint")
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_in_2_and_leaves_nothing(
     stage: str,
@@ -156,7 +171,7 @@ def test_ctrl_c_ends_in_2_and_leaves_nothing(
 
     def interrupted(*given: Any, **options: Any) -> Any:
         if stage != "pipeline.sanitize":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
         return real(*given, **options, callbacks=[Interrupts()])
 

@@ -54,19 +54,11 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         >>> load("digits", split="test").image_shape
         (1, 8, 8)
     """
-    if split is not None:
-        check_split(split)
+    check_source(name_or_path, root=root, split=split)
     if isinstance(name_or_path, str) and name_or_path in _BY_NAME:
         reader = _BY_NAME[name_or_path]
         options["split"] = split or "train"
-        if reader in _FROM_PACKAGES:
-            return _call(reader, **options)
-        if root is None:
-            raise InputError(f"load({name_or_path!r}) needs root=, the folder that holds its files")
-        return _call(reader, root, **options)
-    if root is not None:
-        message = f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
-        raise InputError(message)
+        return _call(reader, *([] if reader in _FROM_PACKAGES else [root]), **options)
     path = Path(name_or_path)
     if os.path.isfile(path):
         if path.suffix.lower() == ".npz":
@@ -83,6 +75,18 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
     if holds_cifar10(path):
         return _call(read_cifar10, path, split=split or "train", **options)
     return _call(read_image_folder, path / split if split else path, **options)
+
+
+def check_source(name_or_path: PathLike, *, root: PathLike | None, split: str | None) -> None:
+    """Raise ``InputError`` where these arguments of ``load`` do not go together; no file is looked at."""
+    if split is not None:
+        check_split(split)
+    is_name = isinstance(name_or_path, str) and name_or_path in _BY_NAME
+    if is_name and root is None and _BY_NAME[os.fspath(name_or_path)] not in _FROM_PACKAGES:
+        raise InputError(f"load({name_or_path!r}) needs root=, the folder that holds its files")
+    if root is not None and not is_name:
+        message = f"got root={os.fspath(root)!r} with a path; expected root= only with one of {', '.join(_BY_NAME)}"
+        raise InputError(message)
 
 
 def _call(reader: Callable[..., CleanSet], *args: Any, **options: Any) -> CleanSet:

@@ -16,8 +16,9 @@ def as_statement(report: dict[str, Any]) -> dict[str, Any]:
     that passed names the weights as received. Weights only: a subject is matched by its digest alone, and a
     description like ``model.json`` may belong to other models too.
 
-    ``PASSED`` and ``WARNED`` (passed, with warnings in the report) go with exit code 0, ``FAILED`` with all others.
-    A rule that could not be decided is among the failed tests, since verifiers accept a warned test.
+    ``PASSED`` and ``WARNED`` (passed, with warnings in the report, or with the weights as received) go with exit code
+    0, ``FAILED`` with all others. A rule that could not be decided is among the failed tests, since verifiers accept a
+    warned test.
 
     Args:
         report: follows ``schema/gate-report-v1.json``.
@@ -46,13 +47,18 @@ def as_statement(report: dict[str, Any]) -> dict[str, Any]:
         "subject": subject,
         "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
         "predicate": {
-            "result": ("WARNED" if report["warnings"] else "PASSED") if passed else "FAILED",
+            "result": ("WARNED" if report["warnings"] or _is_untreated(report) else "PASSED") if passed else "FAILED",
             "configuration": [_descriptor(policy)] if policy is not None else [],
             "passedTests": [printable(rule["id"]) for rule in rules if rule["outcome"] == "pass"],
             "warnedTests": [],
             "failedTests": [printable(rule["id"]) for rule in rules if rule["outcome"] != "pass"],
         },
     }
+
+
+def _is_untreated(report: dict[str, Any]) -> bool:
+    model = report["sanitize"]["model"]
+    return bool(model["digest_after"] in (None, model["digest_before"]))
 
 
 def _descriptor(named: dict[str, Any]) -> dict[str, Any]:

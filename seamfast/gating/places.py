@@ -1,0 +1,60 @@
+"""Where policy, data, output and model lie: none of the others in the model's folder, which a stranger filled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from seamfast.errors import InputError
+from seamfast.untrusted import PathLike, printable
+
+_MOST_LINKS = 40  # as Linux follows
+
+
+def check_places(model: PathLike, others: Mapping[str, PathLike | None], out: PathLike | None) -> None:
+    """Raise ``InputError`` where one of ``others`` or ``out`` lies in the model's folder, or that folder in ``out``.
+
+    All links on the way are followed, and none of them may lie in the model's folder either: its sender would choose
+    where they lead.
+
+    Args:
+        model: a folder, or a file, which is then the only one that belongs to the model.
+        others: paths by the name of their argument; what is not there is passed over.
+        out: may not exist yet.
+
+    Raises:
+        InputError: e.g. ``policy is 'model/policy.toml', which lies in the model's folder; expected another place``.
+    """
+    root = os.path.realpath(model)
+    for name, path in {**others, "out": out}.items():
+        if path is not None and any(_is_in(place, root) for place in _ways(path)):
+            message = f"{name} is {printable(path)!r}, which lies in the model's folder; expected another place"
+            raise InputError(message)
+    if out is not None and _is_in(root, os.path.realpath(out)):
+        raise InputError(
+            f"model is {printable(model)!r}, which lies in out, {printable(out)!r}; expected another place"
+        )
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
+
+
+def _ways(path: PathLike) -> Iterator[str]:
+    """Where each symbolic link lies that leads to ``path``, and where that is at last."""
+    whole = Path(os.path.join(os.path.realpath(os.curdir), path))
+    here, parts, n_links = "/", list(whole.parts[1:]), 0
+    while parts:
+        part = parts.pop(0)
+        there = os.path.dirname(here) if part == ".." else os.path.join(here, part)
+        if part != ".." and os.path.islink(there) and n_links < _MOST_LINKS:
+            yield there
+            n_links += 1
+            target = PurePosixPath(os.readlink(there))
+            if target.is_absolute():
+                here = "/"
+            parts[:0] = [name for name in target.parts if name != "/"]
+        else:
+            here = there
+    yield here
