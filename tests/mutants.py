@@ -688,7 +688,7 @@ MUTANTS = [
     Mutant(
         "stamped-counts-old-mistakes",
         "audits/battery.py",
-        " & (answers != before[rows])",
+        " & (classes != before[rows, None])",
         "",
         "what the model got wrong before counts as moved",
         "audits/test_battery.py",
@@ -720,10 +720,42 @@ MUTANTS = [
     Mutant(
         "disagreement-of-those-apart",
         "audits/disagreement.py",
-        "hit = alike & (answers[0] != answers[1])",
-        "hit = answers[0] != answers[1]",
+        "hit = alike & ~_agree(answers)",
+        "hit = ~_agree(answers)",
         "samples on which the models differ undisturbed count",
         "audits/test_disagreement.py",
+    ),
+    Mutant(
+        "stamped-nan-stays-where-it-was",
+        "audits/battery.py",
+        "(classes == answers[:, None]) | lost[:, None]",
+        "classes == answers[:, None]",
+        "an answer of NaN under a trigger counts as not moved",
+        "audits/test_battery.py",
+    ),
+    Mutant(
+        "disagreement-nan-agrees-with-nan",
+        "audits/disagreement.py",
+        " & (answers[0] != UNANSWERED)",
+        "",
+        "two models agree where both answer NaN",
+        "audits/test_disagreement.py",
+    ),
+    Mutant(
+        "inversion-index-in-spite-of-nan",
+        "audits/inversion.py",
+        "anomaly_index(shares) if finite else None",
+        "anomaly_index(shares)",
+        "a class whose search met NaN counts as one that needs a large mask",
+        "audits/test_inversion.py",
+    ),
+    Mutant(
+        "subject-inf-is-an-answer",
+        "engine/subject.py",
+        "logits.isfinite().all(1), logits.argmax(1)",
+        "~logits.isnan().any(1), logits.argmax(1)",
+        "a row with Inf has an answer in the audits",
+        "audits/test_battery.py audits/test_disagreement.py",
     ),
     # gating
     Mutant(

@@ -270,8 +270,9 @@ def test_the_schema_refers_to_nothing_but_the_report_beside_it() -> None:
 
 
 def test_metrics_are_those_that_a_policy_may_name() -> None:
-    (metrics,) = (value for path, value in places(SCHEMA) if path[-2:] == ("metric", "enum"))
+    metrics, booleans = (value for path, value in places(SCHEMA) if path[-2:] == ("metric", "enum"))
     assert metrics == list(METRICS)
+    assert booleans == [name for name, metric in METRICS.items() if metric.kind == "boolean"]
 
 
 def test_the_document_names_every_key() -> None:
