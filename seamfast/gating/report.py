@@ -125,9 +125,9 @@ def _verdict(run: GateRun, dry_run: bool) -> tuple[str, list[str]]:
 
 
 _NOT_FINITE = {
-    "clean": "of clean samples have no finite answer, which counts as wrong",
-    "battery": "of samples under {} have no finite answer, which counts as moved",
-    "disagreement": "of samples perturbed by {} have no finite answer, which counts as disagreement",
+    "clean": "clean samples have no finite answer, which counts as wrong",
+    "battery": "samples under {} have no finite answer, which counts as moved",
+    "disagreement": "samples perturbed by {} have no finite answer, which counts as disagreement",
 }
 
 
@@ -143,10 +143,11 @@ def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
         for kind, text in _NOT_FINITE.items():
             if of_kind := [one for one in lost if one.kind == kind]:
                 most = max(of_kind, key=lambda one: one.share)
-                lines.append(f"{model}: {most.share:.1%} {text.format(most.name)}")
+                share = f"{most.n_not_finite} of {most.n} ({most.share:.1%})"
+                lines.append(f"{model}: {share} {text.format(most.name)}")
         if audit["n_not_repeated"]:
             lines.append(
-                f"{model}: {audit['n_not_repeated'] / n:.1%} of clean samples get another answer when they are asked "
+                f"{model}: {audit['n_not_repeated']} of {n} clean samples get another answer when they are asked "
                 "again in other batches, which counts as wrong; other audits ask once"
             )
         if audit["battery"]:
