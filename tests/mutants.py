@@ -759,6 +759,30 @@ MUTANTS = [
     ),
     # gating
     Mutant(
+        "gate-asks-once",
+        "gating/audit.py",
+        "right = (answers == data.labels) & repeats",
+        "right = answers == data.labels",
+        "an answer that depends on the batch counts as right",
+        "gating/test_not_finite.py",
+    ),
+    Mutant(
+        "gate-finite-whatever-the-search-met",
+        "gating/decision.py",
+        'found.append(NotFinite("inversion", str(part["class"]), part["n_not_finite"], None))',
+        "pass",
+        "answers of NaN in the inversion do not count",
+        "gating/test_not_finite.py",
+    ),
+    Mutant(
+        "gate-finite-of-the-other-model",
+        "gating/decision.py",
+        '"n_not_finite_received" if when == "before" else "n_not_finite_sanitized"',
+        '"n_not_finite_received"',
+        "answers of the sanitized model under perturbations are those of the received one",
+        "gating/test_not_finite.py",
+    ),
+    Mutant(
         "gate-audits-what-it-repairs-on",
         "gating/pipeline.py",
         "samples.subset(parts.recovery), samples.subset(parts.holdout)",

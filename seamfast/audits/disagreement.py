@@ -133,7 +133,8 @@ def disagreement(
                 bar.update(len(part))
             rate = Bounded.exact(int(n_hit), n_agreed, level=level, n_looks=len(perturbations))
             rate_clean = Rate(len(data) - n_agreed, len(data))
-            found.append(Disagreement(name, rate, rate_clean, *n_lost.tolist(), tuple(examples)))
+            of_received, of_sanitized = n_lost.tolist()
+            found.append(Disagreement(name, rate, rate_clean, of_received, of_sanitized, tuple(examples)))
     return tuple(found)
 
 

@@ -129,16 +129,20 @@ def _accuracy_and_battery(report: Values, before: Values, after: Values | None) 
     by_name = {} if after is None else {result["name"]: result for result in after["battery"]}
     battery, more = wording.first(before["battery"], _MOST_ROWS)
     n = before["clean_accuracy"]["n_total"]
-    lost_answers = wording.not_finite_counts((before["n_not_finite"], after and after["n_not_finite"]), n)
+
+    def lost_answers(before: Values, after: Values | None) -> Markup | None:
+        counts = (before["n_not_finite"], None if after is None else after["n_not_finite"])
+        return _note(wording.not_finite_counts(counts, n))
+
     rows: list[Row] = [
-        (["Clean accuracy", _note(lost_answers)], before["clean_accuracy"], after and after["clean_accuracy"])
+        (["Clean accuracy", lost_answers(before, after)], before["clean_accuracy"], after and after["clean_accuracy"])
     ]
     for result in battery:
         then = by_name.get(result["name"])
         classes = [wording.class_label(report, each["target"]) for each in (result, then) if each is not None]
         note = f"samples moved to class {' → '.join(dict.fromkeys(classes))}"
-        lost_answers = wording.not_finite_counts((result["n_not_finite"], then and then["n_not_finite"]), n)
-        rows.append(([_name(result["name"]), _note(note), _note(lost_answers)], result["rate"], then and then["rate"]))
+        what = [_name(result["name"]), _note(note), lost_answers(result, then)]
+        rows.append((what, result["rate"], then and then["rate"]))
     caption = (
         "Clean accuracy should stay high; the share of samples that a built-in trigger moves to one class should be "
         "low. Dots are shares, lines their intervals, on a scale from 0% to 100%."
