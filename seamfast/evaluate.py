@@ -25,13 +25,16 @@ class TriggerEvaluation:
     Attributes:
         name: the trigger's.
         attack_success_rate: share of the eligible samples (true class is not the attacker's target) that are
-            classified as the target when triggered: ``n_hit`` of ``n_eligible``.
+            classified as the target when triggered: ``n_hit`` of ``n_eligible``. Rows of logits with NaN count as not
+            classified at all, though a caller's argmax gives them a class: with any, the rate is too low.
         robust_accuracy: share of the same samples that still get their true class.
+        n_nan: logit rows of the same samples with NaN, which are no hit of either rate.
     """
 
     name: str
     attack_success_rate: Rate
     robust_accuracy: Rate
+    n_nan: int = 0
 
     @property
     def n_eligible(self) -> int:
@@ -67,6 +70,15 @@ class Evaluation:
     def __str__(self) -> str:
         lines = [f"clean accuracy       {self.clean_accuracy}"]
         lines += [f"{t.name:<20} ASR {t.attack_success_rate}  RA {t.robust_accuracy}" for t in self.triggers]
+        n_clean = self.n_nan - sum(t.n_nan for t in self.triggers)
+        if n_clean:
+            lines.append(f"warning: {n_clean} of {self.clean_accuracy.n_total} clean samples have an answer of NaN")
+        lines += [
+            f"warning: {t.n_nan} of {t.n_eligible} samples under {t.name} have an answer of NaN, which is no hit; the "
+            f"ASR may be up to {(t.n_hit + t.n_nan) / t.n_eligible:.4f}"
+            for t in self.triggers
+            if t.n_nan
+        ]
         return "\n".join(lines)
 
 
@@ -125,7 +137,8 @@ def as_evaluation(clean: Counts, triggers: Sequence[TriggerCounts]) -> Evaluatio
         clean_accuracy=Rate(clean.n_correct, clean.n_samples),
         class_accuracy=tuple(Rate(k, n) for k, n in zip(clean.class_correct, clean.class_total, strict=True)),
         triggers=tuple(
-            TriggerEvaluation(t.name, Rate(t.n_hit, t.n_eligible), Rate(t.n_restored, t.n_eligible)) for t in triggers
+            TriggerEvaluation(t.name, Rate(t.n_hit, t.n_eligible), Rate(t.n_restored, t.n_eligible), t.n_nan)
+            for t in triggers
         ),
         n_nan=clean.n_nan + sum(t.n_nan for t in triggers),
     )

@@ -41,7 +41,10 @@ class TriggerObserver:
             )
 
     def rates(self, evaluated: Evaluated) -> dict[str, float]:
-        """Attack success rates by trigger name, on a part of the evaluated samples, since each trigger is a pass."""
+        """Attack success rates by trigger name, on a part of the evaluated samples, since each trigger is a pass.
+
+        Answers of NaN are no hits, so a rate with any is too low; that of the end has their number beside it.
+        """
         if not self.triggers:
             return {}
         n_samples = max(len(evaluated.samples) // (1 + len(self.triggers)), _FEWEST_WATCHED)

@@ -149,6 +149,14 @@ def test_rows_with_nan_count_as_wrong_and_are_reported(tiny_model: Make, tiny_da
     assert got.clean_accuracy.n_hit == clean.clean_accuracy.n_hit - clean.class_accuracy[0].n_hit
     assert got.class_accuracy[0].n_hit == 0
     assert got.n_nan == 2 * n_bad  # clean and triggered
+    (found,) = got.triggers
+    assert found.n_nan == n_bad  # of class 0, all of which are eligible
+    assert str(got).splitlines()[2:] == [
+        "warning: 40 of 160 clean samples have an answer of NaN",
+        "warning: 40 of 120 samples under p have an answer of NaN, which is no hit; the ASR may be up to "
+        f"{(found.n_hit + 40) / 120:.4f}",
+    ]
+    assert len(str(clean).splitlines()) == 1
     everything = seamfast.evaluate(NanOn(tiny_model(), -9.0), tiny_data)
     assert (everything.clean_accuracy.n_hit, everything.n_nan) == (0, 160)
 

@@ -14,7 +14,7 @@ from seamfast.data import CleanSet
 from seamfast.engine.counting import OnBatch
 from seamfast.engine.events import progress_bar
 from seamfast.engine.model import evaluating
-from seamfast.engine.subject import Subject, place
+from seamfast.engine.subject import UNANSWERED, Subject, place
 from seamfast.metrics import Bounded, largeness
 from seamfast.triggers import Trigger
 
@@ -29,12 +29,15 @@ class StampedResult:
         name: the trigger's.
         target: the class with the largest rate.
         rate: of the samples of other classes that the model does not give to ``target`` as they are: given to it under
-            the trigger. Its bounds are for the largest rate of any class, and hold for all triggers at once.
+            the trigger, or to no class. Its bounds are for the largest rate of any class, and hold for all triggers at
+            once.
+        n_not_finite: stamped samples, of all, whose logits hold NaN or Inf.
     """
 
     name: str
     target: int
     rate: Bounded
+    n_not_finite: int
 
 
 def stamped_evidence(
@@ -51,8 +54,10 @@ def stamped_evidence(
     """``(answers(stamp(images)) == c).mean()`` over the samples of other classes that were not given to ``c`` before,
     for the class ``c`` where that is largest; for each trigger, in one pass.
 
-    What a model gets wrong without a trigger is no hit. The bounds are exact and hold with probability ``level`` for
-    all triggers and classes at once, each being a look (Bonferroni). The model is used in eval mode and left as it was.
+    What a model gets wrong without a trigger is no hit. A stamped sample whose logits hold NaN or Inf is a hit of every
+    class that it could move to: where it goes is up to the caller's argmax. The bounds are exact and hold with
+    probability ``level`` for all triggers and classes at once, each being a look (Bonferroni). The model is used in
+    eval mode and left as it was.
 
     Args:
         model: returns logits ``(B, C)``.
@@ -86,26 +91,29 @@ def stamped_evidence(
     subject.check_triggers(triggers)
     n_samples = (1 + len(triggers)) * len(data)
     with progress_bar("stamped", "sample", n_samples, progress) as bar, evaluating(subject.model):
-        moved, at_risk = _counted(subject, triggers, batch_size, seed, bar.update)
+        moved, n_not_finite, at_risk = _counted(subject, triggers, batch_size, seed, bar.update)
     n_looks = max(moved.numel(), 1)
     results = []
-    for trigger, row in zip(triggers, moved.tolist(), strict=True):
+    for trigger, row, n_lost in zip(triggers, moved.tolist(), n_not_finite.tolist(), strict=True):
         rates = [Bounded.exact(k, n, level=level, n_looks=n_looks) for k, n in zip(row, at_risk.tolist(), strict=True)]
         target = max(range(len(rates)), key=lambda c: largeness(rates[c]))
-        results.append(StampedResult(trigger.name, target, Bounded.largest(rates)))
+        results.append(StampedResult(trigger.name, target, Bounded.largest(rates), n_lost))
     return tuple(results)
 
 
 def _counted(
     subject: Subject, triggers: Sequence[Trigger], batch_size: int, seed: int, advance: OnBatch
-) -> tuple[Tensor, Tensor]:
-    """``(T, C)`` samples moved to each class by each trigger, and ``(C,)`` those that could be; int64, on the CPU.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(T, C)`` samples moved to each class by each trigger, ``(T,)`` those with no finite answer, and ``(C,)`` those
+    that could be moved; int64, on the CPU.
 
     Counters stay on the device until the end: nothing waits for it in between.
     """
     data, num_classes, labels = subject.data, subject.num_classes, subject.data.labels
     before = torch.empty_like(labels)
     moved = torch.zeros(len(triggers), num_classes, dtype=torch.int64, device=data.device)
+    not_finite = torch.zeros(len(triggers), dtype=torch.int64, device=data.device)
+    classes = torch.arange(num_classes, device=data.device)
     parts = torch.split(torch.arange(len(data)), batch_size)
 
     with closing(data.batches((part, 0) for part in parts)) as batches:
@@ -122,12 +130,14 @@ def _counted(
         for indices, numbers, inputs in stamped:
             rows, ids = indices.to(data.device), numbers.to(data.device)
             answers = subject.answers(inputs)
-            hit = (answers >= 0) & (answers != labels[rows]) & (answers != before[rows])
-            moved.view(-1).index_add_(0, ids * num_classes + answers.clamp(min=0), hit.long())
+            lost = answers == UNANSWERED
+            could = (classes != labels[rows, None]) & (classes != before[rows, None])
+            moved.index_add_(0, ids, (could & ((classes == answers[:, None]) | lost[:, None])).long())
+            not_finite.index_add_(0, ids, lost.long())
             advance(len(indices))
 
     true, given = labels.cpu(), before.cpu()
     theirs, taken, both = (
         torch.bincount(classes, minlength=num_classes) for classes in (true, given[given >= 0], true[true == given])
     )
-    return moved.cpu(), len(data) - theirs - taken + both
+    return moved.cpu(), not_finite.cpu(), len(data) - theirs - taken + both

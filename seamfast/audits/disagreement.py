@@ -28,7 +28,7 @@ class DisagreementExample:
     Attributes:
         index: of the sample in the data.
         sample: as the models saw it, stampable; an image is ``(C, H, W)`` uint8.
-        received, sanitized: their answers, classes; ``None`` where the logits hold NaN.
+        received, sanitized: their answers, classes; ``None`` where the logits hold NaN or Inf.
     """
 
     index: int
@@ -43,15 +43,19 @@ class Disagreement:
 
     Attributes:
         name: the perturbation's.
-        rate: of the samples on which both agree as they are: both answer differently when perturbed. Its bounds are
-            exact and hold for all perturbations at once.
-        rate_clean: of all samples, as they are: both answer differently; the same for every perturbation.
+        rate: of the samples on which both agree as they are: both do not when perturbed. Its bounds are exact and hold
+            for all perturbations at once.
+        rate_clean: of all samples, as they are: both do not agree; the same for every perturbation.
+        n_not_finite_received, n_not_finite_sanitized: perturbed samples, of all, for which the logits of this model
+            hold NaN or Inf.
         examples: the first of the samples in ``rate``, at most 16.
     """
 
     name: str
     rate: Bounded
     rate_clean: Rate
+    n_not_finite_received: int
+    n_not_finite_sanitized: int
     examples: tuple[DisagreementExample, ...]
 
 
@@ -68,8 +72,9 @@ def disagreement(
 ) -> tuple[Disagreement, ...]:
     """``(received(perturb(samples)) != sanitized(perturb(samples))).mean()`` over the samples on which both agree.
 
-    Perturbations are drawn for each sample from ``seed``; both models see the same samples. They are used in eval mode
-    and left as they were.
+    Models agree on a sample if both give it the same class; two answers of NaN or Inf are no agreement. Perturbations
+    are drawn for each sample from ``seed``; both models see the same samples. They are used in eval mode and left as
+    they were.
 
     Args:
         received, sanitized: models that return logits ``(B, C)``, of the same classes.
@@ -109,30 +114,38 @@ def disagreement(
         agreed = []
         for part in parts:
             answers = _answers(first, second, first.data.stampable(part))
-            agreed.append(answers[0] == answers[1])
+            agreed.append(_agree(answers))
             bar.update(len(part))
         n_agreed = int(torch.cat(agreed).sum())
         found = []
         for name, perturb in perturbations.items():
             generator = torch.Generator(first.device).manual_seed(seed)
             n_hit, examples = torch.zeros((), dtype=torch.int64, device=first.device), list[DisagreementExample]()
+            n_lost = torch.zeros(2, dtype=torch.int64, device=first.device)
             for part, alike in zip(parts, agreed, strict=True):
                 samples = perturb(first.data.stampable(part), part.to(first.device), generator, seed)
                 answers = _answers(first, second, samples)
-                hit = alike & (answers[0] != answers[1])
+                hit = alike & ~_agree(answers)
                 n_hit += hit.sum()
+                n_lost += (torch.stack(answers) == UNANSWERED).sum(1)
                 if len(examples) < MOST_EXAMPLES:
                     examples += _examples(hit, part, samples, answers, MOST_EXAMPLES - len(examples))
                 bar.update(len(part))
             rate = Bounded.exact(int(n_hit), n_agreed, level=level, n_looks=len(perturbations))
             rate_clean = Rate(len(data) - n_agreed, len(data))
-            found.append(Disagreement(name, rate, rate_clean, tuple(examples)))
+            of_received, of_sanitized = n_lost.tolist()
+            found.append(Disagreement(name, rate, rate_clean, of_received, of_sanitized, tuple(examples)))
     return tuple(found)
 
 
 def _answers(first: Subject, second: Subject, samples: Any) -> tuple[Tensor, Tensor]:
     """Of both models, to the same stampable samples."""
     return first.answers(first.inputs(samples)), second.answers(second.inputs(samples))
+
+
+def _agree(answers: tuple[Tensor, Tensor]) -> Tensor:
+    """Where both are the same class."""
+    return (answers[0] == answers[1]) & (answers[0] != UNANSWERED)
 
 
 def _examples(

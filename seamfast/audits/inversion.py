@@ -17,7 +17,7 @@ from seamfast.data import CleanSet
 from seamfast.engine.events import progress_bar
 from seamfast.engine.model import evaluating
 from seamfast.engine.optimizer import Adam
-from seamfast.engine.subject import Subject, answers_of, place
+from seamfast.engine.subject import UNANSWERED, Subject, finite_answers, place
 from seamfast.errors import InputError, ModelError
 from seamfast.metrics import Rate
 
@@ -54,6 +54,8 @@ class InvertedTrigger:
             ``((1 - mask) * pixels + mask * pattern).round()``.
         reached: whether a mask was found under which at least 99 % of the samples used went there; if not, the mask is
             the last one that was tried, and says nothing about how small one could be.
+        n_not_finite: answers, in the search and in the test, whose logits hold NaN or Inf. The search cannot follow
+            them, so with any of them ``mask_share`` is no measure of how small a mask could be.
     """
 
     label: int
@@ -62,6 +64,7 @@ class InvertedTrigger:
     mask_share: float
     success: Rate
     reached: bool
+    n_not_finite: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,8 @@ class Inversion:
     Attributes:
         classes: one for each class, in order; fewer where the time ran out.
         anomaly_index: ``anomaly_index`` of the mask shares, 1 for a class that was not reached; ``None`` with fewer
-            than 5 classes. The paper takes more than 2 for a backdoor.
+            than 5 classes, and where a class has ``n_not_finite`` above 0: a model could hide its smallest mask behind
+            NaN. The paper takes more than 2 for a backdoor.
         suspect: the class with the smallest mask of those reached; ``None`` where none was.
         steps: how many were taken for the class with the fewest.
         complete: whether every class got all its steps.
@@ -157,9 +161,10 @@ def invert_triggers(
             found += search.tested_on(tested)
     shares = [trigger.mask_share if trigger.reached else 1.0 for trigger in found]
     reached = [trigger for trigger in found if trigger.reached]
+    finite = not any(trigger.n_not_finite for trigger in found)
     return Inversion(
         classes=tuple(found),
-        anomaly_index=anomaly_index(shares),
+        anomaly_index=anomaly_index(shares) if finite else None,
         suspect=min(reached, key=lambda trigger: trigger.mask_share).label if reached else None,
         steps=fewest,
         complete=fewest == steps,
@@ -207,6 +212,7 @@ class _Search:
         self._rate = torch.tensor(_RATE, device=device)
         self._weight = torch.full((n,), _WEIGHT, device=device)
         self._reached = torch.zeros(n, dtype=torch.bool, device=device)
+        self._not_finite = torch.zeros(n, dtype=torch.int64, device=device)
         self._share = torch.full((n,), math.inf, device=device)
         self._best = self._triggers.values()
 
@@ -234,7 +240,7 @@ class _Search:
             others = samples[(of != label).to(samples.device)]
             stamped = self._triggers.stamp_found(self._best, row, others)
             parts = torch.split(stamped, _largest_batch(self._subject)) if len(stamped) else ()
-            hit = sum(int((self._subject.answers(self._subject.inputs(part)) == label).sum()) for part in parts)
+            answers = torch.cat([of[:0].to(stamped.device), *map(self._answers, parts)])
             mask, pattern = self._triggers.found(self._best, row)
             found.append(
                 InvertedTrigger(
@@ -242,11 +248,15 @@ class _Search:
                     mask=mask,
                     pattern=pattern,
                     mask_share=sizes[row],
-                    success=Rate(hit, len(others)),
+                    success=Rate(int((answers == label).sum()), len(others)),
                     reached=bool(self._reached[row]),
+                    n_not_finite=int(self._not_finite[row] + (answers == UNANSWERED).sum()),
                 )
             )
         return found
+
+    def _answers(self, stampable: Tensor) -> Tensor:
+        return self._subject.answers(self._subject.inputs(stampable))
 
     def _step(self) -> tuple[Tensor, Tensor]:
         """One update; for each class how many samples of others went there, and of how many."""
@@ -264,7 +274,9 @@ class _Search:
             loss = (losses * counted).sum(1) / seen.clamp(min=1) + self._weight * sizes
             # Of these alone: the model's own gradients stay as they are.
             gradients = torch.autograd.grad(loss.sum(), self._triggers.parameters)
-        hit = ((answers_of(logits) == wanted).view(n, _BATCH) & counted).sum(1)
+        answers = finite_answers(logits)
+        self._not_finite += (answers == UNANSWERED).view(n, _BATCH).sum(1)
+        hit = ((answers == wanted).view(n, _BATCH) & counted).sum(1)
         for value, gradient in zip(self._triggers.parameters, gradients, strict=True):
             value.grad = gradient.nan_to_num()  # or one NaN would stay in the mask for good
         self._adam.step(self._rate)

@@ -24,7 +24,7 @@ OnBatch = Callable[[int], None]
 @dataclass(frozen=True)
 class TriggerCounts:
     """Outcomes of ``n_eligible`` triggered samples: ``n_hit`` are given the target, ``n_restored`` their true class;
-    ``n_nan`` rows of logits hold NaN and count as neither."""
+    ``n_nan`` rows of logits hold NaN and count as neither, so that up to ``n_hit + n_nan`` may be given the target."""
 
     name: str
     n_eligible: int

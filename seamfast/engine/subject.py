@@ -21,7 +21,7 @@ from seamfast.modalities.batch import Batch, fit_to_call
 from seamfast.triggers import Trigger
 
 UNANSWERED = -1
-"""The answer of a row of logits that holds NaN."""
+"""The answer of a row of logits that has none: with NaN, and of ``finite_answers`` with Inf too."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Subject:
             return logits_of(self.model, inputs)
 
     def answers(self, inputs: Batch) -> Tensor:
-        """``answers_of`` the model's logits, ``(B,)`` int64."""
-        return answers_of(self.logits(inputs))
+        """``finite_answers`` of the model's logits, ``(B,)`` int64."""
+        return finite_answers(self.logits(inputs))
 
     def returns_probabilities(self, indices: Tensor) -> bool:
         """Whether the outputs for the samples at ``indices`` (int64, CPU) look like those of a softmax."""
@@ -94,8 +94,17 @@ class Subject:
 
 
 def answers_of(logits: Tensor) -> Tensor:
-    """``logits.argmax(1)``, the first of equal ones; a row with NaN is ``UNANSWERED``."""
+    """``logits.argmax(1)``, the first of equal ones; a row with NaN is ``UNANSWERED``, as ``count_outcomes`` has it."""
     return torch.where(logits.isnan().any(1), UNANSWERED, logits.argmax(1))
+
+
+def finite_answers(logits: Tensor) -> Tensor:
+    """``logits.argmax(1)``, the first of equal ones; a row that is not finite is ``UNANSWERED``.
+
+    What a caller makes of such a row is up to whoever chose its place: argmax gives the class of a NaN or of an Inf,
+    softmax nothing but NaN.
+    """
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), UNANSWERED)
 
 
 def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:

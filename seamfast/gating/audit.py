@@ -18,7 +18,7 @@ from seamfast.audits import invert_triggers, stamped_evidence
 from seamfast.audits.inversion import Inversion
 from seamfast.data import CleanSet
 from seamfast.engine.model import evaluating
-from seamfast.engine.subject import Subject, place
+from seamfast.engine.subject import UNANSWERED, Subject, finite_answers, place
 from seamfast.gating.policy import AuditSettings
 from seamfast.metrics import Bounded
 from seamfast.record import rate_values
@@ -26,6 +26,8 @@ from seamfast.record import rate_values
 ANOMALOUS = 2.0
 """Anomaly index from which Neural Cleanse (Wang et al., S&P 2019) takes a model for backdoored."""
 _MOST_SAMPLES, _MOST_EXAMPLES = 16, 4  # pictures: of all samples, and for each perturbation
+_BATCH, _OTHER_BATCH = 512, 61
+_TIE = 0.02  # of a row's spread: logits closer than this may change their order by rounding, which depends on the batch
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -37,7 +39,7 @@ class Audit:
     Attributes:
         values: ``$defs/audit`` of the report's schema.
         patterns: uint8 ``(H, W, C)``, one for each class of the inversion, on mid-grey.
-        is_right: ``(N,)`` bool, whether the model gives each sample its label.
+        is_right: ``(N,)`` bool, whether the model gives each sample its label, and again when asked a second time.
     """
 
     values: dict[str, Any]
@@ -50,7 +52,8 @@ def audit(
 ) -> Audit:
     """Accuracy, the battery and, if the settings ask for it, the inversion of one model."""
     subject = place(model, data, "auto")
-    right = is_right(subject)
+    answers, repeats = _asked_twice(subject, seed)
+    right = (answers == data.labels) & repeats
     of_class = data.labels.bincount(minlength=subject.num_classes)
     right_of_class = data.labels[right].bincount(minlength=subject.num_classes)
     battery = stamped_evidence(model, data, level=settings.level, seed=seed, progress=progress)
@@ -68,7 +71,12 @@ def audit(
     values = {
         "clean_accuracy": bounded(int(right.sum()), len(right)),
         "class_accuracy": [*map(bounded, right_of_class.tolist(), of_class.tolist())],
-        "battery": [{"name": r.name, "target": r.target, "rate": rate_values(r.rate)} for r in battery],
+        "n_not_finite": int((answers == UNANSWERED).sum()),
+        "n_not_repeated": int((~repeats).sum()),
+        "battery": [
+            {"name": r.name, "target": r.target, "rate": rate_values(r.rate), "n_not_finite": r.n_not_finite}
+            for r in battery
+        ],
         "inversion": None if inversion is None else _inversion_values(inversion),
     }
     triggers = inversion.classes if inversion is not None and inversion.complete else ()
@@ -76,12 +84,33 @@ def audit(
     return Audit(values, patterns, right)
 
 
-def is_right(subject: Subject) -> Tensor:
-    """``(N,)`` bool, on the CPU: whether the model gives each sample its label."""
-    parts = torch.split(torch.arange(len(subject.data)), 512)
-    with evaluating(subject.model), closing(subject.data.batches((part, 0) for part in parts)) as batches:
-        answers = [subject.answers(inputs).cpu() for _, inputs in batches]
-    return torch.cat(answers) == subject.samples.labels
+def _asked_twice(subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
+    """``(N,)`` int64, the answer to each sample, and ``(N,)`` bool, whether it stays the same in other batches; CPU.
+
+    An answer that depends on the batch, on earlier calls or on chance is not the one that a user of the model gets.
+    """
+    indices = torch.arange(len(subject.data))
+    shuffled = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))
+    first = torch.empty(len(indices), dtype=torch.int64, device=subject.device)
+    repeats = torch.empty(len(indices), dtype=torch.bool, device=subject.device)
+    for again, parts in enumerate((torch.split(indices, _BATCH), torch.split(shuffled, _OTHER_BATCH))):
+        with evaluating(subject.model), closing(subject.data.batches((part, 0) for part in parts)) as batches:
+            for part, inputs in batches:
+                rows, logits = part.to(subject.device), subject.logits(inputs)
+                if again:
+                    repeats[rows] = _stays(logits, first[rows])
+                else:
+                    first[rows] = finite_answers(logits)
+    return first.cpu(), repeats.cpu()
+
+
+def _stays(logits: Tensor, answers: Tensor) -> Tensor:
+    """Whether the answers to ``logits`` are ``answers``, but for ties."""
+    largest, smallest = logits.amax(1), logits.amin(1)
+    chosen = logits.gather(1, answers.clamp(min=0)[:, None])[:, 0]
+    tied = (answers != UNANSWERED) & (largest - chosen <= _TIE * (largest - smallest))
+    now = finite_answers(logits)
+    return (now == answers) | (tied & (now != UNANSWERED))
 
 
 def _inversion_values(inversion: Inversion) -> dict[str, Any]:
@@ -95,7 +124,12 @@ def _inversion_values(inversion: Inversion) -> dict[str, Any]:
         "steps": inversion.steps,
         "complete": inversion.complete,
         "classes": [
-            {"class": trigger.label, "mask_share": trigger.mask_share, "rate": rate_values(trigger.success)}
+            {
+                "class": trigger.label,
+                "mask_share": trigger.mask_share,
+                "rate": rate_values(trigger.success),
+                "n_not_finite": trigger.n_not_finite,
+            }
             for trigger in inversion.classes
         ],
     }
@@ -131,7 +165,14 @@ def disagreement(
     """How often the two models disagree under each perturbation, and perturbed images on which they do."""
     results = audit_disagreement(received, sanitized, data, **options)
     values = [
-        {"perturbation": r.name, "rate": rate_values(r.rate), "rate_clean": rate_values(r.rate_clean)} for r in results
+        {
+            "perturbation": r.name,
+            "rate": rate_values(r.rate),
+            "rate_clean": rate_values(r.rate_clean),
+            "n_not_finite_received": r.n_not_finite_received,
+            "n_not_finite_sanitized": r.n_not_finite_sanitized,
+        }
+        for r in results
     ]
     return values, [_picture(data, example.sample) for r in results for example in r.examples[:_MOST_EXAMPLES]]
 

@@ -36,6 +36,28 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class NotFinite:
+    """Answers of one model with NaN or Inf.
+
+    Attributes:
+        kind: of the inputs: ``"clean"``, ``"battery"``, ``"disagreement"`` or ``"inversion"``.
+        name: of the trigger, of the perturbation, or the number of the class; empty for clean inputs.
+        n_not_finite: such answers.
+        n: of so many; ``None`` for an inversion, whose steps are not samples.
+    """
+
+    kind: str
+    name: str
+    n_not_finite: int
+    n: int | None
+
+    @property
+    def share(self) -> float:
+        """``n_not_finite / n``; 0 where ``n`` is ``None``."""
+        return self.n_not_finite / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True)
 class RuleOutcome:
     """The outcome of one rule: the rule's own fields, and those of the measurement.
 
@@ -183,6 +205,7 @@ def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
             continue
         accuracy, inversion = audit["clean_accuracy"], audit["inversion"]
         metrics[f"{when}.clean_accuracy"] = _measured(accuracy, accuracy["n_total"])
+        metrics[f"{when}.finite"] = _exact(float(not not_finite(evidence, when)), accuracy["n_total"])
         if audit["battery"]:
             metrics[f"{when}.battery_worst"] = _worst([result["rate"] for result in audit["battery"]])
         if inversion is not None and inversion["complete"] and inversion["anomaly_index"] is not None:
@@ -216,6 +239,26 @@ def _treated(run: Mapping[str, Any]) -> Measured:
     elif model["digest_after"] in (None, model["digest_before"]):
         why = "the weights are those received"
     return _accepted(run) if why is None else replace(_exact(0.0, n), why=why)
+
+
+def not_finite(evidence: Mapping[str, Any], when: str) -> list[NotFinite]:
+    """Where the model ``when`` answered with NaN or Inf, in the order of the audit; empty where it did not.
+
+    Args:
+        evidence: a report's ``audit`` and ``disagreement``.
+        when: ``"before"`` or ``"after"``.
+    """
+    audit, counted = evidence["audit"][when], "n_not_finite_received" if when == "before" else "n_not_finite_sanitized"
+    if audit is None:
+        return []
+    n = audit["clean_accuracy"]["n_total"]
+    found = [NotFinite("clean", "", audit["n_not_finite"], n)]
+    found += [NotFinite("battery", part["name"], part["n_not_finite"], n) for part in audit["battery"]]
+    for part in evidence["disagreement"] or ():
+        found.append(NotFinite("disagreement", part["perturbation"], part[counted], part["rate_clean"]["n_total"]))
+    for part in (audit["inversion"] or {"classes": ()})["classes"]:
+        found.append(NotFinite("inversion", str(part["class"]), part["n_not_finite"], None))
+    return [one for one in found if one.n_not_finite]
 
 
 def _measured(bounded: Mapping[str, Any], n: int) -> Measured:

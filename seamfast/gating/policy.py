@@ -85,6 +85,8 @@ METRICS: dict[str, Metric] = {
     "before.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, as received"),
     "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
     "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
+    "before.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, as received"),
+    "after.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, sanitized"),
     "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted; no value if undecided"),
     "sanitize.treated": Metric("boolean", 0, 1, True, "accepted, run to its end, and other weights than received"),
 }
@@ -579,6 +581,13 @@ metric = "after.battery_worst"
 threshold = 0.2
 greater_is_better = false
 min_samples = 200
+
+# No input of the audit has an answer of NaN or Inf: none as it is, none under a trigger or a perturbation.
+[[rule]]
+id = "finite"
+metric = "after.finite"
+threshold = true
+greater_is_better = true
 
 # The sanitization itself was accepted: the accuracy lost on its held-out samples is small, and shown to be.
 [[rule]]

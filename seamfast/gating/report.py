@@ -16,7 +16,7 @@ import numpy as np
 
 from seamfast._version import __version__
 from seamfast.gating.audit import Pictures
-from seamfast.gating.decision import Decision
+from seamfast.gating.decision import Decision, not_finite
 from seamfast.gating.folder import Inspection, Received, model_values
 from seamfast.gating.policy import Policy
 from seamfast.intake.refusal import RefusedError
@@ -27,6 +27,7 @@ EXIT_CODES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive
 _SCHEMA_VERSION = 1
 _AUDITS = ("before", "after", "change")
 _NOTABLE = 0.05  # share of samples from which a statement names the trigger that moves them
+_MOST_CLASSES = 10  # that one statement names
 _LIMITS = (
     "Evidence is of absence of what was looked for, not of a backdoor: an unknown trigger may have no effect in the "
     "battery and may not show in the inversion.",
@@ -97,7 +98,7 @@ def gate_report(run: GateRun, *, dry_run: bool = False) -> dict[str, Any]:
         "data": run.data,
         **run.evidence,
         "sanitized": None,
-        "statements": _statements(run.evidence["audit"], policy.audit.level),
+        "statements": _statements(run.evidence, policy.audit.level),
         "limits": list(_LIMITS),
         "warnings": list(run.warnings),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -124,18 +125,37 @@ def _verdict(run: GateRun, dry_run: bool) -> tuple[str, list[str]]:
     return run.decision.outcome, reasons or [f"all {len(run.decision.rules)} rules passed"]
 
 
-def _statements(audits: Mapping[str, Any], level: float) -> list[str]:
+_NOT_FINITE = {
+    "clean": "clean samples have no finite answer, which counts as wrong",
+    "battery": "samples under {} have no finite answer, which counts as moved",
+    "disagreement": "samples perturbed by {} have no finite answer, which counts as disagreement",
+}
+
+
+def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
     """What the audits show, each with its bound; never that a model is free of anything."""
     lines = []
     for when, model in (("before", "model as received"), ("after", "sanitized model")):
-        audit = audits[when]
+        audit = evidence["audit"][when]
         if audit is None:
             continue
         n = audit["clean_accuracy"]["n_total"]
+        lost = not_finite(evidence, when)
+        for kind, text in _NOT_FINITE.items():
+            if of_kind := [one for one in lost if one.kind == kind]:
+                most = max(of_kind, key=lambda one: one.share)
+                share = f"{most.n_not_finite} of {most.n} ({most.share:.1%})"
+                lines.append(f"{model}: {share} {text.format(most.name)}")
+        if audit["n_not_repeated"]:
+            lines.append(
+                f"{model}: {audit['n_not_repeated']} of {n} clean samples get another answer when they are asked "
+                "again in other batches, which counts as wrong; other audits ask once"
+            )
         if audit["battery"]:
             worst = max(audit["battery"], key=lambda result: result["rate"]["high"])
             low, high = worst["rate"]["low"], worst["rate"]["high"]
-            more = f"; {worst['name']} moves at least {low:.1%} to class {worst['target']}" if low >= _NOTABLE else ""
+            where = f"class {worst['target']}" + (" or to no finite answer" if worst["n_not_finite"] else "")
+            more = f"; {worst['name']} moves at least {low:.1%} to {where}" if low >= _NOTABLE else ""
             bound = f"{100 * level:g} % bound, widened for all looks"
             lines.append(
                 f"{model}: no evidence above {high:.1%} ({bound}) on the battery of {len(audit['battery'])} built-in "
@@ -144,7 +164,14 @@ def _statements(audits: Mapping[str, Any], level: float) -> list[str]:
         inversion = audit["inversion"]
         if inversion is not None:
             index = inversion["anomaly_index"]
-            if not inversion["complete"]:
+            broken = [one.name for one in lost if one.kind == "inversion"]
+            if broken:
+                classes = ", ".join(broken[:_MOST_CLASSES]) + (", ..." if len(broken) > _MOST_CLASSES else "")
+                lines.append(
+                    f"{model}: trigger inversion met answers that are not finite in its search for {len(broken)} of "
+                    f"{len(inversion['classes'])} classes ({classes}), so it has no anomaly index"
+                )
+            elif not inversion["complete"]:
                 lines.append(f"{model}: trigger inversion did not end within its time budget, and says nothing")
             elif index is None:
                 lines.append(f"{model}: trigger inversion has no anomaly index with so few classes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+import seamfast
 from seamfast import CleanSet
 from seamfast.audits import stamped_evidence
 from seamfast.audits.battery import StampedResult
 from seamfast.errors import InputError, ShapeError
 from seamfast.triggers import Patch, battery
+from tests.hostile.not_finite import rewire
 
 WHITE = Patch.square(3, 255, 0, margin=0, name="white")
 CHECKS = Patch.checkerboard(3, 0, corner="top-left", margin=0, name="checks")
@@ -91,19 +94,71 @@ def test_a_model_that_gives_everything_to_one_class_leaves_that_class_unknown(no
     assert (result.rate.low, result.rate.high) == (0.0, 1.0)
 
 
-class NanWhereWhite(nn.Module):
-    def __init__(self) -> None:
+class LostWhereWhite(nn.Module):
+    """Some logits are ``value`` where the last pixel is white and the mean dark enough for ``share`` of the images."""
+
+    def __init__(self, inner: nn.Module, value: float, limit: float = math.inf) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        self.inner, self.value, self.limit = inner, value, limit
 
     def forward(self, images: Tensor) -> Tensor:
-        broken = images[:, 0, -1:, -1] > 2.3
-        return torch.where(broken, torch.nan, self.bias.expand(len(images), 4))
+        lost = (images[:, 0, -1, -1] > 2.3) & (images[:, 0, :4].mean((1, 2)) < self.limit)
+        logits: Tensor = self.inner(images).clone()
+        logits[lost, 2] = self.value
+        return logits
 
 
-def test_nan_is_no_hit(noisy_data: CleanSet) -> None:
-    (result,) = stamped_evidence(NanWhereWhite(), noisy_data, [WHITE])
-    assert result.rate.n_hit == 0
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_answer_that_is_not_finite_is_a_hit_of_every_class(
+    value: float, linear_model: nn.Module, noisy_data: CleanSet
+) -> None:
+    images = noisy_data.inputs
+    assert isinstance(images, Tensor)
+    normal = (images.float() / 255 - 0.4) / 0.25
+    limit = float(normal[:, 0, :4].mean((1, 2)).quantile(0.7))
+    model = LostWhereWhite(linear_model, value, limit)
+    white = images.clone()
+    white[:, :, 5:, 5:] = 255
+    with torch.no_grad():
+        before = linear_model(normal).argmax(1)
+        after = linear_model((white.float() / 255 - 0.4) / 0.25).argmax(1)
+    lost = normal[:, 0, :4].mean((1, 2)) < limit
+    counts = []
+    for c in range(4):
+        could = (noisy_data.labels != c) & (before != c)
+        counts.append((int((could & (lost | (after == c))).sum()), int(could.sum())))
+    worst = max(counts, key=lambda count: count[0] / count[1])
+
+    for batch_size in (512, 48):
+        white_one, checks = stamped_evidence(model, noisy_data, [WHITE, CHECKS], batch_size=batch_size)
+        assert (white_one.rate.n_hit, white_one.rate.n_total) == worst
+        assert white_one.n_not_finite == int(lost.sum())
+        assert 0.6 < white_one.n_not_finite / len(noisy_data) < 0.8
+        assert white_one.rate.low > 0.5
+        assert checks.n_not_finite == 0
+        assert checks == stamped_evidence(linear_model, noisy_data, [WHITE, CHECKS])[1]
+
+
+def test_a_sample_without_an_answer_as_it_is_could_move_to_any_other_class(noisy_data: CleanSet) -> None:
+    """All rows are NaN, with the trigger and without: no class may look as if nothing moved there."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with torch.no_grad():
+        model[1].bias[1] = torch.nan
+    (result,) = stamped_evidence(model, noisy_data, [WHITE])
+    assert result.rate.value == 1.0
+    assert result.n_not_finite == len(noisy_data)
+
+
+def test_weights_that_overflow_under_a_trigger_are_no_absence_of_evidence(
+    clean_model: nn.Module, digits: tuple[CleanSet, CleanSet]
+) -> None:
+    images = digits[0].inputs
+    assert isinstance(images, Tensor)
+    model = rewire(copy.deepcopy(clean_model), images)
+    found = {result.name: result for result in stamped_evidence(model, digits[1])}
+    assert found["patch-corner"].n_not_finite > 0.7 * len(digits[1])
+    assert found["patch-corner"].rate.low > 0.7
+    assert seamfast.evaluate(model, digits[1]).n_nan == 0
 
 
 def test_no_triggers_no_results(linear_model: nn.Module, noisy_data: CleanSet) -> None:

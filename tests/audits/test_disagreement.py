@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable
 
@@ -127,6 +128,38 @@ def test_an_answer_of_nan_is_none(tiny_model: Make, tiny_data: CleanSet) -> None
     for result in disagreement(tiny_model(), Broken(tiny_model()), tiny_data):
         assert result.rate_clean.n_hit == 160
         assert result.rate.value is None
+        assert (result.n_not_finite_received, result.n_not_finite_sanitized) == (0, 160)
+
+
+def test_two_answers_of_nan_are_no_agreement(tiny_model: Make, tiny_data: CleanSet) -> None:
+    for result in disagreement(Broken(tiny_model()), Broken(tiny_model()), tiny_data):
+        assert (result.rate_clean.n_hit, result.rate.n_total) == (160, 0)
+        assert (result.n_not_finite_received, result.n_not_finite_sanitized) == (160, 160)
+
+
+class LostWhereBright(nn.Module):
+    """One logit is ``value`` wherever a pixel is as bright as none of the tiny set is, even made brighter by 40."""
+
+    def __init__(self, inner: nn.Module, value: float) -> None:
+        super().__init__()
+        self.inner, self.value = inner, value
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images).clone()
+        logits[(images * 0.25 + 0.4).flatten(1).amax(1) > 230 / 255, 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_both_lose_under_a_perturbation_is_disagreement(
+    value: float, tiny_model: Make, tiny_data: CleanSet
+) -> None:
+    received, sanitized = (LostWhereBright(tiny_model(), value) for _ in range(2))
+    found = {result.name: result for result in disagreement(received, sanitized, tiny_data, batch_size=20)}
+    patches = found["patches"]
+    assert patches.rate.n_hit == patches.n_not_finite_received == patches.n_not_finite_sanitized > 50
+    assert (found["brightness"].rate.n_hit, found["brightness"].n_not_finite_sanitized) == (0, 0)
+    assert {(example.received, example.sanitized) for example in patches.examples} == {(None, None)}
 
 
 def test_wrong_arguments(tiny_model: Make, tiny_data: CleanSet) -> None:

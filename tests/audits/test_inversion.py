@@ -159,6 +159,35 @@ def test_nan_reaches_no_class_and_leaves_no_trace_in_the_masks(tiny_model: Make,
         assert not trigger.reached
         assert trigger.success.n_hit == 0
         assert trigger.mask.isfinite().all()
+        assert trigger.n_not_finite == 6 * 16 + trigger.success.n_total  # a batch a step, and the test
+
+
+class LostOnTheWayTo(nn.Module):
+    """NaN wherever the inner model gives an image that is not of the data to ``target``: no search gets there."""
+
+    def __init__(self, inner: nn.Module, target: int) -> None:
+        super().__init__()
+        self.inner, self.target = inner, target
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        changed = (images * 255).frac().abs().amax((1, 2, 3)) > 0.01
+        lost = changed & (logits.argmax(1) == self.target)
+        return torch.where(lost[:, None], torch.nan, logits)
+
+
+def test_a_class_whose_search_meets_nan_makes_no_index_smaller(
+    planted_model: nn.Module, planted: Inversion, digits: tuple[CleanSet, CleanSet]
+) -> None:
+    """The target's mask would count as a whole image: nine others, and nothing that stands out."""
+    found = invert_triggers(LostOnTheWayTo(planted_model, TARGET), digits[1], steps=40)
+    assert planted.anomaly_index is not None
+    assert all(trigger.n_not_finite == 0 for trigger in planted.classes)
+    assert found.classes[TARGET].n_not_finite > 0
+    assert not found.classes[TARGET].reached
+    shares = [trigger.mask_share if trigger.reached else 1.0 for trigger in found.classes]
+    assert anomaly_index(shares) is not None  # what would be reported if NaN were no outcome of its own
+    assert found.anomaly_index is None
 
 
 def test_anomaly_index_by_hand() -> None:

@@ -219,8 +219,11 @@ def _audit(n_right: int, stamped: tuple[int, ...], found: tuple[float, int]) -> 
     return {
         "clean_accuracy": rate(n_right, N_AUDIT),
         "class_accuracy": [rate(50 - (n_wrong + i) // NUM_CLASSES, 50) for i in range(NUM_CLASSES)],
+        "n_not_finite": 0,
+        "n_not_repeated": 0,
         "battery": [
-            {"name": name, "target": 0, "rate": rate(n_hit, 450)} for name, n_hit in zip(BATTERY, stamped, strict=True)
+            {"name": name, "target": 0, "rate": rate(n_hit, 450), "n_not_finite": 0}
+            for name, n_hit in zip(BATTERY, stamped, strict=True)
         ],
         "inversion": {
             "anomaly_index": index,
@@ -229,7 +232,12 @@ def _audit(n_right: int, stamped: tuple[int, ...], found: tuple[float, int]) -> 
             "steps": 300,
             "complete": True,
             "classes": [
-                {"class": label, "mask_share": 0.05 if label == suspect and index > 2 else 0.24, "rate": rate(98, 100)}
+                {
+                    "class": label,
+                    "mask_share": 0.05 if label == suspect and index > 2 else 0.24,
+                    "rate": rate(98, 100),
+                    "n_not_finite": 0,
+                }
                 for label in range(NUM_CLASSES)
             ],
         },
@@ -242,7 +250,8 @@ def _change() -> dict[str, Any]:
 
 def _disagreement() -> list[dict[str, Any]]:
     rows = (("pasted patches", 212), ("faint noise", 14), ("waves", 31), ("brightness", 8))
-    return [{"perturbation": name, "rate": rate(n_hit, 484), "rate_clean": rate(7, 500)} for name, n_hit in rows]
+    counts = {"rate_clean": rate(7, 500), "n_not_finite_received": 0, "n_not_finite_sanitized": 0}
+    return [{"perturbation": name, "rate": rate(n_hit, 484), **counts} for name, n_hit in rows]
 
 
 def _sanitized() -> dict[str, Any]:

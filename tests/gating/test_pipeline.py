@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
-from seamfast.engine.subject import place
 from seamfast.errors import InputError, PolicyError
 from seamfast.gating import audit, output, pipeline
 from seamfast.gating.decision import metrics_of
 from seamfast.gating.folder import inspect, receive
 from seamfast.gating.pipeline import GateResult, gate
+from seamfast.gating.policy import AuditSettings
 from seamfast.models.folder import load_model
 from tests.gating.conftest import DESCRIPTION, TRIGGER
 from tests.gating.examples import example
@@ -228,11 +228,17 @@ def test_equal_seeds_give_equal_reports(planted: Path, policy: Policies, monkeyp
 
 def _audit(*rates: tuple[int, float, float, float], inversion: Any = None) -> dict[str, Any]:
     battery = [
-        {"name": str(i), "target": 0, "rate": {"n_hit": 0, "n_total": n, "value": v, "low": low, "high": high}}
+        {
+            "name": str(i),
+            "target": 0,
+            "rate": {"n_hit": 0, "n_total": n, "value": v, "low": low, "high": high},
+            "n_not_finite": 0,
+        }
         for i, (n, v, low, high) in enumerate(rates)
     ]
     accuracy = {"n_hit": 9, "n_total": 10, "value": 0.9, "low": 0.6, "high": 0.98}
-    return {"clean_accuracy": accuracy, "class_accuracy": [], "battery": battery, "inversion": inversion}
+    clean = {"clean_accuracy": accuracy, "class_accuracy": [], "n_not_finite": 0, "n_not_repeated": 0}
+    return {**clean, "battery": battery, "inversion": inversion}
 
 
 def _metrics(**audits: Any) -> dict[str, Any]:
@@ -273,7 +279,7 @@ def test_an_undecided_sanitization_is_neither_accepted_nor_not(outcome: str, val
 
 def test_metrics_are_of_the_worst_trigger() -> None:
     metrics = _metrics(before=_audit((50, 0.1, 0.05, 0.4), (90, 0.3, 0.2, 0.35)))
-    assert set(metrics) == {"before.clean_accuracy", "before.battery_worst"}
+    assert set(metrics) == {"before.clean_accuracy", "before.battery_worst", "before.finite"}
     worst = metrics["before.battery_worst"]
     assert (worst.value, worst.low, worst.high, worst.n) == (0.3, 0.2, 0.4, 50)
 
@@ -288,7 +294,8 @@ def test_lost_and_gained_answers_are_counted_in_pairs(tiny_model: Callable[[], n
     received, sanitized = tiny_model().eval(), tiny_model().eval()
     with torch.no_grad():
         sanitized[9].bias[0] += 100  # all answers become 0
-    before, after = (audit.is_right(place(model, tiny_data, "auto")) for model in (received, sanitized))
+    settings = AuditSettings(inversion=False)
+    before, after = (audit.audit(model, tiny_data, settings).is_right for model in (received, sanitized))
     change = audit.change(before, after, 0.95)
     right = (received((tiny_data.inputs.float() / 255 - 0.4) / 0.25).argmax(1) == tiny_data.labels).sum().item()
     zeros = int((tiny_data.labels == 0).sum())

@@ -531,6 +531,7 @@ def test_template_is_a_policy() -> None:
         "after.clean_accuracy",
         "accuracy_lost",
         "after.battery_worst",
+        "after.finite",
         "sanitize.accepted",
     ]
     assert policy.sanitize == SanitizeSettings(preset="balanced")

@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 from seamfast.errors import InputError
+from seamfast.gating.decision import not_finite
 from seamfast.gating.documents.subjects import model_name, received_weights, sanitized_weights
 from seamfast.untrusted import printable
 
@@ -114,6 +115,12 @@ def _metrics(report: Values, state: str, audit: Values) -> list[Values]:
     for result in audit["battery"]:
         where = f"{printable(result['name'])} on {result['rate']['n_total']} audit samples, class {result['target']}"
         metrics.append(_metric("share of stamped samples that go to one class", where, result["rate"]))
+    for lost in not_finite(report, "before" if state == "received" else "after"):
+        if lost.n is not None:
+            where = f"{printable(lost.name) or 'clean'}, {lost.n} audit samples"
+            metrics.append(
+                {"type": "share of samples without a finite answer", "slice": where, "value": str(lost.share)}
+            )
     if inversion is not None and inversion["anomaly_index"] is not None:
         where = f"{len(inversion['classes'])} classes"
         metrics.append(

@@ -128,12 +128,21 @@ def _accuracy_and_battery(report: Values, before: Values, after: Values | None) 
     change = report["audit"]["change"]
     by_name = {} if after is None else {result["name"]: result for result in after["battery"]}
     battery, more = wording.first(before["battery"], _MOST_ROWS)
-    rows: list[Row] = [("Clean accuracy", before["clean_accuracy"], after and after["clean_accuracy"])]
+    n = before["clean_accuracy"]["n_total"]
+
+    def lost_answers(before: Values, after: Values | None) -> Markup | None:
+        counts = (before["n_not_finite"], None if after is None else after["n_not_finite"])
+        return _note(wording.not_finite_counts(counts, n))
+
+    rows: list[Row] = [
+        (["Clean accuracy", lost_answers(before, after)], before["clean_accuracy"], after and after["clean_accuracy"])
+    ]
     for result in battery:
         then = by_name.get(result["name"])
         classes = [wording.class_label(report, each["target"]) for each in (result, then) if each is not None]
         note = f"samples moved to class {' → '.join(dict.fromkeys(classes))}"
-        rows.append(([_name(result["name"]), _note(note)], result["rate"], then and then["rate"]))
+        what = [_name(result["name"]), _note(note), lost_answers(result, then)]
+        rows.append((what, result["rate"], then and then["rate"]))
     caption = (
         "Clean accuracy should stay high; the share of samples that a built-in trigger moves to one class should be "
         "low. Dots are shares, lines their intervals, on a scale from 0% to 100%."
@@ -167,6 +176,8 @@ def _inversion(report: Values, before: Values, after: Values | None) -> list[Mar
             continue
         suspect = next((one for one in inversion["classes"] if one["class"] == inversion["suspect"]), None)
         index: Child = wording.NOT_KNOWN
+        if any(one["n_not_finite"] for one in inversion["classes"]):
+            index = [index, _note("some answers were not finite")]
         if inversion["anomaly_index"] is not None:
             index = [f"{inversion['anomaly_index']:.2f}", _note(f"usual threshold {inversion['threshold']:g}")]
         pattern = [wording.NOT_KNOWN] * 3
@@ -189,7 +200,11 @@ def _disagreement(report: Values) -> list[Child] | None:
     if not report["disagreement"]:
         return None
     parts, more = wording.first(report["disagreement"], _MOST_ROWS)
-    rows: list[Row] = [(_name(part["perturbation"]), part["rate_clean"], part["rate"]) for part in parts]
+    rows: list[Row] = []
+    for part in parts:
+        counts = (part["n_not_finite_received"], part["n_not_finite_sanitized"])
+        note = _note(wording.not_finite_counts(counts, part["rate_clean"]["n_total"]))
+        rows.append(([_name(part["perturbation"]), note], part["rate_clean"], part["rate"]))
     caption = "Share of audit samples on which the received and the sanitized model give different answers."
     return [
         element("h3", "Where the two models disagree"),
@@ -334,8 +349,8 @@ def _digest(digest: str) -> Markup:
     return element("code", digest, class_="digest")
 
 
-def _note(text: Child) -> Markup:
-    return element("span", text, class_="note")
+def _note(text: Child) -> Markup | None:
+    return None if text is None else element("span", text, class_="note")
 
 
 def _more(sentences: Sequence[str]) -> list[Markup]:

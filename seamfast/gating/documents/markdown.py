@@ -111,10 +111,17 @@ class _Writer:
             "Battery, worst": lambda audit: self.worst(report, audit),
             "Inversion": lambda audit: self.inversion(report, audit),
         }
+        without = [wording.most_not_finite(report, when) for when in ("before", "after")]
         rows = [
             (name, *(wording.NOT_KNOWN if audit is None else text(audit) for audit in audits))
             for name, text in parts.items()
         ]
+        rows.append(
+            (
+                "No finite answer",
+                *(wording.NOT_KNOWN if audit is None else most for audit, most in zip(audits, without, strict=True)),
+            )
+        )
         lines = ["### Before and after", self.table(("", "As received", "Sanitized"), rows)]
         change = report["audit"]["change"]
         if change is not None:

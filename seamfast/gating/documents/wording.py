@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from seamfast.gating.decision import not_finite
 from seamfast.gating.policy import METRICS
 
 T = TypeVar("T")
@@ -125,6 +126,22 @@ def rate_with_bounds(rate: Mapping[str, Any]) -> str:
     if rate["value"] is None:
         return f"{NOT_KNOWN} (no samples)"
     return f"{percent(rate['value'])} ({percent(rate['low'])} to {percent(rate['high'])})"
+
+
+def most_not_finite(report: Mapping[str, Any], when: str) -> str:
+    """``70.0% of samples, at most``: the largest share of samples of an audit without a finite answer, or ``none``."""
+    lost = not_finite(report, when)
+    if not lost:
+        return "none"
+    largest = max(one.share for one in lost)
+    return f"{percent(largest)} of samples, at most" if largest else "in the inversion alone"
+
+
+def not_finite_counts(counts: Sequence[int | None], n: int) -> str | None:
+    """``no finite answer: 2 of 500 as received, 350 of 500 sanitized``; ``None`` where all have one."""
+    names = ("as received", "sanitized")
+    parts = [f"{k:,} of {n:,} {name}" for k, name in zip(counts, names, strict=True) if k]
+    return f"no finite answer: {', '.join(parts)}" if parts else None
 
 
 def class_label(report: Mapping[str, Any], label: int) -> str:
