@@ -30,6 +30,9 @@ from seamfast.gating.report import GateRun, gate_report
 from seamfast.intake.refusal import RefusedError
 from seamfast.sanitize import sanitize
 
+MAX_DATA_BYTES = 1 << 30
+"""Limit on the decoded clean data that the gate reads: 1 GiB, some 7,000 color images of 224 x 224."""
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -139,7 +142,8 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
         samples = data
     else:
         mean, std = architecture.mean or (0.0,), architecture.std or (1.0,)
-        samples = load(os.fspath(data), root=root, split=split, mean=mean, std=std)
+        limits: dict[str, Any] = {"max_bytes": MAX_DATA_BYTES, "sample_shape": architecture.input_shape}
+        samples = load(os.fspath(data), root=root, split=split, mean=mean, std=std, **limits)
     if architecture.input_shape is not None and samples.sample_shape != architecture.input_shape:
         expected = f"expected {architecture.input_shape} (C, H, W), as the model takes them"
         raise RefusedError("data", f"the images are {samples.sample_shape}; {expected}")
