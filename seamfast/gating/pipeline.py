@@ -29,6 +29,7 @@ from seamfast.gating.policy import read_policy
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.intake.refusal import RefusedError
 from seamfast.sanitize import sanitize
+from seamfast.untrusted import listed
 
 MAX_DATA_BYTES = 1 << 30
 """Limit on the decoded clean data that the gate reads: 1 GiB, some 7,000 color images of 224 x 224."""
@@ -109,6 +110,12 @@ def gate(
             )
             for name in run.inspection.ignored_policies:
                 run.warnings.append(f"{name} in the model folder was not read: the policy is the one that was given")
+            if run.inspection.not_read:
+                names = listed(list(run.inspection.not_read))
+                run.warnings.append(
+                    f"the model folder holds files that other tools may run, open or unpack: {names}; they were not "
+                    "read and are not in the sanitized folder"
+                )
             samples = _clean_data(data, root, split, run.inspection.architecture)
             parts = _divided(run, samples, data, split)
             if not dry_run:
