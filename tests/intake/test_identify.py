@@ -296,7 +296,7 @@ def test_files_share_what_may_be_spent() -> None:
 )
 def test_work_counts_more_than_its_bytes(content: bytes) -> None:
     with pytest.raises(RefusedError, match="takes too much reading"):
-        look(io.BytesIO(content), Effort(2 * len(content) + 100_000))
+        look(io.BytesIO(content), Effort(2 * len(content) + 50_000))
 
 
 def test_one_look_serves_all_names() -> None:
