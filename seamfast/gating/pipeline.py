@@ -167,16 +167,22 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
 
 def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> Split:
     """Which samples repair and which audit; what the report holds of the data is added to ``run``."""
+    identities = samples.identities()
     parts = split_by_class(
         samples.labels,
         holdout_fraction=run.policy.audit.share,
         forget_fraction=1.0,
         seed=run.seed,
-        identities=samples.identities(),
+        identities=identities,
     )
+    n_distinct = len(set(identities))
+    if n_distinct < len(samples):
+        found = f"of {len(samples):,} clean samples {n_distinct:,} are distinct"
+        run.warnings.append(f"{found}: repeats were used to repair, and audited once")
     run.data = {
         "path": "(in memory)" if isinstance(data, CleanSet) else os.fspath(data) + (f", {split}" if split else ""),
         "n_samples": len(samples),
+        "n_distinct": n_distinct,
         "num_classes": int(samples.labels.max()) + 1 if samples.num_classes is None else samples.num_classes,
         "class_names": None if samples.class_names is None else list(samples.class_names),
         "n_repair": len(parts.recovery),
