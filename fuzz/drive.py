@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from targets import Target
 
-NAMES = ("header", "policy", "config")
+NAMES = ("header", "policy", "config", "kind", "npz", "idx", "image")
 INPUT_S = 10.0  # for one input
 INPUT_BYTES = 2 << 30  # of memory, beside what the libraries take
 ROUND = 200  # inputs between two looks at the clock
@@ -64,7 +64,9 @@ def fuzz(name: str, seconds: float, seed: int) -> int:
         target = load(name)
         bound_memory()
         return with_hypothesis(name, target, seconds, seed)
-    with atheris.instrument_imports(include=["seamfast.gating", "seamfast.intake", "json", "tomllib"]):
+    with atheris.instrument_imports(
+        include=["seamfast.gating", "seamfast.intake", "seamfast.data.readers", "json", "tomllib"]
+    ):
         target = load(name)
     return with_atheris(atheris, name, target, seconds, seed)
 

@@ -5,21 +5,30 @@ An input may be refused, by an ``InputError`` whose message is short and printab
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import pickle
 import struct
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save
 
-from seamfast.errors import InputError, PolicyError
+from seamfast.data import CleanSet
+from seamfast.data.readers import read_idx, read_image_folder, read_npz
+from seamfast.errors import DataFileError, InputError, PolicyError
 from seamfast.gating.architecture import parse_architecture
 from seamfast.gating.config_json import parse_config
 from seamfast.gating.decision import decide
 from seamfast.gating.policy import TEMPLATE, describe, parse_policy
+from seamfast.intake.identify import READABLE, look, refuse_kind
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, read_tensors
 
@@ -126,6 +135,120 @@ MARKS = (
 NESTED = (b"[" * 2000, b'{"a":' * 2000, b"a." * 150, b"[[rule]]\n")
 WORDS = (*NUMBERS, *MARKS, *NESTED)
 
+# Clean data. Check sums would stop most mutations of a zip or a gzip stream, so half of the inputs are packed here.
+
+
+def run_kind(data: bytes) -> bool:
+    """The name of a file, a newline, its bytes: they have a kind, which is read or can be refused."""
+    name, _, content = data.partition(b"\n")
+    kind = look(io.BytesIO(content)).kind(name.decode("utf-8", "replace"))
+    return kind in READABLE or refusal(lambda: refuse_kind(kind, "x"), RefusedError)
+
+
+def read_from(name: str, content: bytes, read: Callable[[Path], CleanSet]) -> bool:
+    """Whether ``read`` takes a file of this name, or refuses it as it should."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        found: list[CleanSet] = []
+        if refusal(lambda: found.append(read(path)), DataFileError):
+            return False
+    assert len(found[0]) <= MOST_SAMPLES, f"{len(found[0])} samples of {len(content)} bytes"
+    return True
+
+
+def run_npz(data: bytes) -> bool:
+    """An archive: after ``w`` as it stands, after anything else the array of images, packed here."""
+    content = data[1:]
+    if data[:1] != b"w":
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x.npy", content)
+            archive.writestr("y.npy", LABELS_NPY)
+        content = packed.getvalue()
+    return read_from("a.npz", content, lambda path: read_npz(path, max_bytes=1 << 24))
+
+
+def run_idx(data: bytes) -> bool:
+    """A file of images: after ``w`` as it stands, after anything else gzipped here."""
+    content = data[1:] if data[:1] == b"w" else gzip.compress(data[1:], 1)
+
+    def read(path: Path) -> CleanSet:
+        path.with_name("labels").write_bytes(LABELS_IDX)
+        return read_idx(path, path.with_name("labels"), max_bytes=1 << 24)
+
+    return read_from("images", content, read)
+
+
+def run_image(data: bytes) -> bool:
+    """A PNG or a JPEG in a folder of one class."""
+
+    def read(path: Path) -> CleanSet:
+        return read_image_folder(path.parents[1], size=(4, 4), channels=3, max_pixels=1 << 20, threads=1)
+
+    return read_from("a/1.png", data, read)
+
+
+def saved(save: Callable[..., object], *arguments: object, **options: object) -> bytes:
+    """What ``save`` writes to a file."""
+    stream = io.BytesIO()
+    save(stream, *arguments, **options)
+    return stream.getvalue()
+
+
+MOST_SAMPLES = 64
+IMAGES = np.arange(3 * 8 * 6, dtype=np.uint8).reshape(3, 8, 6)
+LABELS_NPY = saved(np.save, np.arange(3))
+LABELS_IDX = struct.pack(">II", 0x801, 3) + bytes(range(3))
+IMAGES_IDX = struct.pack(">IIII", 0x803, *IMAGES.shape) + IMAGES.tobytes()
+ARRAYS = {"x": IMAGES, "y": np.arange(3)}
+PICTURE = Image.fromarray(IMAGES[0])
+PNGS = tuple(saved(PICTURE.convert(mode).save, "PNG") for mode in ("L", "RGBA", "P", "1"))
+JPEGS = tuple(saved(PICTURE.convert("RGB").save, "JPEG", progressive=progressive) for progressive in (False, True))
+KINDS = (
+    b"model.safetensors\n" + WHOLE,
+    b"a.zip\n" + saved(np.savez, **ARRAYS),
+    b"a.pkl\n" + pickle.dumps(STATE["bias"].tolist(), 0),
+    b"README.md\n# A model\n",
+    b"card\n<!DOCTYPE html>\n",
+)
+MAGIC = (
+    b"PK\1\2",
+    b"PK\3\4",
+    b"PK\5\6",
+    b"PK\6\6",
+    b"PK\6\7",
+    b"\x80\4",
+    b"cos\nsystem\n",
+    b"\x89HDF\r\n\x1a\n",
+    b"#!/bin/sh",
+)
+SIZES = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\1\0\0", b"\x80\0\0\0\0\0\0\0")
+HEADERS = (
+    b"'|O'",
+    b"'<f8'",
+    b"'<c16'",
+    b"(3, 8, 6)",
+    b"(3, 8, 6, 3)",
+    b"(1048576, 64, 64)",
+    b"(-1,)",
+    b"True",
+    b"(" * 999,
+)
+CHUNKS = (b"IDAT", b"IHDR", b"PLTE", b"tRNS", b"zTXt", b"iCCP", b"acTL", b"fdAT", b"IEND")
+SEGMENTS = (
+    b"\xff\xda",
+    b"\xff\xc4",
+    b"\xff\xdb",
+    b"\xff\xc2",
+    b"\xff\xe2",
+    b"\xff\xfe",
+    b"\xff\xd9",
+    b"\xff\xff",
+    b"\xff\xdd",
+)
+
 TARGETS = {
     "header": Target(
         run_header, (b"w" + WHOLE, b"h" + HEADER), (*WORDS, b"__metadata__", b"data_offsets", b"shape", b"F32", b"BF16")
@@ -138,4 +261,14 @@ TARGETS = {
         (DESCRIPTION, VIT),
         (*WORDS, b'"auto_map":', b'"depths":', b"small_vgg", b"resnet"),
     ),
+    "kind": Target(run_kind, KINDS, (*MAGIC, *SIZES, *MARKS)),
+    "npz": Target(
+        run_npz,
+        (b"w" + saved(np.savez, **ARRAYS), b"w" + saved(np.savez_compressed, **ARRAYS), b"a" + saved(np.save, IMAGES)),
+        (*MAGIC, *SIZES, *HEADERS, *NUMBERS),
+    ),
+    "idx": Target(
+        run_idx, (b"w" + IMAGES_IDX, b"z" + IMAGES_IDX, b"w" + gzip.compress(IMAGES_IDX)), (*SIZES, b"\x1f\x8b\x08")
+    ),
+    "image": Target(run_image, (*PNGS, *JPEGS), (*SIZES, *CHUNKS, *SEGMENTS)),
 }

@@ -236,6 +236,11 @@ class RunRecord:
             found.append(_AUGMENTED.format("holdout" if self.held_out.source == "given" else "clean_loader"))
         if self.held_out.n_shared:
             found.append(f"{self.held_out.n_shared} samples of clean_loader are in holdout too: not trained on")
+        if self.held_out.n_repeated:
+            found.append(
+                f"{self.held_out.n_repeated:,} of {len(self._clean_labels()):,} samples of clean_loader repeat others: "
+                "they are trained on, and held out once"
+            )
         if run.ledger.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in run.ledger.phase_steps.items())
             found.append(f"the time budget of {run.clock.budget_s:g} s cut the run short; steps taken: {steps}")

@@ -23,6 +23,9 @@ Bytes = npt.NDArray[np.uint8]
 MAX_BYTES = 8 << 30
 """Default limit on the allocations of one reader: 8 GiB."""
 
+FREE_BYTES, MOST_EXPANSION = 64 << 20, 100
+"""What packed data may unpack to: 64 MiB, or a hundred times their size. Images seldom shrink to a twentieth."""
+
 DEFLATE_RATIO = 1032
 """Largest expansion of a deflate stream: its shortest code, 2 bits, yields at most 258 bytes (RFC 1951, 3.2.5)."""
 
@@ -46,13 +49,16 @@ class Readable(Protocol):
     def read(self, n: int, /) -> bytes: ...
 
 
-def open_regular(path: PathLike, looked_for: str, *, follow: bool = True) -> io.BufferedReader:
+def open_regular(
+    path: PathLike, looked_for: str, *, follow: bool = True, where: str | None = None
+) -> io.BufferedReader:
     """Open a regular file for reading; a folder, pipe, socket or device is refused without blocking.
 
-    ``looked_for`` ends the error message. ``follow=False`` refuses a symbolic link.
+    ``looked_for`` ends the error message, ``where`` begins it (default: ``shown(path)``). ``follow=False`` refuses a
+    symbolic link.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    where = printable(path)
+    where = shown(path) if where is None else where
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
@@ -73,7 +79,7 @@ def file_size(stream: BinaryIO) -> int:
 def existing_folder(root: PathLike, looked_for: str) -> Path:
     """``root`` as a path. Raises ``DataFileError`` if it is no folder."""
     if not os.path.isdir(root):  # Path.is_dir raises on some names and permissions
-        raise DataFileError(f"{printable(root)}: no such folder; looked for {looked_for}")
+        raise DataFileError(f"{shown(root)}: no such folder; looked for {looked_for}")
     return Path(root)
 
 
@@ -85,6 +91,15 @@ def printable(name: object, limit: int = 200) -> str:
         text = f"of type {type(name).__name__}, too long to print"
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"
+
+
+def shown(path: PathLike) -> str:
+    """``path`` for a message, ``printable``: as it was given, but of an absolute path the last part alone.
+
+    Messages reach reports and logs that others read, and where a file lies on this machine is none of their business.
+    """
+    text = os.fspath(path)
+    return printable((os.path.basename(text.rstrip("/")) or "/") if os.path.isabs(text) else text)
 
 
 def printable_value(value: object) -> str:
@@ -104,6 +119,19 @@ def listed(names: list[str], limit: int = 12) -> str:
 def check_budget(n_bytes: int, max_bytes: int, where: str) -> None:
     if n_bytes > max_bytes:
         raise DataFileError(f"{where}: would take {n_bytes:,} bytes; the limit is max_bytes={max_bytes:,}")
+
+
+def check_expansion(n_bytes: int, packed: int, where: str) -> None:
+    """Raise ``DataFileError`` if ``packed`` bytes unpack to more than they are allowed."""
+    most = max(FREE_BYTES, MOST_EXPANSION * packed)
+    if n_bytes > most:
+        raise DataFileError(f"{where}: {packed:,} bytes would unpack to {n_bytes:,}; expected at most {most:,}")
+
+
+def check_sample_shape(found: tuple[int, ...], expected: tuple[int, ...] | None, where: str) -> None:
+    """Raise ``DataFileError`` unless images of ``found`` ``(C, H, W)`` are as ``expected``; ``None``: any."""
+    if expected is not None and found != expected:
+        raise DataFileError(f"{where}: the images are {found}; expected {expected} (C, H, W), as the model takes them")
 
 
 def allocate(shape: tuple[int, ...], where: str) -> Bytes:

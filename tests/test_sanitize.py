@@ -888,6 +888,16 @@ def test_repeated_samples_are_counted_once(tiny_model: Make, tiny_data: CleanSet
     data = result.report["data"]
     assert (data["n_samples"], data["n_recovery"], data["n_holdout"]) == (1600, 1280, 32)
     assert result.outcome == "undecided"
+    told = "1,440 of 1,600 samples of clean_loader repeat others: they are trained on, and held out once"
+    assert told in result.report["warnings"]
+    few = tiny_data.subset([*range(128), *range(28)])
+    given = seamfast.sanitize(
+        tiny_model(), few, holdout=tiny_data.subset(range(128, 160)), method="fine_tune", config=GENTLE
+    )
+    assert (
+        "28 of 156 samples of clean_loader repeat others: they are trained on, and held out once"
+        in (given.report["warnings"])
+    )
 
 
 class Transformed(Dataset[Any]):

@@ -26,12 +26,14 @@ class HeldOut:
         reads_agree: whether each is the same every time it is read; ``None``: not tested.
         n_given: of them given by the caller: the last of the run's samples.
         n_shared: samples of the clean data that are held out too, and therefore not trained on.
+        n_repeated: samples of the clean data that repeat others, with which they are on one side of the split.
     """
 
     source: str
     reads_agree: bool | None
     n_given: int = 0
     n_shared: int = 0
+    n_repeated: int = 0
 
 
 def read_clean(
@@ -49,7 +51,8 @@ def read_clean(
     """
     if holdout is None:
         samples = _checked("clean_loader", as_clean_set(clean_loader, augments=augments, eval_transform=eval_transform))
-        return samples, HeldOut("split", samples.reads_agree)
+        n_repeated = len(samples) - len(set(samples.identities()))
+        return samples, HeldOut("split", samples.reads_agree, n_repeated=n_repeated)
     samples = _checked("clean_loader", as_clean_set(clean_loader, augments=augments))
     try:
         held = as_clean_set(holdout, augments=None, eval_transform=eval_transform)
@@ -65,8 +68,9 @@ def _joined(samples: CleanSet, held: CleanSet) -> tuple[CleanSet, HeldOut]:
         held = held.first_draws()
     first = {name: i for i, name in reversed(list(enumerate(held.identities())))}
     held = held.subset(sorted(first.values()))  # repeated samples would seem to say more than they do
-    kept = [i for i, name in enumerate(samples.identities()) if name not in first]
-    n_shared = len(samples) - len(kept)
+    identities = samples.identities()
+    kept = [i for i, name in enumerate(identities) if name not in first]
+    n_shared, n_repeated = len(samples) - len(kept), len(kept) - len({identities[i] for i in kept})
     if n_shared:
         samples = samples.subset(kept)
         if len(torch.unique(samples.labels)) < 2:
@@ -74,7 +78,7 @@ def _joined(samples: CleanSet, held: CleanSet) -> tuple[CleanSet, HeldOut]:
                 f"holdout holds {n_shared} of the samples of clean_loader, and {len(kept)} are left to train on; "
                 "expected other samples"
             )
-    return samples.followed_by(held), HeldOut("given", reads_agree, len(held), n_shared)
+    return samples.followed_by(held), HeldOut("given", reads_agree, len(held), n_shared, n_repeated)
 
 
 def _checked(name: str, samples: CleanSet) -> CleanSet:

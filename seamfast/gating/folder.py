@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.config_json import MAX_CONFIG_BYTES
 from seamfast.gating.import_guard import nothing_imported_from, refuse_import_path
-from seamfast.intake.identify import READABLE, identify, refuse_kind
+from seamfast.intake.identify import READABLE, Effort, Look, look, refuse_kind
 from seamfast.intake.pickles import convert_pickle
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import (
@@ -30,7 +31,7 @@ from seamfast.intake.tensors import (
     read_tensors,
 )
 from seamfast.models.folder import WEIGHTS
-from seamfast.untrusted import listed, printable
+from seamfast.untrusted import listed, printable, shown
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 1000
@@ -38,10 +39,14 @@ MAX_DEPTH = 8
 MAX_MODEL_BYTES = 4 << 30  # of weights and buffers; a ViT of 632 million parameters has 2.5 billion
 
 _SUFFIX = ".safetensors"
-_CODE = frozenset({"python", "native"})
+_CODE = frozenset({"python", "native", "script"})
+_REPOSITORIES = frozenset({".git", ".hg", ".svn", ".bzr"})  # their settings and hooks run when another tool looks
 _PICKLES = frozenset({"pickle", "torch-zip", "torchscript", "torch-export", "numpy-pickle"})
 _CONVERTIBLE = frozenset({"pickle", "torch-zip"})
 _OTHER_MODELS = frozenset({"onnx", "keras", "keras-zip", "hdf5", "tensorflow-savedmodel", "gguf"})
+_ACTED_ON = _PICKLES | _OTHER_MODELS | {"zip", "tar", "gzip", "archive", "npz", "web", "build"}
+
+_SETTLED_S, _WRITTEN_PER_S = 0.1, 500e6  # seconds, bytes a second: how long a write may still go on
 
 _Stamp = tuple[int, int, int, int, int]
 
@@ -76,6 +81,7 @@ class Inspection:
         n_parameters: numbers in its parameters.
         n_bytes: that its parameters and buffers take in memory.
         ignored_policies: names of files that look like a policy; none of them is read.
+        not_read: names of files beside the weights that other tools may run, open or unpack; none of them is read.
     """
 
     path: str
@@ -84,6 +90,7 @@ class Inspection:
     n_parameters: int
     n_bytes: int
     ignored_policies: tuple[str, ...]
+    not_read: tuple[str, ...]
     _root: Path = field(repr=False)  # the folder, links resolved
     _weights: str = field(repr=False)  # what to read first: a file of tensors, an index, or a pickle
     _stamps: Mapping[str, _Stamp] = field(repr=False)
@@ -139,9 +146,9 @@ def inspect(
         else:
             _check_name(given.name, given.name)
             root, stamps = given.parent, {given.name: _stamp(given.lstat())}
-        files = {name: ModelFile(name, _kind(root, name, stamp), stamp[2]) for name, stamp in stamps.items()}
+        files = {name: ModelFile(name, kind, stamps[name][2]) for name, kind in _kinds(root, stamps).items()}
         weights = _choose_weights(files, allow_pickle)
-        _refuse_mixed(files, printable(path), allow_pickle)
+        _refuse_mixed(files, shown(path), allow_pickle)
         documents: dict[str, bytes] = {}
         for name in choice.documents(files):
             documents[name] = _read_description(root, name, stamps[name])
@@ -158,8 +165,9 @@ def inspect(
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     policies = tuple(sorted(filter(_is_policy_like, files)))
     sorted_files = tuple(files[name] for name in sorted(files))
+    not_read = tuple(file.name for file in sorted_files if file.role == "ignored" and file.kind in _ACTED_ON)
     given_path, first = printable(path, 4096), weights[0]
-    return Inspection(given_path, sorted_files, chosen, n_parameters, n_bytes, policies, root, first, stamps)
+    return Inspection(given_path, sorted_files, chosen, n_parameters, n_bytes, policies, not_read, root, first, stamps)
 
 
 def receive(inspection: Inspection) -> Received:
@@ -169,10 +177,11 @@ def receive(inspection: Inspection) -> Received:
     twice the memory of its weights while they are filled in.
 
     Raises:
-        RefusedError: codes ``changed`` and ``non-finite``, and those of ``read_tensors``, ``read_sharded`` and
-            ``convert_pickle``; e.g. ``model.safetensors holds NaN or Inf in head.weight; expected finite weights``.
+        RefusedError: codes ``changed``, ``non-finite`` and ``value``, and those of ``read_tensors``, ``read_sharded``
+            and ``convert_pickle``; e.g. ``model.safetensors holds NaN or Inf in head.weight; expected finite weights``.
     """
     used = [file.name for file in inspection.files if file.role != "ignored"]
+    _wait_for_writes(inspection, used)
     _refuse_changed(inspection, used)
     architecture, first = inspection.architecture, inspection._weights
     with nothing_imported_from(architecture.place):
@@ -183,6 +192,7 @@ def receive(inspection: Inspection) -> Received:
         if names := non_finite(state):
             message = f"{printable(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
             raise RefusedError("non-finite", message)
+        _refuse_impossible(model, {name: state[in_file[name]] for name in in_file}, first)
         _refuse_changed(inspection, used)
         if _has_more_than_state(model):
             with torch.device("cpu"):
@@ -219,7 +229,7 @@ def _resolved(path: str | os.PathLike[str]) -> Path:
         return Path(os.path.realpath(path, strict=True))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RefusedError("not-found", f"{printable(path)} cannot be opened ({reason}); expected a model") from error
+        raise RefusedError("not-found", f"{shown(path)} cannot be opened ({reason}); expected a model") from error
 
 
 def _listed(root: Path) -> dict[str, _Stamp]:
@@ -229,12 +239,12 @@ def _listed(root: Path) -> dict[str, _Stamp]:
     n_seen = 0
     while waiting:
         folder, prefix, depth = waiting.pop()
-        for entry in _entries(folder):
+        for entry in _entries(folder, prefix or root.name):
             n_seen += 1
             name = prefix + entry.name
             _check_name(entry.name, name)
             if n_seen > MAX_FILES:
-                message = f"{printable(root)} holds more than {MAX_FILES:,} files; expected fewer"
+                message = f"{printable(root.name)} holds more than {MAX_FILES:,} files; expected fewer"
                 raise RefusedError("too-many-files", message)
             if entry.is_symlink():
                 raise RefusedError("symlink", f"{printable(name)} is a symbolic link; expected the file itself")
@@ -250,12 +260,12 @@ def _listed(root: Path) -> dict[str, _Stamp]:
     return dict(sorted(stamps.items()))
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, name: str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
-        raise RefusedError("not-a-file", f"{printable(folder)} cannot be listed ({error.strerror})") from error
+        raise RefusedError("not-a-file", f"{printable(name)} cannot be listed ({error.strerror})") from error
 
 
 def _check_name(name: str, whole: str) -> None:
@@ -268,21 +278,39 @@ def _stamp(status: os.stat_result) -> _Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _kind(root: Path, name: str, stamp: _Stamp) -> str:
-    with open_untrusted(root / name, "a file of a model") as file:
-        if _stamp(os.fstat(file.fileno())) != stamp:
-            _refuse_change_of(name)
-        return identify(file, name)
+def _kinds(root: Path, stamps: Mapping[str, _Stamp]) -> dict[str, str]:
+    """The kind of each file; a file under several names is looked at once."""
+    looks: dict[_Stamp, Look] = {}
+    effort = Effort()
+    for name, stamp in stamps.items():
+        with open_untrusted(root / name, "a file of a model", where=printable(name)) as file:
+            if _stamp(os.fstat(file.fileno())) != stamp:
+                _refuse_change_of(name)
+            if stamp not in looks:
+                looks[stamp] = look(file, effort)
+    return {name: looks[stamp].kind(name) for name, stamp in stamps.items()}
 
 
 def _read_description(root: Path, name: str, stamp: _Stamp) -> bytes:
-    with open_untrusted(root / name, "the description of a model") as file:
+    with open_untrusted(root / name, "the description of a model", where=printable(name)) as file:
         if _stamp(os.fstat(file.fileno())) != stamp:
             _refuse_change_of(name)
         if stamp[2] > MAX_CONFIG_BYTES:
             message = f"{printable(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}"
             raise RefusedError("config", message)
         return file.read(MAX_CONFIG_BYTES)
+
+
+def _wait_for_writes(inspection: Inspection, names: Collection[str]) -> None:
+    """Let a write that had begun before the inspection end; one that begins later changes a stamp.
+
+    The times of a file are set as a write begins, which may then go on for as long as its bytes take.
+    """
+    stamps = [inspection._stamps[name] for name in names]
+    needed = _SETTLED_S + max(stamp[2] for stamp in stamps) / _WRITTEN_PER_S
+    age = time.time() - max(stamp[4] for stamp in stamps) / 1e9
+    if age < needed:
+        time.sleep(min(needed - age, needed))  # a clock of another machine may be ahead
 
 
 def _refuse_changed(inspection: Inspection, names: Collection[str]) -> None:
@@ -338,6 +366,8 @@ def _choose_pickle(top: Collection[ModelFile], allow_pickle: bool) -> str:
 def _refuse_mixed(files: Mapping[str, ModelFile], where: str, allow_pickle: bool) -> None:
     unwanted = _CODE if allow_pickle else _CODE | _PICKLES
     mixed = [f"{printable(name, 60)} ({file.kind})" for name, file in files.items() if file.kind in unwanted]
+    folders = {part for name in files for part in name.lower().split("/")[:-1]}
+    mixed += [f"{name} (a repository)" for name in sorted(folders & _REPOSITORIES)]
     if mixed:
         what = "code" if allow_pickle else "code or pickles"
         message = f"{where} holds {what} beside the weights: {listed(mixed, 5)}; expected a folder of data alone"
@@ -370,6 +400,17 @@ def _read_weights(
         converted = convert_pickle(path, out)
         weights = read_tensors(out, expected, what=what, max_bytes=MAX_MODEL_BYTES)
     return weights.state, {first: converted.sha256}, True
+
+
+def _refuse_impossible(model: nn.Module, state: Mapping[str, Tensor], first: str) -> None:
+    """Refuse running statistics that no training leaves: their square roots and shares are no numbers."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            for buffer in ("running_var", "num_batches_tracked"):
+                name = f"{prefix}.{buffer}" if prefix else buffer
+                if name in state and state[name].numel() and state[name].min() < 0:
+                    found = f"{printable(name, 60)} of {state[name].min().item():g}"
+                    raise RefusedError("value", f"{printable(first)} holds {found}; expected at least 0")
 
 
 def _renamed(expected: Mapping[str, TensorSpec], in_file: Mapping[str, str]) -> dict[str, TensorSpec]:

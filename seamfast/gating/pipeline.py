@@ -36,6 +36,10 @@ from seamfast.gating.report import GateRun, gate_report
 from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
 from seamfast.intake.refusal import RefusedError
 from seamfast.sanitize import sanitize
+from seamfast.untrusted import listed
+
+MAX_DATA_BYTES = 1 << 30
+"""Limit on the decoded clean data that the gate reads: 1 GiB, some 7,000 color images of 224 x 224."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,12 @@ def gate(
                 for name in run.inspection.ignored_policies:
                     run.warnings.append(
                         f"{name} in the model folder was not read: the policy is the one that was given"
+                    )
+                if run.inspection.not_read:
+                    names = listed(list(run.inspection.not_read))
+                    run.warnings.append(
+                        f"the model folder holds files that other tools may run, open or unpack: {names}; they were "
+                        "not read and are not in the sanitized folder"
                     )
                 samples = _clean_data(data, root, split, run.inspection.architecture)
                 parts = _divided(run, samples, data, split)
@@ -230,7 +240,8 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
         samples = data
     else:
         mean, std = architecture.mean or (0.0,), architecture.std or (1.0,)
-        samples = load(os.fspath(data), root=root, split=split, mean=mean, std=std)
+        limits: dict[str, Any] = {"max_bytes": MAX_DATA_BYTES, "sample_shape": architecture.input_shape}
+        samples = load(os.fspath(data), root=root, split=split, mean=mean, std=std, **limits)
     if architecture.input_shape is not None and samples.sample_shape != architecture.input_shape:
         expected = f"expected {architecture.input_shape} (C, H, W), as the model takes them"
         raise RefusedError("data", f"the images are {samples.sample_shape}; {expected}")
@@ -249,16 +260,22 @@ def _clean_data(data: Any, root: Any, split: str | None, architecture: Architect
 
 def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> Split:
     """Which samples repair and which audit; what the report holds of the data is added to ``run``."""
+    identities = samples.identities()
     parts = split_by_class(
         samples.labels,
         holdout_fraction=run.policy.audit.share,
         forget_fraction=1.0,
         seed=run.seed,
-        identities=samples.identities(),
+        identities=identities,
     )
+    n_distinct = len(set(identities))
+    if n_distinct < len(samples):
+        found = f"of {len(samples):,} clean samples {n_distinct:,} are distinct"
+        run.warnings.append(f"{found}: repeats were used to repair, and audited once")
     run.data = {
         "path": "(in memory)" if isinstance(data, CleanSet) else os.fspath(data) + (f", {split}" if split else ""),
         "n_samples": len(samples),
+        "n_distinct": n_distinct,
         "num_classes": int(samples.labels.max()) + 1 if samples.num_classes is None else samples.num_classes,
         "class_names": None if samples.class_names is None else list(samples.class_names),
         "n_repair": len(parts.recovery),

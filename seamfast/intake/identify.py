@@ -9,6 +9,7 @@ Source: the formats' own specifications; for pickle, the standard library's ``pi
 
 from __future__ import annotations
 
+import itertools
 import pickletools
 import re
 import tarfile
@@ -28,6 +29,7 @@ _IN_TORCH = "save the weights in PyTorch, as safetensors"
 _STATE_DICT = "save the state dict of the module instead, as safetensors"
 _UNPACK = "unpack it, look at what it holds and give the weights as safetensors"
 _RUNS = "can run any code as soon as it is read"
+_NO_CODE = "name the architecture yourself: no code from a model folder is ever run"
 _REASONS = {
     "pickle": (f"a pickle, which {_RUNS}", _CONVERT),
     "torch-zip": (f"a zip of torch.save around a pickle, which {_RUNS}", _CONVERT),
@@ -45,8 +47,12 @@ _REASONS = {
     "zip": ("a zip archive, or holds one", _UNPACK),
     "tar": ("a tar archive", _UNPACK),
     "gzip": ("compressed by gzip", _UNPACK),
-    "python": ("Python code", "name the architecture yourself: no code from a model folder is ever run"),
-    "native": ("machine code", "name the architecture yourself: no code from a model folder is ever run"),
+    "archive": ("compressed, or an archive", _UNPACK),
+    "python": ("Python code", _NO_CODE),
+    "native": ("machine code", _NO_CODE),
+    "script": ("a script, or a notebook", _NO_CODE),
+    "build": ("a description of a build, which installers and editors act on", "remove it from the model"),
+    "web": ("a web page or a drawing, which may hold scripts", "remove it from the model"),
     "lfs-pointer": ("a pointer of Git LFS, not the file itself", "fetch the file: git lfs pull"),
     "unknown": ("of no known kind", "give the weights as safetensors"),
 }
@@ -60,11 +66,24 @@ _BY_SUFFIX = {
     "keras": "keras-zip",
     **dict.fromkeys(("pb", "pbtxt"), "tensorflow-savedmodel"),
     "gguf": "gguf",
-    **dict.fromkeys(("zip", "npz"), "zip"),
+    **dict.fromkeys(("zip", "npz", "whl", "egg", "jar", "war", "apk", "mar"), "zip"),
     "tar": "tar",
     **dict.fromkeys(("gz", "tgz"), "gzip"),
     **dict.fromkeys(("py", "pyw", "pyc", "pyo"), "python"),
-    **dict.fromkeys(("so", "dll", "dylib", "pyd", "exe", "a", "o"), "native"),
+    **dict.fromkeys(("so", "dll", "dylib", "pyd", "exe", "com", "msi", "scr", "a", "o"), "native"),
+    **dict.fromkeys(
+        ("7z", "xz", "bz2", "tbz", "txz", "zst", "rar", "lz4", "lzma", "z", "cab", "deb", "rpm"), "archive"
+    ),
+    **dict.fromkeys(("sh", "bash", "zsh", "fish", "csh", "ksh", "bat", "cmd", "ps1", "psm1", "psd1", "vbs"), "script"),
+    **dict.fromkeys(("js", "mjs", "cjs", "ts", "jse", "wsf", "hta", "lua", "rb", "pl", "php", "tcl"), "script"),
+    **dict.fromkeys(("ipynb", "r", "jl", "mk", "desktop", "command", "scpt", "applescript", "nsh", "xsh"), "script"),
+    **dict.fromkeys(("html", "htm", "xhtml", "xht", "mhtml", "svg", "svgz"), "web"),
+}
+_BY_NAME = {
+    **dict.fromkeys(("makefile", "gnumakefile", "justfile", "rakefile", "jenkinsfile", "vagrantfile"), "script"),
+    **dict.fromkeys((".envrc", ".bashrc", ".bash_profile", ".profile", ".zshrc", ".zshenv"), "script"),
+    **dict.fromkeys(("setup.cfg", "pyproject.toml", "tox.ini", "pytest.ini", "pip.conf", "package.json"), "build"),
+    **dict.fromkeys(("dockerfile", "containerfile", "cmakelists.txt", ".pre-commit-config.yaml"), "build"),
 }
 
 _HEAD = 64 << 10
@@ -72,6 +91,14 @@ _MAX_HEADER = 100 << 20  # the format's own limit on a safetensors header
 
 _NATIVE = (b"\x7fELF", b"!<arch>\n", b"\0asm", *(bytes.fromhex(h) for h in ("feedface", "feedfacf", "cafebabe")))
 _NATIVE += tuple(magic[::-1] for magic in _NATIVE[-3:])
+_PACKED = (b"7z\xbc\xaf\x27\x1c", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"Rar!\x1a\x07", b"\x04\x22\x4d\x18", b"MSCF\0\0")
+_BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+_COMMENTS = rb"(?:<!--(?:(?!-->).)*-->\s*)*"  # each can be read in one way only, so that nothing is tried twice
+_WEB = re.compile(
+    rb"\s*" + _COMMENTS + rb"(?:<\?xml[^>]*>\s*)?" + _COMMENTS + rb"(?:<!doctype (?:html|svg)|<(?:html|svg|script)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_WEB_HEAD = 2048  # bytes in which a page says what it is
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NUMPY = b"\x93NUMPY"
 _LFS = b"version https://git-lfs."
@@ -81,12 +108,17 @@ _ZIP_ENTRY, _ZIP_END, _ZIP64_END, _ZIP64_LOCATOR = b"PK\x01\x02", b"PK\x05\x06",
 _ZIP_END_SIZE, _ZIP64_LOCATOR_SIZE, _ZIP64_END_SIZE, _ZIP_ENTRY_SIZE = 22, 20, 56, 46
 _ZIP_TAIL = _ZIP64_END_SIZE + _ZIP64_LOCATOR_SIZE + _ZIP_END_SIZE + 0xFFFF  # a comment may follow
 _ZIP_LOCAL_SIZE = 30
-_ZIP_DIRECTORY, _ZIP_DIRECTORIES = 256 << 10, 8  # bytes read of each, and how many of them
+_PLAIN_ZIPS = {"zip", "npz", "numpy-pickle"}  # of which a name may tell more
+_ZIP_DIRECTORY, _ZIP_DIRECTORIES = 256 << 10, 8  # bytes read of all, and how many of them
+_MAX_ZIP_ENDS, _MAX_ZIP_MEMBERS = 256, 2_000
 _DEFLATED = 8
 _MAX_ARRAYS, _ARRAY_HEAD = 256, 4096  # arrays looked at in one archive, and bytes of each
 
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _MAX_OPCODES = 5_000
+MAX_EFFORT, _A_READ = 256 << 20, 256
+"""Bytes that are read of all files of a model to tell what they are; each read, and each entry of an archive, counts as
+so many more."""
 _MAX_LINES, _LINE = 16 << 20, 64 << 10  # bytes of lines that are read, in all and at a time
 _TWO_LINES = {"GLOBAL", "INST"}
 _GLOBALS = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
@@ -106,17 +138,74 @@ _ONNX_GRAPH, _ONNX_OPSETS = 7, 8
 _SAVED_MODEL = {1: _VARINT, 2: _DELIMITED}
 
 
+class Effort:
+    """What identifying the files of one model may still cost, in bytes; see ``MAX_EFFORT``."""
+
+    def __init__(self, left: int = MAX_EFFORT) -> None:
+        self._left = left
+
+    def spend(self, n_bytes: int) -> None:
+        """Raise ``RefusedError`` with the code ``too-many-files`` where nothing is left."""
+        self._left -= n_bytes + _A_READ
+        if self._left < 0:
+            message = "telling what the files of the model are takes too much reading; expected fewer, or simpler ones"
+            raise RefusedError("too-many-files", message)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the content of a file says; one look serves all names of the file.
+
+    Attributes:
+        certain: its kind, if the content shows it.
+        is_zip: whether it holds a zip archive.
+        plain: its kind if neither content nor name shows any other.
+    """
+
+    certain: str | None
+    is_zip: bool
+    plain: str
+
+    def kind(self, name: str) -> str:
+        """The kind of the file under this name: one of ``READABLE``, or one that ``refuse_kind`` refuses."""
+        lower = name.lower().rpartition("/")[2]
+        stem, _, suffix = lower.rpartition(".")
+        if self.certain is not None:
+            if self.is_zip and suffix == "pt2" and self.certain != "torchscript":
+                return "torch-export"
+            return "keras-zip" if suffix == "keras" and self.certain in _PLAIN_ZIPS else self.certain
+        if self.plain == "lfs-pointer":
+            return self.plain
+        if re.search(r"\.so(\.[0-9]+)+$", lower):
+            return "native"
+        if lower in _BY_NAME:
+            return _BY_NAME[lower]
+        if suffix == "pth" and self.plain != "unknown":  # lines that Python's start-up runs
+            return "python"
+        if stem and suffix in _BY_SUFFIX:
+            return _BY_SUFFIX[suffix]
+        return "json" if suffix == "json" and self.plain == "text" else self.plain
+
+
 def identify(file: BinaryIO, name: str) -> str:
-    """The kind of a file: one of ``READABLE``, or one that ``refuse_kind`` refuses.
+    """The kind of a file: ``look(file).kind(name)``; the name decides only where the content does not."""
+    return look(file).kind(name)
+
+
+def look(file: BinaryIO, effort: Effort | None = None) -> Look:
+    """What the content of a file says about its kind.
 
     Args:
         file: open for reading, and seekable; left at its start. At most some 64 MB of it are read, whatever its size,
             and of most files less than a megabyte.
-        name: its name; decides only where the content does not.
+        effort: what may be spent, shared by the files of a model; ``None``: ``MAX_EFFORT`` for this one.
+
+    Raises:
+        RefusedError: code ``too-many-files``, where the effort is spent.
     """
     size = file.seek(0, 2)
     try:
-        return _kind(_Window(file, size), name)
+        return _look(_Window(file, size, effort or Effort()))
     finally:
         file.seek(0)
 
@@ -133,11 +222,12 @@ def refuse_kind(kind: str, name: str) -> NoReturn:
 
 
 class _Window:
-    """A file and its size: small pieces of it, from anywhere."""
+    """A file and its size: small pieces of it, from anywhere; what is read of it is counted."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, effort: Effort) -> None:
         self.file = file
         self.size = size
+        self.effort = effort
         self.n_line_bytes = 0
 
     def at(self, start: int, n: int) -> bytes:
@@ -145,21 +235,40 @@ class _Window:
         if not 0 <= start < self.size:
             return b""
         self.file.seek(start)
-        return self.file.read(n)
+        return self.read(n)
+
+    def read(self, n: int) -> bytes:
+        """The next bytes, at most ``n``."""
+        data = self.file.read(n)
+        self.effort.spend(len(data))
+        return data
+
+    def line(self) -> bytes:
+        """The next bytes to the end of the line, at most ``_LINE``."""
+        data = self.file.readline(_LINE)
+        self.effort.spend(len(data))
+        self.n_line_bytes += len(data)
+        return data
 
 
-def _kind(window: _Window, name: str) -> str:
+def _look(window: _Window) -> Look:
     head = window.at(0, _HEAD)
     text = _is_text(head)
+    members = _zip_members(window, head)
+    certain = _certain_kind(window, head, text, members)
+    return Look(certain, members is not None, _plain_kind(head, text))
+
+
+def _certain_kind(window: _Window, head: bytes, text: bool, members: list[_Member] | None) -> str | None:
+    """The kind that the content shows; ``None`` where it shows none."""
     data = _safetensors_data(window, head)
     if _is_native(window, head, plain=text or data is not None):
         return "native"
     if any(window.at(start, len(_HDF5)) == _HDF5 for start in _hdf5_places(window.size)):
         about = head + window.at(max(window.size - _HEAD, 0), _HEAD)
         return "keras" if re.search(rb"keras_version|model_config|layer_names", about) else "hdf5"
-    members = _zip_members(window, head)
     if members is not None:
-        return _zip_kind(members, name, window)
+        return _zip_kind(members, window)
     if _is_pickle(window, head, plain=text or data is not None):
         return "pickle"
     if head.startswith(_NUMPY):
@@ -168,6 +277,8 @@ def _kind(window: _Window, name: str) -> str:
         return "gzip"
     if _is_tar(head):
         return "tar"
+    if head.startswith(_PACKED) or _BZIP2.match(head):
+        return "archive"
     if head.startswith(b"GGUF"):
         return "gguf"
     if not text:
@@ -178,26 +289,24 @@ def _kind(window: _Window, name: str) -> str:
         if data is not None:
             behind = re.match(rb"\x80[\x00-\x05]", window.at(data, 2)) and _walk(window, data) is not None
             return "pickle" if behind else "safetensors"
-    return _by_name(name, head, text)
+    return None
 
 
-def _by_name(name: str, head: bytes, text: bool) -> str:
-    """The kind of what shows no sign of its own: text, or bytes that only the name tells anything about."""
+def _plain_kind(head: bytes, text: bool) -> str:
+    """The kind of what shows no sign of its own: text, or bytes that only a name tells anything about."""
     if head.startswith(_LFS):
         return "lfs-pointer"
-    lower = name.lower()
-    stem, _, suffix = lower.rpartition(".")
-    if re.search(r"\.so(\.[0-9]+)+$", lower):
-        return "native"
-    if stem and suffix in _BY_SUFFIX:
-        return _BY_SUFFIX[suffix]
     if not text:
         return "unknown"
     if re.match(rb"#![^\n]*python", head):
         return "python"
+    if head.startswith(b"#!"):
+        return "script"
+    if _WEB.match(head[:_WEB_HEAD]):
+        return "web"
     if re.match(rb'\s*\{\s*["}]', head):
         return "safetensors-index" if re.search(rb'"weight_map"\s*:\s*\{', head) else "json"
-    return "json" if suffix == "json" else "text"
+    return "text"
 
 
 def _is_text(head: bytes) -> bool:
@@ -251,6 +360,8 @@ def _zip_members(window: _Window, head: bytes) -> list[_Member] | None:
     """
     base = max(window.size - _ZIP_TAIL, 0)
     tail = window.at(base, _ZIP_TAIL)
+    if tail.count(_ZIP_END) > _MAX_ZIP_ENDS:  # no other file has as many
+        return []
     places = set[int]()
     for match in re.finditer(re.escape(_ZIP_END), tail):
         record = tail[match.start() : match.start() + _ZIP_END_SIZE]
@@ -265,16 +376,20 @@ def _zip_members(window: _Window, head: bytes) -> list[_Member] | None:
     directories = [start for start in sorted(places) if window.at(start, len(_ZIP_ENTRY)) == _ZIP_ENTRY]
     if not directories and not head.startswith(_ZIP_STARTS):
         return None
-    return [member for start in directories[:_ZIP_DIRECTORIES] for member in _directory(window, start)]
+    directories = directories[:_ZIP_DIRECTORIES]
+    n_bytes = _ZIP_DIRECTORY // max(len(directories), 1)
+    members = (member for start in directories for member in _directory(window, start, n_bytes))
+    return list(itertools.islice(members, _MAX_ZIP_MEMBERS))
 
 
 def _directory_places(length: bytes, offset: bytes, end: int) -> set[int]:
     return {int.from_bytes(offset, "little"), end - int.from_bytes(length, "little")}
 
 
-def _directory(window: _Window, start: int) -> Iterator[_Member]:
-    data, at = window.at(start, _ZIP_DIRECTORY), 0
+def _directory(window: _Window, start: int, n_bytes: int) -> Iterator[_Member]:
+    data, at = window.at(start, n_bytes), 0
     while data[at : at + 4] == _ZIP_ENTRY:
+        window.effort.spend(0)
         n_name, n_extra, n_comment = (_integer(data, at + place, 2) for place in (28, 30, 32))
         name = data[at + _ZIP_ENTRY_SIZE : at + _ZIP_ENTRY_SIZE + n_name].decode("latin-1")
         yield _Member(name.lower(), _integer(data, at + 10, 2), _integer(data, at + 20, 4), _integer(data, at + 42, 4))
@@ -285,16 +400,16 @@ def _integer(data: bytes, start: int, n: int) -> int:
     return int.from_bytes(data[start : start + n], "little")
 
 
-def _zip_kind(members: list[_Member], name: str, window: _Window) -> str:
+def _zip_kind(members: list[_Member], window: _Window) -> str:
     files = {member.name.rpartition("/")[2] for member in members}
     folders = {part for member in members for part in member.name.split("/")[:-1]}
     if "constants.pkl" in files or "code" in folders:
         return "torchscript"
-    if files & {"serialized_exported_program.json", "archive_format"} or name.lower().endswith(".pt2"):
+    if files & {"serialized_exported_program.json", "archive_format"}:
         return "torch-export"
     if "data.pkl" in files:
         return "torch-zip"
-    if "model.weights.h5" in files or name.lower().endswith(".keras"):
+    if "model.weights.h5" in files:
         return "keras-zip"
     if 0 < len(members) <= _MAX_ARRAYS and all(member.name.endswith(".npy") for member in members):
         kinds = {_array_kind(window, member) for member in members}
@@ -391,7 +506,7 @@ def _walk(window: _Window, start: int) -> int | None:
     depth, marks, named = 0, list[int](), False
     window.file.seek(start)
     for _ in range(_MAX_OPCODES):
-        opcode = _OPCODES.get(window.file.read(1))
+        opcode = _OPCODES.get(window.read(1))
         if opcode is None:
             return None
         before, after = opcode.stack_before, opcode.stack_after
@@ -438,11 +553,9 @@ def _skip(window: _Window, n: int) -> bool:
 
 def _line(window: _Window) -> bytes | None:
     """The start of the next line, which is read to its end; ``None`` where it has none."""
-    start = part = window.file.readline(_LINE)
-    window.n_line_bytes += len(part)
+    start = part = window.line()
     while part and not part.endswith(b"\n") and window.n_line_bytes <= _MAX_LINES:
-        part = window.file.readline(_LINE)
-        window.n_line_bytes += len(part)
+        part = window.line()
     return start.rstrip(b"\n") if part.endswith(b"\n") else None
 
 

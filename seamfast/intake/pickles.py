@@ -41,7 +41,7 @@ import torch
 from seamfast.errors import ConfigError
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import DTYPES, TensorSpec, open_untrusted, read_tensors
-from seamfast.untrusted import CHUNK, file_size, printable
+from seamfast.untrusted import CHUNK, file_size, printable, shown
 
 _OLDEST_TORCH = (2, 10)  # earlier ones had ways around weights_only
 _MAX_FILE_BYTES = (4 << 30) - 1  # from here on, zip needs its 64-bit fields
@@ -125,7 +125,7 @@ def convert_pickle(
         with tempfile.TemporaryDirectory(prefix=".seamfast-", dir=out.parent) as private:
             return _convert(path, out, Path(private), time_limit_s, memory_limit_bytes)
     except _Fault as fault:
-        raise RefusedError(fault.code, f"{printable(path)}: {fault}") from fault.__cause__
+        raise RefusedError(fault.code, f"{shown(path)}: {fault}") from fault.__cause__
 
 
 def _convert(path: Path, out: Path, private: Path, time_limit_s: float, memory_bytes: int | None) -> Converted:

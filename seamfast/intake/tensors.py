@@ -23,7 +23,17 @@ from torch import Tensor, nn
 
 from seamfast.errors import DataFileError, ModelError
 from seamfast.intake.refusal import RefusedError
-from seamfast.untrusted import CHUNK, MAX_BYTES, allocate, file_size, listed, open_regular, printable, printable_value
+from seamfast.untrusted import (
+    CHUNK,
+    MAX_BYTES,
+    allocate,
+    file_size,
+    listed,
+    open_regular,
+    printable,
+    printable_value,
+    shown,
+)
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -158,7 +168,7 @@ def read_tensors(path: Path, expected: Mapping[str, TensorSpec], *, what: str, m
             64); small_cnn expects (10, 32)``.
     """
     _check_budget(expected, what, max_bytes)
-    where, file_name = printable(path), printable(path.name)
+    where, file_name = shown(path), printable(path.name)
     with open_untrusted(path, "the weights as safetensors") as file:
         source = _Source(file, where)
         entries = {entry.name: entry for entry in _read_header(source, expected)}
@@ -186,7 +196,7 @@ def read_sharded(
             file '../x.safetensors'; expected a plain name that ends in .safetensors``.
     """
     _check_budget(expected, what, max_bytes)
-    where = printable(index)
+    where = shown(index)
     with open_untrusted(index, "the index of the weights") as file:
         source = _Source(file, where)
         limit = _HEADER_BYTES + sum(_INDEX_ENTRY_BYTES + _ESCAPED * len(name) for name in expected)
@@ -217,17 +227,23 @@ def non_finite(state: Mapping[str, Tensor]) -> list[str]:
     return names
 
 
-def open_untrusted(path: Path, looked_for: str) -> io.BufferedReader:
+def open_untrusted(path: Path, looked_for: str, *, where: str | None = None) -> io.BufferedReader:
     """Open a regular file that is no symbolic link; ``looked_for`` ends the message where there is none.
+
+    Args:
+        path: the file.
+        looked_for: ends the message.
+        where: begins the message; ``None``: ``shown(path)``.
 
     Raises:
         RefusedError: codes ``symlink`` and ``not-a-file``, e.g. ``x is a symbolic link; expected the file itself: the
             weights as safetensors``.
     """
+    where = shown(path) if where is None else where
     if path.is_symlink():  # for the message; opening refuses it again
-        raise RefusedError("symlink", f"{printable(path)} is a symbolic link; expected the file itself: {looked_for}")
+        raise RefusedError("symlink", f"{where} is a symbolic link; expected the file itself: {looked_for}")
     try:
-        return open_regular(path, looked_for, follow=False)
+        return open_regular(path, looked_for, follow=False, where=where)
     except DataFileError as error:
         raise RefusedError("not-a-file", str(error)) from error
 
@@ -266,7 +282,12 @@ def _finite(digits: str) -> float:
 
 
 class _Source:
-    """A file that is read once, from its start to its end, and hashed on the way."""
+    """A file that is read from its start to its end, hashed on the way, kept, and at the end compared with itself.
+
+    The times of a file have the grain of a clock tick and do not follow writes through a mapping. So a file that is
+    written to while it is read may end up as parts of two, with the times that it had. The comparison finds that: a
+    mixture passes only if it is what the file holds for two readers in a row.
+    """
 
     def __init__(self, file: io.BufferedReader, where: str) -> None:
         self.size = file_size(file)
@@ -275,15 +296,17 @@ class _Source:
         self._before = self._stamp()
         self._hash = hashlib.sha256()
         self._done = 0
+        self._kept: list[memoryview] = []
 
     def read(self, n: int) -> bytes:
         """The next ``n`` bytes, all of them."""
-        out = bytearray(n)
-        self.read_into(memoryview(out))
+        out = memoryview(bytearray(n))
+        self.read_into(out)
         return bytes(out)
 
     def read_into(self, out: memoryview) -> None:
-        """Fill ``out`` with the next bytes."""
+        """Fill ``out`` with the next bytes; it must stay as it is until ``finish``."""
+        self._kept.append(out)
         for start in range(0, len(out), CHUNK):
             part = out[start : start + CHUNK]
             got = self._file.readinto(part)
@@ -298,6 +321,19 @@ class _Source:
             self._refuse(f"it has more than {self.size:,} bytes")
         if self._stamp() != self._before:
             self._refuse("it was written to")
+        self._compare()
+        self._kept.clear()
+
+    def _compare(self) -> None:
+        """Read the file once more, and raise unless it holds what was kept."""
+        self._file.seek(0)
+        again = memoryview(bytearray(CHUNK))
+        for kept in self._kept:
+            for start in range(0, len(kept), CHUNK):
+                part = kept[start : start + CHUNK]
+                got = self._file.readinto(again[: len(part)])
+                if got != len(part) or again[:got] != part:
+                    self._refuse("a second reading found other bytes")
 
     def sha256(self) -> str:
         return self._hash.hexdigest()

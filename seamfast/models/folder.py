@@ -18,7 +18,7 @@ from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
 from seamfast.models.architectures import ARCHITECTURES, build
 from seamfast.report import write_atomically
-from seamfast.untrusted import file_size, printable, printable_value
+from seamfast.untrusted import file_size, printable, printable_value, shown
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = "seamfast-model"
@@ -129,14 +129,14 @@ def fill_from(model: nn.Module, path: Path, what: str) -> None:
     n_bytes = sum(spec.n_bytes for spec in expected.values())
     if n_bytes > _MAX_WEIGHT_BYTES:
         raise DataFileError(
-            f"{printable(path.parent / DESCRIPTION)} describes weights of {n_bytes:,} bytes; the limit is "
+            f"{shown(path.parent / DESCRIPTION)} describes weights of {n_bytes:,} bytes; the limit is "
             f"{_MAX_WEIGHT_BYTES:,}"
         )
     fill(model, read_tensors(path, expected, what=what).state)
 
 
 def _read_description(path: Path) -> ModelDescription:
-    where = printable(path)
+    where = shown(path)
     fields = described_fields(read_document(path, "the description of a model"), where)
     for name in ("mean", "std"):
         if not isinstance(fields[name], list):
@@ -171,12 +171,12 @@ def read_document(path: Path, looked_for: str) -> object:
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise DataFileError(f"{printable(path)} is not JSON: {printable(error)}") from error
+        raise DataFileError(f"{shown(path)} is not JSON: {printable(error)}") from error
 
 
 def _read(path: Path, looked_for: str, max_bytes: int) -> bytes:
     """The bytes of a regular file that has at most ``max_bytes``."""
     with open_untrusted(path, looked_for) as file:
         if file_size(file) > max_bytes:
-            raise DataFileError(f"{printable(path)} has {file_size(file):,} bytes; expected at most {max_bytes:,}")
+            raise DataFileError(f"{shown(path)} has {file_size(file):,} bytes; expected at most {max_bytes:,}")
         return file.read(max_bytes)

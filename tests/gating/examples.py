@@ -205,6 +205,7 @@ def _data() -> dict[str, Any]:
     return {
         "path": "clean/digits.npz",
         "n_samples": N_REPAIR + N_AUDIT,
+        "n_distinct": N_REPAIR + N_AUDIT,
         "num_classes": NUM_CLASSES,
         "class_names": [str(label) for label in range(NUM_CLASSES)],
         "n_repair": N_REPAIR,

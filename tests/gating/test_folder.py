@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,104 @@ def test_policies_in_the_folder_are_noted_and_not_read(saved: Path) -> None:
     assert all(file.role == "ignored" and file.sha256 is None for file in inspection.files if "model" not in file.name)
 
 
+def test_what_other_tools_may_run_or_unpack_is_named_and_not_read(saved: Path) -> None:
+    contents = {
+        "tokenizer.tar": b"\0",
+        "evil-1-py3-none-any.whl": b"PK\5\6" + bytes(18),
+        "tf_model.h5": b"\x89HDF\r\n\x1a\n" + bytes(40),
+        "old.pkl.gz": b"\x1f\x8b\x08" + bytes(20),
+        "card.html": b"<html>",
+        "logo.svg": b"<svg onload='alert(1)'/>",
+        "pyproject.toml": b"[build-system]\n",
+        "sub/lib.jar": b"PK\3\4",
+        "README.md": b"# A model\n",
+        "labels.txt": b"cat\n",
+        ".gitattributes": b"*.bin filter=lfs\n",
+    }
+    for name, content in contents.items():
+        (saved / name).parent.mkdir(exist_ok=True)
+        (saved / name).write_bytes(content)
+    assert inspect(saved).not_read == tuple(sorted(set(contents) - {"README.md", "labels.txt", ".gitattributes"}))
+
+
+def test_pickles_beside_the_weights_are_named_where_they_are_allowed(saved: Path, model: nn.Module) -> None:
+    torch.save(model.state_dict(), saved / "model.pt")
+    assert inspect(saved, allow_pickle=True).not_read == ("model.pt",)
+
+
+def test_weights_and_descriptions_are_read(saved: Path) -> None:
+    assert inspect(saved).not_read == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        (".git/hooks/pre-commit", b"#!/bin/sh\n", r"\.git/hooks/pre-commit \(script\), \.git \(a repository\)"),
+        ("a/.GIT/config", b"[core]\n\tfsmonitor = x\n", r"\.git \(a repository\)"),
+        ("run", b"#!/usr/bin/env node\n", r"run \(script\)"),
+        ("Makefile", b"all:\n", r"Makefile \(script\)"),
+        ("start.ps1", b"", r"start\.ps1 \(script\)"),
+        ("train.ipynb", b"{}", r"train\.ipynb \(script\)"),
+        ("x.pth", b"import os\n", r"x\.pth \(python\)"),
+    ],
+)
+def test_what_runs_beside_the_weights_is_refused(name: str, content: bytes, found: str, saved: Path) -> None:
+    (saved / name).parent.mkdir(parents=True, exist_ok=True)
+    (saved / name).write_bytes(content)
+    with refuses("mixed-folder", rf"^model holds code beside the weights: {found}; expected a folder of data alone$"):
+        inspect(saved, allow_pickle=True)
+
+
+def test_a_file_under_many_names_is_looked_at_once(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[object] = []
+    look = folder_module.look
+    monkeypatch.setattr(folder_module, "look", lambda *args: looked_at.append(args) or look(*args))
+    (saved / "0.zip").write_bytes(b"PK\5\6" + bytes(18))
+    for number in range(1, 900):
+        os.link(saved / "0.zip", saved / f"{number}.zip")
+    assert len(inspect(saved).not_read) == 900
+    assert len(looked_at) == 3
+
+
+def test_many_files_that_take_long_to_tell_are_refused(saved: Path) -> None:
+    entry = b"PK\1\2" + bytes(42)
+    content = entry * 2000 + b"".join(
+        b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, 46, 46 * i, 0) for i in range(200)
+    )
+    for number in range(900):
+        (saved / f"{number}.bin").write_bytes(content)
+    with refuses("too-many-files", r"^telling what the files of the model are takes too much reading; expected fewer"):
+        inspect(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("running_var", -1e-3, r"1\.running_var of -0\.001"),
+        ("num_batches_tracked", -1, r"1\.num_batches_tracked of -1"),
+    ],
+)
+def test_statistics_that_no_training_leaves_are_refused(name: str, value: float, found: str, tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 2))
+
+    state = make().state_dict()
+    state[f"1.{name}"].fill_(value)
+    save_file(state, tmp_path / "model.safetensors")
+    inspection = inspect(tmp_path, architecture=make)
+    with refuses("value", rf"^model\.safetensors holds {found}; expected at least 0$"):
+        receive(inspection)
+
+
+def test_refusals_name_no_folder_of_this_machine(saved: Path, tmp_path: Path) -> None:
+    (saved / "sub").mkdir()
+    (saved / "sub" / "a.py").touch()
+    for path, match in ((saved, "model holds code"), (tmp_path / "absent", "absent cannot be opened")):
+        with pytest.raises(RefusedError, match=match) as caught:
+            inspect(path)
+        assert str(tmp_path) not in str(caught.value)
+
+
 def test_model_that_is_too_large_is_refused_before_it_takes_memory(saved: Path) -> None:
     large = ARGUMENTS | {"image_size": 4096}
     with refuses("too-large", r"^small_cnn takes 8,589,\d{3},\d{3} bytes of weights; the limit is 4,294,"):
@@ -257,7 +356,7 @@ def test_safetensors_go_before_pickles(saved: Path, model: nn.Module) -> None:
     torch.save(model.state_dict(), saved / "model.pt")
     with pytest.raises(
         RefusedError,
-        match=r"/model holds code or pickles beside the weights: model\.pt \(torch-zip\); expected a folder of data al",
+        match=r"^model holds code or pickles beside the weights: model\.pt \(torch-zip\); expected a folder of data al",
     ):
         inspect(saved)
     received = receive(inspect(saved, allow_pickle=True))
@@ -377,6 +476,29 @@ def test_swap_after_the_inspection_is_refused(name: str, swap: Callable[[Path], 
     swap(saved / name)
     with refuses("changed", rf"^{name} changed while it was read; expected a file that stays as it is$"):
         receive(inspection)
+
+
+def test_write_under_way_at_the_inspection_is_waited_for(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights(saved).touch()  # as the beginning of a write
+    inspection = inspect(saved)
+    waited: list[float] = []
+
+    def meanwhile(seconds: float) -> None:
+        waited.append(seconds)
+        touched_back(weights(saved))
+
+    monkeypatch.setattr(folder_module.time, "sleep", meanwhile)
+    with refuses("changed", r"^model\.safetensors changed while it was read; expected a file that stays as it is$"):
+        receive(inspection)
+    assert 0 < waited[0] < 0.11
+
+
+def test_files_at_rest_are_not_waited_for(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspection = inspect(saved)
+    now = max(path.stat().st_ctime for path in saved.iterdir())
+    monkeypatch.setattr(folder_module.time, "time", lambda: now + 0.2)
+    monkeypatch.setattr(folder_module.time, "sleep", lambda seconds: pytest.fail("waits"))
+    receive(inspection)
 
 
 def test_swap_while_the_weights_are_read_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

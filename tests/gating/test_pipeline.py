@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import hashlib
 import json
 import shutil
@@ -263,10 +264,34 @@ def test_too_few_clean_images_leave_it_inconclusive(planted: Path, policy: Polic
 def test_an_image_that_repeats_repairs_or_audits(planted: Path, policy: Policies) -> None:
     images = seamfast.load("digits", mean=DESCRIPTION.mean, std=DESCRIPTION.std).draw(0.1)
     again = images.subset([*range(len(images))] * 3)
-    data = gate(planted, again, policy=policy(), dry_run=True).report["data"]
-    once = gate(planted, images, policy=policy(), dry_run=True).report["data"]
-    assert data["n_audit"] == once["n_audit"]
-    assert data["n_repair"] == 3 * once["n_repair"]
+    repeated = gate(planted, again, policy=policy(), dry_run=True).report
+    data = repeated["data"]
+    once = gate(planted, images, policy=policy(), dry_run=True).report
+    assert data["n_audit"] == once["data"]["n_audit"]
+    assert data["n_repair"] == 3 * once["data"]["n_repair"]
+    assert (data["n_samples"], data["n_distinct"]) == (3 * len(images), len(images))
+    told = f"of {3 * len(images)} clean samples {len(images)} are distinct: "
+    assert f"{told}repeats were used to repair, and audited once" in repeated["warnings"]
+    assert once["data"]["n_distinct"] == len(images)
+    assert not any("distinct" in warning for warning in once["warnings"])
+
+
+def test_twenty_images_forty_times_are_twenty(planted: Path, policy: Policies) -> None:
+    digits = seamfast.load("digits", mean=DESCRIPTION.mean, std=DESCRIPTION.std)
+    first = [int((digits.labels == label).nonzero()[i]) for label in range(10) for i in range(2)]
+    data = gate(planted, digits.subset(first * 40), policy=policy(), dry_run=True).report["data"]
+    assert [data[key] for key in ("n_samples", "n_distinct", "n_repair", "n_audit")] == [800, 20, 400, 10]
+
+
+def test_what_lies_beside_the_weights_is_named(planted: Path, policy: Policies, tmp_path: Path) -> None:
+    model = shutil.copytree(planted, tmp_path / "model")
+    (model / "hooks.tar").write_bytes(b"\0")
+    (model / "old.pkl.gz").write_bytes(gzip.compress(b"cos\nsystem\n(S'true'\ntR."))
+    report = gate(model, "digits", policy=policy(), dry_run=True).report
+    assert (
+        "the model folder holds files that other tools may run, open or unpack: hooks.tar, old.pkl.gz; they were not "
+        "read and are not in the sanitized folder"
+    ) in report["warnings"]
 
 
 @pytest.mark.parametrize(("outcome", "value"), [("accepted", 1.0), ("refused", 0.0), ("undecided", None)])

@@ -5,9 +5,11 @@ Those that hold a pickle would make a folder called ``canary`` beside themselves
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import pickle
 import struct
@@ -283,6 +285,30 @@ CASES: dict[str, Case] = {
     "Python": case(fixed(b"import os\n"), "modeling.py", "python"),
     "no Python yet": case(fixed(b""), "__init__.py", "python"),
     "Python without its name": case(fixed(b"#!/usr/bin/env python3\nimport os\n"), "setup", "python"),
+    "path configuration that imports": case(fixed(b"import os; os.mkdir('canary')\n"), "site.pth", "python"),
+    "notebook": case(fixed(b'{"cells": [], "nbformat": 4}'), "train.ipynb", "script"),
+    "shell script": case(fixed(b"#!/bin/sh\nmkdir canary\n"), "pre-commit", "script"),
+    "Makefile": case(fixed(b"all:\n\tmkdir canary\n"), "Makefile", "script"),
+    **{
+        f"{name} by its name": case(fixed(b"x\n"), name, "script")
+        for name in ("run.bat", "run.ps1", "index.js", "init.LUA", ".envrc", "run.sh")
+    },
+    **{name: case(fixed(b"[build-system]\n"), name, "build") for name in ("setup.cfg", "pyproject.toml", "Dockerfile")},
+    "web page": case(fixed(b"<!-- -->\n<!DOCTYPE html>\n<script>alert(1)</script>"), "card", "web"),
+    "web page by its name": case(fixed(b"hello\n"), "card.html", "web"),
+    "drawing with a script": case(
+        fixed(b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'), "logo", "web"
+    ),
+    "7z": case(fixed(b"7z\xbc\xaf\x27\x1c" + bytes(30)), "model.bin", "archive"),
+    "7z by its name": case(fixed(b"\0\1"), "model.7z", "archive"),
+    "xz": case(lambda folder: lzma.compress(pickled(4)(folder)), "model.bin", "archive"),
+    "bzip2 called model.safetensors": case(
+        lambda folder: bz2.compress(pickled(4)(folder)), "model.safetensors", "archive"
+    ),
+    "zstd": case(fixed(b"\x28\xb5\x2f\xfd" + bytes(30)), "model.pkl.zst", "archive"),
+    "wheel": case(zipped("evil/__init__.py", "evil-1.dist-info/METADATA"), "evil-1-py3-none-any.whl", "zip"),
+    "wheel by its name": case(fixed(b"\0\1"), "evil-1-py3-none-any.whl", "zip"),
+    "thousands of ends of zips": case(fixed(b"PK\5\6" * 5000), "notes.txt", "zip"),
     "compiled Python": case(fixed(b"\xa7\r\r\n" + bytes(12) + b"\xe3"), "modeling.bin", "python"),
     "ELF": case(fixed(ELF), "op.so", "native"),
     "ELF called model.safetensors": case(fixed(ELF), "model.safetensors", "native"),

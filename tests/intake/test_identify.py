@@ -18,7 +18,7 @@ from safetensors import deserialize
 from safetensors.torch import save as to_safetensors
 
 from seamfast.intake import identify as module
-from seamfast.intake.identify import READABLE, identify, refuse_kind
+from seamfast.intake.identify import READABLE, Effort, identify, look, refuse_kind
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, open_untrusted, read_tensors
 from tests.gating.golden_files import check_messages
@@ -61,7 +61,8 @@ def test_files_of_a_model_folder(tmp_path: Path) -> None:
         (b"", "empty", "text"),
         (b"", ".gitattributes", "text"),
         (b"*.bin filter=lfs\n", ".gitattributes", "text"),
-        (b"#!/bin/sh\n", "train", "text"),
+        (b"<!-- " + b"<!---->" * 280 + b" -->\n# A model\n", "README.md", "text"),
+        (b"<p align='center'>A model</p>\n", "README.md", "text"),
         (b"{}", "config.json", "json"),
         (b'\n { "a": 1}', "config", "json"),
         (b"[1, 2]", "classes.json", "json"),
@@ -272,6 +273,41 @@ PREFIXES = (b"\x80\x04", b"PK\x03\x04", b"MZ", b"(", b"c", b"\x08\x01", b"\x1f\x
 def test_any_bytes_behind_a_magic_number_have_a_kind(start: bytes, content: bytes) -> None:
     assert kind_of(start + content, "x") in set(module._REASONS) | READABLE
     assert kind_of(content + start, "x") in set(module._REASONS) | READABLE
+
+
+# What many files cost together.
+
+
+def test_files_share_what_may_be_spent() -> None:
+    effort = Effort(1 << 20)
+    for _ in range(7):
+        look(io.BytesIO(bytes(200_000)), effort)  # its start and its end
+    with pytest.raises(
+        RefusedError,
+        match=r"^telling what the files of the model are takes too much reading; expected fewer, or simpler ones$",
+    ):
+        look(io.BytesIO(bytes(200_000)), effort)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"N0" * 3000, b"PK\5\6" * 250 + bytes(9000), zip_of(*map(str, range(3000)))],
+    ids=["opcodes", "ends", "members"],
+)
+def test_work_counts_more_than_its_bytes(content: bytes) -> None:
+    with pytest.raises(RefusedError, match="takes too much reading"):
+        look(io.BytesIO(content), Effort(2 * len(content) + 50_000))
+
+
+def test_one_look_serves_all_names() -> None:
+    text, archive = look(io.BytesIO(b"hello\n")), look(io.BytesIO(zip_of("x")))
+    assert [text.kind(name) for name in ("a/README.md", "a.py/b.json", ".sh", "x.pth")] == [
+        "text",
+        "json",
+        "text",
+        "python",
+    ]
+    assert [archive.kind(name) for name in ("x.py", "x.keras", "x.pt2")] == ["zip", "keras-zip", "torch-export"]
 
 
 # Refusals.

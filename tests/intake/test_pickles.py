@@ -6,6 +6,7 @@ import collections
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -130,7 +131,7 @@ def test_state_dict_within_a_checkpoint_is_taken(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("childless")
 def test_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
     path = CASES[name].make(tmp_path)
-    refused(path, CASES[name].code, rf"^{tmp_path}/")
+    refused(path, CASES[name].code, rf"^{re.escape(path.name)}[: ]")
     assert not (tmp_path / CANARY).exists()
 
 
@@ -160,7 +161,7 @@ def test_messages_say_what_was_found(tmp_path: Path) -> None:
         "a terabyte of one element in model.pt",
     ]
     numbers = r"(?<=INST at byte )\d+|(?<=followed by )\d+|(?<=has )\d+(?= bytes between)"  # of the folder's length
-    check_messages("pickles.txt", RefusedError, converted, names, rf"{tmp_path}/\d+/|{numbers}")
+    check_messages("pickles.txt", RefusedError, converted, names, numbers)
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def bytes_at(start: int, replacement: bytes) -> Callable[[Path], None]:
     return change
 
 
-NOT_WHOLE = r"^.*/model\.safetensors is not a whole safetensors file \(.+\); other formats are refused$"
+NOT_WHOLE = r"^model\.safetensors is not a whole safetensors file \(.+\); other formats are refused$"
 
 
 SPOILT_WEIGHTS = {
@@ -335,7 +335,7 @@ def test_refusing_takes_little_memory(tmp_path: Path) -> None:
 
 # model.json: hostile ones.
 
-A_MODEL = r"^.*/model\.json"
+A_MODEL = r"^model\.json"
 
 
 SPOILT_DESCRIPTIONS = {
@@ -483,7 +483,7 @@ def test_symbolic_links_are_refused(name: str, folder: Path, tmp_path: Path) -> 
     elsewhere = tmp_path / name
     (folder / name).rename(elsewhere)
     (folder / name).symlink_to(elsewhere)
-    refused(DataFileError, rf"/{name} is a symbolic link; expected the file itself: the ", load_model, folder)
+    refused(DataFileError, rf"^{name} is a symbolic link; expected the file itself: the ", load_model, folder)
 
 
 def test_link_that_appears_while_looking_is_refused(
@@ -513,7 +513,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(name: str, kind: str
         (folder / name).mkdir()
     wanted = "no such file" if kind == "missing" else "is not a regular file"
     looked_for = "the weights as safetensors" if name == "model.safetensors" else "the description of a model"
-    refused(DataFileError, rf"/{name}: {wanted}; looked for {looked_for}$", load_model, folder)
+    refused(DataFileError, rf"^{name}: {wanted}; looked for {looked_for}$", load_model, folder)
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read everything")

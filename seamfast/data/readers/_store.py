@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from seamfast.errors import DataFileError, InputError
-from seamfast.untrusted import Bytes, allocate, printable
+from seamfast.untrusted import Bytes, allocate
 
 
 def check_memory_budget(budget: int | None) -> int:
@@ -41,7 +41,8 @@ def pixel_store(shape: tuple[int, ...], memory_budget: int, where: str) -> Bytes
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise DataFileError(f"{needed} in a temporary folder: {error}; name one in TMPDIR") from error
+        why = os.strerror(error.errno or errno.ENOENT)  # its own text names the folders
+        raise DataFileError(f"{needed} in a temporary folder ({why}); name one in TMPDIR") from error
     try:
         if n_bytes > free:  # checked first: some file systems fill the disk before they report that it is too small
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -50,8 +51,8 @@ def pixel_store(shape: tuple[int, ...], memory_budget: int, where: str) -> Bytes
             pixels: Bytes = np.ndarray(shape, np.uint8, buffer=mmap.mmap(file.fileno(), n_bytes))
     except OSError as error:
         raise DataFileError(
-            f"{needed} in {printable(folder)}, which has {free:,} bytes free ({error.strerror}); "
-            "name another folder in TMPDIR"
+            f"{needed} in the temporary folder, which has {free:,} bytes free ({error.strerror}); "
+            "name another in TMPDIR"
         ) from error
     return pixels
 

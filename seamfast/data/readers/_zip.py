@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from seamfast.errors import DataFileError
-from seamfast.untrusted import DEFLATE_RATIO, STREAM_FAULTS, PathLike, file_size, open_regular, printable
+from seamfast.untrusted import DEFLATE_RATIO, STREAM_FAULTS, PathLike, file_size, open_regular, printable, shown
 
 _ENCRYPTED = 0x1
 
@@ -52,7 +52,7 @@ class _BoundedReads(io.RawIOBase):
 @contextmanager
 def open_zip(path: PathLike, looked_for: str, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
     """An archive with a checked directory: possible sizes, unique names, no overlapping members."""
-    where = printable(path)
+    where = shown(path)
     with open_regular(path, looked_for) as raw:
         size = file_size(raw)
         try:

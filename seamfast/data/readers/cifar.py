@@ -18,12 +18,14 @@ from seamfast.untrusted import (
     PathLike,
     allocate,
     check_budget,
+    check_sample_shape,
     existing_folder,
     file_size,
     fill,
     listed,
     open_regular,
     printable,
+    shown,
 )
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -43,6 +45,7 @@ def read_cifar10(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``CleanSet(images, labels)`` of CIFAR-10, with its 10 class names.
 
@@ -53,6 +56,7 @@ def read_cifar10(
         split: ``"train"`` or ``"test"``.
         mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none.
         max_bytes: limit on the images and labels in memory, in bytes.
+        sample_shape: ``(C, H, W)`` that the images must have, if not ``None``: ``(3, 32, 32)``.
 
     Returns:
         Images ``(N, 3, 32, 32)`` uint8, labels ``(N,)`` int64 in ``[0, 10)``.
@@ -67,6 +71,7 @@ def read_cifar10(
     Source: A. Krizhevsky, "The CIFAR-10 dataset", binary version, https://www.cs.toronto.edu/~kriz/cifar.html.
     """
     check_split(split)
+    check_sample_shape(_IMAGE_SHAPE, sample_shape, shown(root))
     looked_for = f"{', '.join(_FILES[split])} in {' or '.join(_BINARY_FOLDERS)}, or a cifar*10*.npz"
     path = Path(root)
     if path.suffix != ".npz":
@@ -76,10 +81,16 @@ def read_cifar10(
                 pixels, labels = _read_binary([place / name for name in _FILES[split]], max_bytes)
                 return CleanSet(pixels, labels, mean=mean, std=std, num_classes=10, class_names=CLASS_NAMES)
         path = _only_npz(base, split, looked_for)
-    data = read_npz(path, split=split, mean=mean, std=std, num_classes=10, class_names=CLASS_NAMES, max_bytes=max_bytes)
-    if data.image_shape != _IMAGE_SHAPE:
-        raise DataFileError(f"{printable(path)}: images have shape {data.image_shape}; expected {_IMAGE_SHAPE}")
-    return data
+    return read_npz(
+        path,
+        split=split,
+        mean=mean,
+        std=std,
+        num_classes=10,
+        class_names=CLASS_NAMES,
+        max_bytes=max_bytes,
+        sample_shape=_IMAGE_SHAPE,
+    )
 
 
 def holds_cifar10(root: Path) -> bool:
@@ -106,24 +117,24 @@ def _only_npz(root: Path, split: str, looked_for: str) -> Path:
     if len(archives) == 1:
         return archives[0]
     if archives:
-        message = f"{printable(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them"
+        message = f"{shown(root)}: holds {listed([a.name for a in archives])}; pass the path of one of them"
         raise DataFileError(message)
     if pickles := _pickles(root):
         names = [printable(path.relative_to(root)) for path in pickles]
         raise DataFileError(
-            f"{printable(root)}: holds CIFAR-10 as Python pickle ({listed(names)}), which seamfast never reads, "
+            f"{shown(root)}: holds CIFAR-10 as Python pickle ({listed(names)}), which seamfast never reads, "
             "since loading a pickle can run any code; use the binary version (data_batch_1.bin and so on), or an .npz "
             "with x_train, y_train, x_test, y_test"
         )
-    raise DataFileError(f"{printable(root)}: no CIFAR-10 {split} files; looked for {looked_for}")
+    raise DataFileError(f"{shown(root)}: no CIFAR-10 {split} files; looked for {looked_for}")
 
 
 def _read_binary(paths: list[Path], max_bytes: int) -> tuple[Bytes, Labels]:
     if missing := [path.name for path in paths if not os.path.isfile(path)]:
-        message = f"{printable(paths[0].parent)}: {listed(missing)} missing; expected {listed([p.name for p in paths])}"
+        message = f"{shown(paths[0].parent)}: {listed(missing)} missing; expected {listed([p.name for p in paths])}"
         raise DataFileError(message)
     counts = [_count_records(path) for path in paths]
-    where = printable(paths[0].parent)
+    where = shown(paths[0].parent)
     n = sum(counts)
     check_budget(n * (_RECORD + 8), max_bytes, where)  # 8: a label becomes an int64
     pixels = allocate((n, *_IMAGE_SHAPE), where)
@@ -139,13 +150,13 @@ def _count_records(path: Path) -> int:
     with open_regular(path, "CIFAR-10 records") as stream:
         size = file_size(stream)
     if size == 0 or size % _RECORD:
-        message = f"{printable(path)}: {size:,} bytes; expected a multiple of {_RECORD:,}, one record an image"
+        message = f"{shown(path)}: {size:,} bytes; expected a multiple of {_RECORD:,}, one record an image"
         raise DataFileError(message)
     return size // _RECORD
 
 
 def _read_records(path: Path, pixels: Bytes, labels: Labels) -> None:
-    where = printable(path)
+    where = shown(path)
     records = np.empty((min(_RECORDS_A_READ, len(pixels)), _RECORD), dtype=np.uint8)
     with open_regular(path, "CIFAR-10 records") as stream:
         for start in range(0, len(pixels), len(records)):

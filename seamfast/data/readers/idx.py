@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
@@ -10,23 +9,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seamfast.data.clean_set import CleanSet
+from seamfast.data.readers._gunzip import Gunzip
 from seamfast.data.readers.labels import check_counts, check_labels, check_split
 from seamfast.errors import DataFileError
 from seamfast.untrusted import (
-    DEFLATE_RATIO,
     MAX_BYTES,
     Bytes,
     PathLike,
     Readable,
     check_budget,
+    check_expansion,
+    check_sample_shape,
     existing_folder,
     file_size,
     open_regular,
-    printable,
     read_bytes,
     read_some,
+    shown,
 )
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
@@ -57,6 +59,7 @@ def read_idx(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``CleanSet(images[:, None], labels)`` of two IDX files, gzipped or plain.
 
@@ -67,6 +70,7 @@ def read_idx(
         num_classes: labels at or above it are refused; ``None`` leaves the number to the model's logits.
         class_names: one name for each class.
         max_bytes: limit on the data of one file in memory, in bytes.
+        sample_shape: ``(C, H, W)`` that the images must have; compared before they are unpacked. ``None``: any.
 
     Returns:
         Images ``(N, 1, H, W)`` uint8, labels ``(N,)`` int64.
@@ -74,12 +78,14 @@ def read_idx(
     Raises:
         DataFileError: e.g. ``a-idx3: magic number is 0x00000801 (uint8, 1 dimension); expected 0x00000803 (uint8, 3
             dimensions)``, ``a-idx3: header promises shape (10, 28, 28), 7,840 bytes; the file holds 7,839 after its
-            header``, ``a-idx1: label 10 in row 3; expected integers in [0, 10) for num_classes=10``.
+            header``, ``a-idx3: 1,043 bytes would unpack to 1,073,741,840; expected at most 67,108,864``, ``a-idx1:
+            label 10 in row 3; expected integers in [0, 10) for num_classes=10``.
 
     Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database", file formats, http://yann.lecun.com/exdb/mnist/;
         gzip: RFC 1952.
     """
     with _open_idx(images, 3, max_bytes) as pixel_file, _open_idx(labels, 1, max_bytes) as label_file:
+        check_sample_shape((1, *pixel_file.shape[1:]), sample_shape, pixel_file.where)
         check_counts(pixel_file.shape[0], label_file.shape[0], pixel_file.where, label_file.where)
         label_bytes = label_file.read()
         pixels = pixel_file.read()
@@ -94,6 +100,7 @@ def read_mnist(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``read_idx`` of the two MNIST files of ``split``, found by their usual names, with 10 classes.
 
@@ -101,7 +108,7 @@ def read_mnist(
         root: folder with ``train-images-idx3-ubyte`` and the other files, plain or ``.gz``, in it, in ``raw`` or in
             ``MNIST/raw``. Of a plain file and a gzipped one, the plain one is read.
         split: ``"train"`` or ``"test"`` (the ``t10k`` files).
-        mean, std, max_bytes: as for ``read_idx``.
+        mean, std, max_bytes, sample_shape: as for ``read_idx``.
 
     Returns:
         Images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64 in ``[0, 10)``.
@@ -114,7 +121,8 @@ def read_mnist(
     Source: as ``read_idx``.
     """
     images, labels = find_idx(root, split, "MNIST")
-    return read_idx(images, labels, mean=mean, std=std, num_classes=10, class_names=DIGIT_NAMES, max_bytes=max_bytes)
+    limits: dict[str, Any] = {"max_bytes": max_bytes, "sample_shape": sample_shape}
+    return read_idx(images, labels, mean=mean, std=std, num_classes=10, class_names=DIGIT_NAMES, **limits)
 
 
 def read_fashion_mnist(
@@ -124,19 +132,21 @@ def read_fashion_mnist(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     max_bytes: int = MAX_BYTES,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``read_mnist`` with the class names of Fashion-MNIST, whose files have the same names.
 
     Args:
         root: as for ``read_mnist``, with ``FashionMNIST/raw`` for ``MNIST/raw``.
-        split, mean, std, max_bytes: as for ``read_mnist``.
+        split, mean, std, max_bytes, sample_shape: as for ``read_mnist``.
 
     Returns, Raises: as ``read_mnist``.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", arXiv 1708.07747, table 1 (class names).
     """
     images, labels = find_idx(root, split, "FashionMNIST")
-    return read_idx(images, labels, mean=mean, std=std, num_classes=10, class_names=FASHION_NAMES, max_bytes=max_bytes)
+    limits: dict[str, Any] = {"max_bytes": max_bytes, "sample_shape": sample_shape}
+    return read_idx(images, labels, mean=mean, std=std, num_classes=10, class_names=FASHION_NAMES, **limits)
 
 
 def find_idx(root: PathLike, split: str, name: str = "IDX") -> tuple[Path, Path]:
@@ -148,7 +158,7 @@ def find_idx(root: PathLike, split: str, name: str = "IDX") -> tuple[Path, Path]
     for place in _places(name):
         if pair := _pair(base / place, prefix):
             return pair
-    raise DataFileError(f"{printable(base)}: no {name} {split} files; looked for {looked_for}")
+    raise DataFileError(f"{shown(base)}: no {name} {split} files; looked for {looked_for}")
 
 
 def holds_idx(root: Path) -> bool:
@@ -187,20 +197,20 @@ class _IdxFile:
 
 @contextmanager
 def _open_idx(path: PathLike, ndim: int, max_bytes: int) -> Iterator[_IdxFile]:
-    where = printable(path)
+    where = shown(path)
     with open_regular(path, f"an IDX file of uint8 with {ndim} dimension{'s' * (ndim > 1)}") as raw:
         size = file_size(raw)
         gzipped = raw.read(2) == b"\x1f\x8b"  # an IDX file starts with two zero bytes
         raw.seek(0, os.SEEK_SET)
-        stream: Readable = gzip.GzipFile(fileobj=raw, mode="rb") if gzipped else raw
+        stream: Readable = Gunzip(raw) if gzipped else raw
         shape = _read_header(stream, ndim, where)
         promised = math.prod(shape)
         declared = f"{where}: header promises shape {shape}, {promised:,} bytes"
         header = 4 + 4 * ndim
         if not gzipped and size - header != promised:
             raise DataFileError(f"{declared}; the file holds {size - header:,} after its header")
-        if gzipped and header + promised > DEFLATE_RATIO * size:
-            raise DataFileError(f"{declared}; its {size:,} compressed bytes cannot hold as much")
+        if gzipped:
+            check_expansion(header + promised, size, where)
         check_budget(promised, max_bytes, where)
         yield _IdxFile(stream, shape, where)
 
@@ -222,7 +232,10 @@ def _magic(element: int, ndim: int) -> str:
 
 
 def _read_exactly(stream: Readable, n: int, where: str) -> bytes:
-    data = read_some(stream, n, where)
-    if len(data) < n:
-        raise DataFileError(f"{where}: ends inside its header")
+    data = b""
+    while len(data) < n:
+        part = read_some(stream, n - len(data), where)
+        if not part:
+            raise DataFileError(f"{where}: ends inside its header")
+        data += part
     return data

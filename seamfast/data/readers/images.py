@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from seamfast.checks import as_count
 from seamfast.data.clean_set import CleanSet
+from seamfast.data.readers._encoded import without_extras
 from seamfast.data.readers._store import check_memory_budget, pixel_store
 from seamfast.data.readers._zip import open_member, open_zip
 from seamfast.data.readers.labels import MAX_CLASSES
@@ -31,12 +33,15 @@ from seamfast.untrusted import (
     PathLike,
     Readable,
     check_budget,
+    check_expansion,
+    check_sample_shape,
     existing_folder,
     file_size,
     listed,
     open_regular,
     printable,
     read_bytes,
+    shown,
 )
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
@@ -46,6 +51,9 @@ MAX_PIXELS = 1 << 25
 
 _MAX_FILE = 64 << 20  # bytes of one encoded image
 _MAX_DIRECTORY = 32 << 20  # bytes of a zip's directory: about 300,000 images
+_MAX_ENTRIES = 1 << 21  # names in the folders of a data set
+_FEW_BYTES, _BYTES_A_PIXEL = 64 << 10, 8  # what an encoded image may take: more is work without pixels
+_DECODED = 8  # times max_bytes: what may be read and decoded in all, of which resizing drops a part
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
 _CHUNK = 32  # images for a thread to decode in one go
 
@@ -62,6 +70,7 @@ def read_image_folder(
     max_pixels: int = MAX_PIXELS,
     threads: int | None = None,
     progress: bool | None = None,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``CleanSet`` of ``root/<class>/<image>``: class ``i`` is the ``i``-th folder name in code-point order.
 
@@ -77,13 +86,16 @@ def read_image_folder(
         channels: 1 converts all to grayscale (ITU-R 601-2 luma), 3 to RGB. ``None``: all must have as many as the
             first image.
         mean, std: normalization in units of the ``[0, 1]`` pixel scale; default none, that is ``pixels / 255``.
-        max_bytes: limit on the decoded images, in memory or on disk, in bytes; checked before decoding.
+        max_bytes: limit on the decoded images, in memory or on disk, in bytes; checked before decoding. Eight times as
+            much may be read and decoded in all, with what resizing drops.
         memory_budget: limit on the decoded images in memory, in bytes. Larger sets are mapped from an unnamed file in
             the temporary folder (``TMPDIR``), which is freed with the set. Default: half of the memory of the machine
             or container.
         max_pixels: limit on the pixels of one image, before resizing.
         threads: number of decoding threads; default one per core, at most 8.
         progress: show a progress bar on stderr; ``None``: if stderr is a terminal.
+        sample_shape: ``(C, H, W)`` that the images must have, after ``size`` and ``channels``; compared before they are
+            decoded. ``None``: any.
 
     Returns:
         Images ``(N, C, H, W)`` uint8 in order of class, then file name; labels ``(N,)`` int64; ``class_names`` the
@@ -94,23 +106,26 @@ def read_image_folder(
             resize``, ``data/cat/1.png: is not a JPEG or PNG image``, ``data/cat/1.png: cannot be decoded (image file is
             truncated (0 bytes not processed))``, ``data: would take 12,582,912 bytes; the limit is
             max_bytes=1,000,000``, ``data: would take 12,582,912 bytes, more than memory_budget=1,000,000, so a file in
-            /tmp, which has 8,192 bytes free (No space left on device); name another folder in TMPDIR``, ``data/cat: is
-            a symbolic link; links below the root are not followed``.
+            the temporary folder, which has 8,192 bytes free (No space left on device); name another in TMPDIR``,
+            ``data/cat: is a symbolic link; links below the root are not followed``, ``data/cat/1.png: takes 70,000
+            bytes for 64 pixels; expected at most 66,048``.
         InputError: ``reading images needs Pillow: pip install seamfast[images]``; an argument out of range.
 
     Source: ITU-T T.81 (JPEG); W3C, "Portable Network Graphics", third edition.
     """
-    how = _Decoding(size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress)
+    how = _Decoding(size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress, sample_shape)
     base = existing_folder(root, "a folder of class folders")
 
+    where = shown(base)
+
     def title(name: str) -> str:
-        return printable(base / name)
+        return f"{where}/{printable(name)}"
 
     def fetch(name: str) -> bytes:
-        with open_regular(base / name, "an image", follow=False) as stream:
+        with open_regular(base / name, "an image", follow=False, where=title(name)) as stream:
             return _encoded(stream, file_size(stream), title(name))
 
-    return _decode_all(_scan_folder(base), title, fetch, printable(base), how)
+    return _decode_all(_scan_folder(base, where), title, fetch, where, how)
 
 
 def read_image_zip(
@@ -126,6 +141,7 @@ def read_image_zip(
     max_pixels: int = MAX_PIXELS,
     threads: int | None = None,
     progress: bool | None = None,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``read_image_folder`` of the same layout in a zip, without unpacking it to disk.
 
@@ -135,7 +151,8 @@ def read_image_zip(
             control character.
         folder: the folder of the class folders in the archive, e.g. ``"dataset/train"``; default the top. Members
             outside it are ignored.
-        size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress: as ``read_image_folder``.
+        size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress, sample_shape: as
+            ``read_image_folder``.
 
     Returns:
         As ``read_image_folder``.
@@ -147,8 +164,8 @@ def read_image_zip(
 
     Source: PKWARE, ".ZIP File Format Specification" (APPNOTE), 6.3.10; the images as in ``read_image_folder``.
     """
-    how = _Decoding(size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress)
-    where = printable(path)
+    how = _Decoding(size, channels, mean, std, max_bytes, memory_budget, max_pixels, threads, progress, sample_shape)
+    where = shown(path)
     with open_zip(path, "a zip of class folders with images", max_directory=_MAX_DIRECTORY) as archive:
         prefix = "/".join(part for part in folder.split("/") if part not in ("", "."))
         lock = threading.Lock()  # ZipFile shares one file position and one count of open members
@@ -161,7 +178,10 @@ def read_image_zip(
             with lock, open_member(archive, info, title(name)) as stream:
                 return _encoded(stream, info.file_size, title(name))
 
-        return _decode_all(_scan_zip(archive, prefix, where), title, fetch, where, how)
+        found = _scan_zip(archive, prefix, where)
+        members = [archive.getinfo(name) for name in found.names]
+        check_expansion(sum(i.file_size for i in members), sum(i.compress_size for i in members), where)
+        return _decode_all(found, title, fetch, where, how)
 
 
 @dataclass
@@ -186,6 +206,7 @@ class _Decoding:
     max_pixels: int
     threads: int | None
     progress: bool | None
+    sample_shape: tuple[int, ...] | None
 
     def __post_init__(self) -> None:
         check_memory_budget(self.memory_budget)
@@ -199,22 +220,25 @@ class _Decoding:
             as_count("threads", self.threads)
 
 
-def _scan_folder(base: Path) -> _Found:
+def _scan_folder(base: Path, where: str) -> _Found:
     classes: list[str] = []
     loose: list[str] = []
-    for entry in _visible(base):
+    n_entries = itertools.count(1)
+    for entry in _visible(base, where, n_entries):
         if entry.is_dir(follow_symlinks=False):
             classes.append(entry.name)
         elif _is_image(entry.name):
             loose.append(entry.name)
-    _check_classes(classes, loose, printable(base))
+    _check_classes(classes, loose, where)
     found = _Found(sorted(classes))
     for label, name in enumerate(found.class_names):
-        entries = list(_visible(base / name))
-        if inner := [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]:
-            message = f"{printable(base / name)}: holds a folder, {printable(inner[0])}; expected images only"
-            raise DataFileError(message)
-        _add_class(found, label, [entry.name for entry in entries], f"{name}/", printable(base / name))
+        title = f"{where}/{printable(name)}"
+        files: list[str] = []
+        for entry in _visible(base / name, title, n_entries):
+            if entry.is_dir(follow_symlinks=False):
+                raise DataFileError(f"{title}: holds a folder, {printable(entry.name)}; expected images only")
+            files.append(entry.name)
+        _add_class(found, label, files, f"{name}/", title)
     return found
 
 
@@ -247,19 +271,21 @@ def _scan_zip(archive: zipfile.ZipFile, prefix: str, where: str) -> _Found:
     return found
 
 
-def _visible(base: Path) -> Iterator[os.DirEntry[str]]:
+def _visible(base: Path, where: str, n_entries: Iterator[int]) -> Iterator[os.DirEntry[str]]:
     """Entries that are neither hidden nor junk. Raises on a symbolic link, whose target may be anywhere."""
     try:
         with os.scandir(base) as entries:
             for entry in entries:
+                if next(n_entries) > _MAX_ENTRIES:
+                    raise DataFileError(f"{where}: with it, there are more than {_MAX_ENTRIES:,} names; expected fewer")
                 if _is_junk(entry.name):
                     continue
                 if entry.is_symlink():
-                    message = f"{printable(entry.path)}: is a symbolic link; links below the root are not followed"
-                    raise DataFileError(message)
+                    link = f"{where}/{printable(entry.name)}"
+                    raise DataFileError(f"{link}: is a symbolic link; links below the root are not followed")
                 yield entry
     except OSError as error:
-        raise DataFileError(f"{printable(base)}: cannot be listed ({error.strerror})") from error
+        raise DataFileError(f"{where}: cannot be listed ({error.strerror})") from error
 
 
 def _check_member_name(name: str, where: str) -> None:
@@ -317,17 +343,23 @@ def _decode_all(
         message = f"{where}: no images in {len(found.class_names)} class folders; looked for {', '.join(EXTENSIONS)}"
         raise DataFileError(message)
     pil = _pillow()
+    if how.sample_shape is not None:
+        check_budget(n * math.prod(how.sample_shape), how.max_bytes, where)
     with _open(pil, fetch(names[0]), title(names[0]), how.max_pixels) as first:
         size = how.size or (first.height, first.width)
         channels = how.channels or _natural_channels(first, title(names[0]))
     shape = (n, channels, *size)
+    check_sample_shape(shape[1:], how.sample_shape, title(names[0]))
     check_budget(math.prod(shape), how.max_bytes, where)
+    work = _Work(how.max_bytes, where)
     pixels = pixel_store(shape, check_memory_budget(how.memory_budget), where)
 
     def decode(start: int) -> int:
         rows = range(start, min(start + _CHUNK, n))
         for row in rows:
-            with _open(pil, fetch(names[row]), title(names[row]), how.max_pixels) as image:
+            encoded = fetch(names[row])
+            with _open(pil, encoded, title(names[row]), how.max_pixels) as image:
+                work.add(len(encoded) + image.width * image.height * len(image.getbands()))
                 pixels[row] = _decode(pil, image, title(names[row]), size, channels, how)
         return len(rows)
 
@@ -341,8 +373,26 @@ def _decode_all(
     return CleanSet(pixels, labels, mean=how.mean, std=how.std, num_classes=len(classes), class_names=classes)
 
 
+class _Work:
+    """What was read and decoded in all, by any thread."""
+
+    def __init__(self, max_bytes: int, where: str) -> None:
+        self._limit, self._max_bytes, self._where = _DECODED * max_bytes, max_bytes, where
+        self._done, self._lock = 0, threading.Lock()
+
+    def add(self, n_bytes: int) -> None:
+        """Raise ``DataFileError`` where it becomes too much."""
+        with self._lock:
+            self._done += n_bytes
+            if self._done > self._limit:
+                of = f"{_DECODED} times max_bytes={self._max_bytes:,}"
+                message = f"{self._where}: its images decode from and to {self._done:,} bytes; the limit is {of}"
+                raise DataFileError(message)
+
+
 def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
     """The image with its header read and its size checked, not decoded. Only the two named decoders are tried."""
+    data = without_extras(data, name)
     try:
         image = pil.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except pil.UnidentifiedImageError:
@@ -358,6 +408,9 @@ def _open(pil: ModuleType, data: bytes, name: str, max_pixels: int) -> Any:
             f"{name}: declares {image.height:,} x {image.width:,} (height x width), {n:,} pixels; "
             f"the limit is max_pixels={max_pixels:,}"
         )
+    if len(data) > _FEW_BYTES + _BYTES_A_PIXEL * n:
+        message = f"{name}: takes {len(data):,} bytes for {n:,} pixels; expected at most"
+        raise DataFileError(f"{message} {_FEW_BYTES + _BYTES_A_PIXEL * n:,}")
     return image
 
 

@@ -17,7 +17,7 @@ from seamfast.data.readers.labels import check_split
 from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
 from seamfast.errors import DataFileError, InputError
-from seamfast.untrusted import PathLike, printable
+from seamfast.untrusted import MAX_BYTES, PathLike, check_sample_shape, shown
 
 _BY_NAME: dict[str, Callable[..., CleanSet]] = {
     "cifar10": read_cifar10,
@@ -29,7 +29,15 @@ _BY_NAME: dict[str, Callable[..., CleanSet]] = {
 _FROM_PACKAGES = (read_digits, read_mnist_5k)  # which need no root=
 
 
-def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | None = None, **options: Any) -> CleanSet:
+def load(
+    name_or_path: PathLike,
+    *,
+    root: PathLike | None = None,
+    split: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    sample_shape: tuple[int, ...] | None = None,
+    **options: Any,
+) -> CleanSet:
     """Call the reader of a data set: ``load("mnist", root=r, split="test") == read_mnist(r, "test")``.
 
     Args:
@@ -39,7 +47,9 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         root: the folder of a named data set, except for ``digits`` and ``mnist-5k``.
         split: ``"train"`` or ``"test"``. Default: ``"train"`` for data sets and IDX files, none for an ``.npz``, a
             ``.zip`` and class folders. For the last two, the name of the folder with the class folders.
-        options: further arguments of the reader, e.g. ``mean``, ``std``, ``size``, ``max_bytes``.
+        max_bytes: limit on the decoded data, in bytes; the data of installed packages have none.
+        sample_shape: ``(C, H, W)`` that the images must have; compared before they are unpacked. ``None``: any.
+        options: further arguments of the reader, e.g. ``mean``, ``std``, ``size``.
 
     Returns:
         CleanSet of the reader. IDX files at a path get no class names, as several data sets share their file names.
@@ -48,7 +58,7 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist, mnist-5k) nor a
             file or folder``; and the errors of the reader.
         InputError: ``load('mnist') needs root=, the folder that holds its files``; ``read_mnist takes no size=;
-            expected max_bytes, mean, std``.
+            expected mean, std``.
 
     Example:
         >>> load("digits", split="test").image_shape
@@ -58,7 +68,12 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
     if isinstance(name_or_path, str) and name_or_path in _BY_NAME:
         reader = _BY_NAME[name_or_path]
         options["split"] = split or "train"
-        return _call(reader, *([] if reader in _FROM_PACKAGES else [root]), **options)
+        if reader in _FROM_PACKAGES:
+            data = _call(reader, **options)
+            check_sample_shape(data.image_shape, sample_shape, str(name_or_path))
+            return data
+        return _call(reader, root, max_bytes=max_bytes, sample_shape=sample_shape, **options)
+    options |= {"max_bytes": max_bytes, "sample_shape": sample_shape}
     path = Path(name_or_path)
     if os.path.isfile(path):
         if path.suffix.lower() == ".npz":
@@ -66,10 +81,10 @@ def load(name_or_path: PathLike, *, root: PathLike | None = None, split: str | N
         if path.suffix.lower() == ".zip":
             folder = "/".join(part for part in (options.pop("folder", ""), split) if part)
             return _call(read_image_zip, path, folder=folder, **options)
-        raise DataFileError(f"{printable(path)}: unknown kind of file; expected .npz, .zip or a folder")
+        raise DataFileError(f"{shown(path)}: unknown kind of file; expected .npz, .zip or a folder")
     if not os.path.isdir(path):
         names = ", ".join(_BY_NAME)
-        raise DataFileError(f"{printable(name_or_path)!r} is neither a known data set ({names}) nor a file or folder")
+        raise DataFileError(f"{shown(name_or_path)!r} is neither a known data set ({names}) nor a file or folder")
     if holds_idx(path):
         return _call(read_idx, *find_idx(path, split or "train"), **options)
     if holds_cifar10(path):
@@ -93,6 +108,6 @@ def _call(reader: Callable[..., CleanSet], *args: Any, **options: Any) -> CleanS
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.default is not p.empty]
     for name in options:
         if name not in known:
-            others = ", ".join(sorted(set(known) - {"split"}))
+            others = ", ".join(sorted(set(known) - {"split", "max_bytes", "sample_shape"}))
             raise InputError(f"{reader.__name__} takes no {name}=; expected {others}")
     return reader(*args, **options)

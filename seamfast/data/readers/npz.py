@@ -17,7 +17,17 @@ from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers._zip import open_member, open_zip
 from seamfast.data.readers.labels import check_counts, check_labels, check_split
 from seamfast.errors import DataFileError, InputError
-from seamfast.untrusted import MAX_BYTES, PathLike, check_budget, listed, printable, read_bytes
+from seamfast.untrusted import (
+    MAX_BYTES,
+    PathLike,
+    check_budget,
+    check_expansion,
+    check_sample_shape,
+    listed,
+    printable,
+    read_bytes,
+    shown,
+)
 
 _PAIRS = (("images", "labels"), ("x", "y"), ("data", "target"))
 _SPLIT_PAIRS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
@@ -39,6 +49,7 @@ def read_npz(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> CleanSet:
     """``CleanSet(archive[images], archive[labels])`` with ``archive = numpy.load(path, allow_pickle=False)``.
 
@@ -53,6 +64,7 @@ def read_npz(
         num_classes: labels at or above it are refused; ``None`` leaves the number to the model's logits.
         class_names: one name for each class.
         max_bytes: limit on the two arrays in memory, in bytes; ``(N, H, W, C)`` briefly takes twice as much.
+        sample_shape: ``(C, H, W)`` that the images must have; compared before they are unpacked. ``None``: any.
 
     Returns:
         Images ``(N, C, H, W)`` uint8, labels ``(N,)`` int64.
@@ -61,7 +73,8 @@ def read_npz(
         DataFileError: e.g. ``a.npz: no arrays named images and labels, or x and y, or data and target; found x_test,
             y_test; pass split=, or name them by images= and labels=``, ``a.npz: array 'x' holds Python objects, that
             is pickle, which seamfast never reads; save it as plain numbers``, ``a.npz: array 'x' has shape (9, 8, 8)
-            of uint8, 576 bytes; its member holds 575``.
+            of uint8, 576 bytes; its member holds 575``, ``a.npz: 1,043,504 bytes would unpack to 1,073,741,952;
+            expected at most 104,350,400``.
         InputError: ``got images='x' and labels=None; expected both or neither``.
 
     Source: NumPy Enhancement Proposal 1, "A Simple File Format for NumPy Arrays"; the zip layer as in ``_zip.py``.
@@ -75,7 +88,7 @@ def read_npz(
     """
     if (images is None) != (labels is None):
         raise InputError(f"got images={images!r} and labels={labels!r}; expected both or neither")
-    where = printable(path)
+    where = shown(path)
     with open_zip(path, "an .npz archive", max_directory=_MAX_DIRECTORY) as archive:
         members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
         if images is None or labels is None:
@@ -87,8 +100,11 @@ def read_npz(
         pixel_header, label_header = pixel_member.header(), label_member.header()
         _check_pixels(pixel_header, pixel_member.where)
         _check_label_shape(label_header, label_member.where)
+        check_sample_shape(_sample_shape(pixel_header.shape), sample_shape, pixel_member.where)
         check_counts(pixel_header.shape[0], label_header.shape[0], pixel_member.where, label_member.where)
-        check_budget(pixel_header.n_bytes + label_header.n_bytes, max_bytes, where)
+        n_bytes = pixel_header.n_bytes + label_header.n_bytes
+        check_budget(n_bytes, max_bytes, where)
+        check_expansion(n_bytes, pixel_member.info.compress_size + label_member.info.compress_size, where)
         checked = check_labels(label_member.read(label_header).reshape(-1), label_member.where, num_classes)
         pixels = pixel_member.read(pixel_header)
     return CleanSet(pixels, checked, mean=mean, std=std, num_classes=num_classes, class_names=class_names)
@@ -189,6 +205,13 @@ def _check_pixels(header: _Header, where: str) -> None:
         return
     message = f"{where} has shape {shape}; expected (N, C, H, W), (N, H, W, C) or (N, H, W) with 1 or 3 channels"
     raise DataFileError(message)
+
+
+def _sample_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``(C, H, W)`` of one image, which ``CleanSet`` makes of it."""
+    if len(shape) == 3:
+        return (1, *shape[1:])
+    return shape[1:] if shape[1] in (1, 3) else (shape[3], *shape[1:3])
 
 
 def _check_label_shape(header: _Header, where: str) -> None:

@@ -111,4 +111,9 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_images_of_another_size_are_refused(tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=np.zeros((2, 28, 28, 1), np.uint8), y_train=np.arange(2))
-    refused(DataFileError, r"images have shape \(1, 28, 28\); expected \(3, 32, 32\)", read_cifar10, tmp_path)
+    refused(
+        DataFileError,
+        r"cifar10\.npz: array 'x_train': the images are \(1, 28, 28\); expected \(3, 32, 32\)",
+        read_cifar10,
+        tmp_path,
+    )

@@ -80,8 +80,14 @@ HOSTILE = {
     "garbage after": (gzip.compress(idx_bytes(IMAGES)) + b"garbage", "truncated or corrupt"),
     "wrong CRC": (gzip.compress(idx_bytes(IMAGES))[:-8] + bytes(8), "truncated or corrupt"),
     "no deflate": (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 40, "truncated or corrupt"),
-    "2^93 promised by few": (gzip.compress(idx_bytes(IMAGES, (2**31,) * 3)), "compressed bytes cannot hold as much"),
-    "1 GiB promised": (gzip.compress(idx_bytes(IMAGES, (2**20, 32, 32))), "compressed bytes cannot hold as much"),
+    "2^93 promised by few": (
+        gzip.compress(idx_bytes(IMAGES, (2**31,) * 3)),
+        r"\d+ bytes would unpack to 9,903,520,.*; expected at most",
+    ),
+    "1 GiB promised": (
+        gzip.compress(idx_bytes(IMAGES, (2**20, 32, 32))),
+        "to 1,073,741,840; expected at most 67,108,864",
+    ),
 }
 
 
@@ -89,7 +95,7 @@ HOSTILE = {
 def test_refuses_hostile_files(tmp_path, images, message):
     paths = write(tmp_path, images=images)
     with allocating_at_most(2 * MIB if images.startswith(b"\x1f") else MIB):
-        assert str(paths[0]) in refused(DataFileError, message, read_idx, *paths)
+        assert refused(DataFileError, message, read_idx, *paths).startswith("images: ")
 
 
 def test_gzip_bomb_stops_at_the_promised_size(tmp_path):

@@ -291,7 +291,7 @@ def test_an_encoded_image_may_not_be_vast(tmp_path):
         refused(DataFileError, "68,157,440 bytes; the limit for one encoded image", read_image_folder, tmp_path)
     path = write_zip(tmp_path / "a.zip", {"a/1.png": bytes(65 * MIB)}, zipfile.ZIP_DEFLATED)
     with allocating_at_most(MIB):
-        refused(DataFileError, "68,157,440 bytes; the limit for one encoded image", read_image_zip, path)
+        refused(DataFileError, r"a\.zip: 66,\d+ bytes would unpack to 68,157,440; expected at", read_image_zip, path)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     refused(InputError, r"load\('mnist'\) needs root=, the folder that holds its files", load, "mnist")
     with pytest.raises(InputError, match=r"got root='.' with a path; expected root= only with one of cifar10, digits"):
         load(tmp_path, root=".")
-    with pytest.raises(InputError, match=r"read_mnist takes no size=; expected max_bytes, mean, std"):
+    with pytest.raises(InputError, match=r"read_mnist takes no size=; expected mean, std"):
         load("mnist", root=tmp_path, size=(8, 8))
     refused(InputError, r"split is 'dev'; expected 'train' or 'test'", load, tmp_path, split="dev")
     (tmp_path / "model.pkl").touch()
