@@ -30,6 +30,7 @@ CONTRACTS = {contract["name"]: contract for contract in PYPROJECT["tool"]["impor
 
 # The only uses of what ruff bans, each with how it reads.
 ASKED_FOR = {
+    ("__init__.py", 'importlib.import_module(f"seamfast.'),
     ("cli.py", "print("),
     ("cli.py", "sys.stdout."),
     ("engine/run.py", "return torch.compile(model) if self.compute.compiles else model"),
@@ -282,7 +283,8 @@ def test_layers_are_those_of_the_document() -> None:
 # What an import costs and does.
 
 
-# Each measurement in a process forked off after `import torch`, so that it imports seamfast for the first time.
+# Each measurement in a process forked off after `import torch`, so that it imports seamfast for the first time. Names
+# are imported when they are first used, so the functions are named.
 IMPORT_COST = """
 import json, os, sys, time, warnings
 import torch
@@ -304,6 +306,7 @@ def in_child(measure):
 def seconds():
     begin = time.process_time()
     import seamfast
+    seamfast.sanitize, seamfast.evaluate, seamfast.warmup, seamfast.CleanSet, seamfast.triggers
     return time.process_time() - begin
 
 def effects():
@@ -322,6 +325,7 @@ def effects():
         generator = torch.random.get_rng_state()
         threads = torch.get_num_threads()
         import seamfast
+        seamfast.sanitize, seamfast.evaluate, seamfast.warmup, seamfast.CleanSet, seamfast.triggers
     same = bool(torch.equal(generator, torch.random.get_rng_state())) and threads == torch.get_num_threads()
     return {
         "loaded": sorted(set(sys.modules) - before),
@@ -413,8 +417,39 @@ def test_run_on_a_cpu_imports_nothing_heavy_and_starts_no_program() -> None:
     assert [name for name in imported if name.startswith(("seamfast.ops.triton", "seamfast.ops.cuda"))] == []
 
 
+ALONE = """
+import sys
+before = set(sys.modules)
+import seamfast
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_import_alone_loads_no_other_module() -> None:
+    # Whatever it loaded would be looked for in the working folder first, where Python is run with -m.
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("seamfast seamfast._version\n", "")
+
+
+@pytest.mark.parametrize("name", ["sanitize", "evaluate", "warmup"])
+def test_name_of_a_function_and_its_module_stays_the_function(name: str) -> None:
+    source = f"""
+import importlib, pickle, sys
+module = importlib.import_module("seamfast.{name}")
+import seamfast.{name}
+assert seamfast.{name} is module.{name}, seamfast.{name}
+from seamfast import {name} as named
+assert named is module.{name}
+assert sys.modules["seamfast.{name}"] is module
+assert pickle.loads(pickle.dumps(named)) is named
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lazy_names_are_found_and_others_are_not() -> None:
     assert seamfast.attacks.poison is not None
+    assert seamfast.ops.backends is not None
     assert seamfast.load is seamfast.data.readers.load
     assert {"attacks", "load", "sanitize"} <= set(dir(seamfast))
     with pytest.raises(AttributeError, match=r"^module 'seamfast' has no attribute 'lod'$"):
