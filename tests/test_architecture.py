@@ -33,6 +33,10 @@ ASKED_FOR = {
     ("__init__.py", 'importlib.import_module(f"seamfast.'),
     ("cli.py", "print("),
     ("cli.py", "sys.stdout."),
+    ("terminal.py", "print(printable(text)"),
+    ("terminal.py", "sys.stdout"),
+    ("supervisor.py", "child = os.fork()  # of a process without threads"),
+    ("isolation/confine.py", 'importlib.import_module("seamfast._confine")'),
     ("engine/run.py", "return torch.compile(model) if self.compute.compiles else model"),
     ("gating/architecture.py", "importlib.import_module(module_name)"),
     ("gating/architecture.py", 'importlib.import_module("timm")'),
@@ -81,6 +85,8 @@ PLANTED_IMPORTS = {
         ("audits/planted.py", "from seamfast.evaluate import evaluate", "seamfast.audits.planted -> seamfast.evaluate"),
         ("plot.py", "from seamfast.cli import main", "seamfast.plot -> seamfast.cli"),
         ("errors.py", "from seamfast.report import Report", "seamfast.errors -> seamfast.report"),
+        ("cli.py", "from seamfast import supervisor", "seamfast.cli -> seamfast.supervisor"),
+        ("isolation/planted.py", "from seamfast.gating import policy", "isolation.planted -> seamfast.gating.policy"),
         ("magic.py", "", "seamfast.magic"),
     ],
     "Only the command line imports the package as a whole": [
@@ -107,6 +113,7 @@ PLANTED_IMPORTS = {
         ("intake/pickles.py", "import pickle", "seamfast.intake.pickles -> pickle"),
         ("intake/_pickle_child.py", "import pickle", "seamfast.intake._pickle_child -> pickle"),
         ("cli.py", "from subprocess import run", "seamfast.cli -> subprocess"),
+        ("launch.py", "import argparse", "seamfast.launch -> argparse"),
         *(
             ("data/planted.py", source, f"seamfast.data.planted -> {source.split()[1].split('.')[0]} (l.")
             for source in (

@@ -21,6 +21,8 @@ from seamfast.gating.documents.in_toto import as_statement
 from seamfast.gating.documents.markdown import as_markdown
 from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
+from seamfast.isolation import state
+from seamfast.isolation.folders import why_not_free
 from seamfast.models.folder import ModelDescription, save_model, save_weights
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
@@ -33,8 +35,8 @@ def free_folder(out: Path) -> Path:
     Raises:
         InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
     """
-    if os.path.lexists(out) and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
-        raise InputError(f"out is {str(out)!r}, which is not empty; expected a folder that does not exist yet")
+    if reason := why_not_free(out):
+        raise InputError(reason)
     return out
 
 
@@ -72,7 +74,8 @@ def write(
             documents["attestation.json"] = _json(as_statement(report))  # without a digest it has no subject
         for name, content in documents.items():
             _put(partial / name, content)
-        partial.chmod(0o777 & ~_umask())
+        if not state.current.seccomp:  # else whoever started this process does it
+            partial.chmod(0o777 & ~_umask())
         os.rename(partial, out)  # over an empty folder too, and over nothing else
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -23,11 +23,14 @@ from seamfast.errors import DataFileError, ModelError, SanitizeInterrupted
 from seamfast.gating.architecture import Architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
 from seamfast.gating.decision import decide, metrics_of
-from seamfast.gating.folder import inspect, receive
+from seamfast.gating.folder import inspect, receive, resolved
+from seamfast.gating.import_guard import nothing_imported_from, refuse_imported
 from seamfast.gating.output import free_folder, write
 from seamfast.gating.policy import read_policy
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.intake.refusal import RefusedError
+from seamfast.isolation.limits import is_out_of_memory
+from seamfast.isolation.state import explained
 from seamfast.sanitize import sanitize
 
 
@@ -100,7 +103,9 @@ def gate(
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
     sanitized: nn.Module | None = None
     try:
-        with run.timed("inspect"):
+        place = str(resolved(run.path))
+        refuse_imported(place)
+        with run.timed("inspect"), nothing_imported_from(place):
             run.inspection = inspect(
                 run.path, architecture=architecture, arguments=arguments, allow_pickle=allow_pickle
             )
@@ -112,7 +117,8 @@ def gate(
                 run.received = receive(run.inspection)
         if run.received is not None:
             repair_set, audit_set = samples.subset(parts.recovery), samples.subset(parts.holdout)
-            sanitized = _measure(run, run.received.model, repair_set, audit_set, device, progress)
+            with nothing_imported_from(place):
+                sanitized = _measure(run, run.received.model, repair_set, audit_set, device, progress)
             run.decision = decide(rules, metrics_of(run.evidence))
     except RefusedError as error:
         run.refusal = error
@@ -122,8 +128,10 @@ def gate(
         run.refusal = RefusedError("model", str(error))
     except SanitizeInterrupted as stop:  # an audit under way is no result, as little as a report of half of one
         raise KeyboardInterrupt(str(stop)) from stop
-    except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-        run.stopped = f"could not complete: {type(error).__name__}: {error}"
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        run.stopped = f"could not complete: {explained(error)}"
     report = gate_report(run, dry_run=dry_run)
     verdict = report["verdict"]
     if verdict["outcome"] != "pass":
