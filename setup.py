@@ -1,9 +1,9 @@
-"""Builds ``seamfast._native`` and ``seamfast._cuda``; everything else about the package is in pyproject.toml.
+"""Builds ``seamfast._native``, ``_confine`` and ``_cuda``; everything else about the package is in pyproject.toml.
 
-The first is optional. Without a C++17 compiler the install still succeeds, and the ops run on their PyTorch reference.
-``SEAMFAST_NATIVE=0`` leaves it out on purpose.
+The first two are optional. Without a compiler the install still succeeds: the ops run on their PyTorch reference, and
+the system does not confine the gate. ``SEAMFAST_NATIVE=0`` leaves them out on purpose. The second is for Linux alone.
 
-The second is built where ``SEAMFAST_CUDA=1`` asks for it; it wants nvcc, of ``CUDA_HOME`` or on the path, and no GPU.
+The third is built where ``SEAMFAST_CUDA=1`` asks for it; it wants nvcc, of ``CUDA_HOME`` or on the path, and no GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,14 +25,19 @@ from setuptools.errors import PlatformError
 ROOT = Path(__file__).parent
 CSRC = ROOT / "csrc"
 CUDA_ARCHS = ("80", "90")  # the last also as PTX, which drivers compile for what is newer
+EFFECTS = {  # of leaving an extension out
+    "seamfast._native": ("C++ kernels", "the ops will run on PyTorch alone"),
+    "seamfast._confine": ("confinement", "the system will not confine what the gate reads and runs"),
+}
 
 
 class BuildExt(build_ext):
-    """``build_ext`` that says in one line why ``_native`` was left out, and has nvcc build ``_cuda``."""
+    """``build_ext`` that says in one line why an extension was left out, and has nvcc build ``_cuda``."""
 
     def run(self) -> None:
         if os.environ.get("SEAMFAST_NATIVE", "1") == "0":
-            self._leave_out(native, "SEAMFAST_NATIVE=0")
+            for extension in optional:
+                self._leave_out(extension, "SEAMFAST_NATIVE=0")
         super().run()
 
     def build_extension(self, extension: Extension) -> None:
@@ -48,7 +54,8 @@ class BuildExt(build_ext):
         # An earlier build's would be packed with sources that it does not fit.
         Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
         self.extensions = [other for other in self.extensions if other is not extension]  # what to copy and to list
-        self.warn(f"seamfast goes without its C++ kernels ({reason}); the ops will run on PyTorch alone")
+        what, effect = EFFECTS[extension.name]
+        self.warn(f"seamfast goes without its {what} ({reason}); {effect}")
 
     def _build_cuda(self) -> None:
         home = os.environ.get("CUDA_HOME")
@@ -109,6 +116,11 @@ native = Pybind11Extension(
     extra_link_args=["-pthread"],
 )
 
+confine = Extension(
+    "seamfast._confine", ["csrc/confine/module.c"], extra_compile_args=["-O2", "-Wall", "-Wextra", "-g0"]
+)
+optional = [native, confine] if sys.platform == "linux" else [native]
+
 with ParallelCompile("SEAMFAST_BUILD_JOBS", default=os.cpu_count() or 1):
-    wanted = [cuda, native] if os.environ.get("SEAMFAST_CUDA", "0") == "1" else [native]
-    setup(ext_modules=wanted, cmdclass={"build_ext": BuildExt})
+    wanted = [cuda, *optional] if os.environ.get("SEAMFAST_CUDA", "0") == "1" else optional
+    setup(ext_modules=list(wanted), cmdclass={"build_ext": BuildExt})

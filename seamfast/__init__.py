@@ -1,22 +1,25 @@
 """seamfast: make a trained classifier forget its backdoor, blind, and say what happened."""
 
-from typing import TYPE_CHECKING, Any
+# Importing this module imports no other one that Python has not loaded by itself, not even `typing`: `python -m
+# seamfast` has the working folder on its search path until `__main__` takes it off.
+import importlib
+import sys
 
-from seamfast import triggers
 from seamfast._version import __version__
-from seamfast.data import CleanSet
-from seamfast.engine.events import Callback, HistoryPoint
-from seamfast.evaluate import Evaluation, evaluate
-from seamfast.methods import FineTuneConfig, SeamAuthorsConfig, SeamConfig, SuperFineTuneConfig
-from seamfast.metrics import Rate, fidelity, fidelity_nist
-from seamfast.report import Report
-from seamfast.sanitize import SanitizeResult, sanitize
-from seamfast.warmup import warmup
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from seamfast import attacks
+    from seamfast import attacks, triggers
+    from seamfast.data import CleanSet
     from seamfast.data.readers import load
+    from seamfast.engine.events import Callback, HistoryPoint
+    from seamfast.evaluate import Evaluation, evaluate
     from seamfast.gating.pipeline import GateResult, gate
+    from seamfast.methods import FineTuneConfig, SeamAuthorsConfig, SeamConfig, SuperFineTuneConfig
+    from seamfast.metrics import Rate, fidelity, fidelity_nist
+    from seamfast.report import Report
+    from seamfast.sanitize import SanitizeResult, sanitize
+    from seamfast.warmup import warmup
 
 __all__ = [
     "Callback",
@@ -43,23 +46,54 @@ __all__ = [
     "warmup",
 ]
 
+_HOMES = {
+    "Callback": "engine.events",
+    "CleanSet": "data",
+    "Evaluation": "evaluate",
+    "FineTuneConfig": "methods",
+    "GateResult": "gating.pipeline",
+    "HistoryPoint": "engine.events",
+    "Rate": "metrics",
+    "Report": "report",
+    "SanitizeResult": "sanitize",
+    "SeamAuthorsConfig": "methods",
+    "SeamConfig": "methods",
+    "SuperFineTuneConfig": "methods",
+    "evaluate": "evaluate",
+    "fidelity": "metrics",
+    "fidelity_nist": "metrics",
+    "gate": "gating.pipeline",
+    "load": "data.readers",
+    "sanitize": "sanitize",
+    "warmup": "warmup",
+}
+"""The module of each public name, imported when the name is first used."""
 
-def __getattr__(name: str) -> Any:
-    """``attacks``, ``load`` and the gate, which no run needs, imported when first used."""
-    if name == "attacks":
-        import seamfast.attacks
+_PARTS = (
+    *("acceptance", "attacks", "checks", "data", "engine", "errors", "guessing", "methods", "metrics", "modalities"),
+    *("observer", "ops", "record", "report", "triggers", "untrusted"),
+)
+"""Modules that are attributes of the package without an import of their own."""
 
-        return seamfast.attacks
-    if name == "load":
-        from seamfast.data.readers import load
 
-        return load
-    if name in ("gate", "GateResult"):
-        from seamfast.gating import pipeline
-
-        return getattr(pipeline, name)
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"seamfast.{_HOMES[name]}"), name)
+    if name in _PARTS:
+        return importlib.import_module(f"seamfast.{name}")
     raise AttributeError(f"module 'seamfast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PARTS})
+
+
+class _Package(type(sys)):  # type: ignore[misc]
+    def __setattr__(self, name: str, value: object) -> None:
+        """Binds ``evaluate``, ``sanitize`` and ``warmup`` to the functions, where an import binds the modules."""
+        if _HOMES.get(name) == name and isinstance(value, type(sys)):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

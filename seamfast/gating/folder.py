@@ -138,7 +138,7 @@ def inspect(
         InputError: the architecture is unknown, or needs an extra that is not installed.
     """
     choice = parse_architecture(architecture, arguments or {})
-    given = _resolved(path)
+    given = resolved(path)
     refuse_import_path(given)
     with nothing_imported_from(str(given)):
         if given.is_dir():
@@ -224,7 +224,8 @@ def model_values(inspection: Inspection, received: Received | None = None) -> di
 # The files
 
 
-def _resolved(path: str | os.PathLike[str]) -> Path:
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """``path`` without links; raises ``RefusedError`` where there is nothing."""
     try:
         return Path(os.path.realpath(path, strict=True))
     except (OSError, ValueError) as error:

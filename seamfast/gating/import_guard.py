@@ -32,6 +32,14 @@ def refuse_import_path(place: str | os.PathLike[str]) -> None:
             )
 
 
+def refuse_imported(place: str) -> None:
+    """Raise ``RefusedError`` where a module was imported from ``place``, whose code has run then."""
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        if isinstance(spec, importlib.machinery.ModuleSpec):
+            refuse_spec(spec, place)
+
+
 @contextlib.contextmanager
 def nothing_imported_from(place: str) -> Iterator[None]:
     """While this lasts, importing anything from ``place`` raises ``RefusedError``, however it comes about."""

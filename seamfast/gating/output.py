@@ -22,6 +22,8 @@ from seamfast.gating.documents.in_toto import as_statement
 from seamfast.gating.documents.markdown import as_markdown
 from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
+from seamfast.isolation import state
+from seamfast.isolation.folders import why_not_free
 from seamfast.models.folder import ModelDescription, save_model, save_weights
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
@@ -34,8 +36,8 @@ def free_folder(out: Path) -> Path:
     Raises:
         InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
     """
-    if os.path.lexists(out) and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
-        raise InputError(f"out is {str(out)!r}, which is not empty; expected a folder that does not exist yet")
+    if reason := why_not_free(out):
+        raise InputError(reason)
     return out
 
 
@@ -95,19 +97,24 @@ class Staging:
             documents["attestation.json"] = _json(as_statement(report))  # without a digest it has no subject
         for name, content in documents.items():
             _put(partial / name, content)
-        partial.chmod(0o777 & ~_umask())
+        if not state.current.seccomp:  # else whoever started this process does it
+            partial.chmod(0o777 & ~_umask())
         os.rename(partial, self._out)  # over an empty folder too, and over nothing else
         self._partial = None
 
     def _folder(self) -> Path:
-        if self._partial is None and self._out is None:
-            self._partial = Path(tempfile.mkdtemp(prefix="seamfast-"))
-        elif self._partial is None:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._out.parent / f".{self._out.name}.{secrets.token_hex(8)}"
-            partial.mkdir(mode=0o700)
-            self._partial = partial
+        if self._partial is None:
+            self._partial = _private_folder(self._out)
         return self._partial
+
+
+def _private_folder(out: Path | None) -> Path:
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix="seamfast-"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{secrets.token_hex(8)}"
+    partial.mkdir(mode=0o700)
+    return partial
 
 
 def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers.load import check_source
 from seamfast.engine.model import as_device, check_weights, resolve_device
-from seamfast.engine.subject import Subject, place
+from seamfast.engine.subject import Subject
 from seamfast.errors import DataFileError, InputError, ModelError
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
 from seamfast.gating.decision import decide, metrics_of
-from seamfast.gating.folder import Inspection, inspect, receive
+from seamfast.gating.folder import Inspection, inspect, receive, resolved
+from seamfast.gating.import_guard import nothing_imported_from, refuse_imported
 from seamfast.gating.interrupts import Interrupts, noticed
 from seamfast.gating.output import Staging, free_folder
 from seamfast.gating.places import check_places
@@ -35,6 +36,7 @@ from seamfast.gating.policy import read_policy
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
 from seamfast.intake.refusal import RefusedError
+from seamfast.isolation.state import explained
 from seamfast.sanitize import sanitize
 from seamfast.untrusted import listed
 
@@ -116,19 +118,13 @@ def gate(
         run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
     sanitized: nn.Module | None = None
     with noticed() as interrupts, Staging(None if dry_run else folder) as staging:
-        with _ending_in_report(run, interrupts):
+        with _ending_in_report(run, interrupts), ExitStack() as guards:
+            folder_of_model = str(resolved(run.path))
+            refuse_imported(folder_of_model)
+            guards.enter_context(nothing_imported_from(folder_of_model))
             with run.timed("inspect"):
                 run.inspection = _inspected(run.path, architecture, arguments, allow_pickle)
-                for name in run.inspection.ignored_policies:
-                    run.warnings.append(
-                        f"{name} in the model folder was not read: the policy is the one that was given"
-                    )
-                if run.inspection.not_read:
-                    names = listed(list(run.inspection.not_read))
-                    run.warnings.append(
-                        f"the model folder holds files that other tools may run, open or unpack: {names}; they were "
-                        "not read and are not in the sanitized folder"
-                    )
+                run.warnings += _about_files(run.inspection)
                 samples = _clean_data(data, root, split, run.inspection.architecture)
                 parts = _divided(run, samples, data, split)
                 if not dry_run:
@@ -199,6 +195,17 @@ def _inspected(
         raise RefusedError("architecture", str(error)) from error  # what the folder asks for is not installed
 
 
+def _about_files(inspection: Inspection) -> Iterator[str]:
+    """A warning for each kind of files in the model folder that was not read."""
+    for name in inspection.ignored_policies:
+        yield f"{name} in the model folder was not read: the policy is the one that was given"
+    if inspection.not_read:
+        yield (
+            f"the model folder holds files that other tools may run, open or unpack: "
+            f"{listed(list(inspection.not_read))}; they were not read and are not in the sanitized folder"
+        )
+
+
 class _WrongCall(Exception):
     """Its ``error`` is to be raised as it is: the caller's architecture cannot be used."""
 
@@ -231,7 +238,7 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts) -> Iterator[None]:
         if interrupts.came:
             raise KeyboardInterrupt(str(error)) from error  # a report of half a run is no result
         run.error = error
-        run.stopped = f"could not complete: {type(error).__name__}: {error}"
+        run.stopped = f"could not complete: {explained(error)}"
 
 
 def _clean_data(data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:

@@ -20,6 +20,7 @@ from seamfast.gating.decision import Decision, not_finite
 from seamfast.gating.folder import Inspection, Received, model_values
 from seamfast.gating.policy import Policy
 from seamfast.intake.refusal import RefusedError
+from seamfast.isolation import state
 from seamfast.record import machine
 from seamfast.untrusted import printable
 
@@ -76,6 +77,7 @@ class GateRun:
 
 def gate_report(run: GateRun, *, dry_run: bool = False) -> dict[str, Any]:
     """The report of ``run``; ``"sanitized"`` is left for the one who writes it."""
+    isolation = state.current
     outcome, reasons = _verdict(run, dry_run)
     policy, inspection = run.policy, run.inspection
     seconds = {**run.seconds, "total": time.perf_counter() - run.began}
@@ -98,9 +100,10 @@ def gate_report(run: GateRun, *, dry_run: bool = False) -> dict[str, Any]:
         "data": run.data,
         **run.evidence,
         "sanitized": None,
+        "isolation": isolation.to_dict(),
         "statements": _statements(run.evidence, policy.audit.level),
         "limits": list(_LIMITS),
-        "warnings": list(run.warnings),
+        "warnings": [*run.warnings, *isolation.missing],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": _peak_memory(),
         "machine": machine(),

@@ -53,6 +53,7 @@ def example(outcome: str = "pass") -> dict[str, Any]:
         "disagreement": _disagreement() if decided else None,
         "sanitize": _sanitize() if decided else None,
         "sanitized": _sanitized() if outcome == "pass" else None,
+        "isolation": _isolation(),
         "statements": _statements(outcome),
         "limits": [
             "An unknown trigger may have no effect in the battery and may not show in the inversion.",
@@ -286,6 +287,11 @@ def _sanitize() -> dict[str, Any]:
     """As ``seamfast.sanitize`` reports on such a run; see ``seamfast/schema/report-v2.json``."""
     report: dict[str, Any] = json.loads(Path(__file__).with_name("example-sanitize.json").read_text(encoding="utf-8"))
     return report | {"machine": _machine()}
+
+
+def _isolation() -> dict[str, Any]:
+    limits = {"memory_bytes": 8_589_934_592, "time_s": 21_600, "cpu_s": 86_401, "open_files": 4096}
+    return {"isolated": True, "landlock_abi": 6, "seccomp": True, "limits": limits | {"file_bytes": 17_179_869_184}}
 
 
 def _machine() -> dict[str, Any]:

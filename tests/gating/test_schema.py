@@ -189,6 +189,7 @@ NULLABLE = {  # here or in some outcome
     *("path", "value", "low", "high", "bound", "n", "sha256", "architecture", "n_parameters", "n_bytes", "policy"),
     *("refusal", "data", "class_names", "before", "after", "change", "inversion", "anomaly_index", "suspect"),
     *("disagreement", "sanitize", "sanitized", "peak_memory_bytes", "n_cpus", "accelerator"),
+    *("landlock_abi", "limits", "memory_bytes"),
 }
 MAY_BE_NEGATIVE = {"threshold", "value", "low", "high", "bound"}
 

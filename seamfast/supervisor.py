@@ -1,0 +1,338 @@
+"""``seamfast gate`` as a command: it runs in a process of its own, and this one watches, cleans up and answers.
+
+    supervisor ── starts ──▶ worker: isolated Python, limits, Landlock, seccomp, then torch; writes to private folders
+        │                      │
+        │◀── ends, or is ended ┘
+        ├── renames what the worker staged to --out, prints its document, returns its exit code
+        └── janitor: a child that waits for the supervisor to be killed, then ends the worker and removes the folders
+
+The worker's exit status is no verdict: that is in a file, which it writes last. What ends it otherwise is reported as
+incomplete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import seamfast
+from seamfast.isolation.confine import adopt_orphans
+from seamfast.isolation.folders import private_folder, why_unusable
+from seamfast.isolation.limits import Limits
+from seamfast.options import EXIT_INCOMPLETE, EXIT_USAGE, gate_parser, written_to
+from seamfast.terminal import say, write_out
+from seamfast.worker import RESULT
+
+# Loads seamfast from where this process has it, whatever else the search path holds; ``import`` would look there.
+_BOOTSTRAP = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("seamfast", sys.argv[1], submodule_search_locations=[sys.argv[2]])
+sys.modules["seamfast"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from seamfast.worker import main
+main()
+"""
+
+_KEPT = frozenset(
+    (
+        *("LANG", "LANGUAGE", "TZ", "TERM", "COLUMNS", "NO_COLOR", "SOURCE_DATE_EPOCH", "SEAMFAST_BACKEND"),
+        *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "OMP_WAIT_POLICY", "OMP_STACKSIZE"),
+        *("OMP_THREAD_LIMIT", "OMP_SCHEDULE", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME"),
+        *("MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_CBWR", "OPENBLAS_NUM_THREADS", "ATEN_CPU_CAPABILITY"),
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_MODULE_LOADING", "CUBLAS_WORKSPACE_CONFIG"),
+        *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "NVIDIA_TF32_OVERRIDE"),
+    )
+)
+"""Variables that a run may depend on, none of which names code, as hooks of Python, the loader and torch do."""
+
+_REPORTING_S = 600.0  # that the report on a run that was ended may take
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Interrupted(Exception):
+    """One of ``_SIGNALS`` came."""
+
+
+def supervise(argv: Sequence[str], *, has_stdout: bool = True) -> int:
+    """Run ``seamfast gate ARGV`` in a process of its own and return the exit code.
+
+    Args:
+        argv: what stands behind ``gate``.
+        has_stdout: whether the descriptor was open when the command began.
+    """
+    arguments = gate_parser().parse_args(argv)
+    if reason := why_unusable(arguments.model, arguments.out, arguments.architecture_path):
+        say(f"seamfast: {reason}")
+        return EXIT_USAGE
+    # Blocked, they are waited for, and interrupt nothing else. What was ignored, as under nohup, stays so.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, signal.SIGCHLD})
+    try:
+        return _Run(arguments, argv).answer(has_stdout)
+    except _Interrupted:
+        say("seamfast: interrupted")
+    except OSError as error:
+        say(f"seamfast: could not complete: {type(error).__name__}: {error}")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return EXIT_INCOMPLETE
+
+
+class _Run:
+    """One run of the gate, its folders and its processes."""
+
+    def __init__(self, arguments: Namespace, argv: Sequence[str]) -> None:
+        self.arguments, self.argv = arguments, argv
+        self.out = None if arguments.out is None or arguments.dry_run else Path(os.path.abspath(arguments.out))
+        self.limits = Limits.of(arguments.max_memory, arguments.max_time)
+        self.private = Path()
+        self.staging: Path | None = None
+        self.locks: list[int] = []
+
+    def answer(self, has_stdout: bool) -> int:
+        """Run, publish, print; the exit code."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self._make_folders(stack)
+            except OSError as error:
+                if self.out is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE):
+                    raise
+                say(
+                    f"seamfast: out is {self.arguments.out!r}, beside which nothing can be written ({error.strerror}); "
+                    "expected a folder that does not exist yet in one that can be written to"
+                )
+                return EXIT_USAGE
+            self.janitor = stack.enter_context(_janitor([self.private, *([self.staging] if self.staging else [])]))
+            self.adopts = adopt_orphans()
+            self.others = _children()
+            answer = self._answer_of_worker()
+            code, text = answer["code"], answer["text"]
+            if self._publish(code) and not self.arguments.json:
+                text += written_to(self.arguments.out) + "\n"
+            if code == 0 and self.out is not None and not self.out.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "the run passed and wrote no output", self.arguments.out)
+        is_told = has_stdout and write_out(text)
+        if not is_told and text and (self.out is None or not self.out.is_dir()):
+            say("seamfast: could not complete: the report cannot be written to stdout, and there is no --out")
+            return EXIT_INCOMPLETE
+        return int(code)
+
+    def _make_folders(self, stack: contextlib.ExitStack) -> None:
+        if self.out is not None:
+            stack.callback(_remove_empty, _made(self.out.parent))
+            self.staging, lock = stack.enter_context(private_folder(self.out.parent, f".{self.out.name}"))
+            self.locks.append(lock)
+        self.private, lock = stack.enter_context(private_folder(Path(tempfile.gettempdir()), "seamfast-gate"))
+        self.locks.append(lock)
+        (self.private / "tmp").mkdir()
+
+    def _answer_of_worker(self) -> dict[str, Any]:
+        """What the worker left; where it left nothing, what another one reports about that."""
+        ended = self._start_and_wait(self.limits, None)
+        if ended is None:
+            answer = self._result()
+            if "failed" not in answer:
+                return answer
+            ended = answer["failed"]
+        self._clear_staging()
+        say(f"seamfast: {ended}")
+        reporting = Limits.of(None, _REPORTING_S)
+        if self._start_and_wait(reporting, ended) is None and "code" in (answer := self._result()):
+            return answer
+        return {"code": EXIT_INCOMPLETE, "text": ""}
+
+    def _start_and_wait(self, limits: Limits, stopped: str | None) -> str | None:
+        """Run a worker; why it was ended, or ``None`` where it left a result."""
+        (self.private / RESULT).unlink(missing_ok=True)
+        how = {
+            "private": str(self.private),
+            "staging": None if self.staging is None else str(self.staging),
+            "parent": os.getpid(),
+            "limits": limits.to_dict(),
+            "stopped": stopped,
+            "cuda": self.arguments.device != "cpu",
+            "path": _user_site(),
+        }
+        package = os.path.abspath(seamfast.__file__)
+        command = [sys.executable, "-I", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _BOOTSTRAP]
+        process = subprocess.Popen(
+            [*command, package, os.path.dirname(package), json.dumps(how), *self.argv],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what is printed there is no document
+            env=_environment(self.private / "tmp"),
+            pass_fds=self.locks,
+            start_new_session=True,
+        )
+        os.write(self.janitor, b"%d\n" % process.pid)
+        try:
+            in_time = _wait(process, limits.time_s)
+        finally:
+            self._end(process)
+        if not in_time:
+            return f"did not end within {limits.time_s:g} s, the limit that --max-time sets"
+        if (self.private / RESULT).exists():
+            return None
+        return _ended(process.returncode, limits)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """End the worker and all that it started, also what has left its group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.write(self.janitor, b"0\n")
+        while self.adopts and (left := _children() - self.others):
+            for child in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(child, 0)
+
+    def _result(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads((self.private / RESULT).read_text(encoding="ascii"))
+        return answer
+
+    def _clear_staging(self) -> None:
+        for folder in (self.staging, self.private / "tmp"):
+            for entry in [] if folder is None else os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif entry.name != "lock":
+                    os.unlink(entry.path)
+
+    def _publish(self, code: int) -> bool:
+        """Whether something was staged, which is ``--out`` now."""
+        if self.out is None or self.staging is None or not (self.staging / "out").is_dir():
+            return False
+        mask = os.umask(0)
+        os.umask(mask)
+        (self.staging / "out").chmod(0o777 & ~mask)  # which the worker may not
+        os.rename(self.staging / "out", self.out)  # over an empty folder too, and over nothing else
+        return True
+
+
+def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
+    """Whether the process ended by itself within the time."""
+    end = time.monotonic() + time_s
+    while process.poll() is None:
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        came = signal.sigtimedwait({*_SIGNALS, signal.SIGCHLD}, min(left, 60.0))
+        if came is not None and came.si_signo != signal.SIGCHLD:
+            raise _Interrupted
+    return True
+
+
+def _ended(status: int, limits: Limits) -> str:
+    """Why a worker that left no result ended."""
+    if status >= 0:
+        return f"the process of the run ended with status {status} and without a verdict"
+    name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
+    if -status == signal.SIGXCPU:
+        return f"the process of the run used {limits.cpu_s:,} s of processor time, the limit that --max-time sets"
+    more = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
+    return f"the process of the run was ended by {name}{more}"
+
+
+def _children() -> set[int]:
+    """The processes whose parent is this one."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                status = Path("/proc", name, "stat").read_bytes()
+                if int(status.rpartition(b")")[2].split()[1]) == os.getpid():
+                    found.add(int(name))
+    return found
+
+
+@contextlib.contextmanager
+def _janitor(folders: Sequence[Path]) -> Iterator[int]:
+    """A process that waits for this one to end, in whatever way, and then cleans up what it did not.
+
+    Yields a descriptor to which the process to end with this one is written, a line each, 0 for none.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()  # of a process without threads
+    if child == 0:
+        os.close(writer)
+        _clean_after(reader, folders)
+    os.close(reader)
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _clean_after(reader: int, folders: Sequence[Path]) -> NoReturn:
+    try:
+        os.setsid()  # what ends the supervisor's group, or its terminal, does not end this one
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):  # so that nobody waits for their end
+            os.dup2(null, descriptor)
+        told = b"0\n"
+        while part := os.read(reader, 4096):
+            told = (told + part)[-100:]
+        worker = int(told.splitlines()[-1])
+        if worker:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker, signal.SIGKILL)
+        for folder in folders:
+            for _ in range(50):  # while what was ended may still write
+                shutil.rmtree(folder, ignore_errors=True)
+                if not os.path.lexists(folder):
+                    break
+                time.sleep(0.1)
+    finally:
+        os._exit(0)
+
+
+def _environment(temporary: Path) -> dict[str, str]:
+    """The variables of the worker."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")}
+    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(folder)]
+    kept["PATH"] = os.pathsep.join(folders) or os.defpath
+    # Where a container has the library of NVIDIA's driver, the loader finds it by this variable alone.
+    libraries = [
+        folder
+        for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+        if os.path.isabs(folder) and os.path.exists(os.path.join(folder, "libcuda.so.1"))
+    ]
+    if libraries:
+        kept["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    return kept | {"HOME": str(temporary), "TMPDIR": str(temporary)}
+
+
+def _user_site() -> list[str]:
+    """The user's own site folder, where seamfast is installed in it."""
+    site = sys.modules.get("site")
+    folder = None if site is None else site.USER_SITE
+    package = os.path.dirname(os.path.abspath(seamfast.__file__))
+    return [folder] if folder and os.path.dirname(package) == os.path.realpath(folder) else []
+
+
+def _made(folder: Path) -> list[Path]:
+    """The folders that did not exist, ``folder`` and those that it lies in, which are made; the innermost first."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
