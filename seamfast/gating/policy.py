@@ -84,6 +84,8 @@ METRICS: dict[str, Metric] = {
     "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
     "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
     "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted; no value if undecided"),
+    "provenance.verified": Metric("boolean", 0, 1, True, "whether the signature of the received model was verified"),
+    "attestation.signed": Metric("boolean", 0, 1, True, "whether the attestation is signed"),
 }
 """All that a rule may name."""
 FORMER_METRICS = {"parting_worst": "disagreement_worst"}
