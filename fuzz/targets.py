@@ -5,14 +5,19 @@ An input may be refused, by an ``InputError`` whose message is short and printab
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from safetensors.torch import save
 
 from seamfast.errors import InputError, PolicyError
@@ -20,8 +25,32 @@ from seamfast.gating.architecture import parse_architecture
 from seamfast.gating.config_json import parse_config
 from seamfast.gating.decision import decide
 from seamfast.gating.policy import TEMPLATE, describe, parse_policy
+from seamfast.gating.provenance.dsse import envelope
+from seamfast.gating.provenance.keys import TrustedCertificates, TrustedKey, read_signing_key
+from seamfast.gating.provenance.model_signature import model_signature, read_model_signature
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, read_tensors
+
+# Ed25519 from fixed bytes, so that equal seeds give equal runs.
+_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(32))
+_NAME = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "signer")])
+_CERTIFICATE = (
+    x509.CertificateBuilder(_NAME, _NAME, _PRIVATE.public_key(), serial_number=1)
+    .not_valid_before(datetime(2020, 1, 1))
+    .not_valid_after(datetime(2090, 1, 1))
+    .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+    .sign(_PRIVATE, None)
+)
+CERTIFICATE = _CERTIFICATE.public_bytes(Encoding.DER)
+with tempfile.TemporaryDirectory() as _folder:  # the key as an operator has it
+    _path = Path(_folder) / "key.pem"
+    _path.write_bytes(_PRIVATE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    KEY = read_signing_key(_path, model="/nowhere")
+TRUSTED_KEY, TRUSTED_CERTIFICATE = TrustedKey(KEY.public), TrustedCertificates((_CERTIFICATE,))
+SIGNED = {"model.json": "0" * 64, "model.safetensors": "1" * 64}
+SIGNATURE = model_signature("model", SIGNED, KEY)
+BUNDLE = json.loads(SIGNATURE)
+STATEMENT = base64.b64decode(BUNDLE["dsseEnvelope"]["payload"])
 
 
 @dataclass(frozen=True)
@@ -97,6 +126,28 @@ def run_config(data: bytes) -> bool:
     return True
 
 
+def run_signature(data: bytes) -> bool:
+    """A model's signature: after ``s`` a statement, signed with the trusted key; after ``c`` the certificate that a
+    sound signature comes with; after anything else a whole bundle.
+    """
+    rest, content, trusted = data[1:], data[1:], TRUSTED_KEY
+    if data[:1] == b"s":
+        content = json.dumps({**BUNDLE, "dsseEnvelope": envelope(rest, KEY)}).encode()
+    elif data[:1] == b"c":
+        material = {"certificate": {"rawBytes": base64.b64encode(rest).decode()}}
+        content, trusted = json.dumps({**BUNDLE, "verificationMaterial": material}).encode(), TRUSTED_CERTIFICATE
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.sig"
+        path.write_bytes(content)
+        if refusal(lambda: read_model_signature(path, trusted), RefusedError):
+            return False
+        digests = read_model_signature(path, trusted).digests
+    assert digests
+    assert data[:1] == b"s" or digests == SIGNED, f"files that were not signed: {digests}"
+    assert data[:1] != b"c" or rest == CERTIFICATE, "a certificate that is not the one that is trusted"
+    return True
+
+
 SMALL = b'version=1\nname="a"\nrule=[{id="b",metric="sanitize.accepted",threshold=true,greater_is_better=true}]\n'
 SETTINGS = SMALL + b"[sanitize]\nsettings={strengths=[1.0],radius=2}\n[audit]\nlevel=0.9\ninversion=false\n"
 DESCRIPTION = (
@@ -132,6 +183,11 @@ TARGETS = {
     ),
     "policy": Target(
         run_policy, (TEMPLATE.encode(), SMALL, SETTINGS), (*WORDS, b"threshold", b"min_samples", b"sanitize.settings")
+    ),
+    "signature": Target(
+        run_signature,
+        (b"b" + SIGNATURE, b"s" + STATEMENT, b"c" + CERTIFICATE),
+        (*WORDS, b"..", b"/", b'"sha256"', b"AAAA", b"rawBytes"),
     ),
     "config": Target(
         run_config,

@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -418,12 +419,16 @@ Certificates = tuple[Path, list[bytes], Any]
 
 
 def certified(
-    folder: Path, *, usage: Any = None, days: int = 30, middle_is_authority: bool = True, root_key: Any = None
+    folder: Path,
+    *,
+    usage: Any = None,
+    days: int = 30,
+    middle_is_authority: bool = True,
+    path_length: int | None = None,
 ) -> Certificates:
     """A root in a PEM file; the chain of a signer below it, in DER, the signer first; and the signer's key."""
     now = datetime.datetime.now(datetime.timezone.utc)
-    made = [root_key or ec.generate_private_key(ec.SECP256R1()) for _ in range(1)]
-    made += [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    made = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
     found = []
     for depth, name in enumerate(("root", "middle", "signer")):
         builder = (
@@ -437,7 +442,9 @@ def certified(
         )
         if depth < 2:
             is_authority = depth == 0 or middle_is_authority
-            builder = builder.add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+            builder = builder.add_extension(
+                x509.BasicConstraints(is_authority, None if depth else path_length), critical=True
+            )
         elif usage is not None:
             builder = builder.add_extension(usage, critical=True)
         found.append(builder.sign(made[max(depth - 1, 0)], hashes.SHA256()))
@@ -475,6 +482,12 @@ def test_signer_with_a_certificate(usage: Any, model: Path, policy: Policies, tm
     assert gate(model, "digits", policy=policy(), verify_certificate=root, progress=False).outcome == "refused"
 
 
+def in_version_9(der: bytes) -> bytes:
+    version = bytes.fromhex("a003020102")  # [0] INTEGER 2, which is version 3
+    assert der.count(version) == 1
+    return der.replace(version, bytes.fromhex("a003020108"))
+
+
 REFUSED_CHAINS: dict[str, tuple[dict[str, Any], Callable[[list[bytes]], list[bytes]], str]] = {
     "of a web server": ({"usage": SERVER}, list, "its certificate is not for code signing"),
     "for encryption": ({"usage": SEALING}, list, "its certificate is not for digital signatures"),
@@ -484,6 +497,7 @@ REFUSED_CHAINS: dict[str, tuple[dict[str, Any], Callable[[list[bytes]], list[byt
     "signed by no authority": ({"usage": CODE, "middle_is_authority": False}, list, "its certificate is not valid by"),
     "no certificate": ({"usage": CODE}, lambda c: [], "it holds no list of 1 to 8 certificates"),
     "too many": ({"usage": CODE}, lambda c: c * 5, "it holds no list of 1 to 8 certificates"),
+    "version 9": ({"usage": CODE}, lambda c: [in_version_9(c[0])], "its certificate cannot be read: 8 is not a valid"),
     "no DER": ({"usage": CODE}, lambda c: [b"no", *c], "error parsing asn1 value"),
 }
 
@@ -520,6 +534,16 @@ def test_chain_to_another_root_and_key_of_another_are_refused(model: Path, key: 
     verifier = read_verifier(None, root, model=NOWHERE)
     assert verifier is not None
     with pytest.raises(RefusedError, match=r"the signature does not verify with key sha256:\w+ of CN=signer; expected"):
+        read_model_signature(path, verifier)
+
+
+def test_length_of_a_path_is_kept(model: Path, tmp_path: Path) -> None:
+    root, chain, own = certified(tmp_path, usage=CODE, path_length=0)
+    path = signed(model, write_key(tmp_path / "own.pem", own))
+    with_chain(path, chain)
+    verifier = read_verifier(None, root, model=NOWHERE)
+    assert verifier is not None
+    with pytest.raises(RefusedError, match="its certificate is not valid by those that are trusted: "):
         read_model_signature(path, verifier)
 
 
@@ -674,6 +698,26 @@ def test_openssl_verifies_the_attestation(signed_run: Run, tmp_path: Path) -> No
         (tmp_path / "signed").write_bytes(content)
         ended = subprocess.run(["openssl", *map(str, command)], cwd=tmp_path, capture_output=True, check=False)
         assert (ended.returncode == 0) is verifies, ended
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+def test_commands_of_the_document_verify_the_attestation(signed_run: Run, tampered: bool, tmp_path: Path) -> None:
+    if missing := [name for name in ("jq", "openssl", "sha256sum") if shutil.which(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    _, out, public = signed_run
+    text = (Path(__file__).parents[2] / "docs" / "provenance.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n(jq .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    if "ed25519" in public.name:
+        (other,) = re.findall(r"`(openssl pkeyutl [^`]*)`", text)
+        block = re.sub(r"^openssl dgst .*$", other, block, flags=re.MULTILINE)
+    shutil.copytree(out, tmp_path / "verdict")
+    shutil.copy(public, tmp_path / "gate.pub")
+    if tampered:
+        flip(tmp_path / "verdict" / "sanitized" / "model.safetensors")
+    ended = subprocess.run(["sh", "-e"], input=block, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode == 0) is not tampered, ended
+    assert "Verified" in ended.stdout
+    assert f"verdict/sanitized/model.safetensors: {'FAILED' if tampered else 'OK'}" in ended.stdout
 
 
 def test_securesystemslib_verifies_the_attestation(signed_run: Run) -> None:

@@ -126,9 +126,22 @@ class TrustedCertificates:
         certificate for a web server by the same authority signs no model. One of the two must be stated.
         """
         from cryptography import x509
+        from cryptography.exceptions import UnsupportedAlgorithm
+
+        try:
+            return self._signer([x509.load_der_x509_certificate(der) for der in _chain(material)])
+        except (
+            UnsupportedAlgorithm,
+            x509.DuplicateExtension,
+            x509.InvalidVersion,
+            x509.UnsupportedGeneralNameType,
+        ) as error:
+            raise ValueError(f"its certificate cannot be read: {error}") from error
+
+    def _signer(self, chain: list[x509.Certificate]) -> Signer:
+        from cryptography import x509
         from cryptography.x509 import verification
 
-        chain = [x509.load_der_x509_certificate(der) for der in _chain(material)]
         # Names of hosts and clients mean nothing here, so only what the authorities need is required of extensions.
         policy = verification.PolicyBuilder().store(verification.Store(list(self.certificates)))
         policy = policy.extension_policies(
