@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from targets import Target
 
-NAMES = ("header", "policy", "config", "kind", "npz", "idx", "image")
+NAMES = ("header", "policy", "config", "kind", "npz", "idx", "image", "signature")
 INPUT_S = 10.0  # for one input
 INPUT_BYTES = 2 << 30  # of memory, beside what the libraries take
 ROUND = 200  # inputs between two looks at the clock

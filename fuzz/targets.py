@@ -5,6 +5,7 @@ An input may be refused, by an ``InputError`` whose message is short and printab
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -14,10 +15,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from PIL import Image
 from safetensors.torch import save
 
@@ -28,9 +33,33 @@ from seamfast.gating.architecture import parse_architecture
 from seamfast.gating.config_json import parse_config
 from seamfast.gating.decision import decide
 from seamfast.gating.policy import TEMPLATE, describe, parse_policy
+from seamfast.gating.provenance.dsse import envelope
+from seamfast.gating.provenance.keys import TrustedCertificates, TrustedKey, read_signing_key
+from seamfast.gating.provenance.model_signature import model_signature, read_model_signature
 from seamfast.intake.identify import READABLE, look, refuse_kind
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, read_tensors
+
+# Ed25519 from fixed bytes, so that equal seeds give equal runs.
+_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(32))
+_NAME = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "signer")])
+_CERTIFICATE = (
+    x509.CertificateBuilder(_NAME, _NAME, _PRIVATE.public_key(), serial_number=1)
+    .not_valid_before(datetime(2020, 1, 1))
+    .not_valid_after(datetime(2090, 1, 1))
+    .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+    .sign(_PRIVATE, None)
+)
+CERTIFICATE = _CERTIFICATE.public_bytes(Encoding.DER)
+with tempfile.TemporaryDirectory() as _folder:  # the key as an operator has it
+    _path = Path(_folder) / "key.pem"
+    _path.write_bytes(_PRIVATE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    KEY = read_signing_key(_path, model="/nowhere")
+TRUSTED_KEY, TRUSTED_CERTIFICATE = TrustedKey(KEY.public), TrustedCertificates((_CERTIFICATE,))
+SIGNED = {"model.json": "0" * 64, "model.safetensors": "1" * 64}
+SIGNATURE = model_signature("model", SIGNED, KEY)
+BUNDLE = json.loads(SIGNATURE)
+STATEMENT = base64.b64decode(BUNDLE["dsseEnvelope"]["payload"])
 
 
 @dataclass(frozen=True)
@@ -103,6 +132,28 @@ def run_config(data: bytes) -> bool:
     choice = parse_architecture(None, {})
     for name in ("model.json", "config.json"):
         refusal(lambda name=name: choice.resolve({name: data}, "/nowhere"), InputError)
+    return True
+
+
+def run_signature(data: bytes) -> bool:
+    """A model's signature: after ``s`` a statement, signed with the trusted key; after ``c`` the certificate that a
+    sound signature comes with; after anything else a whole bundle.
+    """
+    rest, content, trusted = data[1:], data[1:], TRUSTED_KEY
+    if data[:1] == b"s":
+        content = json.dumps({**BUNDLE, "dsseEnvelope": envelope(rest, KEY)}).encode()
+    elif data[:1] == b"c":
+        material = {"certificate": {"rawBytes": base64.b64encode(rest).decode()}}
+        content, trusted = json.dumps({**BUNDLE, "verificationMaterial": material}).encode(), TRUSTED_CERTIFICATE
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.sig"
+        path.write_bytes(content)
+        if refusal(lambda: read_model_signature(path, trusted), RefusedError):
+            return False
+        digests = read_model_signature(path, trusted).digests
+    assert digests
+    assert data[:1] == b"s" or digests == SIGNED, f"files that were not signed: {digests}"
+    assert data[:1] != b"c" or rest == CERTIFICATE, "a certificate that is not the one that is trusted"
     return True
 
 
@@ -255,6 +306,11 @@ TARGETS = {
     ),
     "policy": Target(
         run_policy, (TEMPLATE.encode(), SMALL, SETTINGS), (*WORDS, b"threshold", b"min_samples", b"sanitize.settings")
+    ),
+    "signature": Target(
+        run_signature,
+        (b"b" + SIGNATURE, b"s" + STATEMENT, b"c" + CERTIFICATE),
+        (*WORDS, b"..", b"/", b'"sha256"', b"AAAA", b"rawBytes"),
     ),
     "config": Target(
         run_config,

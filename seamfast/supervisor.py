@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import seamfast
+from seamfast.errors import InputError
 from seamfast.isolation.confine import adopt_orphans
 from seamfast.isolation.folders import private_folder, why_unusable
 from seamfast.isolation.limits import Limits
@@ -100,6 +101,7 @@ class _Run:
         self.private = Path()
         self.staging: Path | None = None
         self.locks: list[int] = []
+        self.signed_by: tuple[str, list[str]] | None = None
 
     def answer(self, has_stdout: bool) -> int:
         """Run, publish, print; the exit code."""
@@ -114,6 +116,14 @@ class _Run:
                     "expected a folder that does not exist yet in one that can be written to"
                 )
                 return EXIT_USAGE
+            if self.staging is not None and self.arguments.sign_key is not None:
+                from seamfast.gating.provenance.attestation import signing_key_sha256
+
+                try:
+                    self.signed_by = signing_key_sha256(self.arguments.sign_key, model=self.arguments.model)
+                except InputError as error:
+                    say(f"seamfast: {type(error).__name__}: {error}")
+                    return EXIT_USAGE
             self.janitor = stack.enter_context(_janitor([self.private, *([self.staging] if self.staging else [])]))
             self.adopts = adopt_orphans()
             self.others = _children()
@@ -164,6 +174,7 @@ class _Run:
             "stopped": stopped,
             "cuda": self.arguments.device != "cpu",
             "path": _user_site(),
+            "signed_by": self.signed_by,
         }
         package = os.path.abspath(seamfast.__file__)
         command = [sys.executable, "-I", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _BOOTSTRAP]
@@ -215,6 +226,11 @@ class _Run:
         """Whether something was staged, which is ``--out`` now."""
         if self.out is None or self.staging is None or not (self.staging / "out").is_dir():
             return False
+        if self.signed_by is not None:  # here, since the process that has read the model must not read the key
+            from seamfast.gating.provenance.attestation import sign_folder
+
+            key, model = self.arguments.sign_key, self.arguments.model
+            sign_folder(self.staging / "out", key, self.signed_by[0], model=model)
         mask = os.umask(0)
         os.umask(mask)
         (self.staging / "out").chmod(0o777 & ~mask)  # which the worker may not

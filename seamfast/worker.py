@@ -46,6 +46,8 @@ def _isolate(how: dict[str, Any]) -> None:
     limits = Limits(**how["limits"])
     limits.apply()
     state.current.isolated, state.current.limits = True, limits
+    if how["signed_by"] is not None:
+        state.current.signed_by = (how["signed_by"][0], how["signed_by"][1])
     folders = [how["private"], *([] if how["staging"] is None else [how["staging"]])]
     confine(folders, cuda=how["cuda"], isolation=state.current)
     sys.path += how["path"]

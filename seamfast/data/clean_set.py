@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -155,6 +156,20 @@ class CleanSet:
     def identities(self) -> list[Hashable]:
         """A value for each sample; those of two samples are equal if they have the same bytes and the same label."""
         return sample_digests(named_tensors(self.inputs).values(), self.labels)
+
+    def sha256(self) -> str:
+        """The SHA-256 of all samples and labels in their order, in hexadecimal.
+
+        Of each tensor by name, then of ``labels`` as int64: ``[name, dtype, shape]`` as JSON, a newline, the bytes. The
+        name of a single tensor is ``inputs``.
+        """
+        digest = hashlib.sha256()
+        for name, value in (*sorted(named_tensors(self.inputs).items()), ("labels", self.labels)):
+            header = json.dumps([name, dtype_name(value.dtype), list(value.shape)])
+            digest.update(f"{header}\n".encode())
+            for part in torch.split(value, 4096):
+                digest.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def draw(self, fraction: float, *, seed: int = 0) -> CleanSet:
         """A random ``fraction`` of each class, in (0, 1], at least one sample of each: a clean budget."""

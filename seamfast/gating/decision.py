@@ -194,7 +194,7 @@ def _samples_to_pass(rule: Rule, value: float, bound: float, n: int) -> str:
 
 
 def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
-    """What a policy's rules may name, of a report's ``audit``, ``disagreement`` and ``sanitize``.
+    """What a policy's rules may name, of a report's ``audit``, ``disagreement``, ``sanitize`` and ``provenance``.
 
     A metric that was not measured is left out.
     """
@@ -218,6 +218,11 @@ def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
     if run is not None:
         metrics["sanitize.accepted"] = _accepted(run)
         metrics["sanitize.treated"] = _treated(run)
+    provenance = evidence.get("provenance") or {}
+    if (signature := provenance.get("signature")) is not None and signature["verified"] is not None:
+        metrics["provenance.verified"] = _exact(float(signature["verified"]), signature["n_files"] or 0)
+    if provenance.get("attestation") is not None:
+        metrics["attestation.signed"] = _exact(1.0, 1)
     return metrics
 
 

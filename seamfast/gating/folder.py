@@ -31,7 +31,7 @@ from seamfast.intake.tensors import (
     read_tensors,
 )
 from seamfast.models.folder import WEIGHTS
-from seamfast.untrusted import listed, printable, shown
+from seamfast.untrusted import CHUNK, listed, printable, shown
 
 INDEX = "model.safetensors.index.json"
 MAX_FILES = 1000
@@ -206,6 +206,28 @@ def receive(inspection: Inspection) -> Received:
             file = replace(file, role="ignored")
         files.append(file)
     return Received(model.eval(), architecture, tuple(files), converted)
+
+
+def digest_of(inspection: Inspection, name: str) -> str:
+    """The SHA-256 of a file of the folder, in hexadecimal; it need not be one that is used.
+
+    Raises:
+        RefusedError: code ``changed``: it is not as it was inspected.
+    """
+    digest = sha256()
+    with open_untrusted(inspection._root / name, "a file of a model") as file:
+        if _stamp(os.fstat(file.fileno())) != inspection._stamps[name]:
+            _refuse_change_of(name)
+        while part := file.read(CHUNK):
+            digest.update(part)
+    _refuse_changed(inspection, [name])
+    return digest.hexdigest()
+
+
+def name_of(inspection: Inspection, path: Path) -> str | None:
+    """The name of ``path`` in the folder, links resolved; ``None`` if it lies elsewhere."""
+    real = Path(os.path.realpath(path))
+    return real.relative_to(inspection._root).as_posix() if real.is_relative_to(inspection._root) else None
 
 
 def model_values(inspection: Inspection, received: Received | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,15 @@ class Staging:
         if self._partial is not None:
             shutil.rmtree(self._partial / SANITIZED, ignore_errors=True)
 
-    def finish(self, report: dict[str, Any], pictures: Mapping[str, Pictures]) -> None:
+    def finish(
+        self, report: dict[str, Any], pictures: Mapping[str, Pictures], sign: Callable[[Path], None] | None = None
+    ) -> None:
         """Write the report in all its forms, and rename; without an ``out``, do nothing.
 
         Args:
             report: from ``gate_report``; what was written of the sanitized model is added to it.
             pictures: as for ``as_html``.
+            sign: called with the folder before it is renamed, so that none appears whose signing failed.
         """
         if self._out is None:
             return
@@ -94,9 +97,12 @@ class Staging:
             "bom.json": _json(as_bom(report)),
         }
         if any(file["sha256"] is not None and file["role"] == "weights" for file in report["model"]["files"]):
-            documents["attestation.json"] = _json(as_statement(report))  # without a digest it has no subject
+            digest = hashlib.sha256(documents["report.json"]).hexdigest()
+            documents["attestation.json"] = _json(as_statement(report, digest))  # without a digest it has no subject
         for name, content in documents.items():
             _put(partial / name, content)
+        if sign is not None:
+            sign(partial)
         if not state.current.seccomp:  # else whoever started this process does it
             partial.chmod(0o777 & ~_umask())
         os.rename(partial, self._out)  # over an empty folder too, and over nothing else

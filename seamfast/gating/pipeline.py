@@ -8,9 +8,10 @@ outcome; only a policy whose every rule was evaluated and passed ends in 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,27 @@ from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers.load import check_source
 from seamfast.engine.model import as_device, check_weights, resolve_device
-from seamfast.engine.subject import Subject
-from seamfast.errors import DataFileError, InputError, ModelError
+from seamfast.engine.subject import Subject, place
+from seamfast.errors import DataFileError, InputError, ModelError, PolicyError
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
 from seamfast.gating.decision import decide, metrics_of
-from seamfast.gating.folder import Inspection, inspect, receive, resolved
+from seamfast.gating.folder import Inspection, Received, digest_of, inspect, name_of, receive, resolved
 from seamfast.gating.import_guard import nothing_imported_from, refuse_imported
 from seamfast.gating.interrupts import Interrupts, noticed
 from seamfast.gating.output import Staging, free_folder
 from seamfast.gating.places import check_places
-from seamfast.gating.policy import read_policy
+from seamfast.gating.policy import Policy, read_policy
+from seamfast.gating.provenance.attestation import sign_folder, signing_key_sha256
+from seamfast.gating.provenance.keys import Verifier, read_verifier
+from seamfast.gating.provenance.model_signature import ModelSignature, read_model_signature, signature_path
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
 from seamfast.intake.refusal import RefusedError
+from seamfast.isolation import state
 from seamfast.isolation.state import explained
 from seamfast.sanitize import sanitize
-from seamfast.untrusted import listed
+from seamfast.untrusted import listed, printable
 
 MAX_DATA_BYTES = 1 << 30
 """Limit on the decoded clean data that the gate reads: 1 GiB, some 7,000 color images of 224 x 224."""
@@ -74,6 +79,10 @@ def gate(
     architecture: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     allow_pickle: bool = False,
+    verify_key: str | os.PathLike[str] | None = None,
+    verify_certificate: str | os.PathLike[str] | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    sign_key: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -96,6 +105,11 @@ def gate(
             ``registered:NAME``, ``module:function`` (operator's code), or ``timm:NAME``.
         arguments: of the architecture.
         allow_pickle: let a state_dict that is a pickle through ``seamfast.intake.pickles``.
+        verify_key, verify_certificate: a public key, or certificates, as PEM: refuse a model whose signature does not
+            verify with it (``seamfast[sign]``).
+        signature: of the model, by OpenSSF model signing; ``None``: ``model.sig`` in its folder.
+        sign_key: a private key as PEM, EC P-256 or Ed25519, for ``attestation.dsse.json`` and ``sanitized/model.sig``.
+            It is read before the run and again after it, and not kept meanwhile.
         dry_run: read the policy, inspect the files, load the data; no weights, no run, nothing written. The outcome is
             ``"inconclusive"`` at best.
         seed: of the division, the audits and the run.
@@ -106,14 +120,22 @@ def gate(
         GateResult. Refusals and failures are results too; what is wrong with the call itself raises.
 
     Raises:
-        PolicyError: the policy cannot be used.
+        PolicyError: the policy cannot be used, or a rule of it needs a key that is not given.
+        OSError: the output cannot be written or signed; nothing is left of it.
         InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
         KeyboardInterrupt: on Ctrl-C; nothing is written. One that code of an architecture raises ends in a report.
     """
     rules = read_policy(policy)
     folder = None if out is None else free_folder(Path(out))
     _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
+    verifier = read_verifier(verify_key, verify_certificate, model=model)
+    if signature is not None and verifier is None:
+        raise InputError("signature is given and no key; expected verify_key or verify_certificate with it")
+    if sign_key is not None and folder is None:
+        raise InputError("sign_key is given and out is None; expected a folder for what is signed")
+    _check_keys(rules, verifier, sign_key)
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
+    sign = None if sign_key is None else _signing(run, sign_key, model)
     if rules.untreated == "allowed":
         run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
     sanitized: nn.Module | None = None
@@ -125,10 +147,13 @@ def gate(
             with run.timed("inspect"):
                 run.inspection = _inspected(run.path, architecture, arguments, allow_pickle)
                 run.warnings += _about_files(run.inspection)
+                signed = None if verifier is None else _signature(run, run.inspection, verifier, signature)
                 samples = _clean_data(data, root, split, run.inspection.architecture)
                 parts = _divided(run, samples, data, split)
                 if not dry_run:
                     run.received = receive(run.inspection)
+                    if signed is not None:
+                        _compare(run, run.inspection, run.received, signed)
                     check_weights(run.received.model)
                     _check_parts(samples.labels, parts, place(run.received.model, samples.subset([0]), "cpu"))
             if run.received is not None:
@@ -154,8 +179,51 @@ def gate(
             sanitized = None
             staging.discard_model()
         if not dry_run:
-            staging.finish(report, run.pictures)
+            staging.finish(report, run.pictures, sign)
     return GateResult(verdict["outcome"], verdict["exit_code"], report, sanitized, run.error)
+
+
+def _check_keys(policy: Policy, verifier: Verifier | None, sign_key: object) -> None:
+    """A rule that no run can meet is found before the run."""
+    given = {"provenance.verified": verifier is not None, "attestation.signed": sign_key is not None}
+    wanted = {"provenance.verified": "verify_key or verify_certificate", "attestation.signed": "sign_key"}
+    for rule in policy.rules:
+        if not given.get(rule.metric, True):
+            raise PolicyError(f"rule '{rule.id}' requires {rule.metric}; expected {wanted[rule.metric]}")
+
+
+def _signature(
+    run: GateRun, inspection: Inspection, verifier: Verifier, given: str | os.PathLike[str] | None
+) -> ModelSignature:
+    """The model's signature, verified, and over every file that is used; the digests are still to be compared."""
+    path = signature_path(run.path, given)
+    values = {"path": printable(path, 4096), "by": verifier.kind, "verified": False}
+    run.evidence["provenance"]["signature"] = values | dict.fromkeys(("key_sha256", "subject", "n_files"))
+    signed = read_model_signature(path, verifier)
+    signed.check_names(inspection.files, name_of(inspection, path), alone=run.path.is_file())
+    signer = {"key_sha256": signed.signer.key.sha256, "subject": signed.signer.subject, "verified": None}
+    run.evidence["provenance"]["signature"] |= signer
+    return signed
+
+
+def _compare(run: GateRun, inspection: Inspection, received: Received, signed: ModelSignature) -> None:
+    """The bytes that were used are those that were signed."""
+    values = run.evidence["provenance"]["signature"]
+    values["verified"] = False
+    n_files = signed.check_digests(received.files, partial(digest_of, inspection), alone=run.path.is_file())
+    values |= {"verified": True, "n_files": n_files}
+
+
+def _signing(run: GateRun, key: str | os.PathLike[str], model: Any) -> Callable[[Path], None] | None:
+    """What signs the output, and in ``run`` by which key; ``None`` where whoever started this process signs it."""
+    if state.current.signed_by is None:
+        sha256, warnings = signing_key_sha256(key, model=model)
+        sign = partial(sign_folder, path=key, sha256=sha256, model=model)
+    else:  # and holds the key, which this one does not read
+        sha256, warnings, sign = *state.current.signed_by, None
+    run.warnings += warnings
+    run.evidence["provenance"]["attestation"] = {"key_sha256": sha256}
+    return sign
 
 
 def _check_call(
@@ -282,6 +350,7 @@ def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> S
     run.data = {
         "path": "(in memory)" if isinstance(data, CleanSet) else os.fspath(data) + (f", {split}" if split else ""),
         "n_samples": len(samples),
+        "sha256": samples.sha256(),
         "n_distinct": n_distinct,
         "num_classes": int(samples.labels.max()) + 1 if samples.num_classes is None else samples.num_classes,
         "class_names": None if samples.class_names is None else list(samples.class_names),

@@ -89,6 +89,8 @@ METRICS: dict[str, Metric] = {
     "after.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, sanitized"),
     "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted; no value if undecided"),
     "sanitize.treated": Metric("boolean", 0, 1, True, "accepted, run to its end, and other weights than received"),
+    "provenance.verified": Metric("boolean", 0, 1, True, "whether the signature of the received model was verified"),
+    "attestation.signed": Metric("boolean", 0, 1, True, "whether the attestation is signed"),
 }
 """All that a rule may name."""
 FORMER_METRICS = {"parting_worst": "disagreement_worst"}

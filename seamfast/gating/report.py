@@ -51,7 +51,12 @@ class GateRun:
     received: Received | None = None
     data: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(
-        default_factory=lambda: {"audit": dict.fromkeys(_AUDITS), "disagreement": None, "sanitize": None}
+        default_factory=lambda: {
+            "audit": dict.fromkeys(_AUDITS),
+            "disagreement": None,
+            "sanitize": None,
+            "provenance": {"signature": None, "attestation": None},
+        }
     )
     decision: Decision | None = None
     refusal: RefusedError | None = None
@@ -101,7 +106,7 @@ def gate_report(run: GateRun, *, dry_run: bool = False) -> dict[str, Any]:
         **run.evidence,
         "sanitized": None,
         "isolation": isolation.to_dict(),
-        "statements": _statements(run.evidence, policy.audit.level),
+        "statements": _provenance(run.evidence["provenance"]) + _statements(run.evidence, policy.audit.level),
         "limits": list(_LIMITS),
         "warnings": [*run.warnings, *isolation.missing],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -126,6 +131,17 @@ def _verdict(run: GateRun, dry_run: bool) -> tuple[str, list[str]]:
         return "incomplete", ["no rule was evaluated"]
     reasons = [f"{rule.id}: {rule.reason}" for rule in run.decision.rules if rule.outcome != "pass"]
     return run.decision.outcome, reasons or [f"all {len(run.decision.rules)} rules passed"]
+
+
+def _provenance(provenance: Mapping[str, Any]) -> list[str]:
+    """Whose signature the model has, in a sentence, if it was verified."""
+    signature = provenance["signature"]
+    if signature is None or not signature["verified"]:
+        return []
+    who = "" if signature["subject"] is None else f" of {signature['subject']}"
+    n_files = signature["n_files"]
+    key = f"key sha256:{signature['key_sha256']}"
+    return [f"model as received: signed with {key}{who}; all {n_files} files are as they were signed"]
 
 
 _NOT_FINITE = {

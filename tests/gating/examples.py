@@ -52,6 +52,7 @@ def example(outcome: str = "pass") -> dict[str, Any]:
         },
         "disagreement": _disagreement() if decided else None,
         "sanitize": _sanitize() if decided else None,
+        "provenance": _provenance(outcome),
         "sanitized": _sanitized() if outcome == "pass" else None,
         "isolation": _isolation(),
         "statements": _statements(outcome),
@@ -202,9 +203,25 @@ def _file(name: str, kind: str, n_bytes: int) -> tuple[str, str, int, str]:
     return name, kind, n_bytes, sha256(name)
 
 
+def _provenance(outcome: str) -> dict[str, Any]:
+    signature = {
+        "path": "incoming/model.sig",
+        "by": "certificate",
+        "verified": True,
+        "key_sha256": sha256("supplier"),
+        "subject": "CN=supplier",
+        "n_files": 2,
+    }
+    return {
+        "signature": signature if outcome == "pass" else None,
+        "attestation": {"key_sha256": sha256("gate")} if outcome == "pass" else None,
+    }
+
+
 def _data() -> dict[str, Any]:
     return {
         "path": "clean/digits.npz",
+        "sha256": sha256("clean data"),
         "n_samples": N_REPAIR + N_AUDIT,
         "n_distinct": N_REPAIR + N_AUDIT,
         "num_classes": NUM_CLASSES,

@@ -265,13 +265,33 @@ def test_statement_of_what_passed_is_about_the_sanitized_weights_alone() -> None
     ]
     assert statement["predicate"] == {
         "result": "WARNED",
-        "configuration": [{"name": "first gate", "digest": {"sha256": sha256("policy")}}],
+        "configuration": statement["predicate"]["configuration"],
         "passedTests": ["accuracy", "accuracy-lost", "battery", "sanitized"],
         "warnedTests": [],
         "failedTests": [],
     }
     received = {file["sha256"] for file in report["model"]["files"] if file["role"] == "weights"}
-    assert not any(digest in received for digest in strings(statement))
+    assert not any(digest in received for digest in strings(statement["subject"]))
+
+
+def test_statement_binds_what_its_result_rests_on() -> None:
+    report = example()
+    configuration = as_statement(report, sha256("report"))["predicate"]["configuration"]
+    digests = {entry["name"]: entry["digest"]["sha256"] for entry in configuration}
+    received = {f"received/{f['name']}": f["sha256"] for f in report["model"]["files"] if f["sha256"] is not None}
+    assert received
+    architecture, environment = report["model"]["architecture"], configuration[-1]["annotations"]
+    assert environment.keys() == {"seamfast", "python", "torch", "numpy", "platform"}
+    assert digests == {
+        "first gate": sha256("policy"),
+        "clean data": sha256("clean data"),
+        **received,
+        "report.json": sha256("report"),
+        "architecture": sha256(json.dumps(architecture, sort_keys=True, separators=(",", ":"))),
+        "environment": sha256(json.dumps(environment, sort_keys=True, separators=(",", ":"))),
+    }
+    assert json.loads(configuration[-2]["annotations"]["arguments"]) == architecture["arguments"]
+    assert "report.json" not in strings(as_statement(report))
 
 
 def test_statement_without_warnings_is_passed() -> None:

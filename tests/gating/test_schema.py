@@ -151,6 +151,8 @@ def test_a_dry_run_evaluates_no_rule() -> None:
         ("pass", ("policy", "rules", 3, "threshold"), 1.0),
         ("pass", ("policy", "rules", 3, "threshold"), False),
         ("pass", ("sanitized", "files"), []),
+        ("pass", ("provenance", "signature", "verified"), False),
+        ("pass", ("provenance", "signature", "verified"), None),
         ("fail", ("policy", "rules", 2, "outcome"), "pass"),
         ("inconclusive", ("policy", "rules", 1, "outcome"), "fail"),
         ("refused", ("refusal",), None),
@@ -190,6 +192,7 @@ NULLABLE = {  # here or in some outcome
     *("refusal", "data", "class_names", "before", "after", "change", "inversion", "anomaly_index", "suspect"),
     *("disagreement", "sanitize", "sanitized", "peak_memory_bytes", "n_cpus", "accelerator"),
     *("landlock_abi", "limits", "memory_bytes"),
+    *("signature", "attestation", "key_sha256", "subject", "n_files"),
 }
 MAY_BE_NEGATIVE = {"threshold", "value", "low", "high", "bound"}
 
