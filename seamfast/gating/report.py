@@ -163,13 +163,13 @@ def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
         inversion = audit["inversion"]
         if inversion is not None:
             index = inversion["anomaly_index"]
-            whole = "" if inversion["complete"] else ", cut short by its time budget"
+            whole = "" if inversion["complete"] else ", cut short by its time budget or by gradients of NaN"
             broken = [one.name for one in lost if one.kind == "inversion"]
             if broken:
                 classes = ", ".join(broken[:_MOST_CLASSES]) + (", ..." if len(broken) > _MOST_CLASSES else "")
                 lines.append(
                     f"{model}: trigger inversion met answers that are not finite in its search for {len(broken)} of "
-                    f"{len(inversion['classes'])} classes ({classes}), so it has no anomaly index{whole}"
+                    f"{len(inversion['classes'])} classes ({classes}), so it has no anomaly index"
                 )
             elif index is None:
                 lines.append(f"{model}: trigger inversion has no anomaly index with so few classes{whole}")
