@@ -766,6 +766,14 @@ MUTANTS = [
         "audits/test_inversion.py",
     ),
     Mutant(
+        "inversion-steps-along-nan",
+        "audits/inversion.py",
+        "return taken - int(self._blocked.max())",
+        "return taken",
+        "an inversion that had no gradient to follow counts as complete",
+        "audits/test_inversion.py",
+    ),
+    Mutant(
         "subject-inf-is-an-answer",
         "engine/subject.py",
         "logits.isfinite().all(1), logits.argmax(1)",

@@ -77,7 +77,7 @@ class Inversion:
             than 5 classes, and where a class has ``n_not_finite`` above 0: a model could hide its smallest mask behind
             NaN. The paper takes more than 2 for a backdoor.
         suspect: the class with the smallest mask of those reached; ``None`` where none was.
-        steps: how many were taken for the class with the fewest.
+        steps: how many were taken for the class with the fewest; one whose gradient is not finite is none.
         complete: whether every class got all its steps.
     """
 
@@ -213,11 +213,13 @@ class _Search:
         self._weight = torch.full((n,), _WEIGHT, device=device)
         self._reached = torch.zeros(n, dtype=torch.bool, device=device)
         self._not_finite = torch.zeros(n, dtype=torch.int64, device=device)
+        self._blocked = torch.zeros(n, dtype=torch.int64, device=device)
         self._share = torch.full((n,), math.inf, device=device)
         self._best = self._triggers.values()
 
     def run(self, steps: int, end: float, advance: Callable[[int], object]) -> int:
-        """Take ``steps``, fewer where ``end`` on the clock comes before; at least one. Returns how many."""
+        """Take ``steps``, fewer where ``end`` on the clock comes before, one at least. Returns how many were of use to
+        the class with the fewest: a step along a gradient that is not finite is not."""
         hit = seen = torch.zeros_like(self._weight)
         taken = 0
         while taken < steps and (taken == 0 or time.perf_counter() < end):
@@ -229,7 +231,7 @@ class _Search:
                 hit = seen = torch.zeros_like(self._weight)
                 self._share.sum().item()  # the clock is to see what was computed, not what was queued
         self._keep(~self._reached)
-        return taken
+        return taken - int(self._blocked.max())
 
     def tested_on(self, indices: Tensor) -> list[InvertedTrigger]:
         """What was found, each tested on the samples at ``indices`` (int64, CPU)."""
@@ -277,8 +279,11 @@ class _Search:
         answers = finite_answers(logits)
         self._not_finite += (answers == UNANSWERED).view(n, _BATCH).sum(1)
         hit = ((answers == wanted).view(n, _BATCH) & counted).sum(1)
+        known = torch.stack([gradient.isfinite().reshape(n, -1).all(1) for gradient in gradients]).all(0)
+        self._blocked += ~known
         for value, gradient in zip(self._triggers.parameters, gradients, strict=True):
-            value.grad = gradient.nan_to_num()  # or one NaN would stay in the mask for good
+            # One NaN would stay in the mask for good, and one Inf in Adam's second moment, where it stops all steps.
+            value.grad = torch.where(known.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0.0)
         self._adam.step(self._rate)
         return hit, seen
 

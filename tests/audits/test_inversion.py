@@ -190,6 +190,29 @@ def test_a_class_whose_search_meets_nan_makes_no_index_smaller(
     assert found.anomaly_index is None
 
 
+class BlockedOnTheWayTo(nn.Module):
+    """The inner model's logits, with a gradient of NaN wherever they give an image to ``target``."""
+
+    def __init__(self, inner: nn.Module, target: int) -> None:
+        super().__init__()
+        self.inner, self.target = inner, target
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        blocked = logits.argmax(1) == self.target
+        none = (images - images.detach()).flatten(1).sum(1).abs().sqrt()  # 0, with the slope 0 * Inf
+        return logits + torch.where(blocked, none, 0.0)[:, None]
+
+
+def test_a_gradient_that_is_not_finite_is_no_step(tiny_model: Make, tiny_data: CleanSet) -> None:
+    plain = invert_triggers(tiny_model(), tiny_data, steps=30)
+    found = invert_triggers(BlockedOnTheWayTo(tiny_model(), 2), tiny_data, steps=30)
+    assert (plain.complete, plain.steps) == (True, 30)
+    assert not found.complete
+    assert found.steps < 30
+    assert all(trigger.n_not_finite == 0 and trigger.mask.isfinite().all() for trigger in found.classes)
+
+
 def test_anomaly_index_by_hand() -> None:
     """Median 10; distances 9, 1, 0, 1, 2 have the median 1."""
     assert anomaly_index([1, 9, 10, 11, 12]) == pytest.approx(9 / 1.4826)

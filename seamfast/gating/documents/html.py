@@ -184,7 +184,7 @@ def _inversion(report: Values, before: Values, after: Values | None) -> list[Mar
         if suspect is not None:
             label = element("bdi", f"class {wording.class_label(report, suspect['class'])}")
             pattern = [label, wording.percent(suspect["mask_share"]), wording.rate_with_bounds(suspect["rate"])]
-        steps = f"{inversion['steps']:,}" + ("" if inversion["complete"] else ", cut short by its time budget")
+        steps = f"{inversion['steps']:,}" + ("" if inversion["complete"] else ", cut short")
         rows.append((name, index, *pattern, steps))
     if not rows:
         return None
