@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -37,6 +38,7 @@ from seamfast.models.folder import DESCRIPTION, WEIGHTS, ModelDescription, load_
 from seamfast.record import comparison, evaluation_values, machine
 from seamfast.sanitize import SanitizeResult, sanitize
 from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
+from seamfast.untrusted import without_commands
 
 _PASSED = {True: "passed", False: "failed", None: "not tested"}
 EXIT_OK, EXIT_NOT_ACCEPTED, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_USAGE = range(5)
@@ -463,11 +465,13 @@ def _say_out(text: str) -> None:
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return without_commands("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, indent=2, allow_nan=False))
+    # Colons and number signs are doubled in strings only, where JSON has an escape of its own for them.
+    text = json.dumps(document, indent=2, allow_nan=False)
+    print(re.sub(":(?=:)|#(?=#)", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _exit_code(result: SanitizeResult) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -27,6 +28,8 @@ DEFLATE_RATIO = 1032
 """Largest expansion of a deflate stream: its shortest code, 2 bits, yields at most 258 bytes (RFC 1951, 3.2.5)."""
 
 CHUNK = 1 << 20
+
+_COMMAND = re.compile(":(?=:)|#(?=#)")
 
 STREAM_FAULTS = (
     EOFError,
@@ -85,6 +88,15 @@ def printable(name: object, limit: int = 200) -> str:
         text = f"of type {type(name).__name__}, too long to print"
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"
+
+
+def without_commands(text: str) -> str:
+    """``text`` in which no CI system finds a command: one colon of ``::`` and one ``#`` of ``##`` are escaped.
+
+    GitHub Actions runs lines that begin with ``::name ...::`` and whatever follows ``##[``, Azure Pipelines what
+    follows ``##vso[``, TeamCity ``##teamcity[``: also from a file name in a message.
+    """
+    return _COMMAND.sub(lambda match: rf"\x{ord(match[0]):02x}", text)
 
 
 def printable_value(value: object) -> str:

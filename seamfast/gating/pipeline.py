@@ -30,7 +30,7 @@ from seamfast.gating.decision import decide, metrics_of
 from seamfast.gating.folder import Inspection, inspect, receive
 from seamfast.gating.interrupts import Interrupts, noticed
 from seamfast.gating.output import Staging, free_folder
-from seamfast.gating.places import check_places
+from seamfast.gating.places import Shortened, check_places
 from seamfast.gating.policy import read_policy
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
@@ -110,9 +110,10 @@ def gate(
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
     if rules.untreated == "allowed":
         run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
+    in_files = None if isinstance(data, CleanSet) else data
     sanitized: nn.Module | None = None
     with noticed() as interrupts, Staging(None if dry_run else folder) as staging:
-        with _ending_in_report(run, interrupts):
+        with _ending_in_report(run, interrupts, Shortened(run.path, in_files, root, policy, out)):
             with run.timed("inspect"):
                 run.inspection = _inspected(run.path, architecture, arguments, allow_pickle)
                 for name in run.inspection.ignored_policies:
@@ -198,7 +199,7 @@ class _WrongCall(Exception):
 
 
 @contextmanager
-def _ending_in_report(run: GateRun, interrupts: Interrupts) -> Iterator[None]:
+def _ending_in_report(run: GateRun, interrupts: Interrupts, shortened: Shortened) -> Iterator[None]:
     """Whatever goes wrong is written down in ``run``, but for a signal and a wrong call.
 
     Code of the operator, such as an architecture, may raise anything, ``SystemExit`` and ``KeyboardInterrupt`` too.
@@ -207,21 +208,21 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts) -> Iterator[None]:
         yield
     except _WrongCall as wrong:
         raise wrong.error from wrong.__cause__
-    except RefusedError as error:
-        run.refusal = error
-    except DataFileError as error:
-        run.refusal = RefusedError("data" if run.inspection is not None else "model", str(error))
-    except ModelError as error:
-        run.refusal = RefusedError("model", str(error))
     except InputError as error:
-        run.refusal = RefusedError("input", str(error))
+        if isinstance(error, RefusedError):
+            code = error.code
+        elif isinstance(error, DataFileError):
+            code = "data" if run.inspection is not None else "model"
+        else:
+            code = "model" if isinstance(error, ModelError) else "input"
+        run.refusal = RefusedError(code, shortened(str(error)))
     except NotAsMeasuredError as error:
-        run.stopped = str(error)
+        run.stopped = shortened(str(error))
     except BaseException as error:
         if interrupts.came:
             raise KeyboardInterrupt(str(error)) from error  # a report of half a run is no result
         run.error = error
-        run.stopped = f"could not complete: {type(error).__name__}: {error}"
+        run.stopped = shortened(f"could not complete: {type(error).__name__}: {error}")
 
 
 def _clean_data(data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
