@@ -123,7 +123,7 @@ def test_names_from_the_model_folder_are_no_commands(
     given = ["gate", command, "--data", "digits", "--policy", str(rules), "--dry-run", *options]
     assert main(given) == 3
     (model / "evil.py").write_text("import os\n")
-    assert main([*given[:1], command, *given[2:-1], *given[-1:]]) == 3
+    assert main(given) == 3
     assert main(["gate", command, "--data", command, "--policy", command]) == 4
     printed = capsys.readouterr()
     assert not re.search("::|##", printed.out + printed.err)
