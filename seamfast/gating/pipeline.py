@@ -293,7 +293,10 @@ def _measure(
     """Audit, sanitize, audit again; the evidence is added to ``run`` as it comes. The sanitized model, its outputs."""
     policy, audits = run.policy, run.evidence["audit"]
     options: dict[str, Any] = {"seed": run.seed, "progress": progress}
-    received.to(resolve_device(device, received))
+    target = resolve_device(device, received)
+    if target.type == "cuda":  # without it, PyTorch's deterministic mode raises at the first product of matrices
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    received.to(target)
     with run.timed("audit"):
         before = audit(received, audit_set, policy.audit, **options)
         audits["before"] = before.values

@@ -79,6 +79,13 @@ def test_two_runs_give_one_report_one_of_them_under_load(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.gpu
+def test_two_runs_on_a_gpu_give_one_report(planted: Path, policy: Callable[..., Path]) -> None:
+    first, second = (gate(planted, "digits", policy=policy(), device="cuda", progress=False).report for _ in range(2))
+    assert first["verdict"]["outcome"] == "pass"
+    assert json.dumps(without_times(first)) == json.dumps(without_times(second))
+
+
 def test_nothing_is_chosen_by_timing(
     planted: Path, policy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
