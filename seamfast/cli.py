@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -509,7 +510,9 @@ def _save_partial(stop: SanitizeInterrupted, out: str | None) -> None:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, indent=2, allow_nan=False))
+    # Colons and number signs are doubled in strings only, where JSON has an escape of its own for them.
+    text = json.dumps(document, indent=2, allow_nan=False)
+    print(re.sub(":(?=:)|#(?=#)", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _exit_code(result: SanitizeResult) -> int:

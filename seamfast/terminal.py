@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
+
+_COMMAND = re.compile(":(?=:)|#(?=#)")
 
 
 def define_streams() -> frozenset[int]:
@@ -36,8 +39,17 @@ def define_streams() -> frozenset[int]:
 
 
 def printable(text: str) -> str:
-    """``text`` without line breaks and terminal escapes, which are shown as Python writes them."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """``text`` without line breaks and terminal escapes, shown as Python writes them, and ``without_commands``."""
+    return without_commands("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+
+
+def without_commands(text: str) -> str:
+    """``text`` in which no CI system finds a command: one colon of ``::`` and one ``#`` of ``##`` are escaped.
+
+    GitHub Actions runs lines that begin with ``::name ...::`` and whatever follows ``##[``, Azure Pipelines what
+    follows ``##vso[``, TeamCity ``##teamcity[``: also from a file name in a message.
+    """
+    return _COMMAND.sub(lambda match: rf"\x{ord(match[0]):02x}", text)
 
 
 def say(text: str) -> None:

@@ -31,6 +31,7 @@ DEFLATE_RATIO = 1032
 
 CHUNK = 1 << 20
 
+
 STREAM_FAULTS = (
     EOFError,
     OSError,  # includes gzip.BadGzipFile

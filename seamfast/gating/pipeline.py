@@ -32,7 +32,7 @@ from seamfast.gating.folder import Inspection, Received, digest_of, inspect, nam
 from seamfast.gating.import_guard import nothing_imported_from, refuse_imported
 from seamfast.gating.interrupts import Interrupts, noticed
 from seamfast.gating.output import Staging, free_folder
-from seamfast.gating.places import check_places
+from seamfast.gating.places import Shortened, check_places
 from seamfast.gating.policy import Policy, read_policy
 from seamfast.gating.provenance.attestation import sign_folder, signing_key_sha256
 from seamfast.gating.provenance.keys import Verifier, read_verifier
@@ -138,9 +138,11 @@ def gate(
     sign = None if sign_key is None else _signing(run, sign_key, model)
     if rules.untreated == "allowed":
         run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
+    in_files = None if isinstance(data, CleanSet) else data
     sanitized: nn.Module | None = None
     with noticed() as interrupts, Staging(None if dry_run else folder) as staging:
-        with _ending_in_report(run, interrupts), ExitStack() as guards:
+        shortened = Shortened(run.path, in_files, root, policy, out)
+        with _ending_in_report(run, interrupts, shortened), ExitStack() as guards:
             folder_of_model = str(resolved(run.path))
             refuse_imported(folder_of_model)
             guards.enter_context(nothing_imported_from(folder_of_model))
@@ -283,7 +285,7 @@ class _WrongCall(Exception):
 
 
 @contextmanager
-def _ending_in_report(run: GateRun, interrupts: Interrupts) -> Iterator[None]:
+def _ending_in_report(run: GateRun, interrupts: Interrupts, shortened: Shortened) -> Iterator[None]:
     """Whatever goes wrong is written down in ``run``, but for a signal and a wrong call.
 
     Code of the operator, such as an architecture, may raise anything, ``SystemExit`` and ``KeyboardInterrupt`` too.
@@ -292,21 +294,21 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts) -> Iterator[None]:
         yield
     except _WrongCall as wrong:
         raise wrong.error from wrong.__cause__
-    except RefusedError as error:
-        run.refusal = error
-    except DataFileError as error:
-        run.refusal = RefusedError("data" if run.inspection is not None else "model", str(error))
-    except ModelError as error:
-        run.refusal = RefusedError("model", str(error))
     except InputError as error:
-        run.refusal = RefusedError("input", str(error))
+        if isinstance(error, RefusedError):
+            code = error.code
+        elif isinstance(error, DataFileError):
+            code = "data" if run.inspection is not None else "model"
+        else:
+            code = "model" if isinstance(error, ModelError) else "input"
+        run.refusal = RefusedError(code, shortened(str(error)))
     except NotAsMeasuredError as error:
-        run.stopped = str(error)
+        run.stopped = shortened(str(error))
     except BaseException as error:
         if interrupts.came:
             raise KeyboardInterrupt(str(error)) from error  # a report of half a run is no result
         run.error = error
-        run.stopped = f"could not complete: {explained(error)}"
+        run.stopped = shortened(f"could not complete: {explained(error)}")
 
 
 def _clean_data(data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
@@ -385,7 +387,10 @@ def _measure(
     """Audit, sanitize, audit again; the evidence is added to ``run`` as it comes. The sanitized model, its outputs."""
     policy, audits = run.policy, run.evidence["audit"]
     options: dict[str, Any] = {"seed": run.seed, "progress": progress}
-    received.to(resolve_device(device, received))
+    target = resolve_device(device, received)
+    if target.type == "cuda":  # without it, PyTorch's deterministic mode raises at the first product of matrices
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    received.to(target)
     with run.timed("audit"):
         before = audit(received, audit_set, policy.audit, **options)
         audits["before"] = before.values

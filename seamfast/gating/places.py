@@ -1,8 +1,11 @@
-"""Where policy, data, output and model lie: none of the others in the model's folder, which a stranger filled."""
+"""Where policy, data, output and model lie: none of the others in the model's folder, and none of it told to others."""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +13,7 @@ from seamfast.errors import InputError
 from seamfast.untrusted import PathLike, printable
 
 _MOST_LINKS = 40  # as Linux follows
+_HALF = 100  # characters of a long path that ``printable`` leaves at its beginning
 
 
 def check_places(model: PathLike, others: Mapping[str, PathLike | None], out: PathLike | None) -> None:
@@ -58,3 +62,32 @@ def _ways(path: PathLike) -> Iterator[str]:
         else:
             here = there
     yield here
+
+
+class Shortened:
+    """Messages without the absolute paths of this machine: a report goes to others.
+
+    What lies in a folder that the caller gave keeps its path below it; the folder itself keeps its name.
+
+    Args:
+        given: paths as the caller gave them; ``None`` is passed over.
+    """
+
+    def __init__(self, *given: PathLike | None) -> None:
+        paths = [os.fspath(path) for path in given if path is not None]
+        paths += [os.path.dirname(os.path.abspath(path)) for path in paths]
+        paths += [os.getcwd(), tempfile.gettempdir(), sys.prefix, os.path.expanduser("~")]
+        known = {form(path) for path in paths for form in (os.path.abspath, os.path.realpath)} - {"/"}
+        written = {path for plain in known for path in (plain, ascii(plain)[1:-1])}  # as ``printable`` writes them
+        longest_first = "|".join(map(re.escape, sorted(written, key=len, reverse=True)))
+        self._path = re.compile(rf"(?<![\w.\-/])({longest_first})(/(?=[^\s'\"])|(?![\w.\-]))")
+        cut = {path[:_HALF] for path in written if len(path) > _HALF}
+        self._cut = re.compile("|".join(map(re.escape, cut)) or "$^")
+
+    def __call__(self, text: str) -> str:
+        """``text`` with these paths shortened."""
+        return self._cut.sub("", self._path.sub(_name, text))
+
+
+def _name(match: re.Match[str]) -> str:
+    return "" if match[2] else PurePosixPath(match[1]).name

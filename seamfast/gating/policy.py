@@ -549,9 +549,10 @@ method = "seam"                 # or seam_authors, fine_tune, super_fine_tune
 preset = "balanced"             # of seam: fast, balanced, thorough; or a table [sanitize.settings]
 # time_budget_s = 600
 
-# What is measured, and on how much of the clean data. These are the defaults.
+# What is measured, and on how much of the clean data. Both parts need some hundreds of samples: with too few to repair,
+# the sanitization cannot show that it lost little, and is not accepted. Best is data that the model was not trained on.
 [audit]
-share = 0.5                     # kept for the audit; the rest repairs the model
+share = 0.25                    # kept for the audit; the rest repairs the model (default: 0.5)
 level = 0.95                    # of the confidence intervals
 inversion = true                # look for triggers by optimization, before and after
 inversion_steps = 300           # of the search, for each class

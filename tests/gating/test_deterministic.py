@@ -79,6 +79,13 @@ def test_two_runs_give_one_report_one_of_them_under_load(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.gpu
+def test_two_runs_on_a_gpu_give_one_report(planted: Path, policy: Callable[..., Path]) -> None:
+    first, second = (gate(planted, "digits", policy=policy(), device="cuda", progress=False).report for _ in range(2))
+    assert first["verdict"]["outcome"] == "pass"
+    assert json.dumps(without_times(first)) == json.dumps(without_times(second))
+
+
 def test_nothing_is_chosen_by_timing(
     planted: Path, policy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +113,9 @@ def test_an_inversion_that_ran_out_of_time_gives_no_number(
     assert "index: after.inversion_anomaly_index was not measured" in result.report["verdict"]["reasons"]
     nothing = {"anomaly_index": None, "suspect": None, "threshold": 2.0, "steps": 0, "classes": [], "complete": False}
     assert result.report["audit"]["after"]["inversion"] == nothing
-    statement = "sanitized model: trigger inversion did not end within its time budget, and says nothing"
+    statement = (
+        "sanitized model: trigger inversion was cut short, by its time budget or by gradients of NaN, and says nothing"
+    )
     assert statement in result.report["statements"]
 
 

@@ -135,6 +135,18 @@ def test_names_from_the_model_folder_are_escaped(
     assert not {"\x1b", "\u202e"} & set(printed.out + printed.err)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.05, 0])
+def test_what_the_documents_show_passes(rate: float, tmp_path: Path, capsys: Capture) -> None:
+    """The commands of README.md and docs/gate.md: a model with a backdoor, and its twin without one."""
+    assert ran("plant", "--data", "digits", "--rate", rate, "--out", "incoming") == 0
+    capsys.readouterr()
+    assert ran("policy", "init") == 0
+    (tmp_path / "policy.toml").write_text(capsys.readouterr().out)
+    assert gated(tmp_path / "incoming", tmp_path / "policy.toml", "--out", "verdict") == 0
+    assert "pass (exit code 0)" in capsys.readouterr().out
+
+
 def test_policy_init_prints_what_policy_check_takes(tmp_path: Path, capsys: Capture) -> None:
     assert ran("policy", "init") == 0
     text = capsys.readouterr().out

@@ -535,7 +535,7 @@ def test_template_is_a_policy() -> None:
         "sanitize.accepted",
     ]
     assert policy.sanitize == SanitizeSettings(preset="balanced")
-    assert policy.audit == AuditSettings()
+    assert policy.audit == AuditSettings(share=0.25)
     assert max(len(line) for line in TEMPLATE.splitlines()) <= 120
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from seamfast.gating.documents import wording
 from seamfast.gating.documents.subjects import received_weights
+from seamfast.terminal import without_commands
 
 MAX_CHARACTERS = 65_536
 """What GitHub takes as a comment."""
@@ -181,8 +182,9 @@ class _Writer:
         return Markdown(_SPECIAL.sub(_entity, wording.visible(text, max(self.length, length)).strip()))
 
     def code(self, name: str, length: int = 0) -> Markdown:
-        """``name`` as code; what would end the code or the cell is an escape."""
-        escaped = wording.visible(name, max(self.length, length)).replace("`", r"\x60").replace("|", r"\x7c")
+        """``name`` as code; what would end the code or the cell, or be a command in a log, is an escape."""
+        shown = without_commands(wording.visible(name, max(self.length, length)))
+        escaped = shown.replace("`", r"\x60").replace("|", r"\x7c")
         return Markdown(f"`{escaped}`")
 
 
