@@ -328,6 +328,8 @@ def _user_site() -> list[str]:
 def _made(folder: Path) -> list[Path]:
     """The folders that did not exist, ``folder`` and those that it lies in, which are made; the innermost first."""
     missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    if not missing and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
