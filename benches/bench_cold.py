@@ -2,8 +2,9 @@
 
     python benches/bench_cold.py [--turns 7] [--steps 20] [--device cpu] [--out FILE]
 
-A turn starts fresh processes, one after the other: ``import torch``; ``import seamfast``; one that sanitizes twice (the
-first run is cold, the second warm); and one that calls ``seamfast.warmup`` with its model and data before it sanitizes.
+A turn starts fresh processes, one after the other: ``import torch``; ``import seamfast`` with its ``sanitize``; one
+that sanitizes twice (the first run is cold, the second warm); and one that calls ``seamfast.warmup`` with its model and
+data before it sanitizes.
 Wall clock and, for the imports, CPU time of the whole process, interpreter included. Medians over turns, least and
 greatest beside them; differences and quotients are taken within a turn. Bytecode is there, as after an install; each
 process begins with an empty cache of Triton kernels.
@@ -66,7 +67,7 @@ def main() -> int:
     fresh("import seamfast.attacks")  # writes the bytecode, and reads all files once
     for _ in range(arguments.turns):
         torch_wall, torch_cpu, _ = fresh("import torch")
-        wall, cpu, _ = fresh("import seamfast")
+        wall, cpu, _ = fresh("import seamfast; seamfast.sanitize")
         _, _, cold = fresh(*run, "cold")
         _, _, warmed = fresh(*run, "warmup")
         turns.append(

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from seamfast.engine.events import HistoryPoint
 from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
+from seamfast.isolation.confine import available
 from seamfast.isolation.folders import why_unusable
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.metrics import fidelity_bounds
@@ -360,7 +361,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     }
     rows = ops.backends()
     if arguments.json:
-        _print_json({"versions": versions, "packages": packages, "backends": rows})
+        _print_json({"versions": versions, "packages": packages, "isolation": available(), "backends": rows})
         return EXIT_OK
     for name, value in versions.items():
         print(f"{name:<14} {value}")
@@ -371,6 +372,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     print()
     for name, row in packages.items():
         print(f"{name:<14} {'present' if row['present'] else 'missing'}  ({row['for']})")
+    print(f"\n{_of_isolation(available())}")
     print(f"\n{'op':<16} {'backend':<10} {'devices':<12} available")
     for entry in rows:
         state = "yes" if entry["available"] else f"no: {entry['reason']}"
@@ -378,6 +380,21 @@ def _doctor(arguments: argparse.Namespace) -> int:
         detail = f"  ({entry['isa']}, {entry['threads']} threads)" if entry["available"] and entry["isa"] else ""
         print(f"{entry['op']:<16} {entry['backend']:<10} {devices:<12} {state}{detail}")
     return EXIT_OK
+
+
+def _of_isolation(found: Mapping[str, Any]) -> str:
+    """What of the gate's isolation holds on this machine, for people."""
+    denied = {
+        "writing elsewhere denied": f"Landlock {found['landlock_abi']}" if found["landlock_abi"] else None,
+        "connections denied": "seccomp" if found["seccomp"] else None,
+        "memory limited": f"{found['memory_bytes']:,} bytes by default" if found["memory_bytes"] else None,
+    }
+    reason = "the kernel does not offer it" if found["extension"] else "seamfast is installed without its extension"
+    absent = {"memory limited": "unknown size; set --max-memory"}
+    lines = [
+        f"  {what:<26} {f'yes ({by})' if by else f'no: {absent.get(what, reason)}'}" for what, by in denied.items()
+    ]
+    return "\n".join(["seamfast gate, in a process of its own:", *lines])
 
 
 # What they share

@@ -59,11 +59,10 @@ _KEPT = frozenset(
 """Variables that a run may depend on, none of which names code, as hooks of Python, the loader and torch do."""
 
 _REPORTING_S = 600.0  # that the report on a run that was ended may take
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Interrupted(Exception):
-    """One of ``_SIGNALS`` came."""
+    """One of the signals came that end a run."""
 
 
 def supervise(argv: Sequence[str], *, has_stdout: bool = True) -> int:
@@ -77,9 +76,9 @@ def supervise(argv: Sequence[str], *, has_stdout: bool = True) -> int:
     if reason := why_unusable(arguments.model, arguments.out, arguments.architecture_path):
         say(f"seamfast: {reason}")
         return EXIT_USAGE
-    # Blocked, they are waited for, and interrupt nothing else. What was ignored, as under nohup, stays so.
+    # Blocked, they are waited for, and interrupt nothing else.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ending(), signal.SIGCHLD})
     try:
         return _Run(arguments, argv).answer(has_stdout)
     except _Interrupted:
@@ -238,6 +237,11 @@ class _Run:
         return True
 
 
+def _ending() -> set[signal.Signals]:
+    """The signals that end a run: those of the three that are not ignored, as they are under nohup."""
+    return {s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN}
+
+
 def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
     """Whether the process ended by itself within the time."""
     end = time.monotonic() + time_s
@@ -245,7 +249,7 @@ def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
         left = end - time.monotonic()
         if left <= 0:
             return False
-        came = signal.sigtimedwait({*_SIGNALS, signal.SIGCHLD}, min(left, 60.0))
+        came = signal.sigtimedwait({*_ending(), signal.SIGCHLD}, min(left, 60.0))
         if came is not None and came.si_signo != signal.SIGCHLD:
             raise _Interrupted
     return True
@@ -253,13 +257,19 @@ def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
 
 def _ended(status: int, limits: Limits) -> str:
     """Why a worker that left no result ended."""
+    # Libraries that get no memory end the process in their own ways.
+    limit = limits.reached(MemoryError())
+    perhaps = f" ({limit})" if limit else ""
     if status >= 0:
-        return f"the process of the run ended with status {status} and without a verdict"
+        return f"the process of the run ended with status {status} and without a verdict{perhaps if status else ''}"
     name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
     if -status == signal.SIGXCPU:
         return f"the process of the run used {limits.cpu_s:,} s of processor time, the limit that --max-time sets"
-    more = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
-    return f"the process of the run was ended by {name}{more}"
+    if -status == signal.SIGKILL:
+        perhaps = ", as the system does where memory runs out"
+    elif -status not in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS):
+        perhaps = ""
+    return f"the process of the run was ended by {name}{perhaps}"
 
 
 def _children() -> set[int]:
@@ -344,6 +354,8 @@ def _user_site() -> list[str]:
 def _made(folder: Path) -> list[Path]:
     """The folders that did not exist, ``folder`` and those that it lies in, which are made; the innermost first."""
     missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    if not missing and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 

@@ -466,7 +466,7 @@ def test_json_of_evaluate_and_doctor(place: Place) -> None:
     assert sorted(found) == ["class_accuracy", "clean_accuracy", "n_nan", "triggers"]
     assert [rate["n_total"] for rate in found["class_accuracy"]] == [40] * 4
     doctor = seamfast_("doctor", "--json").document()
-    assert sorted(doctor) == ["backends", "packages", "versions"]
+    assert sorted(doctor) == ["backends", "isolation", "packages", "versions"]
     assert doctor["versions"]["torch"] == torch.__version__
 
 
@@ -944,6 +944,33 @@ def test_doctor_shows_versions_and_backends(monkeypatch: pytest.MonkeyPatch) -> 
     found = seamfast_("doctor", "--json").document()
     assert found["backends"] == json.loads(json.dumps(rows))
     assert found["packages"]["pillow"]["present"] is False
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        (
+            {"extension": True, "landlock_abi": 6, "seccomp": True, "memory_bytes": 1 << 30},
+            ("denied   yes (Landlock 6)", "denied        yes (seccomp)", "limited             yes (1,073,741,824 "),
+        ),
+        (
+            {"extension": True, "landlock_abi": None, "seccomp": False, "memory_bytes": None},
+            ("denied   no: the kernel does not", "denied        no: the kernel", "limited             no: unknown"),
+        ),
+        (
+            {"extension": False, "landlock_abi": None, "seccomp": False, "memory_bytes": 5},
+            ("denied   no: seamfast is installed", "denied        no: seamfast is installed", "yes (5 "),
+        ),
+    ],
+)  # fmt: skip
+def test_doctor_says_what_isolation_holds(
+    found: dict[str, Any], lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "available", lambda: found)
+    ran = seamfast_("doctor")
+    for line in lines:
+        assert line in ran.out
+    assert seamfast_("doctor", "--json").document()["isolation"] == found
 
 
 def test_doctor_shows_every_backend_that_there_is() -> None:

@@ -30,6 +30,7 @@ from seamfast.gating.config_json import (
 )
 from seamfast.gating.import_guard import nothing_imported_from, refuse_spec
 from seamfast.intake.refusal import RefusedError
+from seamfast.isolation.limits import is_out_of_memory
 from seamfast.models.folder import DESCRIPTION, ModelDescription, described_fields
 from seamfast.untrusted import listed, printable, printable_value
 
@@ -110,6 +111,8 @@ class Architecture:
             except (SeamfastError, MemoryError):
                 raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 message = f"architecture {printable(self.name)} cannot be built: {_error(error)}"
                 raise RefusedError("architecture", message) from error
         if not isinstance(model, nn.Module):

@@ -30,6 +30,7 @@ from seamfast.intake.tensors import (
     read_sharded,
     read_tensors,
 )
+from seamfast.isolation.folders import private_folder
 from seamfast.models.folder import WEIGHTS
 from seamfast.untrusted import CHUNK, listed, printable, shown
 
@@ -418,8 +419,8 @@ def _read_weights(
     if kinds[first] == "safetensors":
         weights = read_tensors(path, expected, what=what, max_bytes=MAX_MODEL_BYTES)
         return weights.state, {first: weights.sha256}, False
-    with tempfile.TemporaryDirectory(prefix="seamfast-") as private:
-        out = Path(private) / WEIGHTS
+    with private_folder(Path(tempfile.gettempdir()), "seamfast-gate") as (private, _):
+        out = private / WEIGHTS
         converted = convert_pickle(path, out)
         weights = read_tensors(out, expected, what=what, max_bytes=MAX_MODEL_BYTES)
     return weights.state, {first: converted.sha256}, True

@@ -695,7 +695,7 @@ def _run_child(folder: Path, arguments: Iterable[object], time_limit_s: float) -
     with tempfile.TemporaryFile(dir=folder) as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(program), *map(str, arguments), str(torch.__version__)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # whose end says that this process has ended
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
@@ -710,6 +710,8 @@ def _run_child(folder: Path, arguments: Iterable[object], time_limit_s: float) -
             if process.returncode is None:  # too slow, or interrupted
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
         if status:
             raise _ended(output, status)
 

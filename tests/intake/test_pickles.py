@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -303,14 +304,52 @@ def test_process_that_takes_too_long_is_ended_with_its_children(good: Path, chil
     refused(good, "pickle-limits", r"model\.pt: was not read within time_limit_s=1 seconds$", time_limit_s=1)
     pid = int((folder / "pid").read_text())
     for _ in range(200):
-        try:
-            os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # dead, and nobody here to bury it
-                return
-        except (ProcessLookupError, FileNotFoundError):
+        if not is_running(pid):
             return
         time.sleep(0.05)
     raise AssertionError("the process that it started still runs")
+
+
+STARTS = """
+import subprocess, sys
+from pathlib import Path
+from seamfast.intake import pickles
+
+start = subprocess.Popen
+
+def noted(*arguments, **options):
+    process = start(*arguments, **options)
+    print(process.pid, flush=True)
+    return process
+
+subprocess.Popen = noted
+pickles._run_child(Path(sys.argv[1]), [f"{sys.argv[1]}/archive", f"{sys.argv[1]}/out", 1 << 30, 1 << 20, 600], 600)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.05, 4.0])
+def test_process_ends_with_the_one_that_started_it(after_s: float, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "archive")  # to which nobody writes: the process would wait for ever
+    command = [sys.executable, "-c", STARTS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(after_s)
+        assert is_running(pid)
+        parent.kill()
+    end = time.monotonic() + 60
+    while is_running(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    if is_running(pid):
+        os.kill(pid, signal.SIGKILL)
+        raise AssertionError("the process that reads outlived the one that started it")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"  # dead, and nobody here to bury it
+    except OSError:
+        return False
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

@@ -346,12 +346,14 @@ def build(tmp_path: Path, **environment: str) -> tuple[str, list[Path]]:
     ]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return run.stdout + run.stderr, list(tmp_path.rglob("_native*"))
+    return run.stdout + run.stderr, [*tmp_path.rglob("_native*"), *tmp_path.rglob("_confine*")]
 
 
 def test_the_build_can_leave_the_extension_out(tmp_path: Path) -> None:
     said, built = build(tmp_path, SEAMFAST_NATIVE="0")
     assert "seamfast goes without its C++ kernels (SEAMFAST_NATIVE=0)" in said
+    if sys.platform == "linux":
+        assert "seamfast goes without its confinement (SEAMFAST_NATIVE=0); the system will not confine" in said
     assert not built
 
 
