@@ -68,6 +68,7 @@ def gate(
     verify_certificate: str | os.PathLike[str] | None = None,
     signature: str | os.PathLike[str] | None = None,
     sign_key: str | os.PathLike[str] | None = None,
+    signed_by: str | None = None,
     dry_run: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -95,6 +96,8 @@ def gate(
         signature: of the model, by OpenSSF model signing; ``None``: ``model.sig`` in its folder.
         sign_key: a private key as PEM, EC P-256 or Ed25519, for ``attestation.dsse.json`` and ``sanitized/model.sig``.
             It is read before the run and again after it, and not kept meanwhile.
+        signed_by: in place of ``sign_key``, for a caller that signs the output itself, by ``sign_folder``: what
+            ``signing_key_sha256`` returned.
         dry_run: read the policy, inspect the files, load the data; no weights, no run, nothing written. The outcome is
             ``"inconclusive"`` at best.
         seed: of the division, the audits and the run.
@@ -117,14 +120,15 @@ def gate(
         raise InputError("signature is given and no key; expected verify_key or verify_certificate with it")
     if sign_key is not None and folder is None:
         raise InputError("sign_key is given and out is None; expected a folder for what is signed")
-    _check_keys(rules, verifier, sign_key)
+    _check_keys(rules, verifier, sign_key or signed_by)
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
     sign = None
     if sign_key is not None:
-        sha256, warnings = signing_key_sha256(sign_key, model=model)
+        signed_by, warnings = signing_key_sha256(sign_key, model=model)
         run.warnings += warnings
-        run.evidence["provenance"]["attestation"] = {"key_sha256": sha256}
-        sign = partial(sign_folder, path=sign_key, sha256=sha256, model=model)
+        sign = partial(sign_folder, path=sign_key, sha256=signed_by, model=model)
+    if signed_by is not None:
+        run.evidence["provenance"]["attestation"] = {"key_sha256": signed_by}
     sanitized: nn.Module | None = None
     try:
         with run.timed("inspect"):
@@ -177,7 +181,7 @@ def _signature(
 ) -> ModelSignature:
     """The model's signature, verified, and over every file that is used; the digests are still to be compared."""
     path = signature_path(run.path, given)
-    values = {"path": printable(path, 4096), "by": verifier.kind, "verified": False}
+    values = {"path": name_of(inspection, path) or printable(path.name), "by": verifier.kind, "verified": False}
     run.evidence["provenance"]["signature"] = values | dict.fromkeys(("key_sha256", "subject", "n_files"))
     signed = read_model_signature(path, verifier)
     signed.check_names(inspection.files, name_of(inspection, path), alone=run.path.is_file())
