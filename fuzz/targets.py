@@ -33,9 +33,10 @@ from seamfast.gating.architecture import parse_architecture
 from seamfast.gating.config_json import parse_config
 from seamfast.gating.decision import decide
 from seamfast.gating.policy import TEMPLATE, describe, parse_policy
+from seamfast.gating.provenance.bundle import model_signature
 from seamfast.gating.provenance.dsse import envelope
 from seamfast.gating.provenance.keys import TrustedCertificates, TrustedKey, read_signing_key
-from seamfast.gating.provenance.model_signature import model_signature, read_model_signature
+from seamfast.gating.provenance.model_signature import read_model_signature
 from seamfast.intake.identify import READABLE, look, refuse_kind
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import TensorSpec, read_tensors

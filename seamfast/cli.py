@@ -67,16 +67,23 @@ _DEMO_SET_ASIDE = 1 / 8
 """Share of the training set that the demo's model is not trained on."""
 
 
-def main(argv: Sequence[str] | None = None, *, staged: str | None = None, stopped: str | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    staged: str | None = None,
+    stopped: str | None = None,
+    signed_by: str | None = None,
+) -> int:
     """Run one command and return its exit code.
 
     Args:
         argv: the command and its arguments; ``None`` for those of ``sys.argv``.
         staged: of ``gate`` in a process of its own: the folder that becomes ``--out`` when that process has ended.
         stopped: likewise: why an earlier process ended; nothing is run, and the report says so.
+        signed_by: likewise: the SHA-256 of the key by which the output is signed then.
     """
     arguments = _parser().parse_args(argv)
-    arguments.staged, arguments.stopped = staged, stopped
+    arguments.staged, arguments.stopped, arguments.signed_by = staged, stopped, signed_by
     threads = torch.get_num_threads()
     try:
         if getattr(arguments, "threads", None):
@@ -289,7 +296,8 @@ def _gate(arguments: argparse.Namespace) -> int:
                     verify_key=arguments.verify_key,
                     verify_certificate=arguments.verify_certificate,
                     signature=arguments.signature,
-                    sign_key=arguments.sign_key,
+                    sign_key=arguments.sign_key if arguments.signed_by is None else None,
+                    signed_by=arguments.signed_by,
                     device=arguments.device,
                 )
             except InputError as error:  # of the call: what is wrong with the model or the data ends in a report

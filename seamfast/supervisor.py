@@ -100,7 +100,7 @@ class _Run:
         self.private = Path()
         self.staging: Path | None = None
         self.locks: list[int] = []
-        self.signed_by: tuple[str, list[str]] | None = None
+        self.signed_by: str | None = None
 
     def answer(self, has_stdout: bool) -> int:
         """Run, publish, print; the exit code."""
@@ -115,15 +115,12 @@ class _Run:
                     "expected a folder that does not exist yet in one that can be written to"
                 )
                 return EXIT_USAGE
-            if self.staging is not None and self.arguments.sign_key is not None:
-                from seamfast.gating.provenance.attestation import signing_key_sha256
-
-                try:
-                    self.signed_by = signing_key_sha256(self.arguments.sign_key, model=self.arguments.model)
-                except InputError as error:
-                    say(f"seamfast: {type(error).__name__}: {error}")
-                    return EXIT_USAGE
             self.janitor = stack.enter_context(_janitor([self.private, *([self.staging] if self.staging else [])]))
+            try:
+                self._look_at_key()
+            except InputError as error:
+                say(f"seamfast: {type(error).__name__}: {error}")
+                return EXIT_USAGE
             self.adopts = adopt_orphans()
             self.others = _children()
             answer = self._answer_of_worker()
@@ -146,6 +143,16 @@ class _Run:
         self.private, lock = stack.enter_context(private_folder(Path(tempfile.gettempdir()), "seamfast-gate"))
         self.locks.append(lock)
         (self.private / "tmp").mkdir()
+
+    def _look_at_key(self) -> None:
+        """Find a key that cannot sign before the run. The worker gets the digest of the key, never the key."""
+        if self.staging is None or self.arguments.sign_key is None:
+            return
+        from seamfast.gating.provenance.attestation import signing_key_sha256  # imports what may start threads
+
+        self.signed_by, warnings = signing_key_sha256(self.arguments.sign_key, model=self.arguments.model)
+        for warning in warnings:
+            say(f"seamfast: {warning}")
 
     def _answer_of_worker(self) -> dict[str, Any]:
         """What the worker left; where it left nothing, what another one reports about that."""
@@ -229,7 +236,7 @@ class _Run:
             from seamfast.gating.provenance.attestation import sign_folder
 
             key, model = self.arguments.sign_key, self.arguments.model
-            sign_folder(self.staging / "out", key, self.signed_by[0], model=model)
+            sign_folder(self.staging / "out", key, self.signed_by, model=model)
         mask = os.umask(0)
         os.umask(mask)
         (self.staging / "out").chmod(0o777 & ~mask)  # which the worker may not

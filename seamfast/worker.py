@@ -46,8 +46,6 @@ def _isolate(how: dict[str, Any]) -> None:
     limits = Limits(**how["limits"])
     limits.apply()
     state.current.isolated, state.current.limits = True, limits
-    if how["signed_by"] is not None:
-        state.current.signed_by = (how["signed_by"][0], how["signed_by"][1])
     folders = [how["private"], *([] if how["staging"] is None else [how["staging"]])]
     confine(folders, cuda=how["cuda"], isolation=state.current)
     sys.path += how["path"]
@@ -60,5 +58,5 @@ def _run(how: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
     out = None if staging is None else os.path.join(staging, "out")
     document = io.StringIO()
     with contextlib.redirect_stdout(document):
-        code = cli.main(["gate", *arguments], staged=out, stopped=how["stopped"])
+        code = cli.main(["gate", *arguments], staged=out, stopped=how["stopped"], signed_by=how["signed_by"])
     return {"code": code, "text": document.getvalue()}

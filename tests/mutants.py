@@ -881,7 +881,7 @@ MUTANTS = [
     Mutant(
         "gate-runs-without-the-key",
         "gating/pipeline.py",
-        "    _check_keys(rules, verifier, sign_key)\n",
+        "    _check_keys(rules, verifier, sign_key or signed_by)\n",
         "",
         "a missing key is found after the run",
         "gating/test_provenance.py",

@@ -104,7 +104,15 @@ PLANTED_IMPORTS = {
         ("report.py", "import numpy as np", "seamfast.report -> numpy"),
         ("metrics.py", "from torch import Tensor", "seamfast.metrics -> torch"),
     ],
+    "Signing needs no torch": [
+        (
+            "gating/provenance/bundle.py",
+            "from seamfast.intake.tensors import strict_json",
+            "seamfast.intake.tensors -> torch",
+        ),
+    ],
     "What lies outside is imported in its place, and some of it nowhere": [
+        ("gating/planted.py", "def f():\n  import cryptography", "seamfast.gating.planted -> cryptography"),
         ("engine/planted.py", "import triton", "seamfast.engine.planted -> triton"),
         ("ops/planted.py", "def f():\n  import triton.language as tl", "seamfast.ops.planted -> triton"),
         ("data/planted.py", "def f():\n  from PIL import Image", "seamfast.data.planted -> PIL"),

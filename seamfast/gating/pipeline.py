@@ -8,7 +8,7 @@ outcome; only a policy whose every rule was evaluated and passed ends in 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,6 @@ from seamfast.gating.provenance.model_signature import ModelSignature, read_mode
 from seamfast.gating.report import GateRun, gate_report
 from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
 from seamfast.intake.refusal import RefusedError
-from seamfast.isolation import state
 from seamfast.isolation.state import explained
 from seamfast.sanitize import sanitize
 from seamfast.untrusted import listed, printable
@@ -83,6 +82,7 @@ def gate(
     verify_certificate: str | os.PathLike[str] | None = None,
     signature: str | os.PathLike[str] | None = None,
     sign_key: str | os.PathLike[str] | None = None,
+    signed_by: str | None = None,
     dry_run: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -110,6 +110,8 @@ def gate(
         signature: of the model, by OpenSSF model signing; ``None``: ``model.sig`` in its folder.
         sign_key: a private key as PEM, EC P-256 or Ed25519, for ``attestation.dsse.json`` and ``sanitized/model.sig``.
             It is read before the run and again after it, and not kept meanwhile.
+        signed_by: in place of ``sign_key``, for a caller that signs the output itself, by ``sign_folder``: what
+            ``signing_key_sha256`` returned.
         dry_run: read the policy, inspect the files, load the data; no weights, no run, nothing written. The outcome is
             ``"inconclusive"`` at best.
         seed: of the division, the audits and the run.
@@ -133,9 +135,15 @@ def gate(
         raise InputError("signature is given and no key; expected verify_key or verify_certificate with it")
     if sign_key is not None and folder is None:
         raise InputError("sign_key is given and out is None; expected a folder for what is signed")
-    _check_keys(rules, verifier, sign_key)
+    _check_keys(rules, verifier, sign_key or signed_by)
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
-    sign = None if sign_key is None else _signing(run, sign_key, model)
+    sign = None
+    if sign_key is not None:
+        signed_by, warnings = signing_key_sha256(sign_key, model=model)
+        run.warnings += warnings
+        sign = partial(sign_folder, path=sign_key, sha256=signed_by, model=model)
+    if signed_by is not None:
+        run.evidence["provenance"]["attestation"] = {"key_sha256": signed_by}
     if rules.untreated == "allowed":
         run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
     in_files = None if isinstance(data, CleanSet) else data
@@ -199,7 +207,7 @@ def _signature(
 ) -> ModelSignature:
     """The model's signature, verified, and over every file that is used; the digests are still to be compared."""
     path = signature_path(run.path, given)
-    values = {"path": printable(path, 4096), "by": verifier.kind, "verified": False}
+    values = {"path": name_of(inspection, path) or printable(path.name), "by": verifier.kind, "verified": False}
     run.evidence["provenance"]["signature"] = values | dict.fromkeys(("key_sha256", "subject", "n_files"))
     signed = read_model_signature(path, verifier)
     signed.check_names(inspection.files, name_of(inspection, path), alone=run.path.is_file())
@@ -214,18 +222,6 @@ def _compare(run: GateRun, inspection: Inspection, received: Received, signed: M
     values["verified"] = False
     n_files = signed.check_digests(received.files, partial(digest_of, inspection), alone=run.path.is_file())
     values |= {"verified": True, "n_files": n_files}
-
-
-def _signing(run: GateRun, key: str | os.PathLike[str], model: Any) -> Callable[[Path], None] | None:
-    """What signs the output, and in ``run`` by which key; ``None`` where whoever started this process signs it."""
-    if state.current.signed_by is None:
-        sha256, warnings = signing_key_sha256(key, model=model)
-        sign = partial(sign_folder, path=key, sha256=sha256, model=model)
-    else:  # and holds the key, which this one does not read
-        sha256, warnings, sign = *state.current.signed_by, None
-    run.warnings += warnings
-    run.evidence["provenance"]["attestation"] = {"key_sha256": sha256}
-    return sign
 
 
 def _check_call(

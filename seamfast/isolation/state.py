@@ -18,8 +18,6 @@ class Isolation:
         seccomp: whether system calls are filtered.
         limits: on what the process may take; ``None`` where there are none.
         missing: what should hold and does not, one sentence each.
-        signed_by: the SHA-256 of the key by which the process that started this one signs the output, and warnings
-            about it; ``None`` where it does not.
     """
 
     isolated: bool = False
@@ -27,7 +25,6 @@ class Isolation:
     seccomp: bool = False
     limits: Limits | None = None
     missing: list[str] = field(default_factory=list)
-    signed_by: tuple[str, list[str]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The part ``"isolation"`` of the gate report."""

@@ -205,7 +205,7 @@ def _file(name: str, kind: str, n_bytes: int) -> tuple[str, str, int, str]:
 
 def _provenance(outcome: str) -> dict[str, Any]:
     signature = {
-        "path": "incoming/model.sig",
+        "path": "model.sig",
         "by": "certificate",
         "verified": True,
         "key_sha256": sha256("supplier"),

@@ -27,7 +27,8 @@ from seamfast.gating.decision import metrics_of
 from seamfast.gating.folder import ModelFile
 from seamfast.gating.pipeline import GateResult, gate
 from seamfast.gating.provenance import keys, model_signature
-from seamfast.gating.provenance.attestation import sign_folder
+from seamfast.gating.provenance.attestation import sign_folder, signing_key_sha256
+from seamfast.gating.provenance.bundle import model_signature as bundle_of
 from seamfast.gating.provenance.dsse import PAYLOAD_TYPE, pae
 from seamfast.gating.provenance.keys import TrustedKey, read_signing_key, read_verifier
 from seamfast.gating.provenance.model_signature import MAX_SIGNATURE_BYTES, read_model_signature
@@ -84,7 +85,7 @@ def digests(folder: Path, *left_out: str) -> dict[str, str]:
 def signed(folder: Path, key: Path, change: Change | None = None, **outer: Any) -> Path:
     """Sign the files of ``folder`` as ``model.sig``, the statement changed before it is signed."""
     signing = read_signing_key(key, model=NOWHERE)
-    bundle = json.loads(model_signature.model_signature("model", digests(folder, "model.sig"), signing))
+    bundle = json.loads(bundle_of("model", digests(folder, "model.sig"), signing))
     if change is not None:
         statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
         change(statement)
@@ -137,7 +138,7 @@ def test_signed_model_passes_and_the_report_names_the_key(
     digest = hashlib.sha256(public.public_bytes(serialization.Encoding.DER, form)).hexdigest()
     assert result.report["provenance"] == {
         "signature": {
-            "path": str(model / "model.sig"),
+            "path": "model.sig",
             "by": "key",
             "verified": True,
             "key_sha256": digest,
@@ -186,7 +187,7 @@ def test_what_changed_after_signing_is_refused(name: str, model: Path, key: Path
     change(model)
     report = looked_at(model, policy(), key).report
     assert (report["verdict"]["outcome"], report["refusal"]["code"]) == ("refused", "signature")
-    assert report["refusal"]["reason"].startswith(message.format(sig=model / "model.sig"))
+    assert report["refusal"]["reason"].startswith(message.format(sig="model.sig"))
     assert report["provenance"]["signature"]["verified"] is False
     VALIDATOR.validate(report)
 
@@ -241,7 +242,7 @@ def refused(path: Path, key: Path, message: str) -> None:
     with pytest.raises(RefusedError) as error:
         read_model_signature(path, verifier)
     assert error.value.code == "signature"
-    assert str(error.value).startswith(f"{path}: {message}")
+    assert str(error.value).startswith(f"{path.name}: {message}")
 
 
 def enveloped(**fields: Any) -> Change:
@@ -303,7 +304,7 @@ def test_large_signature_is_refused_before_it_is_read(key: Path, tmp_path: Path)
         file.truncate(1 << 30)  # sparse
     verifier = read_verifier(key.with_suffix(".pub"), None, model=NOWHERE)
     assert verifier is not None
-    message = f"{path} has more than {MAX_SIGNATURE_BYTES:,} bytes; expected at most so many"
+    message = f"model.sig has more than {MAX_SIGNATURE_BYTES:,} bytes; expected at most so many"
     with pytest.raises(RefusedError) as error:
         read_model_signature(path, verifier)
     assert str(error.value) == message
@@ -327,7 +328,7 @@ def test_signature_may_be_elsewhere_and_is_no_link(model: Path, key: Path, polic
     link = tmp_path / "link.sig"
     link.symlink_to(elsewhere)
     reason = looked_at(model, policy(), key, signature=link).report["refusal"]["reason"]
-    assert reason.startswith(f"{link}: cannot be opened")
+    assert reason.startswith("link.sig: cannot be opened")
     # Of the model's files, model.sig alone needs no signature.
     elsewhere.rename(model / "other.sig")
     (model / "model.sig").write_text("{}")
@@ -512,7 +513,7 @@ def test_certificate_that_vouches_for_nothing_is_refused(name: str, model: Path,
     assert verifier is not None
     with pytest.raises(RefusedError) as error:
         read_model_signature(path, verifier)
-    assert str(error.value).startswith(f"{path}: {message}")
+    assert str(error.value).startswith(f"{path.name}: {message}")
 
 
 def test_chain_to_another_root_and_key_of_another_are_refused(model: Path, key: Path, tmp_path: Path) -> None:
@@ -596,9 +597,10 @@ def test_key_in_the_model_folder_is_refused(
     option: str, model: Path, key: Path, policy: Policies, tmp_path: Path
 ) -> None:
     shutil.copy(key.with_suffix(".pub"), model / "key.pub")
-    link = tmp_path / "link.pub"
+    link, other = tmp_path / "link.pub", model / "link.pub"
     link.symlink_to(model / "key.pub")
-    for path in (model / "key.pub", link):
+    other.symlink_to(key.with_suffix(".pub"))  # the supplier would choose the key
+    for path in (model / "key.pub", link, other):
         with pytest.raises(InputError) as error:
             gate(model, "digits", policy=policy(), out=tmp_path / "out", **{option: path})
         assert str(error.value) == f"{option} is {str(path)!r}, inside the model folder; expected a file elsewhere"
@@ -837,6 +839,29 @@ def test_signing_that_fails_is_2_and_leaves_nothing(
     assert main([*map(str, arguments)]) == 2
     assert "the attestation cannot be signed: sign_key" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} <= {"key.pem", "key.pub", rules.name}
+
+
+@pytest.mark.usefixtures("sanitized_once")
+def test_another_process_may_sign(planted: Path, key: Path, policy: Policies, tmp_path: Path) -> None:
+    rules, out = policy(), tmp_path / "out"
+    rules.write_text(rules.read_text() + SIGNED_RULE.format("attested", "attestation.signed"))
+    sha256, warnings = signing_key_sha256(key, model=planted)
+    assert warnings == []
+    report = gate(planted, "digits", policy=rules, out=out, signed_by=sha256, progress=False).report
+    assert report["verdict"]["outcome"] == "pass"
+    assert report["provenance"]["attestation"] == {"key_sha256": sha256}
+    assert not (out / "attestation.dsse.json").exists()
+    program = (
+        "import sys; from pathlib import Path; from seamfast.gating.provenance.attestation import sign_folder; "
+        "sign_folder(Path(sys.argv[1]), sys.argv[2], sys.argv[3], model=sys.argv[4])"
+    )
+    subprocess.run([sys.executable, "-c", program, *map(str, (out, key, sha256, planted))], check=True)
+    envelope = json.loads((out / "attestation.dsse.json").read_text())
+    public = read_signing_key(key, model=NOWHERE).public
+    assert public.verifies(
+        base64.b64decode(envelope["signatures"][0]["sig"]), pae(base64.b64decode(envelope["payload"]))
+    )
+    assert (out / "sanitized" / "model.sig").exists()
 
 
 @pytest.mark.parametrize(

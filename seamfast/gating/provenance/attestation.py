@@ -1,4 +1,7 @@
-"""Signing what the gate wrote: a step of its own, after the run, so that the key is not in memory beside the model."""
+"""Signing what the gate wrote: a step of its own, after the run, so that the key is not in memory beside the model.
+
+It needs neither torch nor what the run held: a process that starts the gate in another one can sign what that left.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from seamfast.errors import SeamfastError
+from seamfast.gating.provenance.bundle import FILE, model_signature
 from seamfast.gating.provenance.dsse import envelope
 from seamfast.gating.provenance.keys import mode_warning, read_signing_key
-from seamfast.gating.provenance.model_signature import FILE, model_signature
-from seamfast.intake.tensors import strict_json
 from seamfast.untrusted import CHUNK, open_regular
 
 ATTESTATION, SIGNED = "attestation.json", "attestation.dsse.json"
@@ -57,12 +59,12 @@ def sign_folder(folder: Path, path: str | os.PathLike[str], sha256: str, *, mode
         with open_regular(folder / ATTESTATION, "the attestation", follow=False) as file:
             payload = file.read(_MAX_BYTES)
         sanitized = _digests(folder, SANITIZED)
-        _check(strict_json(payload), {**sanitized, REPORT: _sha256(folder / REPORT)})
+        _check(json.loads(payload), {**sanitized, REPORT: _sha256(folder / REPORT)})
         if sanitized:
             digests = {name.removeprefix(f"{SANITIZED}/"): digest for name, digest in sanitized.items()}
             _put(folder / SANITIZED / FILE, model_signature(SANITIZED, digests, key))
         _put(folder / SIGNED, (json.dumps(envelope(payload, key), indent=2) + "\n").encode())
-    except (SeamfastError, ValueError, KeyError, TypeError) as error:
+    except (SeamfastError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OSError(f"the attestation cannot be signed: {error}") from error
 
 

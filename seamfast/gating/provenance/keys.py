@@ -259,7 +259,9 @@ def _read_pem(name: str, path: str | os.PathLike[str], model: str | os.PathLike[
     """A file that the operator names, links followed, which lies outside the model folder."""
     where = f"{name} is {printable(path)!r}"
     folder = Path(os.path.realpath(model))
-    if folder.is_dir() and Path(os.path.realpath(path)).is_relative_to(folder):
+    parent, last = os.path.split(os.path.abspath(path))
+    places = (Path(os.path.realpath(path)), Path(os.path.realpath(parent), last))  # and the link that leads there
+    if folder.is_dir() and any(place.is_relative_to(folder) for place in places):
         raise InputError(f"{where}, inside the model folder; expected a file elsewhere")
     try:
         with open_regular(path, what) as file:

@@ -1,4 +1,4 @@
-"""Signatures of model folders as OpenSSF model signing 1.0 writes them: read, verified, compared, and made.
+"""Signatures of model folders as OpenSSF model signing 1.0 writes them: read, verified, and compared.
 
 A signature is a Sigstore bundle around a DSSE envelope, whose statement lists the files of the folder with their
 digests. Keyless signatures need Sigstore's roots of trust from the network; here, a key or certificates are given.
@@ -13,7 +13,6 @@ Source: OpenSSF model signing specification v1.0 (github.com/sigstore/model-tran
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from seamfast.errors import DataFileError
-from seamfast.gating.provenance.dsse import STATEMENT_TYPE, envelope, opened, pae
-from seamfast.gating.provenance.keys import Signer, SigningKey, Verifier
+from seamfast.gating.provenance.bundle import FILE, MEDIA_TYPE, PREDICATE_TYPE
+from seamfast.gating.provenance.dsse import STATEMENT_TYPE, opened, pae
+from seamfast.gating.provenance.keys import Signer, Verifier
 from seamfast.intake.refusal import RefusedError
 from seamfast.intake.tensors import strict_json
 from seamfast.untrusted import listed, open_regular, printable, printable_value
@@ -30,10 +30,6 @@ from seamfast.untrusted import listed, open_regular, printable, printable_value
 if TYPE_CHECKING:
     from seamfast.gating.folder import ModelFile
 
-FILE = "model.sig"
-"""The signature of a folder, in it."""
-MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 MAX_SIGNATURE_BYTES = 1 << 20  # some four thousand files
 MAX_HASHED_BYTES = 16 << 30  # of files that were signed and are not used
 _HEX = frozenset("0123456789abcdef")
@@ -45,13 +41,13 @@ class ModelSignature:
     """A signature that verified: the statement in it is the signer's.
 
     Attributes:
-        path: where from, fit for a message.
+        name: of its file, fit for a message.
         signer: whose.
         digests: SHA-256 by name, of each file that was signed.
         left_out: names of files and folders that the signer left out.
     """
 
-    path: str
+    name: str
     signer: Signer
     digests: Mapping[str, str]
     left_out: tuple[str, ...]
@@ -78,11 +74,11 @@ class ModelSignature:
             ]
         if uncovered:
             verb = "is" if len(uncovered) == 1 else "are"
-            message = f"{listed(uncovered, 5)} {verb} not covered by {self.path}; expected a signature over every file"
+            message = f"{listed(uncovered, 5)} {verb} not covered by {self.name}; expected a signature over every file"
             raise RefusedError("signature", message)
         missing = [] if alone else [name for name in self.digests if name not in present]
         if missing:
-            message = f"{self.path} covers {listed(missing, 5)}; expected no file that is not in the folder"
+            message = f"{self.name} covers {listed(missing, 5)}; expected no file that is not in the folder"
             raise RefusedError("signature", message)
 
     def check_digests(self, files: Sequence[ModelFile], digest_of: Callable[[str], str], *, alone: bool = False) -> int:
@@ -108,7 +104,7 @@ class ModelSignature:
                 continue
             found = digest_of(file.name) if file.role == "ignored" else file.sha256
             if found is None or found != expected:
-                how = f"its SHA-256 is {found}; {self.path} expects {expected}"
+                how = f"its SHA-256 is {found}; {self.name} expects {expected}"
                 raise RefusedError("signature", f"{printable(file.name)} is not as it was signed: {how}")
             n_files += 1
         return n_files
@@ -137,12 +133,12 @@ def read_model_signature(path: Path, verifier: Verifier) -> ModelSignature:
         RefusedError: code ``signature``, e.g. ``model.sig does not verify with key sha256:3f...; expected a signature
             by it``.
     """
-    where = printable(path)
+    where = printable(path.name)  # a report goes to others, whom the folders of this machine do not concern
     try:
         with open_regular(path, "the signature of the model", follow=False) as file:
             content = file.read(MAX_SIGNATURE_BYTES + 1)
     except DataFileError as error:
-        raise RefusedError("signature", str(error)) from error
+        raise RefusedError("signature", str(error).replace(printable(path), where)) from error
     if len(content) > MAX_SIGNATURE_BYTES:
         message = f"{where} has more than {MAX_SIGNATURE_BYTES:,} bytes; expected at most so many"
         raise RefusedError("signature", message)
@@ -218,38 +214,3 @@ def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {printable_value(value)}; expected an object")
     return value
-
-
-# Making one.
-
-
-def model_signature(name: str, digests: Mapping[str, str], key: SigningKey) -> bytes:
-    """A signature over the files of a folder, as ``model_signing verify key`` takes it.
-
-    Args:
-        name: of the folder; not compared by anyone.
-        digests: SHA-256 by name, of each file in it but the signature.
-        key: EC P-256; of an Ed25519 key, seamfast alone takes the signature.
-    """
-    names = sorted(digests)
-    root = hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in names)).hexdigest()
-    statement = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": {"sha256": root}}],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "serialization": {
-                "method": "files",
-                "hash_type": "sha256",
-                "allow_symlinks": False,
-                "ignore_paths": [FILE],
-            },
-            "resources": [{"name": name, "algorithm": "sha256", "digest": digests[name]} for name in names],
-        },
-    }
-    bundle = {
-        "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": key.public.hint}, "tlogEntries": []},
-        "dsseEnvelope": envelope(json.dumps(statement).encode(), key),
-    }
-    return (json.dumps(bundle, indent=2) + "\n").encode()
