@@ -191,9 +191,8 @@ def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
                     f"{len(inversion['classes'])} classes ({classes}), so it has no anomaly index"
                 )
             elif not inversion["complete"]:
-                lines.append(
-                    f"{model}: trigger inversion was cut short, by its time budget or by gradients of NaN, and says nothing"
-                )
+                cause = "its time budget or by gradients of NaN"
+                lines.append(f"{model}: trigger inversion was cut short, by {cause}, and says nothing")
             elif index is None:
                 lines.append(f"{model}: trigger inversion has no anomaly index with so few classes")
             else:
