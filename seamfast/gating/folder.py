@@ -331,7 +331,8 @@ def _wait_for_writes(inspection: Inspection, names: Collection[str]) -> None:
     The times of a file are set as a write begins, which may then go on for as long as its bytes take.
     """
     stamps = [inspection._stamps[name] for name in names]
-    needed = _SETTLED_S + max(stamp[2] for stamp in stamps) / _WRITTEN_PER_S
+    n_bytes = min(max(stamp[2] for stamp in stamps), inspection.n_bytes)  # what is larger is refused
+    needed = _SETTLED_S + n_bytes / _WRITTEN_PER_S
     age = time.time() - max(stamp[4] for stamp in stamps) / 1e9
     if age < needed:
         time.sleep(min(needed - age, needed))  # a clock of another machine may be ahead

@@ -493,6 +493,16 @@ def test_write_under_way_at_the_inspection_is_waited_for(saved: Path, monkeypatc
     assert 0 < waited[0] < 0.11
 
 
+def test_no_size_makes_it_wait_longer(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(weights(saved), 1 << 40)
+    inspection = inspect(saved)
+    waited: list[float] = []
+    monkeypatch.setattr(folder_module.time, "sleep", waited.append)
+    with pytest.raises(RefusedError, match=r"has 1,099,511,627,776 bytes; expected at most"):
+        receive(inspection)
+    assert sum(waited) < 0.11
+
+
 def test_files_at_rest_are_not_waited_for(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inspection = inspect(saved)
     now = max(path.stat().st_ctime for path in saved.iterdir())

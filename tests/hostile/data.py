@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -44,6 +45,13 @@ def _png_claiming(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def _frames(kind: str) -> bytes:
+    out = io.BytesIO()
+    frames = [Image.new("L", (8, 8), number) for number in range(50)]
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:])
+    return out.getvalue()
 
 
 def _classes(folder: Path) -> Path:
@@ -110,6 +118,76 @@ def _npz_bomb(folder: Path) -> Path:
     return path
 
 
+def _zeros(folder: Path) -> Path:
+    """128 KB that unpack to 128 MB of images as the model takes them."""
+    path = folder / "data.npz"
+    np.savez_compressed(path, x=np.zeros((1 << 21, 8, 8), np.uint8), y=np.zeros(1 << 21, np.uint8))
+    return path
+
+
+def _gzipped_zeros(folder: Path, *, behind: bytes = b"", n: int = 1 << 21) -> Path:
+    data = folder / "data"
+    data.mkdir()
+    packed = gzip.compress(struct.pack(">IIII", 0x803, n, 8, 8) + bytes(n * 64), 9)
+    (data / "train-images-idx3-ubyte.gz").write_bytes(packed + behind)
+    (data / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, n) + bytes(n))
+    return data
+
+
+def _arrays(dtype: str, labels: str = "i8") -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = folder / "data.npz"
+        np.savez(path, x=np.zeros((20, 8, 8), dtype), y=np.zeros(20, labels))
+        return path
+
+    return make
+
+
+def _large_images(folder: Path) -> Path:
+    data = _classes(folder)
+    out = io.BytesIO()
+    Image.new("L", (5000, 5000)).save(out, "PNG")
+    (data / "a" / "0.png").write_bytes(out.getvalue())
+    return data
+
+
+def _chunks(name: bytes, content: bytes, n: int) -> bytes:
+    whole = _image("PNG")
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return whole[:33] + chunk * n + whole[33:]
+
+
+def _scans() -> bytes:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(_image("PNG"))).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * 3000 + whole[-2:]
+
+
+def _padded_zip(folder: Path) -> Path:
+    path = folder / "data.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(80):
+            archive.writestr(f"a/{number}.png", _image("PNG") + bytes(1 << 20))
+    return path
+
+
+def _overlapping(folder: Path) -> Path:
+    """Every entry of the directory is one and the same stream."""
+    path = folder / "data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(100):
+            archive.writestr(f"a/{number}.png", _image("PNG"))
+    content = bytearray(path.read_bytes())
+    last = content.rindex(b"PK\1\2")
+    at = content.index(b"PK\1\2")
+    while 0 <= at <= last:
+        content[at + 20 : at + 28] = struct.pack("<II", 1 << 20, 1 << 20)
+        at = content.find(b"PK\1\2", at + 4)
+    path.write_bytes(content)
+    return path
+
+
 def _zipped(folder: Path, names: tuple[str, ...]) -> Path:
     path = folder / "data.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -134,6 +212,20 @@ CASES: dict[str, Case] = {
     "array of objects": Case(_pickled_array, "data"),
     "pickle called npz": Case(_renamed_pickle, "data"),
     "npz bomb": Case(_npz_bomb, "data"),
+    "npz that unpacks to a thousand times its size": Case(_zeros, "data"),
+    "gzip that unpacks to a thousand times its size": Case(_gzipped_zeros, "data"),
+    "gzip with 100,000 empty members": Case(partial(_gzipped_zeros, n=20, behind=gzip.compress(b"") * 100_000), "data"),
+    "zip of images that unpacks to a thousand times its size": Case(_padded_zip, "data"),
+    "zip with overlapping members": Case(_overlapping, "data"),
+    "array of float64": Case(_arrays("f8"), "data"),
+    "array of complex numbers": Case(_arrays("c16"), "data"),
+    "labels of float64": Case(_arrays("u1", "f8"), "data"),
+    "images larger than the model takes": Case(_large_images, "data"),
+    "PNG of 20,000 chunks": Case(_with("a/8.png", _chunks(b"tEXt", b"", 20_000)), "data"),
+    "PNG with 1 MB in a chunk that it needs": Case(_with("a/8.png", _chunks(b"ABCD", bytes(1 << 20), 1)), "data"),
+    "JPEG of 3,000 scans": Case(_with("a/8.jpg", _scans()), "data"),
+    "GIF of many frames called PNG": Case(_with("a/8.png", _frames("GIF")), "data"),
+    "TIFF of many frames called JPEG": Case(_with("a/8.jpg", _frames("TIFF")), "data"),
     "zip that leaves its folder": Case(partial(_zipped, names=("../../a/3.png",)), "data"),
     "zip with an absolute name": Case(partial(_zipped, names=("/a/3.png",)), "data"),
     "zip with a name twice": Case(partial(_zipped, names=("a/1.png",)), "data"),

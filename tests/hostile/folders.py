@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,14 @@ def _sparse(folder: Path) -> None:
         file.truncate(100 << 20)
 
 
+def _zip_like(folder: Path) -> None:
+    """Nine hundred files, each of which may be several archives."""
+    entries, end = (b"PK\1\2" + bytes(42)) * 2000, struct.Struct("<4sHHHHIIH")
+    content = entries + b"".join(end.pack(b"PK\5\6", 0, 0, 1, 1, 46, 46 * i, 0) for i in range(200))
+    for i in range(900):
+        (folder / f"{i}.bin").write_bytes(content)
+
+
 def _renamed_pickle(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(pickle.dumps({"weight": [0.0]}))
 
@@ -176,6 +185,15 @@ CASES: dict[str, Case] = {
     },
     "code in __init__.py": Case(_code("__init__.py"), "mixed-folder"),
     "code, hidden and deep": Case(_code(".a/b/c/transformers.py"), "mixed-folder"),
+    "hook of a repository": Case(_file(".git/hooks/post-checkout", b"#!/bin/sh\nmkdir canary\n"), "mixed-folder"),
+    "settings of a repository": Case(_file(".git/config", b"[core]\n\tfsmonitor = mkdir canary\n"), "mixed-folder"),
+    **{
+        f"script called {name}": Case(_file(name, b"mkdir canary\n"), "mixed-folder")
+        for name in ("run.sh", "run.bat", "run.ps1", "index.js", "init.lua", "Makefile", ".envrc", "train.ipynb")
+    },
+    "script without a suffix": Case(_file("run", b"#!/usr/bin/env node\n"), "mixed-folder"),
+    "path configuration": Case(_file("a.pth", b"import os; os.mkdir('canary')\n"), "mixed-folder"),
+    "many files that may be archives": Case(_with(_zip_like), "too-many-files"),
     "machine code": Case(_file("_C.so", b"\x7fELF\x02\x01\x01" + bytes(64)), "mixed-folder"),
     "pickle beside": Case(_file("optimizer.pt", pickle.dumps({"a": [1.0]})), "mixed-folder"),
     "pickle below": Case(_file("old/scaler.pkl", pickle.dumps({"a": [1.0]})), "mixed-folder"),

@@ -19,7 +19,7 @@ from seamfast.data.readers import load
 from seamfast.gating.pipeline import gate
 from seamfast.gating.policy import TEMPLATE
 from seamfast.models.folder import ModelDescription, save_model
-from tests.hostile import data, folders, other_formats, pickles, tensor_files
+from tests.hostile import data, folders, other_formats, pickles, tensor_files, weights
 from tests.hostile.case import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "hostile-inputs.md"
@@ -27,6 +27,8 @@ ARCHITECTURE = {"num_classes": 10, "in_channels": 1, "image_size": 8}
 SETS: dict[str, tuple[Mapping[str, Case], bool]] = {
     "Folders and descriptions": (folders.CASES, False),
     "Invalid safetensors": (tensor_files.CASES, False),
+    "Weights that no training leaves": (weights.CASES, False),
+    "Weights of extreme values, which are run": (weights.EXTREME, False),
     "Other formats, and disguised ones": (other_formats.CASES, False),
     "Pickles, with `--allow-pickle`": (pickles.CASES, True),
     "Clean data": (data.CASES, False),
@@ -35,8 +37,9 @@ SETS: dict[str, tuple[Mapping[str, Case], bool]] = {
 HEAD = """# Hostile inputs
 
 Made by `python -m tests.hostile.table`, which runs `seamfast.gate` on every input of `tests/hostile/` and records the
-result. {n} inputs, all refused: exit code 3, a report, no `sanitized/`, nothing run and nothing else written. None took
-longer than {slowest} s, imports included. The result is `refusal.code` of the report.
+result. {n} inputs, none of which passes: a report, no `sanitized/`, nothing run and nothing else written. All are
+refused with exit code 3, but for those of extreme values that are `fail`. None took longer than {slowest} s, imports
+included. The result is `refusal.code` of the report, or else the outcome.
 """
 
 
@@ -66,7 +69,7 @@ def results(title: str, place: Path) -> Iterator[tuple[str, Result]]:
         path = case.make(folder)
         before = _tree(folder)
         of_data = cases is data.CASES
-        described = of_data or cases is folders.CASES
+        described = of_data or cases in (folders.CASES, weights.CASES, weights.EXTREME)
         result = gate(
             honest if of_data else path,
             path if of_data else digits,
