@@ -86,8 +86,8 @@ def is_right(subject: Subject) -> Tensor:
 
 def _inversion_values(inversion: Inversion) -> dict[str, Any]:
     if not inversion.complete:  # how far it came depends on how fast the machine is: no number of it is used
-        nothing = {"anomaly_index": None, "suspect": None, "threshold": ANOMALOUS, "steps": 0, "classes": []}
-        return nothing | {"complete": False}
+        nothing = dict.fromkeys(("anomaly_index", "suspect"))
+        return {**nothing, "threshold": ANOMALOUS, "steps": 0, "complete": False, "classes": []}
     return {
         "anomaly_index": inversion.anomaly_index,
         "suspect": inversion.suspect,

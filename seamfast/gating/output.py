@@ -100,14 +100,16 @@ class Staging:
         self._partial = None
 
     def _folder(self) -> Path:
-        if self._partial is None and self._out is None:
+        if self._partial is not None:
+            return self._partial
+        if self._out is None:
             self._partial = Path(tempfile.mkdtemp(prefix="seamfast-"))
-        elif self._partial is None:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._out.parent / f".{self._out.name}.{secrets.token_hex(8)}"
-            partial.mkdir(mode=0o700)
-            self._partial = partial
-        return self._partial
+            return self._partial
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._out.parent / f".{self._out.name}.{secrets.token_hex(8)}"
+        partial.mkdir(mode=0o700)
+        self._partial = partial
+        return partial
 
 
 def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:

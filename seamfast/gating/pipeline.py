@@ -1,8 +1,8 @@
 """``gate``: an untrusted model folder, clean data and a policy in; a verdict, its evidence and a sanitized folder out.
 
-The order of things, straight down: read the policy, inspect the model's files, load the data, receive the weights,
-audit, sanitize, audit again, decide by the policy, write. Whatever goes wrong on the way ends in a report with its own
-outcome; only a policy whose every rule was evaluated and passed ends in 0.
+The order of things, straight down: check the call, read the policy, inspect the model's files, load the data, receive
+the weights, audit, sanitize, audit again, decide by the policy, write, read again what was written. Whatever goes wrong
+on the way ends in a report with its own outcome; only a policy whose every rule was evaluated and passed ends in 0.
 """
 
 from __future__ import annotations
@@ -101,12 +101,14 @@ def gate(
 
     Raises:
         PolicyError: the policy cannot be used.
-        InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
+        InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``, or ``policy
+            is 'model/policy.toml', which lies in the model's folder; expected another place``.
+        OSError: the report cannot be written.
         KeyboardInterrupt: on Ctrl-C; nothing is written. One that code of an architecture raises ends in a report.
     """
+    _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
     rules = read_policy(policy)
     folder = None if out is None else free_folder(Path(out))
-    _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
     run = GateRun(Path(model), rules, seed, warnings=list(rules.warnings))
     if rules.untreated == "allowed":
         run.warnings.append("the policy allows untreated models: a pass does not say that the model was sanitized")
@@ -143,6 +145,8 @@ def gate(
                             arguments=arguments,
                             seed=seed,
                         )
+        if interrupts.came:  # whatever became of the exception
+            raise KeyboardInterrupt("interrupted")
         report = gate_report(run, dry_run=dry_run)
         verdict = report["verdict"]
         if verdict["outcome"] != "pass":
@@ -219,8 +223,8 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts, shortened: Shortened
     except NotAsMeasuredError as error:
         run.stopped = shortened(str(error))
     except BaseException as error:
-        if interrupts.came:
-            raise KeyboardInterrupt(str(error)) from error  # a report of half a run is no result
+        if interrupts.came:  # a report of half a run is no result
+            raise KeyboardInterrupt(str(error)) from error
         run.error = error
         run.stopped = shortened(f"could not complete: {type(error).__name__}: {error}")
 
