@@ -1,8 +1,8 @@
 """``gate``: an untrusted model folder, clean data and a policy in; a verdict, its evidence and a sanitized folder out.
 
-The order of things, straight down: read the policy, inspect the model's files, load the data, receive the weights,
-audit, sanitize, audit again, decide by the policy, write. Whatever goes wrong on the way ends in a report with its own
-outcome; only a policy whose every rule was evaluated and passed ends in 0.
+The order of things, straight down: check the call, read the policy, inspect the model's files, load the data, receive
+the weights, audit, sanitize, audit again, decide by the policy, write, read again what was written. Whatever goes wrong
+on the way ends in a report with its own outcome; only a policy whose every rule was evaluated and passed ends in 0.
 """
 
 from __future__ import annotations
@@ -123,13 +123,14 @@ def gate(
 
     Raises:
         PolicyError: the policy cannot be used, or a rule of it needs a key that is not given.
+        InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``, or ``policy
+            is 'model/policy.toml', which lies in the model's folder; expected another place``.
         OSError: the output cannot be written or signed; nothing is left of it.
-        InputError: e.g. ``out is 'gate', which is not empty; expected a folder that does not exist yet``.
         KeyboardInterrupt: on Ctrl-C; nothing is written. One that code of an architecture raises ends in a report.
     """
+    _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
     rules = read_policy(policy)
     folder = None if out is None else free_folder(Path(out))
-    _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
     verifier = read_verifier(verify_key, verify_certificate, model=model)
     if signature is not None and verifier is None:
         raise InputError("signature is given and no key; expected verify_key or verify_certificate with it")
@@ -183,6 +184,8 @@ def gate(
                             arguments=arguments,
                             seed=seed,
                         )
+        if interrupts.came:  # whatever became of the exception
+            raise KeyboardInterrupt("interrupted")
         report = gate_report(run, dry_run=dry_run)
         verdict = report["verdict"]
         if verdict["outcome"] != "pass":
@@ -301,8 +304,8 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts, shortened: Shortened
     except NotAsMeasuredError as error:
         run.stopped = shortened(str(error))
     except BaseException as error:
-        if interrupts.came:
-            raise KeyboardInterrupt(str(error)) from error  # a report of half a run is no result
+        if interrupts.came:  # a report of half a run is no result
+            raise KeyboardInterrupt(str(error)) from error
         run.error = error
         run.stopped = shortened(f"could not complete: {explained(error)}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -76,7 +75,9 @@ class Shortened:
     def __init__(self, *given: PathLike | None) -> None:
         paths = [os.fspath(path) for path in given if path is not None]
         paths += [os.path.dirname(os.path.abspath(path)) for path in paths]
-        paths += [os.getcwd(), tempfile.gettempdir(), sys.prefix, os.path.expanduser("~")]
+        paths += [os.getcwd(), sys.prefix, os.path.expanduser("~")]
+        # Not tempfile.gettempdir, which finds its answer by writing files.
+        paths += ["/tmp", "/var/tmp", *(os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name))]
         known = {form(path) for path in paths for form in (os.path.abspath, os.path.realpath)} - {"/"}
         written = {path for plain in known for path in (plain, ascii(plain)[1:-1])}  # as ``printable`` writes them
         longest_first = "|".join(map(re.escape, sorted(written, key=len, reverse=True)))

@@ -137,6 +137,28 @@ def test_a_real_interrupt_is_raised_and_nothing_is_written(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("own_sigint")
+def test_an_interrupt_that_code_of_the_operator_catches_ends_the_run_all_the_same(
+    planted: Path, policy: Policies, tmp_path: Path, operator: types.ModuleType
+) -> None:
+    seen = []
+
+    def catch() -> None:
+        if not seen:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                seen.append(1)
+
+    operator.net = partial(Net, catch)  # type: ignore[attr-defined]
+    model = as_own(planted, tmp_path / "model")
+    given = {"architecture": "operator_models:net", "arguments": ARGUMENTS}
+    with pytest.raises(KeyboardInterrupt):
+        gate(model, "digits", policy=policy(least=10**6), out=tmp_path / "out", progress=False, **given)
+    assert seen
+    assert not (tmp_path / "out").exists()
+
+
 # What was treated.
 
 
@@ -390,7 +412,7 @@ def test_wrong_calls_end_in_4_without_a_report(
     rules = policy_in(tmp_path)
     if name == "link in":
         (tmp_path / "model" / "link.toml").symlink_to(rules)
-    policy_in(tmp_path / "model", name="p.toml")
+    (tmp_path / "model" / "p.toml").write_text("is not read")
     np.savez(tmp_path / "model" / "data.npz", x=1)
     (tmp_path / "way").symlink_to("model")
     (tmp_path / "full").mkdir()
