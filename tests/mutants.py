@@ -921,7 +921,7 @@ MUTANTS = [
     Mutant(
         "gate-swallows-an-interrupt",
         "gating/pipeline.py",
-        "        if interrupts.came:\n",
+        "        if interrupts.came:  # whatever became of the exception\n",
         "        if False:\n",
         "Ctrl-C ends in a report",
         "gating/test_exit_contract.py",
