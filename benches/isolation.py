@@ -65,7 +65,9 @@ POLICY = """
 version = 1
 name = "cost"
 [sanitize]
-preset = "fast"
+method = "fine_tune"
+[sanitize.settings]
+max_steps = 20
 [audit]
 inversion = false
 [[rule]]

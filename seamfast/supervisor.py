@@ -192,7 +192,7 @@ class _Run:
             pass_fds=self.locks,
             start_new_session=True,
         )
-        os.write(self.janitor, b"%d\n" % process.pid)
+        self._tell_janitor(process.pid)
         try:
             in_time = _wait(process, limits.time_s)
         finally:
@@ -203,12 +203,16 @@ class _Run:
             return None
         return _ended(process.returncode, limits)
 
+    def _tell_janitor(self, process: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            os.write(self.janitor, b"%d\n" % process)
+
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """End the worker and all that it started, also what has left its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        os.write(self.janitor, b"0\n")
+        self._tell_janitor(0)
         while self.adopts and (left := _children() - self.others):
             for child in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -347,7 +351,8 @@ def _environment(temporary: Path) -> dict[str, str]:
     ]
     if libraries:
         kept["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-    return kept | {"HOME": str(temporary), "TMPDIR": str(temporary)}
+    # scikit-learn, which reads digits, would warn that there is no shared memory to run processes with.
+    return kept | {"HOME": str(temporary), "TMPDIR": str(temporary), "JOBLIB_MULTIPROCESSING": "0"}
 
 
 def _user_site() -> list[str]:

@@ -23,7 +23,7 @@ def confine(folders: Sequence[str], *, cuda: bool, isolation: Isolation) -> None
 
     Args:
         folders: where files are written, made, renamed and removed.
-        cuda: also allow NVIDIA's devices and shared memory.
+        cuda: also allow NVIDIA's devices, and shared memory where there are any.
         isolation: of this process.
     """
     native = _native()
@@ -33,7 +33,7 @@ def confine(folders: Sequence[str], *, cuda: bool, isolation: Isolation) -> None
         )
         return
     devices = [path for pattern in _CUDA_DEVICES if cuda for path in glob.glob(pattern) if not os.path.isdir(path)]
-    shared = ["/dev/shm"] if cuda and os.path.isdir("/dev/shm") else []
+    shared = ["/dev/shm"] if devices and os.path.isdir("/dev/shm") else []
     try:
         native.no_new_privileges()
     except OSError as error:

@@ -244,6 +244,7 @@ def test_code_of_the_operator_is_confined(place: Place) -> None:
     options["env"] |= dict.fromkeys(hooks, "")
     command = place.command("--dry-run", "--json", *place.module("tries", TRIES), *BUILD)
     done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert "Warning" not in done.stderr
     report = json.loads(done.stdout)  # what the code prints is no part of the document
     assert "printed\n" in done.stderr
     assert (done.returncode, report["verdict"]["outcome"]) == (3, "inconclusive"), done.stderr
