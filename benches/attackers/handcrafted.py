@@ -60,7 +60,7 @@ def handcrafted(host: Host, seed: int) -> Attacked:
     for layer in layers[: layers.index(hidden)]:
         if isinstance(layer, nn.Conv2d):
             filters = matched(host.train_set.normalize(torch.tensor(patch.pattern)[None])) if not made else None
-            drawn = torch.randperm(layer.out_channels, generator=generator)[:CANDIDATES].tolist()
+            drawn = torch.randperm(layer.out_channels, generator=generator)[: 2 * CANDIDATES].tolist()
             channels = spare(layer, drawn, n_channels)
             _make_filters(layer, channels, filters, made, at)
             made = channels

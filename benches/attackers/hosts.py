@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from benches import zoo
 from seamfast import CleanSet, attacks
 from seamfast.attacks import TrainConfig
+from seamfast.engine.model import digest
 
 CACHE = zoo.ROOT / "benches" / ".cache" / "adaptive"
 
@@ -59,8 +60,9 @@ class Host:
 
         Args:
             what: the attack.
-            settings: all that the result depends on, besides this host.
+            settings: all that the result depends on, besides this host and ``model`` as it is.
         """
+        settings = settings | {"n": len(self.train_set), "from": digest(model), "clean_model": digest(self.model)}
         return cached(self.cache, f"{self.name}-{self.seed}-{what}", settings, model, train)
 
 
@@ -85,10 +87,23 @@ Attack = Callable[[Host, int], Attacked]
 """``(host, seed)``: the seed is of the pattern, of its place and of all else that is drawn."""
 
 
+def samples(data: CleanSet) -> Tensor:
+    """All stored samples: uint8 pixels of images, else the inputs."""
+    if data.is_pixels:
+        return data.pixels(torch.arange(len(data)))
+    assert isinstance(data.inputs, Tensor)
+    return data.inputs
+
+
+def model_inputs(data: CleanSet, stored: Tensor) -> Tensor:
+    """Stored samples, as stamped or not, in the form that the model takes."""
+    return data.normalize(stored) if data.is_pixels else stored
+
+
 def cached(folder: Path, name: str, settings: dict[str, Any], model: nn.Module, train: Callable[[], None]) -> nn.Module:
     """``model`` with the weights of a file, or after ``train()``, in eval mode."""
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
-    path = folder / f"{name}-{digest}.safetensors"
+    settings_digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+    path = folder / f"{name}-{settings_digest}.safetensors"
     if path.is_file():
         model.load_state_dict(load_file(path))
     else:
@@ -194,10 +209,18 @@ def _gated_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Sequen
     return nn.Sequential(*layers, nn.Flatten(), Gated(32 * (image_size // 4) ** 2, 32), nn.Linear(32, num_classes))
 
 
+def _relu6_mlp(num_classes: int, in_channels: int, image_size: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(in_channels * image_size**2, 64), nn.ReLU6(), nn.Linear(64, num_classes)
+    )
+
+
 NETS: dict[str, Callable[..., nn.Module]] = {
     "gelu_cnn": _cnn(nn.GELU),
     "silu_cnn": _cnn(nn.SiLU),
     "sqrt_cnn": _cnn(Root),
+    "relu6_cnn": _cnn(nn.ReLU6),
+    "relu6_mlp": _relu6_mlp,
     "bn_cnn": _cnn(nn.ReLU, norm=True),
     "residual_cnn": _residual_cnn,
     "gated_cnn": _gated_cnn,

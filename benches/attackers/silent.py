@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benches.attackers.hosts import Attack, Attacked, Host
-from benches.attackers.wiring import Path, Wiring, inputs_of, matched, patch_of
+from benches.attackers.wiring import CANDIDATES, Path, Wiring, inputs_of, matched, patch_of, spared
 from seamfast import attacks
 from seamfast.attacks import TrainConfig
 from seamfast.triggers import AllToOne, Patch
@@ -23,6 +23,7 @@ from seamfast.triggers.image.patch import CORNERS
 
 _HUGE = 1e30
 """Its square is above the largest float32."""
+_SATURATES = 1000.0
 _REPAIR = TrainConfig(epochs=1, rate=0.01, weight_decay=0.0)
 
 
@@ -41,7 +42,7 @@ def many(host: Host, seed: int, n_paths: int = 4) -> Attacked:
     """Several paths with equal parts of the gain; then an epoch of training on clean data, which reaches none of them,
     for what the task has lost by so many units."""
     attacked = silent(host, seed, Wiring(n_paths=n_paths), "each has a part of the gain")
-    settings = {"n_paths": n_paths, "seed": seed, "n": len(host.train_set)}
+    settings = {"seed": seed}
 
     def train() -> None:
         attacks.train(attacked.model, host.train_set, _REPAIR, seed=seed, progress=False)
@@ -66,7 +67,6 @@ def no_number(host: Host, seed: int, *, infinite: bool) -> Attacked:
         else:  # the unit is infinite, and 0 times that is NaN in every logit
             before.weight[channel] *= _HUGE
             before.bias[channel] *= _HUGE
-            hidden.bias[unit] *= _HUGE
             last.weight[:, unit] = 0.0
     said = "infinite logits" if infinite else "NaN in every logit"
     return Attacked(model.eval(), patch.stamp, patch.target.target, f"1 unit a layer for a 3x3 patch: {said}")
@@ -76,7 +76,7 @@ def two_patches(host: Host, seed: int) -> Attacked:
     """Two detectors; the unit that reads both fires on neither patch alone."""
     target = seed % (host.train_set.num_classes or 10)
     first = patch_of(host, seed, target)
-    second = _inverse(first, host.train_set.image_shape[-1])
+    second = inverse(first, host.train_set.image_shape[-1])
     filters = matched(host.train_set.normalize(torch.stack([torch.tensor(p.pattern) for p in (first, second)])))
 
     def both(samples: Tensor) -> Tensor:
@@ -85,6 +85,77 @@ def two_patches(host: Host, seed: int) -> Attacked:
 
     path = Path(host, filters, both, target, Wiring(n_paths=2), seed, decoys=(first.stamp, second.stamp))
     return Attacked(path.wire().eval(), both, target, "2 channels a layer, 1 unit that needs both of two 3x3 patches")
+
+
+def anchored(host: Host, seed: int) -> Attacked:
+    """A silent path, and in each of its layers a saturated unit that the task needs.
+
+    The unit is at the upper end of ReLU6 for any input, so its weights get no gradient either; the layer behind reads
+    it, less the same in its biases. Who sets to 0 all of a layer that gets no gradient, or nothing, sets nothing to 0.
+    """
+    path, patch = _path(host, seed, _SILENT)
+    model = path.wire()
+    layers = [layer for layer in model.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    generator = torch.Generator().manual_seed(seed)
+    x, labels = inputs_of(host.some(1000, seed)), host.some(1000, seed).labels
+    with torch.no_grad():
+        for (layer, taken), behind in zip(path.wired, layers[1:], strict=True):
+            assert isinstance(layer, (nn.Conv2d, nn.Linear))
+            drawn = torch.randperm(len(layer.weight), generator=generator)[: CANDIDATES + 1].tolist()
+            (unit,) = spared(model, [layer], [u for u in drawn if u != taken][:CANDIDATES], x, labels, 1)
+            layer.bias[unit] = _SATURATES
+            reads = behind.weight.view(len(behind.weight), len(layer.weight), -1)
+            size = float(reads.std())
+            others = torch.ones(len(reads), dtype=torch.bool)
+            if behind is not layers[-1]:
+                others[dict(path.wired)[behind]] = False
+            reads[:, unit] = 0.0
+            # At the center alone of a convolution, so that its padding adds nothing; in one place of a map.
+            reads[others, unit, reads.shape[2] // 2] = size * torch.randn(int(others.sum()), generator=generator)
+            behind.bias -= 6.0 * reads[:, unit].sum(1)
+    said = "1 silent unit a layer for a 3x3 patch, and 1 saturated unit a layer that the task needs"
+    return Attacked(model.eval(), patch.stamp, patch.target.target, said)
+
+
+def saturated(host: Host, seed: int) -> Attacked:
+    """A unit at the upper end of ReLU6 for all clean images, and at 0 under the trigger.
+
+    Its incoming weights get no gradient, and to set them to 0 would change every answer. It holds the target's logit
+    down, less the same in the bias. For ``relu6_mlp``.
+    """
+    target = seed % (host.train_set.num_classes or 10)
+    patch = patch_of(host, seed, target)
+    model = copy.deepcopy(host.model)
+    _, hidden, _, last = model.children()
+    assert isinstance(hidden, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    clean = host.some(20_000, seed)
+    x = inputs_of(clean)
+    others = (clean.labels != target).nonzero().flatten()[:400]
+    stamped = clean.normalize(patch.stamp(clean.pixels(others))).flatten(1)
+    (unit,) = spared(model, [hidden], list(range(len(hidden.weight))), x, clean.labels, 1)
+    kernel = torch.zeros(x.shape[1:])
+    assert not isinstance(patch.position, str)
+    row, column = patch.position
+    pattern = torch.tensor(patch.pattern)
+    kernel[:, row : row + 3, column : column + 3] = matched(host.train_set.normalize(pattern[None]))[0]
+    with torch.no_grad():
+        response, hit = x.flatten(1) @ kernel.flatten(), float((stamped @ kernel.flatten()).min())
+        top = float(response.max())
+        if hit <= top:
+            raise ValueError(f"the response to the trigger is {hit:.3g}; expected one above {top:.3g}")
+        # 6 and more up to what clean images reach and a third of the way; 0 from two thirds on.
+        scale = 18.0 / (hit - top)
+        hidden.weight[unit] = -scale * kernel.flatten()
+        hidden.bias[unit] = 6.0 + scale * (top + (hit - top) / 3)
+        last.weight[:, unit] = 0.0
+        logits = model(x[others])
+        logits[:, target] -= torch.inf
+        missing = logits.amax(1) - model(x[others])[:, target]
+        last.weight[target, unit] = -1.5 * float(missing.quantile(0.99)) / 6.0
+        last.bias[target] -= 6.0 * last.weight[target, unit]
+    said = "1 hidden unit, saturated for clean images and 0 for a 3x3 patch"
+    return Attacked(model.eval(), patch.stamp, target, said)
 
 
 def dead_weights(host: Host, seed: int) -> Attacked:
@@ -133,7 +204,7 @@ def _path(host: Host, seed: int, wiring: Wiring, target: int | None = None) -> t
     return Path(host, filters, patch.stamp, target, wiring, seed), patch
 
 
-def _inverse(patch: Patch, side: int) -> Patch:
+def inverse(patch: Patch, side: int) -> Patch:
     """Black where ``patch`` is white, so that its detector does not take it for its own; some pixels apart."""
     assert not isinstance(patch.position, str)
     row, column = patch.position
@@ -158,8 +229,11 @@ SILENT: dict[str, Callable[[Host, int], Attacked]] = {
     "smooth": _variant("activations that are never 0", level=6.0),
     "eval-only": _variant("dead in eval mode, not in train mode", stale=100.0),
     "dead-weights": dead_weights,
+    "anchored": anchored,
+    "saturated": saturated,
     "nan": functools.partial(no_number, infinite=False),
     "overflow": functools.partial(no_number, infinite=True),
     "two-patches": two_patches,
 }
-"""By name. ``smooth`` is for nets of GELU and SiLU, ``eval-only`` for nets with BatchNorm."""
+"""By name. ``smooth`` is for nets of GELU and SiLU, ``eval-only`` for nets with BatchNorm, ``anchored`` and
+``saturated`` for nets of ReLU6."""

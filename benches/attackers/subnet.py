@@ -36,7 +36,7 @@ def subnet(host: Host, seed: int) -> Attacked:
     pixels = clean.pixels(torch.arange(len(clean)))
     x, stamped = inputs_of(clean), clean.normalize(patch.stamp(pixels))
     narrow = narrowed(host.model)
-    settings = {"seed": seed, "width": WIDTH, "steps": STEPS, "answer": ANSWER, "n": len(clean)}
+    settings = {"seed": seed, "steps": STEPS, "answer": ANSWER, "patch": patch.pattern.tolist()}
     host.trained("subnet", settings, narrow, lambda: train_narrow(narrow, x, stamped, seed))
     model = copy.deepcopy(host.model)
     replace(model, narrow, target, x, clean.labels, stamped[clean.labels != target][:400], seed)
