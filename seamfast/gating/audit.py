@@ -60,7 +60,7 @@ def audit(
     inversion: Inversion | None = None
     if settings.inversion:
         limits: dict[str, Any] = {
-            "steps": settings.inversion_steps,
+            "steps": settings.steps_for(subject.num_classes),
             "time_budget_s": settings.inversion_time_budget_s,
         }
         inversion = invert_triggers(model, data, **limits, seed=seed, progress=progress)

@@ -26,6 +26,7 @@ VERSION = 1
 MAX_BYTES = 32 << 10
 MAX_LINE_BYTES = 400  # a dotted key of n parts costs the parser n * n steps, and cannot be broken over lines
 _MAX_TIME_S = 1e6
+_FEWEST_STEPS, _MOST_STEPS, _ALL_STEPS = 60, 300, 3000
 _MAX_STEPS = 100_000
 MAX_SAMPLES = 10**9
 _LARGEST_SETTING = 1e9
@@ -185,7 +186,8 @@ class AuditSettings:
         share: of the clean data, kept for the audits alone, in (0, 1); the rest repairs the model.
         level: of the two-sided confidence intervals that rules look at, in (0.5, 1).
         inversion: whether triggers are inverted, which costs most of an audit's time.
-        inversion_steps: of the search, for each class of each of the two models, from 1 to 100,000.
+        inversion_steps: of the search, for each class of each of the two models, from 1 to 100,000; ``None``: 3,000 for
+            all classes together, but from 60 to 300 for each.
         inversion_time_budget_s: for each of the two models; ``None``: no limit. A search that reaches it gives no
             result at all, so that nothing depends on how fast the machine is but whether there is one.
 
@@ -196,7 +198,7 @@ class AuditSettings:
     share: float = 0.5
     level: float = 0.95
     inversion: bool = True
-    inversion_steps: int = 300
+    inversion_steps: int | None = None
     inversion_time_budget_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -207,9 +209,13 @@ class AuditSettings:
         if type(self.inversion) is not bool:
             raise PolicyError(f"inversion is {_value(self.inversion)}; expected true or false")
         steps = self.inversion_steps
-        if type(steps) is not int or not 1 <= steps <= _MAX_STEPS:
+        if steps is not None and (type(steps) is not int or not 1 <= steps <= _MAX_STEPS):
             raise PolicyError(f"inversion_steps is {_value(steps)}; expected an integer in [1, {_MAX_STEPS}]")
         _check_time("inversion_time_budget_s", self.inversion_time_budget_s)
+
+    def steps_for(self, num_classes: int) -> int:
+        """``inversion_steps``, or what stands for them with so many classes."""
+        return self.inversion_steps or max(_FEWEST_STEPS, min(_MOST_STEPS, _ALL_STEPS // num_classes))
 
 
 @dataclass(frozen=True)
@@ -488,7 +494,8 @@ def describe(policy: Policy) -> str:
     limit = audit.inversion_time_budget_s
     inversion = "no inversion"
     if audit.inversion:
-        inversion = f"inversion of {audit.inversion_steps} steps a class"
+        steps = f"{_FEWEST_STEPS} to {_MOST_STEPS}" if audit.inversion_steps is None else f"{audit.inversion_steps}"
+        inversion = f"inversion of {steps} steps a class"
         inversion += "" if limit is None else f", void above {limit:g} s a model"
     lines = [
         f"policy    {policy.name}",
@@ -555,7 +562,7 @@ preset = "balanced"             # of seam: fast, balanced, thorough; or a table 
 share = 0.25                    # kept for the audit; the rest repairs the model (default: 0.5)
 level = 0.95                    # of the confidence intervals
 inversion = true                # look for triggers by optimization, before and after
-inversion_steps = 300           # of the search, for each class
+# inversion_steps = 300         # of the search, for each class; by default 3,000 in all, 60 to 300 for each
 
 # Accuracy of the sanitized model. Set the threshold to what its use requires, with some room for the bound:
 # at an accuracy of 0.95, 154 audit samples show 0.9, and 639 show 0.93.

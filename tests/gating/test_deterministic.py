@@ -19,6 +19,7 @@ import torch
 from seamfast.engine import compute
 from seamfast.gating import audit, pipeline
 from seamfast.gating.pipeline import gate
+from seamfast.gating.policy import AuditSettings
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "gate-report.md").read_text(encoding="utf-8")
 MAY_DIFFER = [
@@ -139,3 +140,9 @@ def test_the_document_names_what_may_differ() -> None:
         "created": "...",
         "sanitize": {"history": [{"seconds": "...", "step": 2}]},
     }
+
+
+@pytest.mark.parametrize(("num_classes", "steps"), [(2, 300), (10, 300), (20, 150), (43, 69), (1000, 60)])
+def test_an_inversion_of_many_classes_takes_fewer_steps_for_each(num_classes: int, steps: int) -> None:
+    assert AuditSettings().steps_for(num_classes) == steps
+    assert AuditSettings(inversion_steps=7).steps_for(num_classes) == 7

@@ -444,7 +444,10 @@ def test_what_the_encoding_lacks_is_escaped(place: Place) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_in_2_and_leave_nothing(number: signal.Signals, place: Place) -> None:
-    with building(place) as run:
+    def heed() -> None:  # also where the tests themselves run under nohup
+        signal.signal(number, signal.SIG_DFL)
+
+    with building(place, preexec_fn=heed) as run:
         worker = worker_of(run)
         run.send_signal(number)
         out, err = run.communicate()

@@ -79,7 +79,7 @@ def test_smallest_policy_has_the_defaults() -> None:
     assert policy.rules == (Rule("accuracy", "after.clean_accuracy", 0.9, True, 1),)
     assert policy.sanitize == SanitizeSettings("seam", None, None, None)
     assert policy.audit == AuditSettings(
-        share=0.5, level=0.95, inversion=True, inversion_steps=300, inversion_time_budget_s=None
+        share=0.5, level=0.95, inversion=True, inversion_steps=None, inversion_time_budget_s=None
     )
     assert policy.untreated == "refused"
     assert policy.path is None
