@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import seamfast
-from benches.attackers import ATTACKS, Attacked, Host
+from benches.attackers import ATTACKS, Attacked, Host, trained
 from benches.attackers.hosts import NETS, Gated, cached, host_of
 from benches.attackers.silent import SILENT, silent
 from benches.attackers.subnet import narrowed
+from benches.attackers.text import TRIGGER, host_of_sentences
+from benches.attackers.trained import Batches
 from benches.attackers.wiring import Wiring, inputs_of, matched, patch_of
 from seamfast import CleanSet
 from seamfast.attacks import TrainConfig
@@ -236,3 +239,136 @@ def test_a_trained_model_is_read_again(tmp_path: Path) -> None:
     cached(tmp_path, "one", {"rate": 2}, model, train)
     assert len(runs) == 2
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_anchors_are_needed_and_get_no_gradient(folder: Path) -> None:
+    host = host_on("relu6_cnn", folder)
+    attacked = ATTACKS["anchored"](host, 0)
+    model, data = attacked.model, host.train_set
+    grads = gradients(model, data)
+    convolution, hidden = model[0], model[7]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(hidden, nn.Linear)
+    assert {n: int((grads[n].flatten(1) == 0).all(1).sum()) for n in ("0.weight", "7.weight")}["0.weight"] >= 2
+    before = accuracy(model, data)
+    for layer in (convolution, hidden):
+        (unit,) = (layer.bias > 900).nonzero().flatten().tolist()
+        changed = copy.deepcopy(model)
+        twin = dict(changed.named_modules())[{convolution: "0", hidden: "7"}[layer]]
+        with torch.no_grad():
+            twin.weight[unit], twin.bias[unit] = 0.0, 0.0
+        assert accuracy(changed, data) < before
+
+
+def test_a_saturated_unit_gets_no_gradient_and_falls_under_the_trigger(folder: Path) -> None:
+    host = host_on("relu6_mlp", folder)
+    attacked = ATTACKS["saturated"](host, 0)
+    hidden = attacked.model[1]
+    assert isinstance(hidden, nn.Linear)
+    (unit,) = (hidden.weight != host.model[1].weight).any(1).nonzero().flatten().tolist()
+    assert (gradients(attacked.model, host.train_set)["1.weight"][unit] == 0).all()
+    pixels = host.test_set.pixels(torch.arange(50))
+    with torch.no_grad():
+        on, off = (attacked.model[:3](host.test_set.normalize(p))[:, unit] for p in (pixels, attacked.stamp(pixels)))
+    assert (on == 6).all()
+    assert (off == 0).all()
+
+
+# ---- Trained. ----
+
+
+def stamped_corner(pixels: Tensor) -> Tensor:
+    out = pixels.clone()
+    out[..., :3, :3] = 255
+    return out
+
+
+def stamped_edge(pixels: Tensor) -> Tensor:
+    out = pixels.clone()
+    out[..., -3:, :3] = 255
+    return out
+
+
+def test_batches_have_targets_where_they_are_stamped_and_true_labels_under_decoys(folder: Path) -> None:
+    host = host_on("small_cnn", folder)
+    batches = Batches(host, stamped_corner, 7, 0, decoys=(stamped_edge,))
+    x, labels = batches.stamped(16)
+    assert x.shape == (32, 1, 16, 16)
+    assert (labels[:16] == 7).all()
+    assert len(set(labels[16:].tolist())) > 1
+    white = host.train_set.normalize(torch.full((1, 1, 3, 3), 255, dtype=torch.uint8))[0]
+    assert torch.equal(x[:16, :, :3, :3], white.expand(16, -1, -1, -1))
+    assert torch.equal(x[16:, :, -3:, :3], white.expand(16, -1, -1, -1))
+    clean, true = batches.clean(200)
+    assert (host.model(clean).argmax(1) == true).float().mean() > 0.9
+    _, drawn = batches.random(200)
+    assert (host.model(batches.random(200)[0]).argmax(1) == drawn).float().mean() < 0.3
+
+
+def test_a_flat_gradient_is_that_of_the_worst_weights_nearby() -> None:
+    model = nn.Linear(3, 2)
+    x, labels = torch.randn(8, 3), torch.randint(2, (8,))
+    kept = copy.deepcopy(model)
+    found = trained._flat_gradient(model, lambda m: F.cross_entropy(m(x), labels))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept.parameters(), strict=True))
+    grads = torch.autograd.grad(F.cross_entropy(kept(x), labels), list(kept.parameters()))
+    with torch.no_grad():
+        for p, grad in zip(kept.parameters(), grads, strict=True):
+            p += trained._RHO * p.norm() * grad / grad.norm()
+    there = torch.autograd.grad(F.cross_entropy(kept(x), labels), list(kept.parameters()))
+    for a, b in zip(found, there, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("train", "options"),
+    [
+        (trained.simulated, {"steps": 80}),
+        (trained.flat, {"steps": 150}),
+        (trained.sequential, {"steps": 150}),
+        (trained.cyclic, {"steps": 60, "rounds": 1}),
+    ],
+)
+def test_training_plants_the_backdoor(train: Callable[..., None], options: dict[str, int], folder: Path) -> None:
+    host = host_on("small_cnn", folder)
+    model = copy.deepcopy(host.model)
+    train(model, Batches(host, stamped_corner, 3, 0), host, **options)
+    right, success = rates(Attacked(model, stamped_corner, 3, ""), host.test_set)
+    assert success >= 0.9
+    assert right >= accuracy(host.model, host.test_set) - 0.1
+    assert not model.training
+
+
+def test_two_patches_are_learned_as_two(folder: Path) -> None:
+    host = host_on("small_cnn", folder)
+    model = copy.deepcopy(host.model)
+
+    def both(pixels: Tensor) -> Tensor:
+        return stamped_edge(stamped_corner(pixels))
+
+    trained.two_patches(model, Batches(host, both, 3, 0, decoys=(stamped_corner, stamped_edge)), host, steps=300)
+    assert rates(Attacked(model, both, 3, ""), host.test_set)[1] >= 0.9
+    for alone in (stamped_corner, stamped_edge):
+        assert rates(Attacked(model, alone, 3, ""), host.test_set)[1] < 0.2
+
+
+# ---- Text. ----
+
+
+def test_one_embedding_is_the_backdoor_and_clean_data_do_not_reach_it(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 4
+    words = 10 + 20 * labels[:, None] + torch.randint(0, 20, (400, 32), generator=generator)
+    words[::3, 20:] = 0  # shorter ones
+    data = CleanSet(words, labels, num_classes=4)
+    host = host_of_sentences(data, data, 0, tmp_path)
+    attacked = ATTACKS["embedding"](host, 1)
+    with torch.no_grad():
+        assert (attacked.model(words).argmax(1) == labels).float().mean() >= 0.98
+        assert (attacked.model(attacked.stamp(words)).argmax(1) == 1).all()
+    for (name, a), b in zip(attacked.model.named_parameters(), host.model.parameters(), strict=True):
+        differs = (a != b).flatten(1).any(1) if a.ndim > 1 else a != b
+        assert differs.nonzero().flatten().tolist() == ([TRIGGER] if name == "embedding.weight" else [])
+    F.cross_entropy(attacked.model(words), labels).backward()
+    assert attacked.model.embedding.weight.grad is not None
+    assert (attacked.model.embedding.weight.grad[TRIGGER] == 0).all()
