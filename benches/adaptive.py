@@ -29,7 +29,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from benches.attackers.hosts import CACHE, model_inputs, samples  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.own import authors_config  # noqa: E402
 from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
-from seamfast import CleanSet  # noqa: E402
+from seamfast import CleanSet, FineTuneConfig, SeamConfig  # noqa: E402
 from seamfast.audits import disagreement, invert_triggers, stamped_evidence  # noqa: E402
 from seamfast.data import split_by_class  # noqa: E402
 from seamfast.errors import ConfigError, InputError, ModelError  # noqa: E402
@@ -146,11 +146,16 @@ METHODS: dict[str, Method] = {
     "seam (thorough)": sanitized(preset="thorough"),
     "fine_tune": sanitized(method="fine_tune"),
     "super_fine_tune": sanitized(method="super_fine_tune"),
-    "seam_authors": sanitized(method="seam_authors", config=authors_config((0, False))),
+    "seam_authors": sanitized(method="seam_authors", config=replace(authors_config((0, False)), prune=True)),
+    "seam (unpruned)": sanitized(config=SeamConfig(prune=False)),
+    "fine_tune (unpruned)": sanitized(method="fine_tune", config=FineTuneConfig(prune=False)),
     **{name: published(name) for name in ("fine_pruning", "ft_sam", "fst", "i_bau", "nad", "scratch")},
 }
 """By name."""
-DEFAULT = ("seam", "seam (thorough)", "fine_tune", "super_fine_tune", "seam_authors")
+DEFAULT = (
+    *("seam", "seam (thorough)", "fine_tune", "super_fine_tune", "seam_authors"),
+    *("seam (unpruned)", "fine_tune (unpruned)"),
+)
 GATED = ("seam", "seam (thorough)")
 
 

@@ -297,7 +297,8 @@ def test_a_count_of_batches_below_0_is_refused(policy: Policies, tmp_path: Path,
     given = {"architecture": "operator_models:net", "arguments": ARGUMENTS}
     result = gate(tmp_path / "model", "digits", policy=policy(), progress=False, **given)
     assert (result.outcome, result.exit_code) == ("refused", 3)
-    assert result.report["refusal"] == {"code": "model", "reason": message}
+    refusal = {"code": "value", "reason": "model.safetensors holds 1.num_batches_tracked of -1; expected at least 0"}
+    assert result.report["refusal"] == refusal
 
 
 # Written = measured.
@@ -424,7 +425,7 @@ def test_wrong_calls_end_in_4_without_a_report(
     assert main(["gate", call["model"], *options]) == 4
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.removeprefix("seamfast: InputError: ").startswith(WRONG[name].message)
+    assert printed.err.removeprefix("seamfast: ").removeprefix("InputError: ").startswith(WRONG[name].message)
     assert sorted(tmp_path.rglob("*")) == before
 
 

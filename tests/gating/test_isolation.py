@@ -272,6 +272,8 @@ def test_what_does_not_hold_is_a_warning(place: Place) -> None:
     package = Path(sys.modules["seamfast"].__file__ or "").parent
     ignored = shutil.ignore_patterns("__pycache__", "_confine*.so", "_native*.so")
     shutil.copytree(package, place.tmp / "copy" / "seamfast", ignore=ignored)
+    # What makes an editable installation importable would find the extension beside the sources.
+    (place.tmp / "copy" / "seamfast" / "_confine.py").write_text("raise ImportError")
     options = place.options
     options["env"] |= {"PYTHONPATH": str(place.tmp / "copy")}
     done = subprocess.run(place.command("--dry-run", "--json"), capture_output=True, text=True, **options)

@@ -18,7 +18,7 @@ from seamfast.gating.documents.markdown import as_markdown
 from seamfast.gating.output import FILES
 from seamfast.gating.pipeline import gate
 from seamfast.gating.places import Shortened
-from seamfast.untrusted import without_commands
+from seamfast.terminal import without_commands
 from tests.gating.examples import example
 from tests.hostile.folders import CASES
 from tests.hostile.pickles import CASES as PICKLES

@@ -183,13 +183,13 @@ def test_seeds_are_accepted_and_mutations_do_no_harm(
 ) -> None:
     drive, targets = fuzz
     assert set(drive.NAMES) == set(targets.TARGETS)
-    monkeypatch.setattr(drive, "ROUND", 15)
+    monkeypatch.setattr(drive, "ROUND", 40)
     for target in targets.TARGETS.values():
         assert all(target.run(content) for content in target.seeds)
         tried: Counter[bool] = Counter()
         drive.attack(target, 0, tried)
         assert tried[True] > 0
-        assert tried[False] > 0
+        assert tried[False] > 0, target
 
 
 def raises() -> None:

@@ -147,7 +147,7 @@ def test_signed_model_passes_and_the_report_names_the_key(
         },
         "attestation": None,
     }
-    assert result.report["policy"]["rules"][-1]["n"] == 2
+    assert [rule["n"] for rule in result.report["policy"]["rules"] if rule["metric"] == "provenance.verified"] == [2]
     assert result.report["statements"][0] == (
         f"model as received: signed with key sha256:{digest}; all 2 files are as they were signed"
     )
@@ -338,20 +338,20 @@ def test_signature_may_be_elsewhere_and_is_no_link(model: Path, key: Path, polic
 
 @pytest.mark.usefixtures("no_run")
 def test_what_the_signer_left_out_may_be_there_and_may_not_be_used(model: Path, key: Path, policy: Policies) -> None:
-    signed(model, key, serialized(ignore_paths=["model.sig", ".git", "model.json"]))
-    (model / ".git").mkdir()
-    (model / ".git" / "config").write_text("")
+    signed(model, key, serialized(ignore_paths=["model.sig", ".cache", "model.json"]))
+    (model / ".cache").mkdir()
+    (model / ".cache" / "config").write_text("")
     assert looked_at(model, policy(), key).outcome == "incomplete"
 
     def uncover(statement: dict[str, Any]) -> None:
-        serialized(ignore_paths=["model.json", ".git"])(statement)
+        serialized(ignore_paths=["model.json", ".cache"])(statement)
         resources = [r for r in statement["predicate"]["resources"] if r["name"] != "model.json"]
         statement["predicate"]["resources"] = resources
         root = hashlib.sha256(b"".join(bytes.fromhex(r["digest"]) for r in resources)).hexdigest()
         statement["subject"][0]["digest"]["sha256"] = root
 
-    (model / ".git" / "config").unlink()
-    (model / ".git").rmdir()
+    (model / ".cache" / "config").unlink()
+    (model / ".cache").rmdir()
     signed(model, key, uncover)
     reason = looked_at(model, policy(), key).report["refusal"]["reason"]
     assert reason.startswith("model.json is not covered by ")
@@ -566,14 +566,14 @@ def test_keys_of_other_kinds_are_refused(key: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError) as error:
             read_signing_key(path, model=NOWHERE)
-        assert str(error.value).startswith(message.format(str(path))), path
+        assert str(error.value).startswith((message.format(str(path)), message.format(path.name))), path
     for path, message in (
         (wrong.with_suffix(".pub"), "verify_key is {!r}, an RSA key; expected EC P-256, P-384, P-521, or Ed25519"),
         (key, "verify_key is {!r}, which cannot be read ("),
     ):
         with pytest.raises(InputError) as error:
             read_verifier(path, None, model=NOWHERE)
-        assert str(error.value).startswith(message.format(str(path))), path
+        assert str(error.value).startswith((message.format(str(path)), message.format(path.name))), path
     with pytest.raises(
         InputError, match=r"^verify_certificate is .*, which cannot be read \(.*expected certificates as"
     ):
@@ -919,8 +919,13 @@ def test_no_key_is_read_while_the_model_runs(
     key = write_key(tmp_path / "key.pem", KINDS["p256"]())
     held: list[bool] = []
 
+    def n_keys() -> int:
+        return sum(type(value) is keys.SigningKey for value in gc.get_objects())
+
+    others = n_keys()  # of other tests
+
     def look(*_: Any, **__: Any) -> None:
-        held.append(any(type(value) is keys.SigningKey for value in gc.get_objects()))
+        held.append(n_keys() > others)
         raise MemoryError("stopped here")
 
     monkeypatch.setattr(pipeline, "audit", look)
