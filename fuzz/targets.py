@@ -191,10 +191,11 @@ WORDS = (*NUMBERS, *MARKS, *NESTED)
 
 
 def run_kind(data: bytes) -> bool:
-    """The name of a file, a newline, its bytes: they have a kind, which is read or can be refused."""
+    """The name of a file, a newline, its bytes: they have a kind, which is read or can be refused; whether it is known."""
     name, _, content = data.partition(b"\n")
     kind = look(io.BytesIO(content)).kind(name.decode("utf-8", "replace"))
-    return kind in READABLE or refusal(lambda: refuse_kind(kind, "x"), RefusedError)
+    assert kind in READABLE or refusal(lambda: refuse_kind(kind, "x"), RefusedError)
+    return kind != "unknown"
 
 
 def read_from(name: str, content: bytes, read: Callable[[Path], CleanSet]) -> bool:
