@@ -191,7 +191,7 @@ WORDS = (*NUMBERS, *MARKS, *NESTED)
 
 
 def run_kind(data: bytes) -> bool:
-    """The name of a file, a newline, its bytes: they have a kind, which is read or can be refused; whether it is known."""
+    """A file's name, a newline, its bytes: they have a kind, which is read or can be refused. Whether it is known."""
     name, _, content = data.partition(b"\n")
     kind = look(io.BytesIO(content)).kind(name.decode("utf-8", "replace"))
     assert kind in READABLE or refusal(lambda: refuse_kind(kind, "x"), RefusedError)
