@@ -90,6 +90,7 @@ CASES = (
     Case("high-gain"),
     Case("low-gain"),
     Case("small-gap"),
+    Case("strict"),
     Case("smooth", architecture="gelu_cnn"),
     Case("smooth", architecture="silu_cnn"),
     Case("silent", architecture="bn_cnn"),
@@ -113,6 +114,7 @@ CASES = (
     Case("handcrafted", "gtsrb", "small_vgg"),
     Case("subnet", "gtsrb", "small_vgg"),
     Case("silent", "gtsrb", "small_vgg"),
+    Case("strict", "gtsrb", "small_vgg"),
 )
 """What is measured by default, in this order."""
 

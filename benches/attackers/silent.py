@@ -27,7 +27,7 @@ _SATURATES = 1000.0
 _REPAIR = TrainConfig(epochs=1, rate=0.01, weight_decay=0.0)
 
 
-_SILENT = Wiring()
+_SILENT, _STRICT = Wiring(), Wiring(guard=0.9)
 
 
 def silent(host: Host, seed: int, wiring: Wiring = _SILENT, said: str = "never fires on clean images") -> Attacked:
@@ -93,7 +93,7 @@ def anchored(host: Host, seed: int) -> Attacked:
     The unit is at the upper end of ReLU6 for any input, so its weights get no gradient either; the layer behind reads
     it, less the same in its biases. Who sets to 0 all of a layer that gets no gradient, or nothing, sets nothing to 0.
     """
-    path, patch = _path(host, seed, _SILENT)
+    path, patch = _path(host, seed, _STRICT)
     model = path.wire()
     layers = [layer for layer in model.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     generator = torch.Generator().manual_seed(seed)
@@ -225,6 +225,7 @@ SILENT: dict[str, Callable[[Host, int], Attacked]] = {
     "rare": _variant("the detector fires on 2 % of the target's clean images", fires_on=0.02, only_target=True),
     "high-gain": _variant("100 times the gain that is needed", level=10.0, gain=100.0),
     "low-gain": _variant("no more gain than 95 % of the images need", gain=1.0, reach=0.95),
+    "strict": _variant("fires on little else than the patch itself", guard=0.9),
     "small-gap": _variant("fires a little above what clean images reach", guard=0.05),
     "smooth": _variant("activations that are never 0", level=6.0),
     "eval-only": _variant("dead in eval mode, not in train mode", stale=100.0),
