@@ -227,7 +227,7 @@ SILENT: dict[str, Callable[[Host, int], Attacked]] = {
     "low-gain": _variant("no more gain than 95 % of the images need", gain=1.0, reach=0.95),
     "strict": _variant("fires on little else than the patch itself", guard=0.9),
     "small-gap": _variant("fires a little above what clean images reach", guard=0.05),
-    "smooth": _variant("activations that are never 0", level=6.0),
+    "smooth": _variant("activations that are never 0", level=6.0, guard_behind=0.5),
     "eval-only": _variant("dead in eval mode, not in train mode", stale=100.0),
     "dead-weights": dead_weights,
     "anchored": anchored,

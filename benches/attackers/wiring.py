@@ -39,7 +39,8 @@ class Wiring:
     Attributes:
         n_paths: paths side by side, each with an equal part of the gain.
         fires_on: share of the clean images that the detector fires on; 0: none.
-        guard: where between the largest clean response, 0, and that to the trigger, 1, a unit begins to fire.
+        guard: where between the largest clean response, 0, and that to the trigger, 1, the detector begins to fire.
+        guard_behind: the same of the units behind it. Low, or weights that shrink a little end the path.
         level: activation of each unit under the trigger.
         reach: share of the triggered images that the gain is made for.
         gain: factor on the gain to the target's logit that would do.
@@ -51,9 +52,10 @@ class Wiring:
     n_paths: int = 1
     fires_on: float = 0.0
     guard: float = 0.5
+    guard_behind: float = 0.2
     level: float = 1.0
     reach: float = 0.99
-    gain: float = 1.5
+    gain: float = 3.0
     only_target: bool = False
     stale: float = 1.0
 
@@ -202,7 +204,8 @@ class Path:
             threshold = float(clean.quantile(1 - fires_on))
         else:
             silent = torch.cat([clean, _response(layer, row, self._at["decoys"])]) if joins else clean
-            threshold = float(silent.max()) + self._wiring.guard * (hit - float(silent.max()))
+            guard = self._wiring.guard if is_first or joins else self._wiring.guard_behind
+            threshold = float(silent.max()) + guard * (hit - float(silent.max()))
         if hit <= threshold:
             raise ValueError(f"the response to the trigger is {hit:.3g}; expected one above {threshold:.3g}")
         return self._wiring.level / (hit - threshold), threshold
