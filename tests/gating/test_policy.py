@@ -557,7 +557,7 @@ def test_describe() -> None:
     policy = parsed(HEAD + "[audit]\ninversion_time_budget_s = 5\n[sanitize]\ntime_budget_s = 90" + RULE + BATTERY)
     assert describe(policy).splitlines() == [
         *("policy    gate", f"sha256    {policy.sha256}", "sanitize  seam, default settings, at most 90 s"),
-        "audit     0.5 of the data, bounds at 0.95, inversion of 300 steps a class, void above 5 s a model",
+        "audit     0.5 of the data, bounds at 0.95, inversion of 60 to 300 steps a class, void above 5 s a model",
         "untreated refused: a pass needs a sanitization that was accepted and run to its end, whatever the rules say",
         *("rules     2; to pass, each must", "", "  accuracy"),
         "    after.clean_accuracy >= 0.9 by its lower bound, on at least 1 samples",
