@@ -78,10 +78,32 @@ _PARTS = (
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"seamfast.{_HOMES[name]}"), name)
+        first = _script_folder() if name == "gate" and "torch" not in sys.modules else None
+        if first is not None:
+            sys.path.remove(first)
+        try:
+            return getattr(importlib.import_module(f"seamfast.{_HOMES[name]}"), name)
+        finally:
+            if first is not None:
+                sys.path.insert(0, first)
     if name in _PARTS:
         return importlib.import_module(f"seamfast.{name}")
     raise AttributeError(f"module 'seamfast' has no attribute {name!r}")
+
+
+def _script_folder() -> str | None:
+    """The folder of the script that runs, or the working one, as Python put it first on the search path.
+
+    torch looks there for some twenty modules that need not be installed, before ``gate`` can look after it: a model's
+    folder beside the script could have the name of one. ``None`` where torch itself lies there.
+    """
+    first = sys.path[0] if sys.path and not getattr(sys.flags, "safe_path", False) else None
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    os = sys.modules["os"]
+    own = os.path.dirname(os.path.realpath(main)) if main else os.getcwd()
+    if first is None or os.path.realpath(first) != own or os.path.exists(os.path.join(own, "torch", "__init__.py")):
+        return None
+    return first
 
 
 def __dir__() -> list[str]:

@@ -157,18 +157,23 @@ def test_module_in_the_working_folder_is_not_imported_by_other_commands(place: P
     assert done.stderr.startswith("seamfast: RefusedError: none/model.json: no such file")
 
 
-def test_module_that_ran_before_the_call_is_no_pass(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("before", "code", "has_run"), [("", "mixed-folder", False), ("import torch\n", "remote-code", True)]
+)
+def test_module_beside_the_script_is_not_imported(before: str, code: str, has_run: bool, place: Place) -> None:
+    """A call from Python: what ran before it, as the script imported torch itself, is no pass."""
     shutil.copytree(place.here / "model", place.here / "opt_einsum")
     mark = place.here / "ran"
     (place.here / "opt_einsum" / "__init__.py").write_text(LEAVES_A_MARK.format(mark=str(mark)))
     script = place.here / "script.py"
     script.write_text(
-        "import seamfast\nresult = seamfast.gate('opt_einsum', 'digits', policy='gate.toml', dry_run=True)\n"
+        f"{before}import seamfast\n"
+        "result = seamfast.gate('opt_einsum', 'digits', policy='gate.toml', dry_run=True)\n"
         "print(result.report['refusal']['code'], result.exit_code, result.report['isolation']['isolated'])\n"
     )
     done = subprocess.run([sys.executable, script.name], capture_output=True, text=True, **place.options)
-    assert done.stdout == "remote-code 3 False\n", done.stderr
-    assert mark.exists()  # which is why the command has a process of its own
+    assert done.stdout == f"{code} 3 False\n", done.stderr
+    assert mark.exists() is has_run
 
 
 def test_module_on_the_search_path_of_the_environment_is_not_imported(place: Place) -> None:
