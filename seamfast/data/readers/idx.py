@@ -16,6 +16,7 @@ from seamfast.data.readers._gunzip import Gunzip
 from seamfast.data.readers.labels import check_counts, check_labels, check_split
 from seamfast.errors import DataFileError
 from seamfast.untrusted import (
+    DEFLATE_RATIO,
     MAX_BYTES,
     Bytes,
     PathLike,
@@ -211,6 +212,8 @@ def _open_idx(path: PathLike, ndim: int, max_bytes: int) -> Iterator[_IdxFile]:
             raise DataFileError(f"{declared}; the file holds {size - header:,} after its header")
         if gzipped:
             check_expansion(header + promised, size, where)
+            if header + promised > DEFLATE_RATIO * size:
+                raise DataFileError(f"{declared}; its {size:,} compressed bytes cannot hold as much")
         check_budget(promised, max_bytes, where)
         yield _IdxFile(stream, shape, where)
 

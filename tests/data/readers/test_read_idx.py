@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reader_files import allocating_at_most, idx_bytes
 from refusals import refused
@@ -174,6 +174,7 @@ header = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
+@example(struct.pack(">4I", 0x803, 3, 6, 107_678), b"", True, 5)  # less than 64 MiB, and more than it can hold
 @given(header=header, data=st.binary(max_size=64), zipped=st.booleans(), cut=st.integers(0, 12))
 def test_any_header_reads_or_raises_data_file_error(scratch, header, data, zipped, cut):
     images = gzip.compress(header + data) if zipped else header + data
