@@ -1,6 +1,6 @@
 """What survives of a backdoor that is made to survive? Attackers who know the method, before and after it; resumable.
 
-    python benches/adaptive.py --root /work/data --out rows.jsonl [--attacks silent nan] [--methods seam] [--seeds 0]
+    python benches/adaptive.py --root DATA --out rows.jsonl [--attacks silent nan] [--methods seam] [--seeds 0]
     python benches/adaptive.py --gate
     python benches/adaptive.py --report
 

@@ -928,7 +928,7 @@ MUTANTS = [
     ),
     Mutant(
         "gate-policy-by-a-link-of-the-model",
-        "gating/places.py",
+        "isolation/folders.py",
         "            yield there\n",
         "",
         "a link in the model's folder chooses the policy",

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from seamfast.intake.refusal import RefusedError
+from seamfast.isolation.folders import lies_in
 from seamfast.untrusted import printable
 
 
@@ -24,7 +25,7 @@ def refuse_import_path(place: str | os.PathLike[str]) -> None:
         # An editable install adds a name that looks like a file of the working folder; a hook of its own resolves it.
         importer = pkgutil.get_importer(entry)
         is_place = importer is None or isinstance(importer, (importlib.machinery.FileFinder, zipimport.zipimporter))
-        if is_place and _is_inside(entry, os.path.realpath(place)):
+        if is_place and lies_in(entry, place):
             raise RefusedError(
                 "import-path",
                 f"Python imports modules from {printable(entry or os.getcwd())}, which lies in the model's folder; "
@@ -74,13 +75,9 @@ def refuse_spec(spec: importlib.machinery.ModuleSpec, place: str) -> None:
     """Raise ``RefusedError`` where a module lies in ``place``."""
     origin = [spec.origin] if spec.origin and spec.has_location else []
     for path in (*origin, *(spec.submodule_search_locations or [])):
-        if _is_inside(path, place):
+        if lies_in(path, place):
             raise RefusedError(
                 "remote-code",
                 f"the module {printable(spec.name)} would be imported from {printable(path)}, which lies in the "
                 "model's folder; expected code from elsewhere",
             )
-
-
-def _is_inside(path: str, place: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), place]) == place

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from seamfast.errors import InputError
+from seamfast.isolation.folders import lies_in
 from seamfast.untrusted import PathLike, printable
 
-_MOST_LINKS = 40  # as Linux follows
 _HALF = 100  # characters of a long path that ``printable`` leaves at its beginning
 
 
@@ -29,38 +29,14 @@ def check_places(model: PathLike, others: Mapping[str, PathLike | None], out: Pa
     Raises:
         InputError: e.g. ``policy is 'model/policy.toml', which lies in the model's folder; expected another place``.
     """
-    root = os.path.realpath(model)
     for name, path in {**others, "out": out}.items():
-        if path is not None and any(_is_in(place, root) for place in _ways(path)):
+        if path is not None and lies_in(path, model):
             message = f"{name} is {printable(path)!r}, which lies in the model's folder; expected another place"
             raise InputError(message)
-    if out is not None and _is_in(root, os.path.realpath(out)):
+    if out is not None and lies_in(os.path.realpath(model), out):
         raise InputError(
             f"model is {printable(model)!r}, which lies in out, {printable(out)!r}; expected another place"
         )
-
-
-def _is_in(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
-
-
-def _ways(path: PathLike) -> Iterator[str]:
-    """Where each symbolic link lies that leads to ``path``, and where that is at last."""
-    whole = Path(os.path.join(os.path.realpath(os.curdir), path))
-    here, parts, n_links = "/", list(whole.parts[1:]), 0
-    while parts:
-        part = parts.pop(0)
-        there = os.path.dirname(here) if part == ".." else os.path.join(here, part)
-        if part != ".." and os.path.islink(there) and n_links < _MOST_LINKS:
-            yield there
-            n_links += 1
-            target = PurePosixPath(os.readlink(there))
-            if target.is_absolute():
-                here = "/"
-            parts[:0] = [name for name in target.parts if name != "/"]
-        else:
-            here = there
-    yield here
 
 
 class Shortened:

@@ -10,10 +10,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _LOCK = "lock"
 _N_HEX = 16
+_MOST_LINKS = 40  # as Linux follows
 
 
 def why_not_free(out: str | os.PathLike[str]) -> str | None:
@@ -43,19 +44,42 @@ def why_unusable(model: str, out: str | None, architecture_path: Sequence[str]) 
     if out is not None:
         if reason := why_not_free(out):
             return reason
-        if _is_inside(out, model):
+        if lies_in(out, model):
             return f"out is {out!r}, which lies in the model's folder; expected a folder elsewhere"
     for folder in architecture_path:
         if not os.path.isdir(folder):
             return f"architecture-path is {folder!r}; expected a folder"
-        if _is_inside(folder, model):
+        if lies_in(folder, model):
             return f"architecture-path is {folder!r}, which lies in the model's folder; expected code from elsewhere"
     return None
 
 
-def _is_inside(path: str, model: str) -> bool:
-    place = os.path.realpath(model)
-    return os.path.isdir(place) and os.path.commonpath([os.path.realpath(path), place]) == place
+def lies_in(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is in ``folder``, or a symbolic link on the way to it, or is ``folder`` itself.
+
+    Who fills the folder would choose where such a link leads. Neither need exist.
+    """
+    root = os.path.realpath(folder)
+    return any(os.path.commonpath([place, root]) == root for place in _ways(path))
+
+
+def _ways(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Where each symbolic link lies that leads to ``path``, and where that is at last."""
+    whole = Path(os.path.join(os.path.realpath(os.curdir), path))
+    here, parts, n_links = "/", list(whole.parts[1:]), 0
+    while parts:
+        part = parts.pop(0)
+        there = os.path.dirname(here) if part == ".." else os.path.join(here, part)
+        if part != ".." and os.path.islink(there) and n_links < _MOST_LINKS:
+            yield there
+            n_links += 1
+            target = PurePosixPath(os.readlink(there))
+            if target.is_absolute():
+                here = "/"
+            parts[:0] = [name for name in target.parts if name != "/"]
+        else:
+            here = there
+    yield here
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,11 @@ def sanitized_once(_first: list[SanitizeResult], monkeypatch: pytest.MonkeyPatch
         return _first[0]
 
     monkeypatch.setattr(pipeline, "sanitize", once)
+
+
+@pytest.fixture
+def own_sigint() -> Iterator[None]:
+    """Python's handler, also where SIGINT is ignored, as under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

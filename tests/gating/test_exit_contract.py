@@ -118,14 +118,6 @@ def test_whatever_code_of_the_operator_raises_ends_in_a_report(
     assert "Traceback" not in printed.out
 
 
-@pytest.fixture
-def own_sigint() -> Iterator[None]:
-    """Python's handler, also where SIGINT is ignored, as under nohup."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("own_sigint")
 def test_a_real_interrupt_is_raised_and_nothing_is_written(
     planted: Path, policy: Policies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -369,6 +369,8 @@ def test_wrong_limits_are_usage(option: str, value: str, place: Place) -> None:
     ("more", "message"),
     [
         (("--out", "model/out"), "out is 'model/out', which lies in the model's folder; expected a folder elsewhere"),
+        (("--out", "model/way/out"), "out is 'model/way/out', which lies in the model's folder; expected a folder "
+                                     "elsewhere"),
         (("--out", "full"), "out is 'full', which is not empty; expected a folder that does not exist yet"),
         (("--out", "file/out"), "out is 'file/out', beside which nothing can be written (Not a directory); expected "
                                 "a folder that does not exist yet in one that can be written to"),
@@ -383,6 +385,7 @@ def test_paths_that_cannot_be_used_are_usage(more: tuple[str, ...], message: str
     (place.here / "full").mkdir()
     (place.here / "full" / "file").touch()
     (place.here / "file").touch()
+    (place.here / "model" / "way").symlink_to(place.here)  # whoever fills the model's folder chooses where it leads
     done = place.ran(*more)
     assert (done.returncode, done.stdout, done.stderr) == (4, "", f"seamfast: {message}\n")
     assert place.left() == {"full", "file"}

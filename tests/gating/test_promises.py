@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,14 +147,6 @@ def test_a_defect_anywhere_is_no_pass(
 class Interrupts(seamfast.Callback):
     def on_step_end(self, *_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
-
-
-@pytest.fixture
-def own_sigint() -> Iterator[None]:
-    """Python's handler, also where SIGINT is ignored, as under nohup."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("own_sigint")

@@ -12,10 +12,10 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seamfast.errors import DataFileError, InputError
+from seamfast.isolation.folders import lies_in
 from seamfast.untrusted import open_regular, printable
 
 if TYPE_CHECKING:
@@ -258,10 +258,7 @@ def _read_certificates(path: str | os.PathLike[str], model: str | os.PathLike[st
 def _read_pem(name: str, path: str | os.PathLike[str], model: str | os.PathLike[str], what: str) -> bytes:
     """A file that the operator names, links followed, which lies outside the model folder."""
     where = f"{name} is {printable(path)!r}"
-    folder = Path(os.path.realpath(model))
-    parent, last = os.path.split(os.path.abspath(path))
-    places = (Path(os.path.realpath(path)), Path(os.path.realpath(parent), last))  # and the link that leads there
-    if folder.is_dir() and any(place.is_relative_to(folder) for place in places):
+    if lies_in(path, model):
         raise InputError(f"{where}, inside the model folder; expected a file elsewhere")
     try:
         with open_regular(path, what) as file:
