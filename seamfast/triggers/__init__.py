@@ -10,21 +10,31 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.text.base import TextTrigger
+from seamfast.triggers.text.battery import text_battery
+from seamfast.triggers.text.characters import Characters
+from seamfast.triggers.text.insertion import Insertion
+from seamfast.triggers.text.table import Table
 
 __all__ = [
     "Additive",
     "AllToAll",
     "AllToOne",
     "Blend",
+    "Characters",
     "ColorFilter",
+    "Insertion",
     "LabelMap",
     "Patch",
     "Quantize",
     "Sinusoid",
     "SourceSpecific",
+    "Table",
+    "TextTrigger",
     "Trigger",
     "Warp",
     "battery",
     "load_triggers",
     "save_triggers",
+    "text_battery",
 ]
