@@ -16,7 +16,7 @@ from seamfast.data import CleanSet
 from seamfast.engine.events import progress_bar
 from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
-from seamfast.engine.token_search import SearchSettings, n_steps, search_phrases
+from seamfast.engine.token_search import SearchSettings, n_steps, places_of, search_phrases
 from seamfast.errors import InputError
 from seamfast.metrics import Bounded, largeness
 from seamfast.modalities import TextModality
@@ -207,10 +207,10 @@ def _tested(
     labels = subject.samples.labels[tested]
     results = []
     with evaluating(subject.model):
-        before = _answers(subject, tested, ())
+        before = _answers(subject, tested, (), seed)
         for target, ids in phrases:
             others = tested[(labels != target) & (before != target)]
-            answers = _answers(subject, others, ids)
+            answers = _answers(subject, others, ids, seed)
             lost = answers == UNANSWERED
             n_hit = int(((answers == target) | lost).sum())
             success = Bounded.exact(n_hit, len(others), level=level, n_looks=len(phrases))
@@ -218,7 +218,7 @@ def _tested(
     return tuple(results)
 
 
-def _answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...]) -> Tensor:
+def _answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...], seed: int) -> Tensor:
     """``(N,)`` int64, CPU: of the texts at ``indices``, with the tokens of ``phrase`` in front."""
     modality = subject.data.modality
     assert isinstance(modality, TextModality)
@@ -226,6 +226,6 @@ def _answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...]) -> Tens
     for part in torch.split(indices, _BATCH):
         inputs = subject.data.inputs(part)
         if phrase:
-            inputs, _ = modality.with_phrase(inputs, phrase)
+            inputs, _ = modality.with_phrases(inputs, torch.tensor([phrase] * len(part)), places_of(part, seed))
         answers.append(subject.answers(inputs).cpu())
     return torch.cat(answers)
