@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import CleanSet
 from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
-from seamfast.models.architectures import ARCHITECTURES, build
+from seamfast.models.architectures import IMAGE_ARCHITECTURES, build
 from seamfast.report import write_atomically
 from seamfast.untrusted import file_size, printable, printable_value, shown
 
@@ -48,8 +48,8 @@ class ModelDescription:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
-            names = ", ".join(ARCHITECTURES)
+        if not isinstance(self.architecture, str) or self.architecture not in IMAGE_ARCHITECTURES:
+            names = ", ".join(IMAGE_ARCHITECTURES)
             raise InputError(f"architecture is {printable_value(self.architecture)}; expected one of {names}")
         for name, least in (("num_classes", 2), ("in_channels", 1), ("image_size", 8)):
             value = getattr(self, name)
