@@ -141,7 +141,7 @@ class AugmentingSet(CleanSet):
     def followed_by(self, others: CleanSet) -> AugmentingSet:
         """As ``CleanSet.followed_by``; the ``others`` are not read again."""
         return AugmentingSet(
-            self._joined_inputs(others),
+            self.modality.joined(self.inputs, others.inputs),
             torch.cat([self.labels, others.labels]),
             keys=[*self._keys, *[None] * len(others)],
             **self._rereading,

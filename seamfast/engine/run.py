@@ -280,6 +280,7 @@ class Run:
             augmentation=self.augmentation,
             order_seed=self._stream_seed(name),
             first_epoch=self.attempt * max_steps,
+            lengths=self._subject.data.lengths,
         )
         generator = torch.Generator(device=self.device).manual_seed(self._stream_seed(name))
         step = TrainingStep(self.model, self._subject.data, loss, optimizer)

@@ -9,6 +9,8 @@ from seamfast.modalities.base import NO_AUGMENTATION, Augmentation, Modality, St
 from seamfast.modalities.batch import Batch
 from seamfast.modalities.image.modality import ImageModality
 from seamfast.modalities.tensor import TensorModality
+from seamfast.modalities.text.modality import IDS, MASK, TextModality, is_text
+from seamfast.modalities.text.vocabulary import Vocabulary
 
 __all__ = [
     "NO_AUGMENTATION",
@@ -18,14 +20,18 @@ __all__ = [
     "Modality",
     "StepDraws",
     "TensorModality",
+    "TextModality",
     "ViewSettings",
     "Views",
+    "Vocabulary",
     "modality_of",
 ]
 
 
 def modality_of(inputs: Batch, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Modality:
-    """``ImageModality`` of ``(N, C, H, W)`` pixels or floats, else ``TensorModality``."""
+    """``ImageModality`` of ``(N, C, H, W)``, ``TextModality`` of named ``input_ids``, else ``TensorModality``."""
+    if isinstance(inputs, dict) and is_text(inputs):
+        return TextModality(Vocabulary.of_ids(inputs[IDS], inputs.get(MASK)))
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         return TensorModality(inputs)
     is_pixels = inputs.dtype == torch.uint8
