@@ -376,7 +376,7 @@ SPOILT_VALUES = [
         "architecture",
         "vgg",
         r"'vgg'; expected one of small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, "
-        r"small_convnext$",
+        r"small_convnext, text_transformer, bilstm, text_cnn, vector_gru$",
     ),
     ("architecture", "__import__('os')", r".*; expected one of small_cnn"),
     ("architecture", "\x1b[2J" * 1000, r".*; expected one of small_cnn"),
@@ -529,13 +529,13 @@ def test_images_must_fit() -> None:
     def images(*shape: int) -> CleanSet:
         return CleanSet(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64))
 
-    DESCRIPTION.check_images(images(2, 1, 8, 8))
+    DESCRIPTION.check_data(images(2, 1, 8, 8))
     with pytest.raises(
         InputError, match=r"^the images are \(3, 8, 8\); expected \(1, 8, 8\) \(C, H, W\), as the model"
     ):
-        DESCRIPTION.check_images(images(2, 3, 8, 8))
+        DESCRIPTION.check_data(images(2, 3, 8, 8))
     with pytest.raises(InputError, match=r"^the images are \(1, 8, 9\); expected \(1, 8, 8\)"):
-        DESCRIPTION.check_images(images(2, 1, 8, 9))
+        DESCRIPTION.check_data(images(2, 1, 8, 9))
 
 
 def test_built_model_takes_what_it_says() -> None:
