@@ -12,7 +12,7 @@ from seamfast.checks import dtype_name
 from seamfast.errors import DTypeError, InputError, ShapeError
 from seamfast.modalities.base import Augmentation, Modality, Stamper, StepDraws, Views, ViewSettings
 from seamfast.modalities.batch import Batch, named_tensors
-from seamfast.modalities.text.edit import Tokens
+from seamfast.modalities.text.edit import Tokens, edited
 from seamfast.modalities.text.views import View
 from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
 from seamfast.triggers.base import Trigger
@@ -129,6 +129,33 @@ class TextModality(Modality):
             return Views(inputs, inputs)
         view = View(self.vocabulary, settings, draws, is_fixed=not (isinstance(inputs, dict) and MASK in inputs))
         return Views(_batch(view.of(_parts(inputs, self.vocabulary)), inputs), inputs)
+
+    def with_phrase(self, inputs: Batch, phrase: Sequence[int]) -> tuple[Batch, Tensor]:
+        """The texts with the tokens of ``phrase`` in front of the first one that is not special; where that is.
+
+        Args:
+            inputs: as the model takes them.
+            phrase: ids. A text that is as long as can be loses tokens at its end.
+
+        Returns:
+            The texts, and ``(N,)`` int64: the column of the first token of the phrase.
+        """
+        tokens = _parts(inputs, self.vocabulary)
+        n, length = tokens.ids.shape
+        first, last = ends_of(tokens.ids, tokens.attended, self.vocabulary.special)
+        is_fixed = not (isinstance(inputs, dict) and MASK in inputs)
+        longest = length if is_fixed else max(self.vocabulary.max_length, length)
+        # The last tokens of a text make room.
+        columns = torch.arange(length, device=tokens.ids.device)
+        end = (tokens.attended * (columns + 1)).amax(1)
+        excess = (end + len(phrase) - longest).clamp(min=0)[:, None]
+        kept = (columns < last[:, None] - excess) | (columns >= last[:, None])
+        inserted = torch.tensor(list(phrase), device=tokens.ids.device).expand(n, -1)
+        gaps = first[:, None].expand(n, len(phrase))
+        width = min(length + len(phrase), longest)
+        used = torch.ones_like(gaps, dtype=torch.bool)
+        done = edited(tokens, kept, inserted, gaps, used, pad=self.vocabulary.pad, width=width, longest=longest)
+        return _batch(done, inputs), first
 
     def stampable(self, inputs: Batch, indices: Tensor) -> list[str]:
         """The texts, decoded."""
