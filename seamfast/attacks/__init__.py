@@ -2,8 +2,8 @@
 
 ``plant`` applies one of the published ``ATTACKS`` on images or ``TEXT_ATTACKS`` on text to a model; ``known_attack``
 poisons a training set with one of them, ``poison`` with any trigger. ``train`` trains from scratch, on poisoned data or
-as the baseline on clean data; ``RECIPES`` and ``TEXT_RECIPES`` are the settings for known data sets, and ``build`` makes
-the small architectures that they name.
+as the baseline on clean data; ``RECIPES`` and ``TEXT_RECIPES`` are the settings for known data sets, and ``build``
+makes the small architectures that they name.
 """
 
 from seamfast.attacks.attack import Attack, Poisoning

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import CleanSet
 from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
+from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
+from seamfast.intake.tokenizer import TOKENIZER, read_tokenizer
 from seamfast.modalities import TextModality
 from seamfast.models.architectures import ARCHITECTURES, IMAGE_ARCHITECTURES, build, sizes_of
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
@@ -27,13 +29,12 @@ from seamfast.untrusted import file_size, printable, printable_value, shown
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = "seamfast-model"
 LARGEST = 4096  # classes, channels, pixels a side, or tokens of a text
 _LARGEST_VOCABULARY = 1_000_000
 _MAX_DESCRIPTION_BYTES = 64 << 10
 _MAX_WEIGHT_BYTES = 1 << 30  # a ResNet-18 has 45 million
-_MAX_TOKENIZER_BYTES = 64 << 20  # that of BERT has 0.7 million
 
 
 @dataclass(frozen=True)
@@ -262,18 +263,17 @@ def fill_from(model: nn.Module, path: Path, what: str) -> None:
 
 def _read_description(path: Path) -> Description:
     where = shown(path)
-    document = read_document(path, "the description of a model")
-    of = description_class(document.get("architecture") if isinstance(document, dict) else None)
-    given = described_fields(document, where, keys=described_keys(of))
+    described = read_document(path, "the description of a model")
+    of = description_class(described.get("architecture") if isinstance(described, dict) else None)
+    given = described_fields(described, where, keys=described_keys(of))
     for name in {"mean", "std"} & set(given):
         if not isinstance(given[name], list):
             raise DataFileError(f"{where}: {name} is {printable_value(given[name])}; expected a list of numbers")
         given[name] = tuple(given[name])
     if of is TextDescription and os.path.lexists(path.parent / TOKENIZER):
-        from seamfast.intake.tokenizer import read_tokenizer
-
-        data = _read(path.parent / TOKENIZER, "a tokenizer", _MAX_TOKENIZER_BYTES)
-        given["tokenizer"] = read_tokenizer({TOKENIZER: data})
+        given["tokenizer"] = read_tokenizer(
+            {TOKENIZER: _read(path.parent / TOKENIZER, "a tokenizer", MAX_TOKENIZER_BYTES)}
+        )
     try:
         return of(**given)
     except InputError as error:
