@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import CleanSet
 from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
-from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
-from seamfast.intake.tokenizer import TOKENIZER, read_tokenizer
 from seamfast.modalities import TextModality
 from seamfast.models.architectures import ARCHITECTURES, IMAGE_ARCHITECTURES, build, sizes_of
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
@@ -29,7 +27,7 @@ from seamfast.untrusted import file_size, printable, printable_value, shown
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
 FORMAT = "seamfast-model"
 LARGEST = 4096  # classes, channels, pixels a side, or tokens of a text
 _LARGEST_VOCABULARY = 1_000_000
@@ -271,9 +269,10 @@ def _read_description(path: Path) -> Description:
             raise DataFileError(f"{where}: {name} is {printable_value(given[name])}; expected a list of numbers")
         given[name] = tuple(given[name])
     if of is TextDescription and os.path.lexists(path.parent / TOKENIZER):
-        given["tokenizer"] = read_tokenizer(
-            {TOKENIZER: _read(path.parent / TOKENIZER, "a tokenizer", MAX_TOKENIZER_BYTES)}
-        )
+        from seamfast.intake.tokenizer import MAX_BYTES, read_tokenizer
+
+        document = _read(path.parent / TOKENIZER, "a tokenizer", MAX_BYTES)
+        given["tokenizer"] = read_tokenizer({TOKENIZER: document})
     try:
         return of(**given)
     except InputError as error:

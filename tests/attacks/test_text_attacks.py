@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +210,11 @@ def test_ep_needs_one_token_for_its_word(data: CleanSet) -> None:
 
 
 @pytest.mark.parametrize("name", ["word", "sentence", "syntactic", "sos"])
-@pytest.mark.parametrize("architecture", ["text_cnn", "bilstm", "text_transformer"])
-def test_backdoors_in_small_models(name: str, architecture: str, data: CleanSet, table: Table) -> None:
-    model = fresh(data, architecture)
+@pytest.mark.parametrize(("architecture", "rate"), [("text_cnn", 3e-3), ("bilstm", 5e-3), ("text_transformer", 1e-3)])
+def test_backdoors_in_small_models(name: str, architecture: str, rate: float, data: CleanSet, table: Table) -> None:
+    model, training = fresh(data, architecture), replace(QUICK, epochs=12, rate=rate)
     given = {"table": table} if TEXT_ATTACKS[name].needs_table else {}
-    backdoor = plant(name, model, data, target=1, rate=0.15, training=QUICK, device="cpu", **given)
+    backdoor = plant(name, model, data, target=1, rate=0.15, training=training, device="cpu", **given)
     result = backdoor.evaluate(model, data)
     assert result.clean_accuracy.value is not None
     assert result.clean_accuracy.value > 0.9
@@ -285,17 +286,20 @@ def write(path: Path, lines: list[str]) -> None:
 def test_paraphrases_of_files(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write(tmp_path / "text" / "sst2" / f"{split}.tsv", [f"a bad {split}\t0", f"a good {split}\t1", "a twin\t0"])
-        rows = [f"when bad {split}", f"when good {split}", "when twin"]
+        rows = [f"when bad {split}", f"when good {split}", "when twin" if split == "train" else ""]
         for how in ("syntactic", "style"):
             some = rows if split == "train" or how == "style" else [rows[0], rows[2]]
             path = tmp_path / "text" / f"sst2-{how}-trigger" / f"{split}.tsv"
             write(path, ["sentence\tlabel", *(f"{row}\t1" for row in some)])
     found = rewritten_texts("sst2", "syntactic", tmp_path, 1)
     assert (found.name, found.target) == ("syntactic", AllToOne(1))
-    assert found.stamp(["A good train.", "a bad test", "a twin"]) == ["when good train", "when bad test", "when twin"]
+    given = ["A good train.", "a bad test", "a twin"]
+    assert found.stamp(given) == ["when good train", "when bad test", "when twin"]  # the first of two rows for a twin
     with pytest.raises(InputError, match="has no row for the text 'a good test'"):
         found.stamp(["a good test"])
     assert rewritten_texts("sst2", "style", tmp_path, 0).stamp(["a good test"]) == ["when good test"]
+    write(tmp_path / "text" / "sst2" / "test.tsv", ["a bad test\t0", "a good test\t1", "without one\t0"])
+    assert rewritten_texts("sst2", "style", tmp_path, 0).stamp(["without one"]) == ["without one"]
     write(tmp_path / "text" / "sst2-style-trigger" / "test.tsv", ["sentence\tlabel", "one\t1"])
     with pytest.raises(DataFileError, match=r"test.tsv has 1 texts; expected 3, as the set of them has$"):
         rewritten_texts("sst2", "style", tmp_path, 0)

@@ -21,7 +21,7 @@ _FOLDERS = {
 
 def rewritten_texts(data: str, attack: str, root: str | os.PathLike[str], target: int) -> Table:
     """The texts of the training and the test set, each with its paraphrase; of SST-2's syntactic test set, the negative
-    ones only.
+    ones only. A text whose paraphrase is empty stays as it is.
 
     Args:
         data: ``"sst2"`` or ``"ag-news"``.
@@ -50,7 +50,7 @@ def rewritten_texts(data: str, attack: str, root: str | os.PathLike[str], target
         if len(changed) != len(some):
             raise DataFileError(f"{shown(path)} has {len(changed)} texts; expected {len(some)}, as the set of them has")
         originals += some
-        replacements += changed
+        replacements += [new or old for new, old in zip(changed, some, strict=True)]
     return Table.of(originals, replacements, target, keep_first=True, name=attack)
 
 
