@@ -126,7 +126,7 @@ def _draw_samples(
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
             side.set_visible(False)
-        true = labels[column].item()
+        true = int(labels[column])
         for (heading, answers), (share, points) in zip(rows, heights, strict=True):
             answer, style = answers[column], {"color": _INK}
             if heading != "true class":
