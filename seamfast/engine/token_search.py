@@ -250,7 +250,9 @@ class _Search:
                     raise ModelError(f"the model looks up ids of shape {tuple(ids.shape)}; {wanted}")
                 gradient = gradient.transpose(0, 1)  # the model's sequences come first
             places = columns[:, None] + torch.arange(len(phrase), device=columns.device)
-            total += gradient[torch.arange(len(part), device=columns.device)[:, None], places].sum(0)
+            there = places < shape[1]  # a phrase may be longer than the texts
+            rows = torch.arange(len(part), device=columns.device)[:, None]
+            total += (gradient[rows, places.clamp(max=shape[1] - 1)] * there[..., None]).sum(0)
         return total @ self._rows.T
 
     def _stand_in(self) -> int:
