@@ -237,6 +237,18 @@ def test_evaluate_counts_triggers_of_text_in_one_pass(planted: nn.Module) -> Non
     assert alone.triggers[0] == both.triggers[1]
 
 
+def test_sanitize_counts_triggers_of_text(planted: nn.Module) -> None:
+    data = reviews(120)
+    known = [triggers.Insertion.word("cf", 1), triggers.Insertion.word("mn", 1, name="other")]
+    config = seamfast.FineTuneConfig(max_steps=4, eval_every=2)
+    result = seamfast.sanitize(planted, data, method="fine_tune", config=config, triggers=known)
+    before = result.report["holdout"]["before"]
+    counted = [(t["name"], t["attack_success_rate"]["n_hit"]) for t in before["triggers"]]
+    n_other = before["triggers"][0]["attack_success_rate"]["n_total"]
+    assert counted == [("word", n_other), ("other", 0)]
+    assert n_other > 0
+
+
 # The perturbations.
 
 
