@@ -80,7 +80,7 @@ def search_vocabulary(
     model: nn.Module,
     data: CleanSet,
     *,
-    longest: int = 5,
+    longest: int = 4,
     level: float = 0.95,
     time_budget_s: float | None = None,
     seed: int = 0,
