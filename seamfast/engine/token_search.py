@@ -107,8 +107,8 @@ def search_phrases(
         ModelError: ``the model has no table of embeddings that token ids are looked up in; expected one``, or ``the
             model's logits have no gradient; expected a model that can be differentiated``.
 
-    Source: Wallace et al., EMNLP 2019, arXiv 1908.07125 (gradient times embedding, verified; beams); Ebrahimi et al.,
-        HotFlip, ACL 2018, arXiv 1712.06751 (tokens replaced along the gradient).
+    Source: Wallace et al., EMNLP 2019, arXiv 1908.07125: gradient times embedding, the best verified, beams. Here a
+    phrase grows at both ends.
     """
     search = _Search(subject, settings, seed)
     found: list[FoundPhrase] = []
@@ -182,8 +182,6 @@ class _Search:
             if out_of_time():
                 break
             ranked = self._ranked(target, few, self._longer(target, few, _ids(ranked[: settings.n_beams])))
-            ranked = ranked[: settings.n_beams]
-            ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
             found += self._counted(target, others, ranked[: settings.n_beams], 1)
             advance(1)
         return found
@@ -198,16 +196,6 @@ class _Search:
             longer += [(*beam, id) for id in self._best(scores[-1], n_each)]
             longer += [(id, *beam) for id in self._best(scores[0], n_each)]
         return list(dict.fromkeys(longer))
-
-    def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The phrase with another token in place of one of its own."""
-        scores = self._scores(target, few, phrase)
-        own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
-        gains = scores - scores.gather(1, own[:, None])
-        best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
-        n_ids = gains.shape[1]
-        at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
-        return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
 
     def _ranked(self, target: int, few: Tensor, phrases: list[tuple[int, ...]]) -> list[FoundPhrase]:
         """Phrases of one length, counted on the texts ``few``; those of the largest probability come first."""

@@ -95,6 +95,7 @@ def test_the_planted_word_is_the_best_phrase_of_its_class(planted: nn.Module) ->
     assert search.complete
     assert search.anomaly_index is None
     assert search.best() == best
+    assert search.sizes == (1.0, 0.0)
     word = search.best(0)
     assert word is not None
     assert set(word.text.split()) <= {*BAD}
@@ -181,8 +182,8 @@ def test_an_index_needs_five_classes() -> None:
     vocabulary = seamfast.modalities.Vocabulary(size=40, pad=0, special=frozenset())
     data = CleanSet(ids, labels, modality=seamfast.modalities.TextModality(vocabulary))
     search = search_vocabulary(Sorter(), data, longest=1)
-    rates = [max(p.success.value or 0 for p in search.phrases if p.target == c) for c in range(5)]
-    assert search.anomaly_index == module.anomaly_index([1 - rate for rate in rates])
+    assert search.anomaly_index == module.anomaly_index(search.sizes)
+    assert min(search.sizes) == search.sizes[2] == 0.0
     assert search.best() == search.best(2)
 
 
