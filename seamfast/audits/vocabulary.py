@@ -57,8 +57,8 @@ class VocabularySearch:
         phrases: for each class, in order, the token that took most of the texts used there, and the shortest of the
             longer phrases that took most, if those were more.
         sizes: ``sum(1 - rate[n] for n in range(1, longest + 1))`` of each class, where ``rate[n]`` is the largest of
-            the phrases of at most ``n`` tokens on the texts used: 0 where one token takes all of them, ``longest`` where
-            nothing takes any.
+            the phrases of at most ``n`` tokens on the texts used: 0 where one token takes all of them,
+            ``longest`` where nothing takes any.
         anomaly_index: ``anomaly_index`` of the sizes; ``None`` with fewer than 5 classes, where the search was not
             complete, and where a phrase has ``n_not_finite`` above 0.
         complete: whether every class was searched for phrases of all lengths.
