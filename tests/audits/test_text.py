@@ -110,6 +110,18 @@ def test_bounds_hold_for_all_phrases_together() -> None:
         assert phrase.success == seamfast.metrics.Bounded.exact(k, total, n_looks=n)
 
 
+def test_a_text_that_is_given_to_the_class_already_is_no_hit() -> None:
+    data = reviews()
+    tested = module._split(80, 0)[1]
+    labels = data.labels.clone()
+    good = tested[labels[tested] == 1]
+    labels[good[:3]] = 0  # the model gives them to class 1 as they are
+    search = search_vocabulary(Reader(20.0), CleanSet(data.inputs, labels, modality=data.modality), longest=1)
+    best = search.best(1)
+    assert best is not None
+    assert best.success.n_total == len(tested) - len(good)
+
+
 def test_what_was_found_is_tested_on_the_sanitized_model() -> None:
     data = reviews()
     search = search_vocabulary(Reader(20.0), data)
