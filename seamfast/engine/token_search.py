@@ -77,6 +77,7 @@ def search_phrases(
     classes: Sequence[int] | None = None,
     seed: int = 0,
     advance: Progress = lambda n: None,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> list[FoundPhrase]:
     """For each class the phrases of one to ``longest`` tokens that take most texts of other classes to it.
 
@@ -87,6 +88,7 @@ def search_phrases(
         classes: ``None``: all.
         seed: of the choice of texts and of places.
         advance: called after each length of phrases.
+        out_of_time: asked before each length of phrases; once it is true, the search ends with what it has.
 
     Returns:
         Up to ``n_candidates`` single tokens and ``n_beams`` of each longer length for each class, by falling rate.
@@ -100,7 +102,9 @@ def search_phrases(
             if not len(others):
                 advance(settings.longest)
                 continue
-            found += search.of_class(target, others, advance)
+            if out_of_time():
+                break
+            found += search.of_class(target, others, advance, out_of_time)
     return sorted(found, key=lambda phrase: -phrase.rate)
 
 
@@ -129,7 +133,9 @@ class _Search:
             parts = [self._subject.answers(self._subject.data.inputs(part)) for part in torch.split(order, 64)]
         return torch.cat(parts).cpu(), order
 
-    def of_class(self, target: int, others: Tensor, advance: Progress) -> list[FoundPhrase]:
+    def of_class(
+        self, target: int, others: Tensor, advance: Progress, out_of_time: Callable[[], bool]
+    ) -> list[FoundPhrase]:
         settings = self._settings
         few = others[: settings.n_scored]
         candidates = [(int(i),) for i in self._best(self._scores(target, others, ()), settings.n_candidates)]
@@ -142,6 +148,8 @@ class _Search:
             if max(found, key=lambda phrase: phrase.rate).n_moved == len(others):  # nothing longer can do more
                 advance(1)
                 continue
+            if out_of_time():
+                break
             n_each = max(settings.n_candidates // (2 * settings.n_beams), 1)
             longer = []
             for beam in beams:
@@ -165,10 +173,10 @@ class _Search:
             inputs, places = self._modality.with_phrase(self._subject.data.inputs(part), phrase)
             outputs: list[Tensor] = []
             with _listening(self._table, outputs), torch.enable_grad():
-                log_p = F.log_softmax(logits_of(self._subject.model, inputs).float(), 1)[:, target]
+                log_p = F.log_softmax(logits_of(self._subject.model, inputs).float(), 1)[:, target].sum()
             if not outputs or not log_p.requires_grad:
                 raise ModelError("the model's logits have no gradient; expected a model that can be differentiated")
-            (gradient,) = torch.autograd.grad(log_p.sum(), outputs[0])
+            (gradient,) = torch.autograd.grad(log_p, outputs[0])
             if gradient.ndim == 3:  # a token each
                 gradient = gradient[torch.arange(len(part), device=gradient.device), places + offset]
             total += gradient.nan_to_num(0.0, 0.0, 0.0).sum(0)
