@@ -27,7 +27,7 @@ class DisagreementExample:
 
     Attributes:
         index: of the sample in the data.
-        sample: as the models saw it, stampable; an image is ``(C, H, W)`` uint8.
+        sample: as the models saw it, stampable; an image is ``(C, H, W)`` uint8, a text a ``str``.
         received, sanitized: their answers, classes; ``None`` where the logits hold NaN or Inf.
     """
 
@@ -153,8 +153,6 @@ def _examples(
 ) -> list[DisagreementExample]:
     """The first ``most`` of the batch ``part`` that are ``hit``."""
     rows = hit.nonzero().flatten()[:most]
-    chosen = samples[rows].cpu()
+    chosen = list(samples[rows].cpu()) if isinstance(samples, Tensor) else [samples[i] for i in rows.tolist()]
     both = [[None if a == UNANSWERED else a for a in answer[rows].tolist()] for answer in answers]
-    return [
-        DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen.unbind(), *both, strict=True)
-    ]
+    return [DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen, *both, strict=True)]

@@ -206,26 +206,26 @@ def _tested(
     _, tested = _split(len(subject.data), seed)
     labels = subject.samples.labels[tested]
     results = []
-    with evaluating(subject.model):
-        before = _answers(subject, tested, ())
-        for target, ids in phrases:
-            others = tested[(labels != target) & (before != target)]
-            answers = _answers(subject, others, ids)
-            lost = answers == UNANSWERED
-            n_hit = int(((answers == target) | lost).sum())
-            success = Bounded.exact(n_hit, len(others), level=level, n_looks=len(phrases))
-            results.append(PhraseResult(target, ids, modality.vocabulary.text_of(ids), success, int(lost.sum())))
+    before = phrase_answers(subject, tested, ())
+    for target, ids in phrases:
+        others = tested[(labels != target) & (before != target)]
+        answers = phrase_answers(subject, others, ids)
+        lost = answers == UNANSWERED
+        n_hit = int(((answers == target) | lost).sum())
+        success = Bounded.exact(n_hit, len(others), level=level, n_looks=len(phrases))
+        results.append(PhraseResult(target, ids, modality.vocabulary.text_of(ids), success, int(lost.sum())))
     return tuple(results)
 
 
-def _answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...]) -> Tensor:
-    """``(N,)`` int64, CPU: of the texts at ``indices``, with the tokens of ``phrase`` in front."""
+def phrase_answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...]) -> Tensor:
+    """``(N,)`` int64, CPU: in eval mode, of the texts at ``indices``, with the tokens of ``phrase`` in front."""
     modality = subject.data.modality
     assert isinstance(modality, TextModality)
     answers = [indices[:0]]
-    for part in torch.split(indices, _BATCH):
-        inputs = subject.data.inputs(part)
-        if phrase:
-            inputs, _ = modality.with_phrase(inputs, phrase)
-        answers.append(subject.answers(inputs).cpu())
+    with evaluating(subject.model):
+        for part in torch.split(indices, _BATCH):
+            inputs = subject.data.inputs(part)
+            if phrase:
+                inputs, _ = modality.with_phrase(inputs, phrase)
+            answers.append(subject.answers(inputs).cpu())
     return torch.cat(answers)
