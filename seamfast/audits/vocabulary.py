@@ -16,7 +16,7 @@ from seamfast.data import CleanSet
 from seamfast.engine.events import progress_bar
 from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
-from seamfast.engine.token_search import SearchSettings, n_steps, search_phrases
+from seamfast.engine.token_search import SearchSettings, n_steps, places_of, search_phrases
 from seamfast.errors import InputError
 from seamfast.metrics import Bounded, largeness
 from seamfast.modalities import TextModality
@@ -206,26 +206,26 @@ def _tested(
     _, tested = _split(len(subject.data), seed)
     labels = subject.samples.labels[tested]
     results = []
-    before = phrase_answers(subject, tested, ())
-    for target, ids in phrases:
-        others = tested[(labels != target) & (before != target)]
-        answers = phrase_answers(subject, others, ids)
-        lost = answers == UNANSWERED
-        n_hit = int(((answers == target) | lost).sum())
-        success = Bounded.exact(n_hit, len(others), level=level, n_looks=len(phrases))
-        results.append(PhraseResult(target, ids, modality.vocabulary.text_of(ids), success, int(lost.sum())))
+    with evaluating(subject.model):
+        before = _answers(subject, tested, (), seed)
+        for target, ids in phrases:
+            others = tested[(labels != target) & (before != target)]
+            answers = _answers(subject, others, ids, seed)
+            lost = answers == UNANSWERED
+            n_hit = int(((answers == target) | lost).sum())
+            success = Bounded.exact(n_hit, len(others), level=level, n_looks=len(phrases))
+            results.append(PhraseResult(target, ids, modality.vocabulary.text_of(ids), success, int(lost.sum())))
     return tuple(results)
 
 
-def phrase_answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...]) -> Tensor:
-    """``(N,)`` int64, CPU: in eval mode, of the texts at ``indices``, with the tokens of ``phrase`` in front."""
+def _answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...], seed: int) -> Tensor:
+    """``(N,)`` int64, CPU: of the texts at ``indices``, with the tokens of ``phrase`` in front."""
     modality = subject.data.modality
     assert isinstance(modality, TextModality)
     answers = [indices[:0]]
-    with evaluating(subject.model):
-        for part in torch.split(indices, _BATCH):
-            inputs = subject.data.inputs(part)
-            if phrase:
-                inputs, _ = modality.with_phrase(inputs, phrase)
-            answers.append(subject.answers(inputs).cpu())
+    for part in torch.split(indices, _BATCH):
+        inputs = subject.data.inputs(part)
+        if phrase:
+            inputs, _ = modality.with_phrases(inputs, torch.tensor([phrase] * len(part)), places_of(part, seed))
+        answers.append(subject.answers(inputs).cpu())
     return torch.cat(answers)
