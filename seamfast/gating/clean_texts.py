@@ -12,8 +12,9 @@ from seamfast.data.readers.texts import is_text_source, read_texts
 from seamfast.data.texts import Texts
 from seamfast.gating.text_input import TextInput
 from seamfast.intake.refusal import RefusedError
-from seamfast.modalities import IDS, TextModality
+from seamfast.modalities import TextModality
 from seamfast.modalities.batch import named_tensors
+from seamfast.modalities.text.modality import IDS
 from seamfast.untrusted import listed, printable
 
 MAX_DATA_BYTES = 1 << 30

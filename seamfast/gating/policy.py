@@ -508,7 +508,11 @@ def describe(policy: Policy) -> str:
         steps = f"{_FEWEST_STEPS} to {_MOST_STEPS}" if audit.inversion_steps is None else f"{audit.inversion_steps}"
         inversion = f"inversion of {steps} steps a class"
         inversion += "" if limit is None else f", void above {limit:g} s a model"
-    vocabulary = "search of the vocabulary of texts" if audit.vocabulary else "no search of the vocabulary"
+    vocabulary, limit = "no search of the vocabulary", audit.vocabulary_time_budget_s
+    if audit.vocabulary:
+        vocabulary = "search of the vocabulary of texts" + (
+            "" if limit is None else f", void above {limit:g} s a model"
+        )
     lines = [
         f"policy    {policy.name}",
         f"sha256    {policy.sha256}",

@@ -9,13 +9,17 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seamfast.audits.disagreement import Disagreement
-from seamfast.audits.vocabulary import PhraseResult, VocabularySearch, phrase_answers
+from seamfast.audits.vocabulary import PhraseResult, VocabularySearch
 from seamfast.data import CleanSet
+from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
+from seamfast.engine.token_search import places_of
 from seamfast.metrics import largeness
+from seamfast.modalities import Batch, TextModality, Vocabulary
+from seamfast.modalities.text.modality import IDS, MASK
 
 _LONGEST_PART = 1000  # characters
 _MOST_COMPARED = 400  # words and gaps, as the comparison takes their square
@@ -68,7 +72,7 @@ def _cut(text: str) -> str:
 def found_sentences(
     received: nn.Module, sanitized: nn.Module, data: CleanSet, search: VocabularySearch
 ) -> list[dict[str, Any]]:
-    """Texts of other classes, with the strongest phrases put before them; those that they move come first.
+    """Texts of other classes, with the strongest phrases inserted as the search does; those that move come first.
 
     Args:
         received, sanitized: the models.
@@ -77,27 +81,44 @@ def found_sentences(
     """
     first = place(received, data, "auto")
     second = place(sanitized, data, first.device)
-    labels = {phrase.target for phrase in search.phrases}
+    labels = sorted({phrase.target for phrase in search.phrases})
     best = [phrase for label in labels if (phrase := search.best(label)) is not None]
     best.sort(key=lambda phrase: largeness(phrase.success), reverse=True)
-    return [row for phrase in best[:_MOST_FINDS] for row in _with(phrase, first, second)]
+    return [row for phrase in best[:_MOST_FINDS] for row in _with(phrase, first, second, search.seed)]
 
 
-def _with(phrase: PhraseResult, first: Subject, second: Subject) -> Iterator[dict[str, Any]]:
-    of = first.samples.labels
+def _with(phrase: PhraseResult, first: Subject, second: Subject, seed: int) -> Iterator[dict[str, Any]]:
+    modality, of = first.data.modality, first.samples.labels
+    assert isinstance(modality, TextModality)
     chosen = (of != phrase.target).nonzero().flatten()[:_MOST_TRIED]
     if not len(chosen):
         return
-    plain: list[str] = first.data.stampable(chosen)
-    answers = [
-        phrase_answers(subject, chosen, ids)
-        for subject, ids in ((first, ()), (first, phrase.ids), (second, phrase.ids))
-    ]
+    plain = first.data.inputs(chosen)
+    ids = torch.tensor([phrase.ids] * len(chosen))
+    changed, columns = modality.with_phrases(plain, ids, places_of(chosen, seed))
+    answers = [_answers(first, plain), _answers(first, changed), _answers(second, changed)]
     moved = (answers[1] == phrase.target) & (answers[0] != phrase.target)
     for i in moved.int().argsort(descending=True, stable=True)[:_MOST_SHOWN].tolist():
+        parts = _around(modality.vocabulary, changed, i, int(columns[i]), len(phrase.ids))
         given = [int(answer[i]) for answer in answers]
-        parts = [{"text": _cut(phrase.text), "inserted": True}, {"text": _cut(f" {plain[i]}"), "inserted": False}]
         yield _values("vocabulary", phrase.text, parts, int(of[chosen[i]]), given)
+
+
+def _around(vocabulary: Vocabulary, inputs: Batch, row: int, column: int, n: int) -> list[dict[str, Any]]:
+    """One text in parts, of which the ``n`` tokens from ``column`` on are inserted."""
+    ids, mask = (inputs[IDS], inputs.get(MASK)) if isinstance(inputs, dict) else (inputs, None)
+    parts: list[dict[str, Any]] = []
+    for span in (slice(0, column), slice(column, column + n), slice(column + n, None)):
+        (text,) = vocabulary.decode(ids[row, span][None].cpu(), None if mask is None else mask[row, span][None].cpu())
+        if text:
+            gap = " " if parts and not text[0].isspace() else ""
+            parts.append({"text": gap + _cut(text), "inserted": span.start == column})
+    return parts
+
+
+def _answers(subject: Subject, inputs: Batch) -> Tensor:
+    with evaluating(subject.model):
+        return subject.answers(inputs).cpu()
 
 
 def disagreement_sentences(
@@ -110,7 +131,7 @@ def disagreement_sentences(
         examples = result.examples[:_MOST_EXAMPLES]
         indices = torch.tensor([example.index for example in examples], dtype=torch.int64)
         plain: list[str] = subject.data.stampable(indices) if examples else []
-        answers = phrase_answers(subject, indices, ()).tolist()
+        answers = _answers(subject, subject.data.inputs(indices)).tolist() if examples else []
         for example, text, answer in zip(examples, plain, answers, strict=True):
             given = [answer, *(UNANSWERED if a is None else a for a in (example.received, example.sanitized))]
             label = int(data.labels[example.index])
