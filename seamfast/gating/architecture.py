@@ -34,7 +34,15 @@ from seamfast.gating.import_guard import nothing_imported_from, refuse_spec
 from seamfast.gating.text_input import TextInput, text_input, tokenizer_files
 from seamfast.intake.refusal import RefusedError
 from seamfast.isolation.limits import is_out_of_memory
-from seamfast.models.folder import DESCRIPTION, ModelDescription, described_fields
+from seamfast.models.folder import (
+    DESCRIPTION,
+    ModelDescription,
+    TextDescription,
+    described_fields,
+    described_keys,
+    description_class,
+)
+from seamfast.models.text_architectures import TEXT_ARCHITECTURES
 from seamfast.untrusted import listed, printable, printable_value
 
 _MAX_ARGUMENTS = 64
@@ -207,11 +215,11 @@ class Choice:
         """
         place = os.path.realpath(place)
         if DESCRIPTION in documents:
-            return _described(documents[DESCRIPTION], place)
+            return _described(documents, place)
         if CONFIG in documents:
             return _transformers(documents, place)
         if self.source == "registered":
-            return _registered(self.name, self.arguments, place)
+            return _registered(self.name, self.arguments, documents, place)
         if self.source == "timm":
             return _timm(self.name, self.arguments, place)
         return _callable(self.name, self.function, self.arguments, place)
@@ -253,45 +261,58 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
 
 def _text_model(choice: Choice, documents: Mapping[str, bytes]) -> str | None:
     """The name of the model, if it takes text."""
-    if CONFIG in documents:
-        model_type = parse_config(documents[CONFIG], CONFIG).get("model_type")
-        return model_type if isinstance(model_type, str) and model_type in _TEXT_CONFIG_CLASSES else None
-    return None
+    if DESCRIPTION in documents:
+        name, known = parse_config(documents[DESCRIPTION], DESCRIPTION).get("architecture"), TEXT_ARCHITECTURES
+    elif CONFIG in documents:
+        name, known = parse_config(documents[CONFIG], CONFIG).get("model_type"), _TEXT_CONFIG_CLASSES
+    else:
+        name, known = choice.name if choice.source == "registered" else None, TEXT_ARCHITECTURES
+    return name if isinstance(name, str) and name in known else None
 
 
-def _described(data: bytes, place: str) -> Architecture:
+def _described(documents: Mapping[str, bytes], place: str) -> Architecture:
     """Of ``model.json``, as ``seamfast.models.folder`` writes it."""
-    document = parse_config(data, DESCRIPTION)
+    document = parse_config(documents[DESCRIPTION], DESCRIPTION)
+    keys = described_keys(description_class(document.get("architecture")))
     try:
-        arguments = described_fields(document, DESCRIPTION)
+        arguments = described_fields(document, DESCRIPTION, keys=keys)
     except DataFileError as error:
         raise RefusedError("config", str(error)) from error
     name = arguments.pop("architecture")
     try:
-        return _registered(name, arguments, place)
+        return _registered(name, arguments, documents, place)
     except InputError as error:
+        if isinstance(error, RefusedError):
+            raise
         raise RefusedError("config", f"{DESCRIPTION}: {error}") from error
 
 
-def _registered(name: str, arguments: Mapping[str, Any], place: str) -> Architecture:
-    known = set(ModelDescription.__dataclass_fields__) - {"architecture"}
-    optional = {"mean", "std"}
+def _registered(name: str, arguments: Mapping[str, Any], documents: Mapping[str, bytes], place: str) -> Architecture:
+    of = description_class(name)
+    known = set(described_keys(of)) - {"architecture"}
+    optional = {"mean", "std", "pad"}
     if unknown := set(arguments) - known:
         raise InputError(f"arguments are {listed(sorted(unknown))}; expected some of {', '.join(sorted(known))}")
     if missing := known - optional - set(arguments):
         raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {printable_value(name)}")
-    fields = dict(arguments)
-    for key in optional & set(fields):
-        fields[key] = tuple(fields[key]) if isinstance(fields[key], list) else fields[key]
-    description = ModelDescription(name, **fields)
-    return Architecture(
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    description = of(name, **fields)
+    architecture = Architecture(
         "registered",
         description.architecture,
         dict(arguments),
         place,
         description.build,
-        input_shape=(description.in_channels, description.image_size, description.image_size),
         num_classes=description.num_classes,
+    )
+    if isinstance(description, TextDescription):
+        text = text_input(documents, description.vocab_size, description.pad, description.max_length)
+        return replace(architecture, text=text, documents=text.documents)
+    if not isinstance(description, ModelDescription):
+        return architecture
+    return replace(
+        architecture,
+        input_shape=(description.in_channels, description.image_size, description.image_size),
         mean=description.mean if "mean" in fields else None,
         std=description.std if "std" in fields else None,
     )

@@ -24,7 +24,7 @@ from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
 from seamfast.isolation import state
 from seamfast.isolation.folders import why_not_free
-from seamfast.models.folder import ModelDescription, save_model, save_weights
+from seamfast.models.folder import description_class, save_model, save_weights
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
 SANITIZED = "sanitized"
@@ -128,7 +128,7 @@ def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
     chosen = received.architecture
     if chosen.source == "registered":
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.arguments.items()}
-        save_model(folder, model, ModelDescription(chosen.name, **fields))
+        save_model(folder, model, description_class(chosen.name)(chosen.name, **fields))
     else:
         save_weights(folder, model, chosen.names_in_file(model))
     for name, document in chosen.documents.items():

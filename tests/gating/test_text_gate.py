@@ -302,3 +302,23 @@ def test_a_trigger_declared_to_be_special_is_a_warning(trained: Path, tmp_path: 
     (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
     warnings = checked(folder, write_tsv(tmp_path / "a.tsv"), tmp_path).report["warnings"]
     assert "the tokenizer has special tokens that are not usual, which no search inserts: 'cf'" in warnings
+
+
+def test_registered_model_of_texts_goes_in_and_comes_out(tmp_path: Path) -> None:
+    from seamfast.models.folder import load_model
+    from tests.gating.test_text_models import registered_folder
+
+    folder = registered_folder(tmp_path / "model")
+    policy = policy_in(tmp_path, vocabulary="false")
+    policy.write_text(policy.read_text(encoding="utf-8").replace("0.8", "0.01"), encoding="utf-8")
+    policy.write_text('untreated = "allowed"\n' + policy.read_text(encoding="utf-8"), encoding="utf-8")
+    data = write_tsv(tmp_path / "a.tsv", names=None)
+    result = gate(folder, data, policy=policy, out=tmp_path / "out", progress=False)
+    assert result.outcome == "pass", result.report["verdict"]
+    written = tmp_path / "out" / "sanitized"
+    assert {"model.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in written.iterdir()}
+    received, again = inspect(folder).architecture, inspect(written).architecture
+    assert received.text is not None
+    assert again.text is not None
+    assert again.text.digest == received.text.digest
+    load_model(written)

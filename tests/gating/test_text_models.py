@@ -198,3 +198,34 @@ def test_unusual_special_tokens_are_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
     assert found().unusual == ("cf",)
     assert 5 not in found().vocabulary.insertable
+
+
+# Registered architectures
+
+
+def registered_folder(folder: Path) -> Path:
+    from seamfast.models.folder import TextDescription, save_model
+
+    description = TextDescription("text_transformer", 2, len(vocabulary()), 32, tokenizer=tokenizer())
+    save_model(folder, description.build(), description)
+    return folder
+
+
+def test_registered_model_of_texts_is_read(tmp_path: Path) -> None:
+    inspection = inspect(registered_folder(tmp_path))
+    architecture = inspection.architecture
+    assert (architecture.source, architecture.name, architecture.num_classes) == ("registered", "text_transformer", 2)
+    assert architecture.text is not None
+    assert (architecture.text.vocabulary.size, architecture.text.vocabulary.max_length) == (len(vocabulary()), 32)
+    assert {file.role for file in inspection.files} == {"description", "weights"}
+    logits = receive(inspection).model(**architecture.text.vocabulary.encode(["a good film", "dull"]))
+    assert logits.shape == (2, 2)
+
+
+def test_registered_model_of_texts_needs_its_tokenizer(tmp_path: Path) -> None:
+    (registered_folder(tmp_path) / "tokenizer.json").unlink()
+    with pytest.raises(RefusedError, match=r"expected the tokenizer of text_transformer$"):
+        inspect(tmp_path)
+    arguments = {"num_classes": 2, "vocab_size": len(vocabulary()), "max_length": 32}
+    with pytest.raises(RefusedError, match=r"expected the tokenizer of text_transformer$"):
+        inspect(tmp_path, architecture="registered:text_transformer", arguments=arguments)
