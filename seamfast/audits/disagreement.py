@@ -78,9 +78,9 @@ def disagreement(
 
     Args:
         received, sanitized: models that return logits ``(B, C)``, of the same classes.
-        data: uint8 images, or floats with ``mean`` and ``std``.
+        data: uint8 images, or floats with ``mean`` and ``std``, or texts with their tokenizer.
         level: of the bounds, in (0, 1).
-        batch_size: samples a forward pass, 1 or more. An image may get a patch of another one of its batch.
+        batch_size: samples a forward pass, 1 or more. A sample may get a part of another one of its batch.
         seed: in ``[0, 2**63)``.
         device: ``"auto"`` is where ``received`` is; a model that is not there is copied there.
         progress: show a progress bar; ``None``: where stderr is a terminal.
@@ -153,6 +153,7 @@ def _examples(
 ) -> list[DisagreementExample]:
     """The first ``most`` of the batch ``part`` that are ``hit``."""
     rows = hit.nonzero().flatten()[:most]
-    chosen = list(samples[rows].cpu()) if isinstance(samples, Tensor) else [samples[i] for i in rows.tolist()]
+    chosen = [samples[row] for row in rows.tolist()]
+    chosen = [sample.cpu() if isinstance(sample, Tensor) else sample for sample in chosen]
     both = [[None if a == UNANSWERED else a for a in answer[rows].tolist()] for answer in answers]
     return [DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen, *both, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -171,10 +171,9 @@ class _Search:
         """Phrases for one class, of texts ``others`` that could move to it."""
         settings = self._settings
         few = others[:: max(len(others) // settings.n_scored, 1)][: settings.n_scored]
-        stand_in = self._stand_in()
-        (scores,) = self._scores(target, others, (stand_in,))
-        tried: list[tuple[int, ...]] = [(id,) for id in self._best(scores, settings.n_candidates)]
-        beams, found = self._compared(target, few, others, tried)
+        (scores,) = self._scores(target, others, (self._stand_in(),))
+        ranked = self._ranked(target, few, [(id,) for id in self._best(scores, settings.n_candidates)])
+        found = self._counted(target, others, ranked)
         advance(1)
         for length in range(2, settings.longest + 1):
             if any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found):  # nothing longer can do more
@@ -182,35 +181,48 @@ class _Search:
                 break
             if out_of_time():
                 break
-            beams, longer = self._compared(target, few, others, self._longer(target, few, beams))
-            found += longer[: settings.n_beams]
+            ranked = self._ranked(target, few, self._longer(target, few, _ids(ranked[: settings.n_beams])))
+            ranked = ranked[: settings.n_beams]
+            ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
+            found += self._counted(target, others, ranked[: settings.n_beams])
             advance(1)
         return found
 
     def _longer(self, target: int, few: Tensor, beams: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Each beam with a token more in front or behind, and with another one in place of one of its own."""
+        """Each beam with a token more in front or behind."""
         n_each = max(self._settings.n_candidates // (2 * len(beams)), 1)
         stand_in = self._stand_in()
         longer: list[tuple[int, ...]] = []
         for beam in beams:
-            for phrase, new in (((*beam, stand_in), len(beam)), ((stand_in, *beam), 0)):
-                scores = self._scores(target, few, phrase)
-                added = [(*phrase[:new], id, *phrase[new + 1 :]) for id in self._best(scores[new], n_each)]
-                longer += added
+            behind = self._scores(target, few, (*beam, stand_in))[-1]
+            longer += [(*beam, id) for id in self._best(behind, n_each)]
+            in_front = self._scores(target, few, (stand_in, *beam))[0]
+            longer += [(id, *beam) for id in self._best(in_front, n_each)]
         return list(dict.fromkeys(longer))
 
-    def _compared(
-        self, target: int, few: Tensor, others: Tensor, phrases: list[tuple[int, ...]]
-    ) -> tuple[list[tuple[int, ...]], list[FoundPhrase]]:
-        """The ``n_beams`` best phrases; and all with their counts, best first, those of the beams on ``others``."""
+    def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The phrase with another token in place of one of its own."""
+        scores = self._scores(target, few, phrase)
+        own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
+        gains = scores - scores.gather(1, own[:, None])
+        best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
+        n_ids = gains.shape[1]
+        at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
+        return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
+
+    def _ranked(self, target: int, few: Tensor, phrases: list[tuple[int, ...]]) -> list[FoundPhrase]:
+        """Phrases of one length, counted on the texts ``few``; those of the largest probability come first."""
         outcomes = self._outcomes(target, few, phrases)
-        order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
-        beams = [phrases[i] for i in order[: self._settings.n_beams]]
-        counted = self._outcomes(target, others, beams).n_moved.tolist()
-        found = [FoundPhrase(ids, target, n, len(others)) for ids, n in zip(beams, counted, strict=True)]
         moved = outcomes.n_moved.tolist()
-        found += [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order[self._settings.n_beams :]]
-        return beams, found
+        order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
+        return [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order]
+
+    def _counted(self, target: int, others: Tensor, ranked: list[FoundPhrase]) -> list[FoundPhrase]:
+        """``ranked`` with the first ``n_beams`` counted on the texts ``others``."""
+        n = self._settings.n_beams
+        moved = self._outcomes(target, others, _ids(ranked[:n])).n_moved.tolist()
+        counted = [replace(phrase, n_moved=k, n_texts=len(others)) for phrase, k in zip(ranked, moved, strict=False)]
+        return counted + ranked[n:]
 
     def _scores(self, target: int, samples: Tensor, phrase: tuple[int, ...]) -> Tensor:
         """``(len(phrase), A)``: first-order change of the target's log-probability by each insertable token, in place
@@ -232,11 +244,11 @@ class _Search:
             if gradient.ndim == 2:  # one sum for each text
                 total += gradient.sum(0)
                 continue
-            if ids.shape != shape:  # the model's sequences come first
-                ids, gradient = ids.T, gradient.transpose(0, 1)
             if ids.shape != shape:
-                wanted = f"expected those of the batch, of shape {tuple(shape)}"
-                raise ModelError(f"the model looks up ids of shape {tuple(ids.T.shape)}; {wanted}")
+                if ids.shape != shape[::-1]:
+                    wanted = f"expected those of the batch, of shape {tuple(shape)}"
+                    raise ModelError(f"the model looks up ids of shape {tuple(ids.shape)}; {wanted}")
+                gradient = gradient.transpose(0, 1)  # the model's sequences come first
             places = columns[:, None] + torch.arange(len(phrase), device=columns.device)
             total += gradient[torch.arange(len(part), device=columns.device)[:, None], places].sum(0)
         return total @ self._rows.T
@@ -264,6 +276,10 @@ class _Search:
 
     def _with_phrases(self, samples: Tensor, phrases: Tensor) -> tuple[Batch, Tensor]:
         return self._modality.with_phrases(self._subject.data.inputs(samples), phrases, places_of(samples, self._seed))
+
+
+def _ids(phrases: Sequence[FoundPhrase]) -> list[tuple[int, ...]]:
+    return [phrase.ids for phrase in phrases]
 
 
 class _Outcomes(NamedTuple):

@@ -101,7 +101,8 @@ class Vocabulary:
 
     @classmethod
     def of_ids(cls, input_ids: Tensor, attention_mask: Tensor | None) -> Vocabulary:
-        """The vocabulary that samples of unknown origin show; ``size`` is that of the largest id.
+        """The vocabulary that samples of unknown origin show; ``size`` is that of the largest id,
+        ``max_length`` that of the longest sample: a model may take no longer ones.
 
         Special are the pad, which stands where nothing is attended, and ids that all samples begin or end with.
 
@@ -121,7 +122,7 @@ class Vocabulary:
             for ids in (input_ids[rows, first], input_ids[rows, (last - 1).clamp(min=0)]):
                 if bool((ids == ids[0]).all()):
                     special.add(int(ids[0]))
-        return cls(size=size, pad=pad, special=frozenset(special), max_length=max(input_ids.shape[1], _DEFAULT_LENGTH))
+        return cls(size=size, pad=pad, special=frozenset(special), max_length=max(input_ids.shape[1], 3))
 
     def with_size(self, size: int) -> Vocabulary:
         """The same with so many ids, as the model's embedding has."""
