@@ -17,6 +17,8 @@ from seamfast.gating.folder import inspect, receive
 from seamfast.intake.refusal import RefusedError
 from tests.gating.golden_files import check_messages
 from tests.gating.text_models import NAMES, SMALL, config, texts, tokenizer, vocabulary, write_folder
+from tests.hostile import text_folders
+from tests.hostile.case import refuses
 
 transformers = pytest.importorskip("transformers", reason="models of transformers need the extra hf")
 PREFIXES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "gpt2": "GPT2"}
@@ -198,6 +200,17 @@ def test_unusual_special_tokens_are_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
     assert found().unusual == ("cf",)
     assert 5 not in found().vocabulary.insertable
+
+
+# Folders made to harm
+
+
+@pytest.mark.parametrize("name", text_folders.CASES)
+@pytest.mark.usefixtures("offline")
+def test_hostile_folders_are_refused(name: str, tmp_path: Path) -> None:
+    case = text_folders.CASES[name]
+    with refuses(case.code, "."):
+        inspect(case.make(tmp_path))
 
 
 # Registered architectures
