@@ -106,8 +106,10 @@ def padded(parts: list[Columns]) -> list[Columns]:
     Masks and types get 0, ids what stands where masks are 0 (else 0), on the side where masks have their zeros.
     """
     names = _of_tokens(parts[0])
-    lengths = {part["input_ids"].shape[1] for part in parts} if names else set()
-    if len(lengths) < 2:
+    if not names or any(_of_tokens(part) != names for part in parts):
+        return parts
+    lengths = {part["input_ids"].shape[1] for part in parts}
+    if len(lengths) == 1:
         return parts
     length = max(lengths)
     fillers, starts, ends = [], False, False
