@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -261,6 +261,7 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
 
 def _text_model(choice: Choice, documents: Mapping[str, bytes]) -> str | None:
     """The name of the model, if it takes text."""
+    known: Container[str]
     if DESCRIPTION in documents:
         name, known = parse_config(documents[DESCRIPTION], DESCRIPTION).get("architecture"), TEXT_ARCHITECTURES
     elif CONFIG in documents:
@@ -295,7 +296,9 @@ def _registered(name: str, arguments: Mapping[str, Any], documents: Mapping[str,
         raise InputError(f"arguments are {listed(sorted(unknown))}; expected some of {', '.join(sorted(known))}")
     if missing := known - optional - set(arguments):
         raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {printable_value(name)}")
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
+    }
     description = of(name, **fields)
     architecture = Architecture(
         "registered",

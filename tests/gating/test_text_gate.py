@@ -15,6 +15,7 @@ from seamfast import CleanSet
 from seamfast.gating.folder import inspect, receive
 from seamfast.gating.pipeline import GateResult, gate
 from seamfast.gating.policy import TEMPLATE
+from seamfast.gating.sentences import marked
 from tests.gating.test_schema import VALIDATOR
 from tests.gating.text_models import NAMES, texts, tokenizer, write_trained, write_tsv
 
@@ -111,6 +112,10 @@ def test_sentences_have_the_phrases_and_the_answers(passed: tuple[GateResult, Pa
     assert found[0]["name"] == best["text"]
     assert [part["text"].strip() for part in found[0]["parts"] if part["inserted"]] == [best["text"]]
     assert found[0]["received"] != found[0]["plain"]
+    assert {one["of"] for one in report["sentences"]} <= {"vocabulary", "disagreement"}
+    assert {result["perturbation"] for result in report["disagreement"]} >= {
+        one["name"] for one in report["sentences"] if one["of"] == "disagreement"
+    }
     plain = "".join(part["text"] for part in found[0]["parts"] if not part["inserted"])
     received = receive(inspect(trained))
     assert received.architecture.text is not None
@@ -254,6 +259,26 @@ def test_a_set_of_ids_is_taken_and_checked(trained: Path, tmp_path: Path) -> Non
     other = CleanSet({"input_ids": long, "attention_mask": torch.ones_like(long)}, [0, 1, 0, 1])
     message = "data hold texts of 40 tokens; expected at most 32, as the model takes them"
     assert refused(checked(trained, other, tmp_path)) == ("data", message)
+
+
+# Sentences
+
+
+@pytest.mark.parametrize(
+    ("plain", "changed", "parts"),
+    [
+        ("a b c", "a cf b c", [("a ", False), ("cf ", True), ("b c", False)]),
+        ("a b", "a b", [("a b", False)]),
+        ("a b", "x y", [("x", True), (" ", False), ("y", True)]),
+        ("a b", "b a", [("b ", True), ("a", False)]),
+        ("", "cf", [("cf", True)]),
+        ("a b", "", []),
+        ("a", "a" + "b" * 2000, [("a" + "b" * 499 + "…" + "b" * 500, True)]),
+        ("a " * 900 + "z", "b " * 900 + "z", [("b " * 250 + "…" + " b" * 250, True), (" z", False)]),
+    ],
+)
+def test_what_a_text_did_not_have_is_marked(plain: str, changed: str, parts: list[tuple[str, bool]]) -> None:
+    assert [(part["text"], part["inserted"]) for part in marked(plain, changed)] == parts
 
 
 # The policy

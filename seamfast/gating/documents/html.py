@@ -230,7 +230,7 @@ def _vocabulary(report: Values, before: Values, after: Values | None) -> list[Ch
         known = [rate for rate in rates[text, label] if rate is not None]
         lost = wording.not_finite_counts(notes[text, label], known[0]["n_total"])
         what = [_name(text), _note(f"texts moved to class {wording.class_label(report, label)}"), _note(lost)]
-        rows.append((what, *rates[text, label]))
+        rows.append((what, rates[text, label][0], rates[text, label][1]))
     cut = [name for name, search in zip(_BOTH, searched, strict=True) if search is not None and not search["complete"]]
     caption = (
         "Share of texts of other classes that a token or phrase moves to a class, tested on texts that the search did "
