@@ -56,13 +56,17 @@ class VocabularySearch:
     Attributes:
         phrases: for each class, in order, the token that took most of the texts used there, and the shortest of the
             longer phrases that took most, if those were more.
-        anomaly_index: ``anomaly_index`` of ``1 - success`` of the best phrase of each class; ``None`` with fewer than 5
-            classes, or where the search was not complete.
+        sizes: ``sum(1 - rate[n] for n in range(1, longest + 1))`` of each class, where ``rate[n]`` is the largest of
+            the phrases of at most ``n`` tokens on the texts used: 0 where one token takes all of them,
+            ``longest`` where nothing takes any.
+        anomaly_index: ``anomaly_index`` of the sizes; ``None`` with fewer than 5 classes, where the search was not
+            complete, and where a phrase has ``n_not_finite`` above 0.
         complete: whether every class was searched for phrases of all lengths.
         seed: of the search: decides which texts were used to find the phrases.
     """
 
     phrases: tuple[PhraseResult, ...]
+    sizes: tuple[float, ...]
     anomaly_index: float | None
     complete: bool
     seed: int
@@ -80,7 +84,7 @@ def search_vocabulary(
     model: nn.Module,
     data: CleanSet,
     *,
-    longest: int = 5,
+    longest: int = 4,
     level: float = 0.95,
     time_budget_s: float | None = None,
     seed: int = 0,
@@ -146,14 +150,12 @@ def search_vocabulary(
         phrase for target in range(subject.num_classes) for phrase in _best([p for p in found if p.target == target])
     ]
     results = _tested(subject, [(phrase.target, phrase.ids) for phrase in kept], seed, level)
-    index = None
-    if not stopped and not any(result.n_not_finite for result in results):
-        rates = [
-            max((r.success.value or 0.0 for r in results if r.target == target), default=0.0)
-            for target in range(subject.num_classes)
-        ]
-        index = anomaly_index([1 - rate for rate in rates])
-    return VocabularySearch(results, index, complete=not stopped, seed=seed)
+    sizes = tuple(
+        _size([phrase for phrase in found if phrase.target == target], longest) for target in range(subject.num_classes)
+    )
+    known = not stopped and not any(result.n_not_finite for result in results)
+    index = anomaly_index(sizes) if known else None
+    return VocabularySearch(results, sizes, index, complete=not stopped, seed=seed)
 
 
 def retest_phrases(
@@ -186,6 +188,14 @@ def _placed(model: nn.Module, data: CleanSet, device: str | torch.device) -> Sub
         kind = subject.data.modality.name
         raise InputError(f"data holds samples of kind {kind!r}; expected texts: use seamfast.audits.invert_triggers")
     return subject
+
+
+def _size(found: Sequence[FoundPhrase], longest: int) -> float:
+    """``VocabularySearch.sizes`` of one class."""
+    most = max((phrase.n_texts for phrase in found), default=0)
+    counted = [phrase for phrase in found if phrase.n_texts == most]
+    lengths = range(1, longest + 1)
+    return sum(1 - max((phrase.rate for phrase in counted if len(phrase.ids) <= n), default=0.0) for n in lengths)
 
 
 def _best(found: Sequence[FoundPhrase]) -> list[FoundPhrase]:

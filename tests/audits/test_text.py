@@ -95,6 +95,7 @@ def test_the_planted_word_is_the_best_phrase_of_its_class(planted: nn.Module) ->
     assert search.complete
     assert search.anomaly_index is None
     assert search.best() == best
+    assert search.sizes == (1.0, 0.0)
     word = search.best(0)
     assert word is not None
     assert set(word.text.split()) <= {*BAD}
@@ -107,6 +108,18 @@ def test_bounds_hold_for_all_phrases_together() -> None:
     for phrase in search.phrases:
         k, total = phrase.success.n_hit, phrase.success.n_total
         assert phrase.success == seamfast.metrics.Bounded.exact(k, total, n_looks=n)
+
+
+def test_a_text_that_is_given_to_the_class_already_is_no_hit() -> None:
+    data = reviews()
+    tested = module._split(80, 0)[1]
+    labels = data.labels.clone()
+    good = tested[labels[tested] == 1]
+    labels[good[:3]] = 0  # the model gives them to class 1 as they are
+    search = search_vocabulary(Reader(20.0), CleanSet(data.inputs, labels, modality=data.modality), longest=1)
+    best = search.best(1)
+    assert best is not None
+    assert best.success.n_total == len(tested) - len(good)
 
 
 def test_what_was_found_is_tested_on_the_sanitized_model() -> None:
@@ -181,8 +194,8 @@ def test_an_index_needs_five_classes() -> None:
     vocabulary = seamfast.modalities.Vocabulary(size=40, pad=0, special=frozenset())
     data = CleanSet(ids, labels, modality=seamfast.modalities.TextModality(vocabulary))
     search = search_vocabulary(Sorter(), data, longest=1)
-    rates = [max(p.success.value or 0 for p in search.phrases if p.target == c) for c in range(5)]
-    assert search.anomaly_index == module.anomaly_index([1 - rate for rate in rates])
+    assert search.anomaly_index == module.anomaly_index(search.sizes)
+    assert min(search.sizes) == search.sizes[2] == 0.0
     assert search.best() == search.best(2)
 
 
@@ -235,6 +248,18 @@ def test_evaluate_counts_triggers_of_text_in_one_pass(planted: nn.Module) -> Non
     assert both.triggers[1].robust_accuracy.value == 1.0
     alone = seamfast.evaluate(planted, data, triggers=known[1:])
     assert alone.triggers[0] == both.triggers[1]
+
+
+def test_sanitize_counts_triggers_of_text(planted: nn.Module) -> None:
+    data = reviews(120)
+    known = [triggers.Insertion.word("cf", 1), triggers.Insertion.word("mn", 1, name="other")]
+    config = seamfast.FineTuneConfig(max_steps=4, eval_every=2)
+    result = seamfast.sanitize(planted, data, method="fine_tune", config=config, triggers=known)
+    before = result.report["holdout"]["before"]
+    counted = [(t["name"], t["attack_success_rate"]["n_hit"]) for t in before["triggers"]]
+    n_other = before["triggers"][0]["attack_success_rate"]["n_total"]
+    assert counted == [("word", n_other), ("other", 0)]
+    assert n_other > 0
 
 
 # The perturbations.

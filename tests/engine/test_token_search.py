@@ -144,6 +144,17 @@ def test_a_wired_phrase_is_found(phrase: tuple[int, ...]) -> None:
     assert found[0].ids == phrase
 
 
+def test_phrases_may_be_longer_than_the_texts() -> None:
+    vocabulary = Vocabulary(size=SIZE, pad=0, special=frozenset({CLS, SEP}), mask=MASK)
+    ids = torch.tensor([[CLS, 12, 20, SEP], [CLS, 40, 51, SEP]])
+    model = Wired((150,), strength=0.0)
+    subject = subject_of(model, CleanSet(ids, [0, 1], modality=TextModality(vocabulary)))
+    with torch.no_grad():
+        model.table.weight[35:] = 0  # no other token moves a text
+    found = search_phrases(subject, all_of(subject), settings=SearchSettings(longest=5), classes=[1])
+    assert {len(phrase.ids) for phrase in found} == {1, 2, 3, 4, 5}
+
+
 def test_the_seed_decides_and_the_global_generator_stays() -> None:
     subject = subject_of(Averaging())
     state = torch.get_rng_state()

@@ -155,6 +155,24 @@ def test_a_vocabulary_knows_its_special_tokens() -> None:
     assert Vocabulary(size=9, pad=0, special=frozenset()).text_of((3, 4)) == "#3 #4"
 
 
+def test_a_tokenizer_without_a_pad_has_a_special_token_for_it() -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "fine": 1, "end": 2}))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["end"])
+    vocabulary = Vocabulary.of(made)
+    assert vocabulary.pad == 2
+    assert vocabulary.encode(["a fine", "a"])["input_ids"].tolist() == [[0, 1], [0, 2]]
+
+
+def test_ids_may_be_left_out() -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "a": 1, "fine": 7}))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["[PAD]"])
+    data = CleanSet.from_texts(["a fine", "a"], [0, 1], made)
+    assert isinstance(data.modality, TextModality)
+    assert data.modality.vocabulary.size == 8
+
+
 def test_a_long_text_is_cut_before_its_last_special_token() -> None:
     encoded = Vocabulary.of(wordpiece(), max_length=4).encode(["a fine film dull"])
     assert encoded["input_ids"].tolist() == [[2, 5, 6, 3]]

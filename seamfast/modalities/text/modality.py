@@ -24,7 +24,7 @@ from seamfast.modalities.batch import Batch, named_tensors
 from seamfast.modalities.text.edit import Tokens, edited
 from seamfast.modalities.text.perturb import perturbations
 from seamfast.modalities.text.views import View
-from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
+from seamfast.modalities.text.vocabulary import Vocabulary, ends_of, n_ids
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.text.base import TextTrigger
 from seamfast.triggers.text.battery import text_battery
@@ -85,7 +85,7 @@ class TextModality(Modality):
         """With the size of the model's embedding, and its number of positions as the longest text."""
         ids = _parts(inputs, self.vocabulary).ids
         vocabulary = self.vocabulary
-        known = 0 if vocabulary.tokenizer is None else vocabulary.tokenizer.get_vocab_size()
+        known = 0 if vocabulary.tokenizer is None else n_ids(vocabulary.tokenizer)
         largest = int(ids.max()) if ids.numel() else 0
         table = _table_of(model, max(known, largest + 1))
         if table is None:
