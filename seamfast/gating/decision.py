@@ -193,14 +193,14 @@ def _samples_to_pass(rule: Rule, value: float, bound: float, n: int) -> str:
     return f"about {math.ceil(needed):,} samples would pass" if needed < MAX_SAMPLES else "no number of samples would"
 
 
-def metrics_of(evidence: Mapping[str, Any], *, modality: str = "image") -> dict[str, Measured]:
+def metrics_of(evidence: Mapping[str, Any], *, modality: str | None = None) -> dict[str, Measured]:
     """What a policy's rules may name, of a report's ``audit``, ``disagreement``, ``sanitize`` and ``provenance``.
 
     A metric that was not measured is left out; one that samples of this kind cannot have has no value, and the cause.
 
     Args:
         evidence: of a report.
-        modality: the kind of the samples, as ``Modality.name``.
+        modality: the kind of the samples, as ``Modality.name``; ``None``: not known.
     """
     metrics: dict[str, Measured] = {}
     for when in ("before", "after"):
@@ -217,7 +217,7 @@ def metrics_of(evidence: Mapping[str, Any], *, modality: str = "image") -> dict[
         searched = audit.get("vocabulary")
         if searched is not None and searched["complete"] and (found := _found(searched)):
             metrics[f"{when}.vocabulary_worst"] = _worst([one["rate"] for one in found])
-        if (missing := _NOT_OF.get(modality)) is not None:
+        if modality is not None and (missing := _NOT_OF.get(modality)) is not None:
             metrics[f"{when}.{missing[0]}"] = Measured(None, None, None, accuracy["n_total"], missing[1])
     change, run = evidence["audit"]["change"], evidence["sanitize"]
     if change is not None:
