@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from seamfast import CleanSet
+from seamfast.gating.decision import metrics_of
 from seamfast.gating.folder import inspect, receive
 from seamfast.gating.pipeline import GateResult, gate
 from seamfast.gating.policy import TEMPLATE
 from seamfast.gating.sentences import marked
+from tests.gating.examples import cases, example
 from tests.gating.test_schema import VALIDATOR
 from tests.gating.text_models import NAMES, texts, tokenizer, write_trained, write_tsv
 
@@ -347,3 +349,20 @@ def test_registered_model_of_texts_goes_in_and_comes_out(tmp_path: Path) -> None
     assert again.text is not None
     assert again.text.digest == received.text.digest
     load_model(written)
+
+
+def test_a_search_that_was_cut_short_is_no_measurement() -> None:
+    report = cases()["text"]
+    worst = metrics_of(report, modality="text")["before.vocabulary_worst"]
+    assert (worst.value, worst.n) == (0.97, 100)
+    report["audit"]["before"]["vocabulary"] |= {"complete": False}
+    assert "before.vocabulary_worst" not in metrics_of(report, modality="text")
+
+
+def test_images_have_no_vocabulary() -> None:
+    measured = metrics_of(example("pass"), modality="image")["after.vocabulary_worst"]
+    assert (measured.value, measured.why) == (
+        None,
+        "images have no vocabulary; a rule on inversion_anomaly_index takes its place",
+    )
+    assert metrics_of(example("pass"), modality="image")["after.inversion_anomaly_index"].value == 1.1
