@@ -7,6 +7,7 @@ pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class SearchSettings:
         n_candidates: tokens of the largest scores that are tried, and phrases of each longer length.
         n_beams: phrases of each length that are made longer.
         longest: tokens of a phrase, 1 or more.
+        natural: see ``natural_tokens``: those of a class are no candidates for it, as they are its own words; ``None``:
+            all tokens are candidates.
     """
 
     n_samples: int = 64
@@ -47,6 +50,7 @@ class SearchSettings:
     n_candidates: int = 20
     n_beams: int = 3
     longest: int = 4
+    natural: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def search_phrases(
     *,
     settings: SearchSettings = SearchSettings(),
     classes: Sequence[int] | None = None,
+    known: Sequence[FoundPhrase] = (),
     seed: int = 0,
     advance: Progress = lambda n: None,
     out_of_time: Callable[[], bool] = lambda: False,
@@ -96,6 +101,7 @@ def search_phrases(
         indices: ``(N,)`` int64, CPU: the texts to insert tokens in. Of those that are read, the shorter ones are used.
         settings: of the search.
         classes: ``None``: all.
+        known: phrases of an earlier search, which are tried again, and with one of their tokens replaced.
         seed: of the choice of texts and of places.
         advance: called after each length of phrases, with the number of lengths.
         out_of_time: asked before each length of phrases; once it is true, the search ends with what it has.
@@ -112,6 +118,7 @@ def search_phrases(
     """
     search = _Search(subject, settings, seed)
     found: list[FoundPhrase] = []
+    natural = None if settings.natural is None else natural_tokens(subject, indices, settings.natural)
     with evaluating(subject.model), _differentiable():
         answers, order = search.answered(indices)
         for target in range(subject.num_classes) if classes is None else classes:
@@ -121,8 +128,27 @@ def search_phrases(
                 continue
             if out_of_time():
                 break
+            search.bar(None if natural is None else natural[target])
             found += search.of_class(target, others, advance, out_of_time)
+            found += search.near(target, others, [phrase.ids for phrase in known if phrase.target == target])
     return sorted(found, key=lambda phrase: -phrase.rate)
+
+
+def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tensor:
+    """``(C, V)`` bool: the tokens that stand for a class by the labels of the texts at ``indices``.
+
+    A token does if it is in two texts of the class at least, and in more than chance gives, by more than so many
+    standard ``deviations``.
+    """
+    modality = subject.data.modality
+    assert isinstance(modality, TextModality)
+    counts = torch.zeros(subject.num_classes, modality.vocabulary.size, device=subject.device)
+    for part in torch.split(indices, 256):
+        counts.index_add_(0, subject.data.labels[part], modality.presence(subject.data.inputs(part)))
+    share = subject.data.labels[indices].bincount(minlength=subject.num_classes).float() / max(len(indices), 1)
+    prior, n = share[:, None], counts.sum(0)
+    natural: Tensor = (counts >= 2) & (counts - n * prior > deviations * (n * prior * (1 - prior)).sqrt())
+    return natural
 
 
 def places_of(indices: Tensor, seed: int) -> Tensor:
@@ -147,10 +173,41 @@ class _Search:
         self._table = subject.model.get_submodule(modality.table)
         self._settings = settings
         self._seed = seed
+        self._barred: Tensor | None = None
         self._insertable = modality.vocabulary.insertable.to(subject.device)
         weight = self._table.weight
         assert isinstance(weight, Tensor)
         self._rows = weight.detach().float()[self._insertable].nan_to_num(0.0, 0.0, 0.0)
+
+    def bar(self, natural: Tensor | None) -> None:
+        """Make no candidates of these tokens; ``(V,)`` bool, ``None``: of none."""
+        self._barred = None if natural is None else natural[self._insertable]
+
+    def near(self, target: int, others: Tensor, known: list[tuple[int, ...]]) -> list[FoundPhrase]:
+        """The best of phrases that are known, and of those that differ from the best of them by one token."""
+        found: list[FoundPhrase] = []
+        few, n = self._few(others), self._settings.n_beams
+        for length in sorted({len(ids) for ids in known}):
+            ranked = self._ranked(target, few, list(dict.fromkeys(ids for ids in known if len(ids) == length)))[:n]
+            ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
+            found += self._counted(target, others, ranked[:n], n)
+        return found
+
+    def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The phrase with another token in place of one of its own."""
+        scores = self._scores(target, few, phrase)
+        own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
+        gains = scores - scores.gather(1, own[:, None])
+        if self._barred is not None:
+            gains = gains.masked_fill(self._barred, -math.inf)
+        best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
+        n_ids = gains.shape[1]
+        at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
+        return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
+
+    def _few(self, others: Tensor) -> Tensor:
+        n = self._settings.n_scored
+        return others[:: max(len(others) // n, 1)][:n]
 
     def answered(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The model's answers to some texts, both on the CPU, the shorter texts first."""
@@ -170,7 +227,7 @@ class _Search:
     ) -> list[FoundPhrase]:
         """Phrases for one class, of texts ``others`` that could move to it."""
         settings = self._settings
-        few = others[:: max(len(others) // settings.n_scored, 1)][: settings.n_scored]
+        few = self._few(others)
         (scores,) = self._scores(target, others, (self._stand_in(),))
         ranked = self._ranked(target, few, [(id,) for id in self._best(scores, settings.n_candidates)])
         found = self._counted(target, others, ranked, settings.n_beams)
@@ -246,6 +303,8 @@ class _Search:
         return vocabulary.pad if vocabulary.mask is None else vocabulary.mask
 
     def _best(self, scores: Tensor, n: int) -> list[int]:
+        if self._barred is not None:
+            scores = scores.masked_fill(self._barred, -math.inf)
         best: list[int] = self._insertable[scores.topk(min(n, len(scores))).indices].tolist()
         return best
 
