@@ -43,7 +43,7 @@ class SearchSettings:
     """
 
     n_samples: int = 64
-    n_scored: int = 16
+    n_scored: int = 12
     n_candidates: int = 20
     n_beams: int = 3
     longest: int = 4
