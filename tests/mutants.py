@@ -93,7 +93,7 @@ MUTANTS = [
         "order[n_used : n_used + _TESTED]",
         "order[:_TESTED]",
         "phrases are tested on the texts that found them",
-        "audits/test_text.py",
+        "audits/test_text_audits.py",
     ),
     Mutant(
         "text-search-already-there",
@@ -101,7 +101,7 @@ MUTANTS = [
         "others = tested[(labels != target) & (before != target)]",
         "others = tested[labels != target]",
         "a text that the model gets wrong without a phrase counts as moved by it",
-        "audits/test_text.py",
+        "audits/test_text_audits.py",
     ),
     Mutant(
         "text-search-not-finite",
@@ -109,7 +109,7 @@ MUTANTS = [
         "((answers == target) | lost)",
         "(answers == target)",
         "a phrase that makes logits NaN moves nothing",
-        "audits/test_text.py",
+        "audits/test_text_audits.py",
     ),
     # methods
     Mutant(
