@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -173,6 +173,8 @@ def sanitize(
                 f"clean_loader holds {n_clean} samples; expected at least one for each of {subject.num_classes} classes"
             )
         subject.check_triggers(triggers)
+        if config is None and isinstance(settings, SeamConfig):
+            settings = replace(settings, **samples.modality.presets.get(preset or "balanced", {}))
         left_out = settings.check_modality(samples.modality)
         drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
         if held_out.n_given:
