@@ -35,7 +35,8 @@ _MAX_WORD = 200  # characters of a word that WordPiece looks at; its time grows 
 _MAX_LENGTH = 1 << 20
 _MAX_AFFIX = 16
 
-_PAD, _MASK = ("[PAD]", "<pad>"), ("[MASK]", "<mask>")
+PAD_TOKENS, MASK_TOKENS = ("[PAD]", "<pad>"), ("[MASK]", "<mask>")
+"""Names that these tokens usually have."""
 _SPECIAL_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -97,8 +98,8 @@ def read_tokenizer_file(documents: Mapping[str, bytes]) -> TokenizerFile:
     special = {token["id"] for token in checked["added_tokens"] if token["special"]}
     special |= {*named, *_processor_ids(checked["post_processor"])}
     padding = document.get("padding")
-    pads = (_token(config, "pad_token"), padding.get("pad_token") if isinstance(padding, dict) else None, *_PAD)
-    pad, mask = _first(pads, ids), _first((_token(config, "mask_token"), *_MASK), ids)
+    pads = (_token(config, "pad_token"), padding.get("pad_token") if isinstance(padding, dict) else None, *PAD_TOKENS)
+    pad, mask = _first(pads, ids), _first((_token(config, "mask_token"), *MASK_TOKENS), ids)
     special |= {token for token in (pad, mask) if token is not None}
     longest = config.get("model_max_length")
     is_length = type(longest) is int and 1 <= longest <= _MAX_LENGTH  # transformers writes 1e30 for no limit
