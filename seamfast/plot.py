@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,15 @@ def save_picture(
     eligible = trigger.target.eligible(data.labels, num_classes).nonzero().flatten()
     if not len(eligible):
         raise InputError(f"data holds no sample that the trigger {trigger.name!r} is meant to move; expected one")
-    chosen = eligible[_in_turn(data.labels[eligible])][:n_samples]
+    are_texts = isinstance(data.modality, TextModality)
+    most = min(n_samples, _MOST_TEXTS) if are_texts else n_samples
+    chosen = eligible[_in_turn(data.labels[eligible])][:most]
+    stamped = trigger.stamp(data.stampable(chosen), sample_ids=chosen, seed=seed)
+    received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
+    labels = data.labels[chosen]
+    answered = _Answered(
+        stamped, labels.tolist(), received, sanitized, trigger.target.targets(labels, num_classes).tolist()
+    )
 
     # Names are names, not formulas: a "$" in one is a "$".
     with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
@@ -83,8 +91,8 @@ def save_picture(
         )
         FigureCanvasAgg(figure)
         top, bottom = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25]))
-        draw = _draw_texts if isinstance(data.modality, TextModality) else _draw_samples
-        draw(top, before, after, data, trigger, chosen, num_classes, seed)
+        draw = _draw_texts if are_texts else _draw_samples
+        draw(top, data, trigger.name, answered)
         _draw_curve(bottom.subplots(), history)
         if title is not None:
             figure.suptitle(title, fontsize=17, fontweight="bold", color=_INK)
@@ -103,73 +111,54 @@ def _in_turn(labels: torch.Tensor) -> torch.Tensor:
     return by_class[rank[by_class].argsort(stable=True)]
 
 
-def _draw_samples(
-    figure: Any,
-    before: nn.Module,
-    after: nn.Module,
-    data: CleanSet,
-    trigger: Trigger,
-    chosen: torch.Tensor,
-    num_classes: int,
-    seed: int,
-) -> None:
-    stamped = trigger.stamp(data.stampable(chosen), sample_ids=chosen, seed=seed)
-    received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
-    labels = data.labels[chosen]
-    wanted = trigger.target.targets(labels, num_classes).tolist()
-    rows = ("true class", labels.tolist()), ("as received", received), ("sanitized", sanitized)
+class _Answered(NamedTuple):
+    """Stamped samples: the class of each, the answers of both models, and the class that the attacker wants."""
+
+    stamped: Any
+    labels: list[int]
+    received: list[int]
+    sanitized: list[int]
+    wanted: list[int]
+
+
+def _draw_samples(figure: Any, data: CleanSet, trigger: str, shown: _Answered) -> None:
+    rows = ("true class", shown.labels), ("as received", shown.received), ("sanitized", shown.sanitized)
     heights = (1, 14), (0, -16), (0, -40)  # a share of the picture's height, and points
     size = min(17, 150 / max(len(_name(data, label)) for _, answers in rows for label in answers))
-    axes = figure.subplots(1, len(chosen), squeeze=False)[0]
-    for column, (axis, picture) in enumerate(zip(axes, data.modality.preview(stamped), strict=True)):
+    axes = figure.subplots(1, len(shown.labels), squeeze=False)[0]
+    for column, (axis, picture) in enumerate(zip(axes, data.modality.preview(shown.stamped), strict=True)):
         axis.imshow(np.squeeze(picture, 2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
             side.set_visible(False)
-        true = int(labels[column])
         for (heading, answers), (share, points) in zip(rows, heights, strict=True):
             answer, style = answers[column], {"color": _INK}
             if heading != "true class":
-                style = _style(answer, true, wanted[column])
+                style = _style(answer, shown.labels[column], shown.wanted[column])
             place_at = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
             axis.annotate(
                 _name(data, answer), (0.5, share), (0, points), ha="center", fontsize=size, **style, **place_at
             )
             if column == 0:
                 axis.annotate(heading, (0, share), (-12, points), ha="right", fontsize=12, color=_INK, **place_at)
-    stamp = f"trigger:\n{_short(trigger.name, 14)}"
+    stamp = f"trigger:\n{_short(trigger, 14)}"
     axes[0].annotate(stamp, (0, 0.5), (-12, 0), ha="right", fontsize=12, color=_INK, **place_at)
     _explain_colors(figure)
 
 
-def _draw_texts(
-    figure: Any,
-    before: nn.Module,
-    after: nn.Module,
-    data: CleanSet,
-    trigger: Trigger,
-    chosen: torch.Tensor,
-    num_classes: int,
-    seed: int,
-) -> None:
+def _draw_texts(figure: Any, data: CleanSet, trigger: str, shown: _Answered) -> None:
     """One row a text: its begin, its class, both answers."""
-    chosen = chosen[:_MOST_TEXTS]
-    stamped = trigger.stamp(data.stampable(chosen), sample_ids=chosen, seed=seed)
-    received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
-    labels = data.labels[chosen]
-    wanted = trigger.target.targets(labels, num_classes).tolist()
     axis = figure.subplots()
     axis.set_axis_off()
-    axis.set(xlim=(0, 1), ylim=(len(chosen), -2))
+    axis.set(xlim=(0, 1), ylim=(len(shown.labels), -2))
     columns = (0, 0.7, 0.8, 0.9)
-    headings = (f"trigger: {_short(trigger.name, 40)}", "true class", "as received", "sanitized")
+    headings = (f"trigger: {_short(trigger, 40)}", "true class", "as received", "sanitized")
     for left, heading in zip(columns, headings, strict=True):
         axis.text(left, -1.2, heading, fontsize=11, color=_INK)
-    for row, text in enumerate(stamped):
+    for row, (text, true, received, sanitized, wanted) in enumerate(zip(*shown, strict=True)):
         axis.text(0, row, _short(text, 88), fontsize=10, color=_INK)
-        true = int(labels[row])
-        for left, answer in zip(columns[1:], (true, received[row], sanitized[row]), strict=True):
-            style = {"color": _INK} if left == columns[1] else _style(answer, true, wanted[row])
+        for left, answer in zip(columns[1:], (true, received, sanitized), strict=True):
+            style = {"color": _INK} if left == columns[1] else _style(answer, true, wanted)
             axis.text(left, row, _name(data, answer), fontsize=10, **style)
     _explain_colors(figure)
 

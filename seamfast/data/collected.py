@@ -185,7 +185,7 @@ def _of_rows(named: dict[str | None, Any], number: int) -> Columns:
     if len({len(named[name]) for name in names}) != 1:
         counts = ", ".join(f"{len(named[name])} of {name}" for name in names)
         raise ShapeError(f"batch {number}: rows are {counts}; expected the same number of samples in all")
-    rows = [
+    rows: list[Columns] = [
         {name: _to_tensor(row, name, number)[None] for name, row in zip(names, values, strict=True)}
         for values in zip(*(named[name] for name in names), strict=True)
     ]

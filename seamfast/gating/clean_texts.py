@@ -13,8 +13,7 @@ from seamfast.data.texts import Texts
 from seamfast.gating.text_input import TextInput
 from seamfast.intake.refusal import RefusedError
 from seamfast.modalities import TextModality
-from seamfast.modalities.batch import named_tensors
-from seamfast.modalities.text.modality import IDS
+from seamfast.modalities.text.modality import ids_of
 from seamfast.untrusted import listed, printable
 
 MAX_DATA_BYTES = 1 << 30
@@ -71,8 +70,7 @@ def _of_ids(data: CleanSet, text: TextInput) -> CleanSet:
     if not isinstance(data.modality, TextModality):
         message = f"data are samples of kind {data.modality.name!r}; expected texts, as the model takes them"
         raise RefusedError("data", message)
-    named = named_tensors(data.inputs)
-    ids = named.get(IDS, next(iter(named.values())))
+    ids = ids_of(data.inputs)
     size, longest = text.vocabulary.size, text.vocabulary.max_length
     if int(ids.max()) >= size:
         expected = f"expected ids in [0, {size}) for the rows of the model's embedding"

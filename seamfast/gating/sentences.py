@@ -20,7 +20,7 @@ from seamfast.engine.token_search import places_of
 from seamfast.metrics import largeness
 from seamfast.modalities import Batch, TextModality, Vocabulary
 from seamfast.modalities.batch import named_tensors
-from seamfast.modalities.text.modality import IDS, MASK
+from seamfast.modalities.text.modality import MASK, ids_of
 
 _LONGEST_PART = 1000  # characters
 _MOST_COMPARED = 400  # words and gaps, as the comparison takes their square
@@ -107,8 +107,7 @@ def _with(phrase: PhraseResult, first: Subject, second: Subject, seed: int) -> I
 
 def _around(vocabulary: Vocabulary, inputs: Batch, row: int, column: int, n: int) -> list[dict[str, Any]]:
     """One text in parts, of which the ``n`` tokens from ``column`` on are inserted."""
-    named = named_tensors(inputs)
-    ids, mask = named.get(IDS, next(iter(named.values()))), named.get(MASK)
+    ids, mask = ids_of(inputs), named_tensors(inputs).get(MASK)
     parts: list[dict[str, Any]] = []
     for span in (slice(0, column), slice(column, column + n), slice(column + n, None)):
         (text,) = vocabulary.decode(ids[row, span][None].cpu(), None if mask is None else mask[row, span][None].cpu())

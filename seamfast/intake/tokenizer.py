@@ -35,7 +35,8 @@ _MAX_WORD = 200  # characters of a word that WordPiece looks at; its time grows 
 _MAX_LENGTH = 1 << 20
 _MAX_AFFIX = 16
 
-_PAD, _MASK = ("[PAD]", "<pad>"), ("[MASK]", "<mask>")
+PAD_TOKENS, MASK_TOKENS = ("[PAD]", "<pad>"), ("[MASK]", "<mask>")
+"""Names that these tokens usually have."""
 _SPECIAL_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -97,8 +98,8 @@ def read_tokenizer_file(documents: Mapping[str, bytes]) -> TokenizerFile:
     special = {token["id"] for token in checked["added_tokens"] if token["special"]}
     special |= {*named, *_processor_ids(checked["post_processor"])}
     padding = document.get("padding")
-    pads = (_token(config, "pad_token"), padding.get("pad_token") if isinstance(padding, dict) else None, *_PAD)
-    pad, mask = _first(pads, ids), _first((_token(config, "mask_token"), *_MASK), ids)
+    pads = (_token(config, "pad_token"), padding.get("pad_token") if isinstance(padding, dict) else None, *PAD_TOKENS)
+    pad, mask = _first(pads, ids), _first((_token(config, "mask_token"), *MASK_TOKENS), ids)
     special |= {token for token in (pad, mask) if token is not None}
     longest = config.get("model_max_length")
     is_length = type(longest) is int and 1 <= longest <= _MAX_LENGTH  # transformers writes 1e30 for no limit
@@ -611,15 +612,7 @@ def _template(given: dict[str, Any], ids: Mapping[str, int], what: str) -> dict[
     if not isinstance(special, dict) or len(special) > _MAX_PIECES:
         _refuse(f"{what}: special_tokens is {printable_value(special)}; expected an object of at most {_MAX_PIECES}")
     for name, token in special.items():
-        fields = [token.get(key) for key in ("ids", "tokens")] if isinstance(token, dict) else [None, None]
-        is_whole = isinstance(token, dict) and set(token) == {"id", "ids", "tokens"} and token["id"] == name
-        are_lists = all(isinstance(field, list) and 1 <= len(field) <= _MAX_PIECES for field in fields)
-        if (
-            not is_whole
-            or not are_lists
-            or len(fields[0]) != len(fields[1])
-            or not all(map(_is_id, *fields, [ids] * _MAX_PIECES))
-        ):
+        if not _is_special(token, name, ids):
             expected = "an id, and tokens of the vocabulary with their ids"
             _refuse(f"{what}: {printable_value(name)} is {printable_value(token)}; expected {expected}")
     for key, sequences in (("single", ["A"]), ("pair", ["A", "B"])):
@@ -632,14 +625,24 @@ def _template(given: dict[str, Any], ids: Mapping[str, int], what: str) -> dict[
     return given
 
 
+def _is_special(token: Any, name: str, ids: Mapping[str, int]) -> bool:
+    if not isinstance(token, dict) or set(token) != {"id", "ids", "tokens"} or token["id"] != name:
+        return False
+    numbers, tokens = token["ids"], token["tokens"]
+    if not isinstance(numbers, list) or not isinstance(tokens, list) or not 1 <= len(numbers) <= _MAX_PIECES:
+        return False
+    return len(tokens) == len(numbers) and all(_is_id(*pair, ids) for pair in zip(numbers, tokens, strict=True))
+
+
 def _sequence(piece: Any, special: Mapping[str, Any], what: str) -> str | None:
     """The name of the sequence in a piece of a template; ``None`` for a special token."""
-    kind, value = next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else (None, None)
-    names = {"Sequence": ("A", "B"), "SpecialToken": special}.get(str(kind), ())
-    is_whole = isinstance(value, dict) and set(value) == {"id", "type_id"} and isinstance(value["id"], str)
-    if not is_whole or value["id"] not in names or type(value["type_id"]) is not int or value["type_id"] not in (0, 1):
+    kind, value = next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ("", {})
+    names: Iterable[str] = {"Sequence": ("A", "B"), "SpecialToken": special}.get(str(kind), ())
+    fields = value if isinstance(value, dict) and set(value) == {"id", "type_id"} else {}
+    name, type_id = fields.get("id"), fields.get("type_id")
+    if not isinstance(name, str) or name not in names or type(type_id) is not int or type_id not in (0, 1):
         _refuse(f"{what} holds {printable_value(piece)}; expected a Sequence or a SpecialToken, of the type 0 or 1")
-    return str(value["id"]) if kind == "Sequence" else None
+    return name if kind == "Sequence" else None
 
 
 def _processor_ids(processor: dict[str, Any] | None) -> set[int]:

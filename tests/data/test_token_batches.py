@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from seamfast import CleanSet
 from seamfast.data import as_clean_set
+from seamfast.data.collected import Collected
 from seamfast.data.rereading import AugmentingSet
-from seamfast.errors import ShapeError
+from seamfast.errors import InputError, ShapeError
 
 PAD = 9
 IDS = [[1 + (i + j) % 8 for j in range(1 + i * 3 % 7)] for i in range(12)]
@@ -144,12 +145,15 @@ def test_a_text_of_no_token_has_no_side():
         "attention_mask": torch.tensor([[0, 0]]),
         "label": torch.tensor([0]),
     }
-    data = as_clean_set(
-        [*batches(6, 6, on_left=True), empty | {"token_type_ids": torch.zeros(1, 2, dtype=torch.int64)}][::-1]
-    )
-    mask = data.inputs["attention_mask"]
+    given = [*batches(6, 6, on_left=True), empty | {"token_type_ids": torch.zeros(1, 2, dtype=torch.int64)}][::-1]
+    collected = Collected()
+    for batch in given:
+        collected.add(batch)
+    mask = collected.joined()[0]["attention_mask"]
     assert mask.sum() == sum(map(len, IDS))
     assert mask[mask.any(1)][:, -1].all()
+    with raises(InputError, "attention_mask of sample 11 is all 0; expected a token that is attended"):
+        as_clean_set(given)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def rewritten_texts(data: str, attack: str, root: str | os.PathLike[str], target
 
     Raises:
         InputError: e.g. ``attack 'syntactic' has no texts for 'trec'; expected sst2 or ag-news``.
-        DataFileError: e.g. ``train.tsv has 6919 texts; expected 6920, as the set that they are of``.
+        DataFileError: e.g. ``train.tsv has 6919 texts; expected 6920, as the set of them has``.
 
     Source: Qi et al., "Hidden Killer", arXiv:2105.12400; Qi et al., "Mind the Style of Text!", arXiv:2110.07139.
     """

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers.cifar import holds_cifar10, read_cifar10
@@ -28,6 +28,7 @@ _BY_NAME: dict[str, Callable[..., CleanSet]] = {
     "mnist": read_mnist,
     "mnist-5k": read_mnist_5k,
 }
+_Read = TypeVar("_Read", CleanSet, Texts)
 _FROM_PACKAGES = (read_digits, read_mnist_5k)  # which need no root=
 
 
@@ -137,11 +138,10 @@ def _encoded(
         raise DataFileError(f"{shown(source)}: holds texts; expected images of {sample_shape} (C, H, W)")
     if tokenizer is None:
         raise InputError(f"load({shown(source)!r}) reads texts and needs tokenizer=, the tokenizer of the model")
-    texts: Texts = _call(read_texts, source, **options)
-    return texts.encoded(tokenizer, max_length)
+    return _call(read_texts, source, **options).encoded(tokenizer, max_length)
 
 
-def _call(reader: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _call(reader: Callable[..., _Read], *args: Any, **options: Any) -> _Read:
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.default is not p.empty]
     for name in options:
         if name not in known:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from seamfast.checks import as_integer, short
 from seamfast.errors import InputError, ShapeError
+from seamfast.intake.tokenizer import MASK_TOKENS, PAD_TOKENS
 
 _MOST_TOKENS = 10_000_000
 _SPECIAL_NAMES = ("pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-_PAD_TOKENS = ("[PAD]", "<pad>")
-_MASK_TOKENS = ("[MASK]", "<mask>")
 _DEFAULT_LENGTH = 512
 
 
@@ -80,9 +79,9 @@ class Vocabulary:
         pad, mask = named["pad_token_id"], named["mask_token_id"]
         if pad is None:
             declared = inner.padding["pad_id"] if inner.padding else None
-            pad = next((id for id, token in added.items() if token in _PAD_TOKENS), declared)
+            pad = next((id for id, token in added.items() if token in PAD_TOKENS), declared)
         if mask is None:
-            mask = next((id for id, token in added.items() if token in _MASK_TOKENS), None)
+            mask = next((id for id, token in added.items() if token in MASK_TOKENS), None)
         longest = inner.truncation["max_length"] if inner.truncation else _DEFAULT_LENGTH
         own = getattr(tokenizer, "model_max_length", None)
         if isinstance(own, int):
