@@ -433,8 +433,8 @@ def _plant_model(arguments: argparse.Namespace, *, set_aside: float | None = Non
     if train_set.num_classes is None:  # as of most files
         train_set.num_classes = int(torch.cat([train_set.labels, test_set.labels]).max()) + 1
     description = ModelDescription.of(arguments.architecture or recipe.architecture, train_set)
-    description.check_images(train_set)
-    description.check_images(test_set)
+    description.check_data(train_set)
+    description.check_data(test_set)
     unseen = None
     if set_aside is not None:
         parts = split_by_class(train_set.labels, holdout_fraction=set_aside, forget_fraction=1, seed=arguments.seed)
@@ -490,7 +490,7 @@ def _load_data(arguments: argparse.Namespace, description: ModelDescription, spl
     # A file or folder holds one set unless the caller says otherwise; the named sets have two.
     by_name = arguments.data in RECIPES
     data = _load(arguments, arguments.split or (split if by_name else None), mean=description.mean, std=description.std)
-    description.check_images(data)
+    description.check_data(data)
     return data
 
 

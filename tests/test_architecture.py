@@ -255,8 +255,10 @@ def test_module_names_say_something() -> None:
     assert not names & {"utils", "util", "helpers", "common", "misc"}
 
 
-# Above these, nobody looks into a sample; attacks on images and their models are about images by name.
-LOOK_INTO_SAMPLES = ("ops", "triggers", "modalities", "data", "attacks/image", "attacks/files.py", "models")
+# Above these, nobody looks into a sample; attacks and models are about images, or about text, by name.
+LOOK_INTO_SAMPLES = (
+    *("ops", "triggers", "modalities", "data", "attacks/image", "attacks/text", "attacks/files.py", "models"),
+)
 LOOKS = re.compile(
     r"\.image_shape\b|\.is_pixels\b|isinstance\(\w*(inputs|batch)\w*, (dict|Mapping)\)|inputs\w*\.is_floating"
 )

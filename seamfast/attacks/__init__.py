@@ -1,23 +1,28 @@
 """Planting backdoors, to test the defense and a gate.
 
-``plant`` applies one of the published ``ATTACKS`` to a model; ``known_attack`` poisons a training set with one of them,
-``poison`` with any trigger. ``train`` trains from scratch, on poisoned data or as the baseline on clean data;
+``plant`` applies one of the published ``ATTACKS`` on images or ``TEXT_ATTACKS`` on text to a model; ``known_attack``
+poisons a training set with one of them, ``poison`` with any trigger. ``train`` trains from scratch, on poisoned data or as the baseline on clean data;
 ``RECIPES`` are the settings for known data sets, and ``build`` makes the small architectures that they name.
 """
 
+from seamfast.attacks.attack import Attack, Poisoning
 from seamfast.attacks.image.input_aware import InputAware
-from seamfast.attacks.image.known import ATTACKS, Attack, Poisoning, known_attack
+from seamfast.attacks.image.known import ATTACKS
+from seamfast.attacks.known import known_attack
 from seamfast.attacks.plant import Backdoor, plant
 from seamfast.attacks.poison import PoisonedSet, poison
 from seamfast.attacks.recipes import OTHER_RECIPE, RECIPES, Recipe
+from seamfast.attacks.text.known import TEXT_ATTACKS
 from seamfast.attacks.train import TrainConfig, train
 from seamfast.models.architectures import ARCHITECTURES, build
+from seamfast.models.text_architectures import train_tokenizer
 
 __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
     "OTHER_RECIPE",
     "RECIPES",
+    "TEXT_ATTACKS",
     "Attack",
     "Backdoor",
     "InputAware",
@@ -30,4 +35,5 @@ __all__ = [
     "plant",
     "poison",
     "train",
+    "train_tokenizer",
 ]

@@ -10,6 +10,8 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.text.base import TextTrigger
+from seamfast.triggers.text.insertion import Insertion
 
 __all__ = [
     "Additive",
@@ -17,11 +19,13 @@ __all__ = [
     "AllToOne",
     "Blend",
     "ColorFilter",
+    "Insertion",
     "LabelMap",
     "Patch",
     "Quantize",
     "Sinusoid",
     "SourceSpecific",
+    "TextTrigger",
     "Trigger",
     "Warp",
     "battery",

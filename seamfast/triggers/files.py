@@ -39,6 +39,7 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.text.insertion import Insertion
 from seamfast.untrusted import STREAM_FAULTS
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ VERSION = 1
 DOCUMENT = "triggers.json"
 
 KINDS: Mapping[str, type[Trigger]] = {
-    cls.kind: cls for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter)
+    cls.kind: cls for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter, Insertion)
 }
 LABEL_MAPS: Mapping[str, type[LabelMap]] = {cls.kind: cls for cls in (AllToOne, AllToAll, SourceSpecific)}
 
@@ -135,10 +136,13 @@ def _pack(triggers: list[Trigger]) -> bytes:
                 value = {"kind": value.kind} | {f.name: getattr(value, f.name) for f in fields(value)}
             entry[field.name] = value
         entries.append(entry)
-    document = json.dumps({"format": FORMAT, "version": VERSION, "triggers": entries}, indent=1, allow_nan=False)
+    whole = {"format": FORMAT, "version": VERSION, "triggers": entries}
+    document = json.dumps(whole, indent=1, allow_nan=False).encode()
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise InputError(f"{DOCUMENT} takes {len(document)} bytes; expected at most {MAX_DOCUMENT_BYTES}")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, DOCUMENT, document.encode())
+        _write(archive, DOCUMENT, document)
         for name, array in arrays.items():
             npy = io.BytesIO()
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)

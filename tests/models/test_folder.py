@@ -24,8 +24,8 @@ from refusals import refused
 from torch import nn
 
 from seamfast import CleanSet
-from seamfast.attacks import ARCHITECTURES
 from seamfast.errors import DataFileError, InputError
+from seamfast.models.architectures import IMAGE_ARCHITECTURES
 from seamfast.models.folder import ModelDescription, load_model, save_model
 
 DESCRIPTION = ModelDescription("small_cnn", num_classes=4, in_channels=1, image_size=8, mean=(0.4,), std=(0.25,))
@@ -66,7 +66,7 @@ def describe(folder: Path, **changes: Any) -> None:
 # What goes in comes out.
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(IMAGE_ARCHITECTURES))
 def test_round_trip_is_bit_equal(architecture: str, tmp_path: Path) -> None:
     given_ = ModelDescription(architecture, 5, 3, 16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
     model = given_.build()
@@ -376,7 +376,7 @@ SPOILT_VALUES = [
         "architecture",
         "vgg",
         r"'vgg'; expected one of small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, "
-        r"small_convnext$",
+        r"small_convnext, text_transformer, bilstm, text_cnn, vector_gru$",
     ),
     ("architecture", "__import__('os')", r".*; expected one of small_cnn"),
     ("architecture", "\x1b[2J" * 1000, r".*; expected one of small_cnn"),
@@ -529,16 +529,16 @@ def test_images_must_fit() -> None:
     def images(*shape: int) -> CleanSet:
         return CleanSet(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64))
 
-    DESCRIPTION.check_images(images(2, 1, 8, 8))
+    DESCRIPTION.check_data(images(2, 1, 8, 8))
     with pytest.raises(
         InputError, match=r"^the images are \(3, 8, 8\); expected \(1, 8, 8\) \(C, H, W\), as the model"
     ):
-        DESCRIPTION.check_images(images(2, 3, 8, 8))
+        DESCRIPTION.check_data(images(2, 3, 8, 8))
     with pytest.raises(InputError, match=r"^the images are \(1, 8, 9\); expected \(1, 8, 8\)"):
-        DESCRIPTION.check_images(images(2, 1, 8, 9))
+        DESCRIPTION.check_data(images(2, 1, 8, 9))
 
 
 def test_built_model_takes_what_it_says() -> None:
-    for architecture in ARCHITECTURES:
+    for architecture in IMAGE_ARCHITECTURES:
         model: nn.Module = ModelDescription(architecture, 6, 3, 8).build()
         assert model.eval()(torch.zeros(2, 3, 8, 8)).shape == (2, 6)

@@ -1,4 +1,4 @@
-"""Readers: data files to a ``CleanSet``, one module for each format.
+"""Readers: data files to a ``CleanSet``, or to ``Texts``, one module for each format.
 
 The files may be hostile. Every reader compares the sizes that a header declares with the size of the file before it
 allocates, decompresses no more than declared, and reads no pickle. Anything else raises a ``DataFileError`` with the
@@ -12,6 +12,7 @@ from seamfast.data.readers.images import read_image_folder, read_image_zip
 from seamfast.data.readers.load import load
 from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
+from seamfast.data.readers.texts import read_texts
 
 __all__ = [
     "load",
@@ -24,4 +25,5 @@ __all__ = [
     "read_mnist",
     "read_mnist_5k",
     "read_npz",
+    "read_texts",
 ]
