@@ -6,14 +6,12 @@ of 6 layers, 384 wide, 22.7 M parameters. Nothing here downloads it, and no benc
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-
-MAX_LENGTH = 64
-"""Tokens of the longest text. The longest of SST-2 has 66."""
+from torch import Tensor, nn
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -39,3 +37,28 @@ def classifier(folder: Path, num_classes: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model: nn.Module = BertForSequenceClassification.from_pretrained(folder, num_labels=num_classes)
     return model.eval()
+
+
+@torch.no_grad()
+def first_token_vectors(folder: Path, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """``last_hidden_state[:, 0]`` of the frozen encoder, ``(N, 384)``.
+
+    Args:
+        folder: of the encoder.
+        input_ids, attention_mask: ``(N, L)`` int64, padded on the right.
+    """
+    encoder = _encoder(folder)
+    vectors = torch.empty(len(input_ids), encoder.config.hidden_size)
+    lengths = attention_mask.sum(1)
+    for chosen in lengths.argsort().split(64):
+        width = int(lengths[chosen].max())
+        output = encoder(input_ids[chosen, :width], attention_mask[chosen, :width])
+        vectors[chosen] = output.last_hidden_state[:, 0]
+    return vectors
+
+
+@functools.cache
+def _encoder(folder: Path) -> Any:
+    from transformers import BertModel
+
+    return BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
