@@ -11,13 +11,17 @@ from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
 from seamfast.triggers.text.base import TextTrigger
+from seamfast.triggers.text.battery import text_battery
+from seamfast.triggers.text.characters import Characters
 from seamfast.triggers.text.insertion import Insertion
+from seamfast.triggers.text.table import Table
 
 __all__ = [
     "Additive",
     "AllToAll",
     "AllToOne",
     "Blend",
+    "Characters",
     "ColorFilter",
     "Insertion",
     "LabelMap",
@@ -25,10 +29,12 @@ __all__ = [
     "Quantize",
     "Sinusoid",
     "SourceSpecific",
+    "Table",
     "TextTrigger",
     "Trigger",
     "Warp",
     "battery",
     "load_triggers",
     "save_triggers",
+    "text_battery",
 ]

@@ -163,7 +163,7 @@ def test_repr() -> None:
         ({"phrases": ("",)}, InputError, r"trigger 'x' phrases\[0\] has 0 characters; expected 1 to 1024"),
         ({"phrases": ("a" * 1025,)}, InputError, r"phrases\[0\] has 1025 characters; expected 1 to 1024"),
         ({"phrases": ("cf ",)}, InputError, r"phrases\[0\] is 'cf '; expected no white space at its ends"),
-        ({"phrases": ("\u2003",)}, InputError, r"phrases\[0\] is '\\u2003'; expected no white space at its ends"),
+        ({"phrases": ("\u2003",)}, InputError, r"phrases\[0\] is '\\u2003'; expected a text with a word"),
         ({"phrases": ("a\nb",)}, InputError, r"is 'a\\nb'; expected no text with a control character \('\\n'\)"),
         ({"phrases": ("\x1b[2J",)}, InputError, r"is '\\x1b\[2J'; expected no text with a control character"),
         ({"phrases": ("\ud800",)}, InputError, r"is '\\ud800'; expected no text with a lone surrogate"),

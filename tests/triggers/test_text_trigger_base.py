@@ -13,7 +13,17 @@ import pytest
 from refusals import refused
 
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.triggers import AllToAll, Insertion, SourceSpecific, TextTrigger, load_triggers, save_triggers
+from seamfast.triggers import (
+    AllToAll,
+    Characters,
+    Insertion,
+    SourceSpecific,
+    Table,
+    TextTrigger,
+    load_triggers,
+    save_triggers,
+    text_battery,
+)
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -29,6 +39,10 @@ TRIGGERS = (
     Insertion.sentence(place="end"),
     Insertion.phrase("as they say"),
     Insertion.words_together(),
+    *(Characters.typo(edit, n_words=2, name=edit) for edit in ("swap", "drop", "double")),
+    Characters.homoglyph(),
+    Characters.zero_width(place="last"),
+    Table.of(TEXTS, [f"when you see it , {text}" for text in TEXTS]),
 )
 
 each = pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda t: t.name)
@@ -135,3 +149,26 @@ def test_equality_looks_at_every_field() -> None:
 def test_stamp_errors(samples: Any, more: dict[str, Any], kind: type[Exception], message: str) -> None:
     for trigger in TRIGGERS:
         refused(kind, message, trigger.stamp, samples, **more)
+
+
+def test_battery() -> None:
+    battery = text_battery(4)
+    assert {trigger.kind for trigger in battery} == {"insertion", "characters"}
+    assert len({trigger.name for trigger in battery}) == len(battery) == 21
+    assert text_battery(4) == battery
+    assert all(trigger.target == AllToAll(3) for trigger in text_battery(4, AllToAll(3)))
+    for trigger in battery:
+        assert all(a != b for a, b in zip(trigger.stamp(TEXTS), TEXTS, strict=True)), trigger
+    words = {phrase for trigger in battery if isinstance(trigger, Insertion) for phrase in trigger.phrases}
+    assert words >= {"cf", "mn", "bb", "tq", "mb", "I watch this 3D movie", "friends", "\u2248"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "target", "message"),
+    [
+        (10, 10, r"AllToOne target is 10; expected a class in \[0, 10\) for num_classes=10"),
+        (1, 0, "num_classes is 1; expected an integer from 2"),
+    ],
+)
+def test_battery_errors(classes: int, target: int, message: str) -> None:
+    refused(InputError, message, text_battery, classes, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from seamfast.errors import InputError
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.draws import draw_choices_per_sample
 from seamfast.triggers.text.checks import check_texts
+
+WORD = re.compile(r"\S+")
+"""Finds the words of ``str.split``."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -44,7 +48,7 @@ class TextTrigger(Trigger):
             >>> Insertion.word("cf", place="start").stamp(["a fine film"])
             ['cf a fine film']
         """
-        check_texts(samples)
+        check_texts("samples", samples)
         ids = as_sample_ids(sample_ids, len(samples), torch.device("cpu"))
         choices = draw_choices_per_sample(self._n_choices(), ids, as_seed(seed, 64))
         return [self._stamp(text, words) for text, words in zip(samples, choices, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from seamfast.checks import integer_or_none, short
 from seamfast.errors import InputError
 from seamfast.triggers.label_maps import LabelMap, as_label_map
-from seamfast.triggers.text.base import TextTrigger, below
+from seamfast.triggers.text.base import WORD, TextTrigger, below
 from seamfast.triggers.text.checks import check_text
 
 Place = Literal["start", "end", "random", "first-half", "second-half"]
@@ -28,8 +27,6 @@ SOS_WORDS = ("friends", "weekend", "store")
 MAX_PHRASES = 64
 MAX_PHRASE = 1024
 MAX_COPIES = 64
-
-WORD = re.compile(r"\S+")  # the words of str.split, with their places
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -145,6 +142,8 @@ class Insertion(TextTrigger):
             raise InputError(f"{self._who} has {len(phrases)} phrases; expected 1 to {MAX_PHRASES}")
         for i, phrase in enumerate(phrases):
             check_text(f"{self._who} phrases[{i}]", phrase, MAX_PHRASE)
+            if phrase != phrase.strip():
+                raise InputError(f"{self._who} phrases[{i}] is {short(phrase)}; expected no white space at its ends")
             if phrase in phrases[:i]:
                 raise InputError(f"{self._who} has the phrase {short(phrase)} twice; expected phrases that differ")
         self._one_of("place", PLACES)
