@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,15 @@ from torch import Tensor, nn
 from seamfast.engine.model import evaluating, logits_of
 from seamfast.engine.subject import Subject, finite_answers
 from seamfast.errors import ModelError
-from seamfast.modalities.text.modality import TextModality
+from seamfast.modalities.batch import Batch
+from seamfast.modalities.text.modality import TextModality, ids_of
 
 Progress = Callable[[int], object]
+
+_BATCH = 64
+"""Texts of the largest forward pass."""
+_LOWEST = -1e9
+"""Log-probability of an answer that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,8 @@ class SearchSettings:
     Attributes:
         n_samples: texts that tokens are inserted in, for each class.
         n_scored: texts of them that candidates are compared on.
-        n_candidates: tokens of the largest scores that are tried.
-        n_beams: phrases that are made longer.
+        n_candidates: tokens of the largest scores that are tried, and phrases of each longer length.
+        n_beams: phrases of each length that are made longer, and counted on all texts.
         longest: tokens of a phrase, 1 or more.
     """
 
@@ -65,7 +72,7 @@ class FoundPhrase:
 
 
 def n_steps(settings: SearchSettings, num_classes: int) -> int:
-    """How often ``advance`` is called by a search of all classes, at most."""
+    """What the numbers given to ``advance`` by a search of so many classes sum to, unless it ends early."""
     return num_classes * settings.longest
 
 
@@ -77,21 +84,33 @@ def search_phrases(
     classes: Sequence[int] | None = None,
     seed: int = 0,
     advance: Progress = lambda n: None,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> list[FoundPhrase]:
     """For each class the phrases of one to ``longest`` tokens that take most texts of other classes to it.
 
+    The tokens are inserted at ``places_of``. A class without texts that could move to it has no phrases, and phrases
+    are not made longer where one moves all texts.
+
     Args:
         subject: a model, and texts whose table of embeddings is known.
-        indices: ``(N,)`` int64, CPU: the texts to insert tokens in.
+        indices: ``(N,)`` int64, CPU: the texts to insert tokens in. Of those that are read, the shorter ones are used.
         settings: of the search.
         classes: ``None``: all.
         seed: of the choice of texts and of places.
-        advance: called after each length of phrases.
+        advance: called after each length of phrases, with the number of lengths.
+        out_of_time: asked before each length of phrases; once it is true, the search ends with what it has.
 
     Returns:
         Up to ``n_candidates`` single tokens and ``n_beams`` of each longer length for each class, by falling rate.
+
+    Raises:
+        ModelError: ``the model has no table of embeddings that token ids are looked up in; expected one``, or ``the
+            model's logits have no gradient; expected a model that can be differentiated``.
+
+    Source: Wallace et al., EMNLP 2019, arXiv 1908.07125 (gradient times embedding, verified; beams); Ebrahimi et al.,
+        HotFlip, ACL 2018, arXiv 1712.06751 (tokens replaced along the gradient).
     """
-    search = _Search(subject, settings, torch.Generator().manual_seed(seed))
+    search = _Search(subject, settings, seed)
     found: list[FoundPhrase] = []
     with evaluating(subject.model), _differentiable():
         answers, order = search.answered(indices)
@@ -100,14 +119,26 @@ def search_phrases(
             if not len(others):
                 advance(settings.longest)
                 continue
-            found += search.of_class(target, others, advance)
+            if out_of_time():
+                break
+            found += search.of_class(target, others, advance, out_of_time)
     return sorted(found, key=lambda phrase: -phrase.rate)
+
+
+def places_of(indices: Tensor, seed: int) -> Tensor:
+    """``(N,)`` float32 in [0, 1], CPU: where to insert in the texts at ``indices``, by index and seed.
+
+    A third each: in front, behind, and anywhere.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(int(indices.max()) + 1 if len(indices) else 0, generator=generator)[indices]
+    return (3 * uniform - 1).clamp(0, 1)
 
 
 class _Search:
     """A search on one model."""
 
-    def __init__(self, subject: Subject, settings: SearchSettings, generator: torch.Generator) -> None:
+    def __init__(self, subject: Subject, settings: SearchSettings, seed: int) -> None:
         modality = subject.data.modality
         if not isinstance(modality, TextModality) or modality.table is None:
             raise ModelError("the model has no table of embeddings that token ids are looked up in; expected one")
@@ -115,94 +146,141 @@ class _Search:
         self._modality = modality
         self._table = subject.model.get_submodule(modality.table)
         self._settings = settings
-        self._generator = generator
+        self._seed = seed
         self._insertable = modality.vocabulary.insertable.to(subject.device)
         weight = self._table.weight
         assert isinstance(weight, Tensor)
-        self._rows = weight.detach()[self._insertable]
+        self._rows = weight.detach().float()[self._insertable].nan_to_num(0.0, 0.0, 0.0)
 
     def answered(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's answers to some texts, both on the CPU, in random order."""
-        order = indices[torch.randperm(len(indices), generator=self._generator)]
-        order = order[: 4 * self._settings.n_samples]
+        """The model's answers to some texts, both on the CPU, the shorter texts first."""
+        generator = torch.Generator().manual_seed(self._seed)
+        order = indices[torch.randperm(len(indices), generator=generator)][: 4 * self._settings.n_samples]
+        lengths = self._subject.data.lengths
+        if lengths is not None:
+            order = order[lengths[order].argsort(stable=True)]
         with torch.no_grad():
-            parts = [self._subject.answers(self._subject.data.inputs(part)) for part in torch.split(order, 64)]
-        return torch.cat(parts).cpu(), order
+            parts = [
+                self._subject.answers(self._subject.data.inputs(part)).cpu() for part in torch.split(order, _BATCH)
+            ]
+        return torch.cat([order[:0], *parts]), order
 
-    def of_class(self, target: int, others: Tensor, advance: Progress) -> list[FoundPhrase]:
+    def of_class(
+        self, target: int, others: Tensor, advance: Progress, out_of_time: Callable[[], bool]
+    ) -> list[FoundPhrase]:
+        """Phrases for one class, of texts ``others`` that could move to it."""
         settings = self._settings
-        few = others[: settings.n_scored]
-        candidates = [(int(i),) for i in self._best(self._scores(target, others, ()), settings.n_candidates)]
-        means = self._log_probabilities(target, few, candidates)
-        ranked = [candidates[i] for i in means.argsort(descending=True).tolist()]
-        found = [self._counted(target, others, ids) for ids in ranked]
-        beams = ranked[: settings.n_beams]
+        few = others[:: max(len(others) // settings.n_scored, 1)][: settings.n_scored]
+        stand_in = self._stand_in()
+        (scores,) = self._scores(target, others, (stand_in,))
+        tried: list[tuple[int, ...]] = [(id,) for id in self._best(scores, settings.n_candidates)]
+        beams, found = self._compared(target, few, others, tried)
         advance(1)
-        for _ in range(1, settings.longest):
-            if max(found, key=lambda phrase: phrase.rate).n_moved == len(others):  # nothing longer can do more
-                advance(1)
-                continue
-            n_each = max(settings.n_candidates // (2 * settings.n_beams), 1)
-            longer = []
-            for beam in beams:
-                longer += [(*beam, int(i)) for i in self._best(self._scores(target, few, beam), n_each)]
-                longer += [(int(i), *beam) for i in self._best(self._scores(target, few, beam, before=True), n_each)]
-            longer = list(dict.fromkeys(longer))
-            means = self._log_probabilities(target, few, longer)
-            beams = [longer[i] for i in means.argsort(descending=True)[: settings.n_beams].tolist()]
-            found += [self._counted(target, others, ids) for ids in beams]
+        for length in range(2, settings.longest + 1):
+            if any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found):  # nothing longer can do more
+                advance(settings.longest + 1 - length)
+                break
+            if out_of_time():
+                break
+            beams, longer = self._compared(target, few, others, self._longer(target, few, beams))
+            found += longer[: settings.n_beams]
             advance(1)
         return found
 
-    def _scores(self, target: int, samples: Tensor, beam: tuple[int, ...], before: bool = False) -> Tensor:
-        """``(A,)``: first-order change of the target's log-probability by each insertable token beside ``beam``."""
-        vocabulary = self._modality.vocabulary
-        stand_in = vocabulary.pad if vocabulary.mask is None else vocabulary.mask
-        phrase = (stand_in, *beam) if before else (*beam, stand_in)
-        offset = 0 if before else len(beam)
-        total = self._rows.new_zeros(self._rows.shape[1])
-        for part in torch.split(samples, 32):
-            inputs, places = self._modality.with_phrase(self._subject.data.inputs(part), phrase)
-            outputs: list[Tensor] = []
-            with _listening(self._table, outputs), torch.enable_grad():
-                log_p = F.log_softmax(logits_of(self._subject.model, inputs).float(), 1)[:, target]
-            if not outputs or not log_p.requires_grad:
+    def _longer(self, target: int, few: Tensor, beams: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Each beam with a token more in front or behind, and with another one in place of one of its own."""
+        n_each = max(self._settings.n_candidates // (2 * len(beams)), 1)
+        stand_in = self._stand_in()
+        longer: list[tuple[int, ...]] = []
+        for beam in beams:
+            for phrase, new in (((*beam, stand_in), len(beam)), ((stand_in, *beam), 0)):
+                scores = self._scores(target, few, phrase)
+                added = [(*phrase[:new], id, *phrase[new + 1 :]) for id in self._best(scores[new], n_each)]
+                longer += added
+        return list(dict.fromkeys(longer))
+
+    def _compared(
+        self, target: int, few: Tensor, others: Tensor, phrases: list[tuple[int, ...]]
+    ) -> tuple[list[tuple[int, ...]], list[FoundPhrase]]:
+        """The ``n_beams`` best phrases; and all with their counts, best first, those of the beams on ``others``."""
+        outcomes = self._outcomes(target, few, phrases)
+        order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
+        beams = [phrases[i] for i in order[: self._settings.n_beams]]
+        counted = self._outcomes(target, others, beams).n_moved.tolist()
+        found = [FoundPhrase(ids, target, n, len(others)) for ids, n in zip(beams, counted, strict=True)]
+        moved = outcomes.n_moved.tolist()
+        found += [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order[self._settings.n_beams :]]
+        return beams, found
+
+    def _scores(self, target: int, samples: Tensor, phrase: tuple[int, ...]) -> Tensor:
+        """``(len(phrase), A)``: first-order change of the target's log-probability by each insertable token, in place
+        of each token of ``phrase``, but for a constant of each place."""
+        total = self._rows.new_zeros(len(phrase), self._rows.shape[1])
+        for part in torch.split(samples, _BATCH // 2):
+            inputs, columns = self._with_phrases(part, torch.tensor([phrase] * len(part), device=self._subject.device))
+            shape = ids_of(inputs).shape
+            looked_up: list[tuple[Tensor, Tensor]] = []
+            with _listening(self._table, looked_up), torch.enable_grad():
+                log_p = F.log_softmax(logits_of(self._subject.model, inputs).float(), 1)[:, target].sum()
+            if not looked_up or not log_p.requires_grad:
                 raise ModelError("the model's logits have no gradient; expected a model that can be differentiated")
-            (gradient,) = torch.autograd.grad(log_p.sum(), outputs[0])
-            if gradient.ndim == 3:  # a token each
-                gradient = gradient[torch.arange(len(part), device=gradient.device), places + offset]
-            total += gradient.nan_to_num(0.0, 0.0, 0.0).sum(0)
-        return self._rows @ total
+            ids, output = looked_up[0]
+            (gradient,) = torch.autograd.grad(log_p, output, allow_unused=True)
+            if gradient is None:
+                raise ModelError("the model's logits have no gradient; expected a model that can be differentiated")
+            gradient = gradient.float().nan_to_num(0.0, 0.0, 0.0)
+            if gradient.ndim == 2:  # one sum for each text
+                total += gradient.sum(0)
+                continue
+            if ids.shape != shape:  # the model's sequences come first
+                ids, gradient = ids.T, gradient.transpose(0, 1)
+            if ids.shape != shape:
+                wanted = f"expected those of the batch, of shape {tuple(shape)}"
+                raise ModelError(f"the model looks up ids of shape {tuple(ids.T.shape)}; {wanted}")
+            places = columns[:, None] + torch.arange(len(phrase), device=columns.device)
+            total += gradient[torch.arange(len(part), device=columns.device)[:, None], places].sum(0)
+        return total @ self._rows.T
 
-    def _best(self, scores: Tensor, n: int) -> Tensor:
-        return self._insertable[scores.topk(min(n, len(scores))).indices]
+    def _stand_in(self) -> int:
+        vocabulary = self._modality.vocabulary
+        return vocabulary.pad if vocabulary.mask is None else vocabulary.mask
 
-    def _log_probabilities(self, target: int, samples: Tensor, phrases: Sequence[tuple[int, ...]]) -> Tensor:
-        """``(len(phrases),)``: mean log-probability of the target."""
+    def _best(self, scores: Tensor, n: int) -> list[int]:
+        best: list[int] = self._insertable[scores.topk(min(n, len(scores))).indices].tolist()
+        return best
+
+    def _outcomes(self, target: int, samples: Tensor, phrases: Sequence[tuple[int, ...]]) -> _Outcomes:
+        """Of each phrase, all of one length, in the texts ``samples``."""
+        log_p, hits = [], []
+        ids = torch.tensor(phrases, device=self._subject.device).repeat_interleave(len(samples), 0)
+        rows = zip(torch.split(samples.repeat(len(phrases)), _BATCH), torch.split(ids, _BATCH), strict=True)
         with torch.no_grad():
-            means = [
-                F.log_softmax(self._logits(samples, phrase), 1)[:, target].nan_to_num(-1e9).mean() for phrase in phrases
-            ]
-        return torch.stack(means)
+            for part, inserted in rows:
+                logits = self._subject.logits(self._with_phrases(part, inserted)[0]).float()
+                log_p.append(F.log_softmax(logits, 1)[:, target].nan_to_num(_LOWEST, _LOWEST, _LOWEST))
+                hits.append(finite_answers(logits) == target)
+        shape = len(phrases), len(samples)
+        return _Outcomes(torch.cat(log_p).view(shape).mean(1), torch.cat(hits).view(shape).sum(1))
 
-    def _counted(self, target: int, samples: Tensor, phrase: tuple[int, ...]) -> FoundPhrase:
-        with torch.no_grad():
-            answers = torch.cat([finite_answers(self._logits(part, phrase)) for part in torch.split(samples, 64)])
-        return FoundPhrase(phrase, target, int((answers == target).sum()), len(samples))
+    def _with_phrases(self, samples: Tensor, phrases: Tensor) -> tuple[Batch, Tensor]:
+        return self._modality.with_phrases(self._subject.data.inputs(samples), phrases, places_of(samples, self._seed))
 
-    def _logits(self, samples: Tensor, phrase: tuple[int, ...]) -> Tensor:
-        inputs, _ = self._modality.with_phrase(self._subject.data.inputs(samples), phrase)
-        return self._subject.logits(inputs).float()
+
+class _Outcomes(NamedTuple):
+    """``(P,)`` of each phrase: the mean log-probability of the target, and how many texts are given to it."""
+
+    log_p: Tensor
+    n_moved: Tensor
 
 
 @contextmanager
-def _listening(table: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
-    """What ``table`` returns, with a gradient, also where its weights have none."""
+def _listening(table: nn.Module, looked_up: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """The ids and the output of each call of ``table``, which has a gradient even where its weights have none."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         value = output if output.requires_grad else output.detach().requires_grad_()
-        outputs.append(value)
-        return value
+        looked_up.append((inputs[0], value))
+        return value.clone()  # the model may change it in place
 
     handle = table.register_forward_hook(hook)
     try:

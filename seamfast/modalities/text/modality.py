@@ -130,32 +130,36 @@ class TextModality(Modality):
         view = View(self.vocabulary, settings, draws, is_fixed=not (isinstance(inputs, dict) and MASK in inputs))
         return Views(_batch(view.of(_parts(inputs, self.vocabulary)), inputs), inputs)
 
-    def with_phrase(self, inputs: Batch, phrase: Sequence[int]) -> tuple[Batch, Tensor]:
-        """The texts with the tokens of ``phrase`` in front of the first one that is not special; where that is.
+    def with_phrases(self, inputs: Batch, phrases: Tensor, places: Tensor) -> tuple[Batch, Tensor]:
+        """The texts with a phrase in each, special tokens around the text as they were.
 
         Args:
             inputs: as the model takes them.
-            phrase: ids. A text that is as long as can be loses tokens at its end.
+            phrases: ``(N, n)`` int64 ids. A text that is as long as can be loses tokens at its end.
+            places: ``(N,)`` in [0, 1]: 0 in front of the first token that is not special, 1 behind the last.
 
         Returns:
-            The texts, and ``(N,)`` int64: the column of the first token of the phrase.
+            The texts, and ``(N,)`` int64: the column of the first token of each phrase. A phrase of more tokens than
+            there is room for is cut.
         """
         tokens = _parts(inputs, self.vocabulary)
         n, length = tokens.ids.shape
+        device, added = tokens.ids.device, phrases.shape[1]
+        phrases, places = phrases.to(device), places.to(device)
         first, last = ends_of(tokens.ids, tokens.attended, self.vocabulary.special)
         is_fixed = not (isinstance(inputs, dict) and MASK in inputs)
         longest = length if is_fixed else max(self.vocabulary.max_length, length)
         # The last tokens of a text make room.
-        columns = torch.arange(length, device=tokens.ids.device)
+        columns = torch.arange(length, device=device)
         end = (tokens.attended * (columns + 1)).amax(1)
-        excess = (end + len(phrase) - longest).clamp(min=0)[:, None]
-        kept = (columns < last[:, None] - excess) | (columns >= last[:, None])
-        inserted = torch.tensor(list(phrase), device=tokens.ids.device).expand(n, -1)
-        gaps = first[:, None].expand(n, len(phrase))
-        width = min(length + len(phrase), longest)
+        last_kept = torch.maximum(last - (end + added - longest).clamp(min=0), first)[:, None]
+        kept = (columns < last_kept) | (columns >= last[:, None])
+        gap = first + (places * (last_kept[:, 0] - first + 1)).long().clamp(max=last_kept[:, 0] - first)
+        gaps = gap[:, None].expand(n, added)
+        width = min(length + added, longest)
         used = torch.ones_like(gaps, dtype=torch.bool)
-        done = edited(tokens, kept, inserted, gaps, used, pad=self.vocabulary.pad, width=width, longest=longest)
-        return _batch(done, inputs), first
+        done = edited(tokens, kept, phrases, gaps, used, pad=self.vocabulary.pad, width=width, longest=longest)
+        return _batch(done, inputs), gap
 
     def stampable(self, inputs: Batch, indices: Tensor) -> list[str]:
         """The texts, decoded."""
@@ -198,6 +202,11 @@ class TextModality(Modality):
     def check_trigger(self, trigger: Trigger) -> None:
         if self.vocabulary.tokenizer is None:
             raise self.not_stampable()
+
+
+def ids_of(inputs: Batch) -> Tensor:
+    """``(N, L)`` token ids of a batch of texts."""
+    return inputs[IDS] if isinstance(inputs, dict) else inputs
 
 
 def is_text(inputs: dict[str, Tensor]) -> bool:
