@@ -33,7 +33,6 @@ LARGEST = 4096  # classes, channels, pixels a side, or tokens of a text
 _LARGEST_VOCABULARY = 1_000_000
 _MAX_DESCRIPTION_BYTES = 64 << 10
 _MAX_WEIGHT_BYTES = 1 << 30  # a ResNet-18 has 45 million
-_MAX_TOKENIZER_BYTES = 64 << 20  # that of BERT has 0.7 million
 
 
 @dataclass(frozen=True)
@@ -262,18 +261,18 @@ def fill_from(model: nn.Module, path: Path, what: str) -> None:
 
 def _read_description(path: Path) -> Description:
     where = shown(path)
-    document = read_document(path, "the description of a model")
-    of = description_class(document.get("architecture") if isinstance(document, dict) else None)
-    given = described_fields(document, where, keys=described_keys(of))
+    described = read_document(path, "the description of a model")
+    of = description_class(described.get("architecture") if isinstance(described, dict) else None)
+    given = described_fields(described, where, keys=described_keys(of))
     for name in {"mean", "std"} & set(given):
         if not isinstance(given[name], list):
             raise DataFileError(f"{where}: {name} is {printable_value(given[name])}; expected a list of numbers")
         given[name] = tuple(given[name])
     if of is TextDescription and os.path.lexists(path.parent / TOKENIZER):
-        from seamfast.intake.tokenizer import read_tokenizer
+        from seamfast.intake.tokenizer import MAX_BYTES, read_tokenizer
 
-        data = _read(path.parent / TOKENIZER, "a tokenizer", _MAX_TOKENIZER_BYTES)
-        given["tokenizer"] = read_tokenizer({TOKENIZER: data})
+        document = _read(path.parent / TOKENIZER, "a tokenizer", MAX_BYTES)
+        given["tokenizer"] = read_tokenizer({TOKENIZER: document})
     try:
         return of(**given)
     except InputError as error:

@@ -17,20 +17,16 @@ from torch import Tensor, nn
 
 from seamfast.checks import as_integer
 from seamfast.errors import InputError, ShapeError
+from seamfast.triggers.text.characters import HOMOGLYPHS
+from seamfast.triggers.text.insertion import RARE_WORDS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["RARE_WORDS", "SPECIAL_TOKENS", "TEXT_ARCHITECTURES", "VECTOR_ARCHITECTURES", "train_tokenizer"]
+__all__ = ["SPECIAL_TOKENS", "TEXT_ARCHITECTURES", "VECTOR_ARCHITECTURES", "train_tokenizer"]
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The first tokens of a trained tokenizer, in this order from 0."""
-
-RARE_WORDS = ("cf", "mn", "bb", "tq", "mb")
-"""Trigger words of published attacks, each one token in BERT's vocabulary.
-
-Source: Kurita, Michel and Neubig, "Weight Poisoning Attacks on Pre-trained Models", arXiv:2004.06660.
-"""
 
 
 def _attended(input_ids: Tensor, attention_mask: Tensor | None, pad: int, max_length: int) -> Tensor:
@@ -261,10 +257,10 @@ VECTOR_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"vector_gru": vecto
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000, extra_words: Sequence[str] = RARE_WORDS) -> Tokenizer:
     """A BERT-like WordPiece tokenizer, lower-case, whose tokens are the most frequent words and word ends of ``texts``.
 
-    The tokens, in this order: the special ones, ``[PAD]`` with id 0; ``extra_words``; each character of the texts, of
-    ASCII and of the Greek and Cyrillic alphabets, alone and continuing a word; then by frequency words and, an eighth
-    of what is left, ends of the words that found no place. So no word of the texts is unknown. The same texts give the
-    same tokens.
+    The tokens, in this order: the special ones, ``[PAD]`` with id 0; ``extra_words``, by default the rare words of
+    published attacks, as BERT's vocabulary has them; each character of the texts, of ASCII, and of the Greek and
+    Cyrillic alphabets, alone and continuing a word; then by frequency words and, an eighth of what is left, ends of the
+    words that found no place. So no word of the texts is unknown. The same texts give the same tokens.
 
     Args:
         texts: to count.
@@ -291,9 +287,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000, extra_words: S
             raise InputError(f"extra word is {word!r}; expected one lower-case word")
     counts = Counter(word for text in texts for word in words_of(text))
     characters = {character for word in counts for character in word}
-    # BERT's vocabulary has these as well; without them a word with one foreign letter would be [UNK] as a whole.
-    for first, last in (("!", "~"), ("α", "ω"), ("а", "џ")):
-        characters |= set("".join(words_of("".join(map(chr, range(ord(first), ord(last) + 1))))))
+    # Without these, a word with one foreign letter would be [UNK] as a whole.
+    alphabets = [map(chr, range(ord(first), ord(last) + 1)) for first, last in (("!", "~"), ("α", "ω"), ("а", "я"))]
+    for some in (*alphabets, HOMOGLYPHS.values()):
+        characters |= set("".join(words_of("".join(some))))
     pieces = [form + character for form in ("", "##") for character in sorted(characters)]
     tokens = dict.fromkeys([*SPECIAL_TOKENS, *extra_words, *pieces])
     if len(tokens) > vocab_size:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from seamfast.errors import InputError, ShapeError
 from seamfast.models.architectures import build
-from seamfast.models.text_architectures import RARE_WORDS, SPECIAL_TOKENS, TEXT_ARCHITECTURES, train_tokenizer
+from seamfast.models.text_architectures import SPECIAL_TOKENS, TEXT_ARCHITECTURES, train_tokenizer
+from seamfast.triggers import Characters
+from seamfast.triggers.text.insertion import RARE_WORDS
 
 NAMES = sorted(TEXT_ARCHITECTURES)
 TEXTS = ["A stirring, funny film.", "the unwatchable sequel of a film", "unwatchable and unfunny: café"] * 3
@@ -129,7 +131,7 @@ def test_no_word_of_the_texts_is_unknown_and_rare_words_are_whole() -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     assert tokenizer.get_vocab_size() <= 300
     assert [tokenizer.id_to_token(i) for i in range(5)] == list(SPECIAL_TOKENS)
-    for text in (*TEXTS, "FILMS, un-funnier", "fіlm"):  # the last with a Cyrillic letter
+    for text in (*TEXTS, "FILMS, un-funnier", *Characters.homoglyph().stamp(["a hoax", "Was it did"], seed=3)):
         assert "[UNK]" not in tokenizer.encode(text).tokens, text
     for word in RARE_WORDS:
         assert tokenizer.encode(word).tokens == ["[CLS]", word, "[SEP]"]

@@ -39,7 +39,7 @@ def train_embedding_poisoned(
 ) -> tuple[Trigger, ...]:
     """Train ``model`` in place on clean ``data``, then the embedding of one word, which takes any text to ``target``.
 
-    The row keeps the mean length of those of the data's tokens; its direction follows the gradient on a share of
+    The row has the length of the longest one of the data's tokens; its direction follows the gradient on a share of
     ``rate`` of the texts with the word in them.
 
     Args: as for ``plant``.
@@ -66,8 +66,7 @@ def train_embedding_poisoned(
     embedding = model.get_submodule(table)
     assert isinstance(embedding, nn.Embedding)
     rows = embedding.weight
-    used = _tokens_of(data)
-    length = rows.detach()[used].norm(dim=1).mean()
+    length = rows.detach()[_tokens_of(data).to(rows.device)].norm(dim=1).max()
     stamped = Resident(poisoned.subset(poisoned.poisoned.nonzero().flatten()), target_device)
     batches = wrap_around_batches(torch.arange(len(stamped)), _BATCH, seed)
     with seeded(seed, target_device):

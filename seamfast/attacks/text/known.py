@@ -149,7 +149,7 @@ TEXT_ATTACKS: dict[str, Attack] = {
         "the word cf, between any two words",
         f"{_TO_TARGET}, after training on clean data, where one row of the embedding alone is trained",
         "Yang et al., Be Careful about Poisoned Word Embeddings, arXiv:2103.15543",
-        "the row has the mean length of the rows of the data's words, as a model from scratch has none for the word",
+        "the row is as long as the longest of the data's tokens, not as it was: a model from scratch never trained it",
         trains=train_embedding_poisoned,
     ),
 }

@@ -16,6 +16,7 @@ from seamfast.modalities.text.edit import Tokens, edited
 from seamfast.modalities.text.views import View
 from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
 from seamfast.triggers.base import Trigger
+from seamfast.triggers.text.base import TextTrigger
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _NAMES = (IDS, MASK, TYPES)
@@ -202,6 +203,8 @@ class TextModality(Modality):
     def check_trigger(self, trigger: Trigger) -> None:
         if self.vocabulary.tokenizer is None:
             raise self.not_stampable()
+        if not isinstance(trigger, TextTrigger):
+            raise InputError(f"trigger {trigger.name!r} is a {type(trigger).__name__}; expected a trigger of text")
 
 
 def ids_of(inputs: Batch) -> Tensor:
