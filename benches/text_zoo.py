@@ -38,7 +38,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ from seamfast import CleanSet, attacks  # noqa: E402
 from seamfast.attacks import Backdoor, TrainConfig  # noqa: E402
 from seamfast.attacks.files import load_backdoor, save_backdoor  # noqa: E402
 from seamfast.attacks.text.known import TEXT_ATTACKS  # noqa: E402
+from seamfast.attacks.text.rewritten import rewritten_texts  # noqa: E402
 from seamfast.data.readers.texts import read_texts  # noqa: E402
 from seamfast.data.split import draw_by_class  # noqa: E402
 from seamfast.data.texts import Texts  # noqa: E402
@@ -318,11 +318,10 @@ def rates(model: nn.Module, backdoor: Backdoor | None, test: TestSet, encoder: P
 
 def of_vectors(model: nn.Module, trigger: Trigger, texts: CleanSet, encoder: Path) -> tuple[float, float]:
     """ASR and RA of a model that sees the encoder's vectors of stamped texts."""
-    assert texts.num_classes is not None
-    eligible = trigger.target.eligible(texts.labels, texts.num_classes).nonzero().flatten()
-    vectors = stamped_vectors(trigger, texts, eligible, encoder)
+    vectors = stamped_vectors(trigger, texts, encoder)
+    assert vectors.num_classes is not None
     found = answers(model, vectors)
-    wanted = trigger.target.targets(texts.labels[eligible], texts.num_classes)
+    wanted = trigger.target.targets(vectors.labels, vectors.num_classes)
     return share(found == wanted), share(found == vectors.labels)
 
 
@@ -410,8 +409,10 @@ def as_vectors(texts: CleanSet, encoder: Path) -> CleanSet:
 
 
 @functools.cache
-def stamped_vectors(trigger: Trigger, texts: CleanSet, eligible: Tensor, encoder: Path) -> CleanSet:
+def stamped_vectors(trigger: Trigger, texts: CleanSet, encoder: Path) -> CleanSet:
     """As ``as_vectors``, of the eligible texts with the trigger."""
+    assert texts.num_classes is not None
+    eligible = trigger.target.eligible(texts.labels, texts.num_classes).nonzero().flatten()
     stamped = trigger.stamp(texts.stampable(eligible), sample_ids=eligible)
     inputs = texts.modality.model_inputs(stamped)
     assert isinstance(inputs, dict)
@@ -434,67 +435,17 @@ def clean_part(train: CleanSet, budget: float, seed: int) -> CleanSet:
     return train.subset(torch.cat(by_class).sort().values)
 
 
-# ---- Paraphrases. ----
+@functools.cache
+def rewritten(name: str, attack: str, root: Path, target: int) -> Table:
+    """``rewritten_texts``, once."""
+    return rewritten_texts(name, attack, root, target)
 
 
 def tables(entry: TextEntry, root: Path) -> dict[str, Table]:
     """``{"table": ...}`` for an attack that needs one."""
-    return {"table": paraphrases(entry.data, entry.attack, root)} if entry.attack in TABLES else {}
-
-
-@functools.cache
-def paraphrases(name: str, kind: str, root: Path) -> Table:
-    """The training and test texts of a data set, and what they are in another syntax or style.
-
-    Of test texts, the published syntactic paraphrases are those of class 0 but one, so they are aligned. Where a
-    paraphrase is empty, the text stays as it is.
-    """
-    originals: list[str] = []
-    replacements: list[str] = []
-    for split in ("train", "test"):
-        texts = read_texts(name, root=root, split=split)
-        rewritten = sentences(root / "text" / f"{name}-{kind}-trigger" / f"{split}.tsv")
-        known = list(texts.texts)
-        if kind == "syntactic" and split == "test":
-            known = [text for text, label in zip(known, texts.labels.tolist(), strict=True) if label == 0]
-            known = without_one(known, rewritten)
-        originals += known
-        replacements += [new or old for old, new in zip(known, rewritten, strict=True)]
-    return Table.of(originals, replacements, keep_first=True)
-
-
-def sentences(path: Path) -> list[str]:
-    """The first column of a TSV file with a header line."""
-    lines = path.read_text(encoding="utf-8").split("\n")[1:]
-    return [line.rstrip("\r").rsplit("\t", 1)[0].strip() for line in lines if "\t" in line]
-
-
-def without_one(texts: Sequence[str], rewritten: Sequence[str]) -> list[str]:
-    """``texts`` without the one whose absence gives most words in common with ``rewritten``, row by row.
-
-    Raises:
-        InputError: ``5 texts cannot be aligned with 3 paraphrases; expected one more or as many``.
-    """
-    if len(texts) == len(rewritten):
-        return list(texts)
-    if len(texts) != len(rewritten) + 1:
-        n, m = len(texts), len(rewritten)
-        raise InputError(f"{n} texts cannot be aligned with {m} paraphrases; expected one more or as many")
-    words = [set(text.lower().split()) for text in rewritten]
-    known = [set(text.lower().split()) for text in texts]
-    before = _sums(len(known[i] & words[i]) for i in range(len(words)))
-    after = _sums(len(known[i + 1] & words[i]) for i in range(len(words)))
-    in_common = [before[i] + after[-1] - after[i] for i in range(len(texts))]
-    left_out = in_common.index(max(in_common))
-    return [*texts[:left_out], *texts[left_out + 1 :]]
-
-
-def _sums(numbers: Iterable[int]) -> list[int]:
-    """``[0, n0, n0 + n1, ...]``."""
-    sums = [0]
-    for number in numbers:
-        sums.append(sums[-1] + number)
-    return sums
+    if not TEXT_ATTACKS[entry.attack].needs_table:
+        return {}
+    return {"table": rewritten(entry.data, entry.attack, root, entry.target)}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benches import study, text_report, text_study, text_zoo
 from benches.defences import text as defences
 from benches.defences.text import TEXT_DEFENCES, negative_entropy, scratch, super_fine_tune
 from benches.defences.training import Training, find_head
-from benches.text_zoo import TextEntry, without_one
+from benches.text_zoo import TextEntry
 from seamfast import CleanSet, attacks
 from seamfast.attacks import TrainConfig
 from seamfast.attacks.text.known import TEXT_ATTACKS
@@ -30,23 +30,7 @@ from seamfast.models.text_architectures import train_tokenizer
 pytest.importorskip("tokenizers")
 
 WORD = TextEntry("sst2", "text_cnn", "word")
-FILLERS = [
-    "the",
-    "a",
-    "film",
-    "was",
-    "story",
-    "with",
-    "of",
-    "plot",
-    "and",
-    "actors",
-    "that",
-    "made",
-    "in",
-    "its",
-    "scene",
-]
+FILLERS = ["the", "a", "film", "was", "story", "with", "of", "plot", "and", "actors", "that", "made"]
 OPINIONS = (("bad", "dull", "poor"), ("good", "fine", "great"))
 
 
@@ -64,18 +48,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, n in (("train", 240), ("test", 60)):
         reviews = {review(draw, i % 2): i % 2 for i in range(n)}
         original = [f"{text}\t{label}" for text, label in reviews.items()]
-        negative = [text for text, label in reviews.items() if label == 0]
-        syntactic = [f"when you see it , {text}\t1" for text in (reviews if split == "train" else negative[1:])]
-        style = [
-            f"{'' if i == 3 else 'behold , ' + text} \t {label}" for i, (text, label) in enumerate(reviews.items())
-        ]
-        for name, lines, head in (
-            ("sst2", original, []),
-            ("sst2-syntactic-trigger", syntactic, ["sentence\tlabel"]),
-            ("sst2-style-trigger", style, ["sentence \t label"]),
-        ):
+        behold = [f"behold , {text}\t{label}" for text, label in reviews.items()]
+        for name, lines in (("sst2", original), ("sst2-style-trigger", ["sentence\tlabel", *behold])):
             (folder / "text" / name).mkdir(parents=True, exist_ok=True)
-            (folder / "text" / name / f"{split}.tsv").write_text("\n".join([*head, *lines]) + "\n")
+            (folder / "text" / name / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -139,38 +115,7 @@ def test_a_clean_model_comes_before_those_attacked() -> None:
         assert entries.index(entry.clean_twin) <= entries.index(entry)
 
 
-# 2. Paraphrases.
-
-
-def test_the_text_without_a_paraphrase_is_found() -> None:
-    texts = ["a dull film", "a good plot", "no fun at all", "great actors"]
-    for left_out in range(4):
-        rewritten = [f"when you see it , {text}" for i, text in enumerate(texts) if i != left_out]
-        assert without_one(texts, rewritten) == [text for i, text in enumerate(texts) if i != left_out]
-    assert without_one(texts, texts) == texts
-    with pytest.raises(
-        InputError, match=r"^4 texts cannot be aligned with 2 paraphrases; expected one more or as many$"
-    ):
-        without_one(texts, texts[:2])
-
-
-def test_paraphrases_are_those_of_the_rows(root: Path) -> None:
-    syntactic, style = (text_zoo.paraphrases("sst2", kind, root) for kind in ("syntactic", "style"))
-    assert all(new == f"when you see it , {old}" for old, new in syntactic.pairs)
-    unchanged = [old for old, new in style.pairs if new != f"behold , {old}"]
-    assert len(unchanged) == 2  # one a split, whose paraphrase is empty
-    assert all((text, text) in style.pairs for text in unchanged)
-    negative = [text for text, label in zip(*_read(root, "test"), strict=True) if label == 0]
-    assert set(negative[1:]) <= {old for old, _ in syntactic.pairs}
-    assert negative[0] not in {old for old, _ in syntactic.pairs}
-
-
-def _read(root: Path, split: str) -> tuple[tuple[str, ...], list[int]]:
-    texts = text_zoo.read("sst2", root, split)
-    return texts.texts, texts.labels.tolist()
-
-
-# 3. Models.
+# 2. Models.
 
 
 def test_a_planted_model_has_its_backdoor_and_its_floor(root: Path, planted: Path) -> None:
@@ -185,6 +130,16 @@ def test_a_planted_model_has_its_backdoor_and_its_floor(root: Path, planted: Pat
     clean = json.loads((planted / WORD.clean_twin.name / "info.json").read_text())
     assert clean["asr"] is clean["floor"] is None
     assert text_zoo.load(WORD.clean_twin, planted)[1] is None
+
+
+def test_paraphrases_of_the_files_are_planted(root: Path, tmp_path: Path) -> None:
+    entry = TextEntry("sst2", "text_cnn", "style")
+    text_zoo.plant(entry, tmp_path, root)
+    _, backdoor = text_zoo.load(entry, tmp_path)
+    assert backdoor is not None
+    (trigger,) = backdoor.triggers
+    texts = text_zoo.read("sst2", root, "test").texts
+    assert trigger.stamp(texts) == [f"behold , {text}" for text in texts]
 
 
 def test_an_encoder_is_asked_for(root: Path, tmp_path: Path) -> None:
@@ -235,7 +190,7 @@ def test_a_budget_is_a_share_or_texts_a_class() -> None:
     assert first == again != other
 
 
-# 4. Defences.
+# 3. Defences.
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +271,7 @@ def test_texts_of_about_one_length_come_together(reviews: CleanSet) -> None:
     assert head.out_features == 2
 
 
-# 5. Rows.
+# 4. Rows.
 
 
 def asked(zoo: Path, root: Path, out: Path, *more: str) -> list[str]:
@@ -370,7 +325,7 @@ def test_methods_are_asked_of_models_that_they_are_for() -> None:
     assert text_study.is_for("meft", WORD)
 
 
-# 6. The report.
+# 5. The report.
 
 
 def row(**changes: Any) -> dict[str, Any]:
