@@ -63,7 +63,7 @@ def main() -> int:
             print(f"{name}: left out, it needs --minilm", file=sys.stderr)
             continue
         model, _ = text_zoo.load(entry, arguments.zoo)
-        clean = clean_part(text_zoo.train_set(entry, arguments.root, arguments.minilm), 0.05, 0)
+        clean = clean_part(text_zoo.train_set(entry, arguments.zoo, arguments.root, arguments.minilm), 0.05, 0)
         for part in arguments.parts:
             row = {"steps": race_steps, "search": timed_search}[part](entry, model, clean, arguments)
             row = {"part": part, "model": name, "n_clean": len(clean), **row}
@@ -103,7 +103,7 @@ def race_steps(entry: TextEntry, model: nn.Module, clean: CleanSet, arguments: a
             row[f"{name}_ratio"] = round(statistics.median(quotients), 3)
             row[f"{name}_range"] = [round(quotients[0], 3), round(quotients[-1], 3)]
     _, backdoor = text_zoo.load(entry, arguments.zoo)
-    test = text_zoo.test_set(entry, arguments.root, arguments.minilm)
+    test = text_zoo.test_set(entry, arguments.zoo, arguments.root, arguments.minilm)
     for name, treated in {"received": model, **{name: done.model for name, done in results.items()}}.items():
         found = text_zoo.rates(treated, backdoor, test, arguments.minilm)
         row |= {f"acc_{name}": found["acc"], f"asr_{name}": found["asr"]}

@@ -222,8 +222,9 @@ def prepare(job: TextJob, arguments: argparse.Namespace) -> TextCase:
     """The case of a job."""
     entry, encoder = job.entry, arguments.minilm
     model, backdoor = text_zoo.load(entry, arguments.zoo)
-    test = text_zoo.test_set(entry, arguments.root, encoder)
-    clean = clean_part(text_zoo.train_set(entry, arguments.root, encoder), job.budget, job.seed)
+    places = arguments.zoo, arguments.root, encoder
+    test = text_zoo.test_set(entry, *places)
+    clean = clean_part(text_zoo.train_set(entry, *places), job.budget, job.seed)
     before = {f"{name}_before": value for name, value in text_zoo.rates(model, backdoor, test, encoder).items()}
     floor: float | None = None
     if backdoor is not None:

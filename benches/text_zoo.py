@@ -226,7 +226,7 @@ def plant(entry: TextEntry, zoo: Path = ZOO, root: Path = DATA_ROOT, encoder: Pa
     if entry.architecture in PRETRAINED and encoder is None:
         raise InputError(f"{entry.architecture} needs --minilm, the folder of the encoder")
     texts = {split: read(entry.data, root, split) for split in ("train", "test")}
-    vocabulary = vocabulary_of(entry.data, root, encoder if entry.architecture in PRETRAINED else None)
+    vocabulary = new_vocabulary(entry, root, encoder)
     train_set = texts["train"].encoded(vocabulary)
     num_classes = N_CLASSES[entry.data]
     start = time.perf_counter()
@@ -266,12 +266,12 @@ def plant(entry: TextEntry, zoo: Path = ZOO, root: Path = DATA_ROOT, encoder: Pa
             **how,
         )
     seconds = time.perf_counter() - start
-    found = rates(model, backdoor, test_set(entry, root, encoder), encoder)
+    found = rates(model, backdoor, encoded(texts["test"], entry, vocabulary, encoder), encoder)
     info: dict[str, Any] = {**found, "floor": None, "seconds": seconds, "poison_rate": RATE if backdoor else 0.0}
     info |= {"training": asdict(entry.training), **how}
     if backdoor is not None:
         twin, _ = load(entry.clean_twin, zoo)
-        info["floor"] = rates(twin, backdoor, test_set(entry, root, encoder), encoder)["asr"]
+        info["floor"] = rates(twin, backdoor, test_set(entry.clean_twin, zoo, root, encoder), encoder)["asr"]
     zoo.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=zoo) as temporary:
         folder = Path(temporary) / "whole"
@@ -363,12 +363,24 @@ def read(name: str, root: Path, split: str) -> Texts:
 
 
 @functools.cache
-def vocabulary_of(name: str, root: Path, encoder: Path | None) -> Vocabulary:
-    """Of the models from scratch, trained on the training texts; or the encoder's."""
-    tokenizer = (
-        minilm.tokenizer_of(encoder) if encoder else train_tokenizer(read(name, root, "train").texts, VOCABULARY)
-    )
-    return Vocabulary.of(tokenizer, max_length=MAX_LENGTH[name])
+def new_tokenizer(name: str, root: Path) -> Any:
+    """Of the models from scratch, trained on the training texts."""
+    return train_tokenizer(read(name, root, "train").texts, VOCABULARY)
+
+
+def new_vocabulary(entry: TextEntry, root: Path, encoder: Path | None) -> Vocabulary:
+    """Of a model to be planted: the encoder's, or a new one."""
+    if entry.architecture in PRETRAINED:
+        assert encoder is not None
+        return Vocabulary.of(minilm.tokenizer_of(encoder), max_length=MAX_LENGTH[entry.data])
+    return Vocabulary.of(new_tokenizer(entry.data, root), max_length=MAX_LENGTH[entry.data])
+
+
+def vocabulary_of(entry: TextEntry, zoo: Path, encoder: Path | None) -> Vocabulary:
+    """Of a planted model: that of its own tokenizer, whatever a new one would be."""
+    folder = encoder if entry.architecture == "vector_gru" else zoo / entry.name
+    assert folder is not None
+    return Vocabulary.of(minilm.tokenizer_of(folder), max_length=MAX_LENGTH[entry.data])
 
 
 @dataclass(frozen=True)
@@ -379,26 +391,30 @@ class TestSet:
     vectors: CleanSet | None = None
 
 
-@functools.cache
-def test_set(entry: TextEntry, root: Path, encoder: Path | None) -> TestSet:
-    """The test texts as the models of this data set and architecture take them."""
-    own = encoder if entry.architecture in PRETRAINED else None
-    texts = read(entry.data, root, "test").encoded(vocabulary_of(entry.data, root, own))
+def encoded(texts: Texts, entry: TextEntry, vocabulary: Vocabulary, encoder: Path | None) -> TestSet:
+    """Texts as the model takes them."""
     if entry.architecture != "vector_gru":
-        return TestSet(texts)
+        return TestSet(texts.encoded(vocabulary))
     assert encoder is not None
-    return TestSet(texts, as_vectors(texts, encoder))
+    tokens, vectors = _tokens_and_vectors(texts, vocabulary.max_length, encoder)
+    return TestSet(tokens, vectors)
 
 
 @functools.cache
-def train_set(entry: TextEntry, root: Path, encoder: Path | None) -> CleanSet:
-    """The clean training texts as the models of this data set and architecture take them."""
-    own = encoder if entry.architecture in PRETRAINED else None
-    texts = read(entry.data, root, "train").encoded(vocabulary_of(entry.data, root, own))
-    if entry.architecture != "vector_gru":
-        return texts
-    assert encoder is not None
-    return as_vectors(texts, encoder)
+def _tokens_and_vectors(texts: Texts, max_length: int, encoder: Path) -> tuple[CleanSet, CleanSet]:
+    tokens = texts.encoded(Vocabulary.of(minilm.tokenizer_of(encoder), max_length=max_length))
+    return tokens, as_vectors(tokens, encoder)
+
+
+def test_set(entry: TextEntry, zoo: Path, root: Path, encoder: Path | None) -> TestSet:
+    """The test texts as a planted model takes them."""
+    return encoded(read(entry.data, root, "test"), entry, vocabulary_of(entry, zoo, encoder), encoder)
+
+
+def train_set(entry: TextEntry, zoo: Path, root: Path, encoder: Path | None) -> CleanSet:
+    """The clean training texts as a planted model takes them."""
+    both = encoded(read(entry.data, root, "train"), entry, vocabulary_of(entry, zoo, encoder), encoder)
+    return both.texts if both.vectors is None else both.vectors
 
 
 def as_vectors(texts: CleanSet, encoder: Path) -> CleanSet:

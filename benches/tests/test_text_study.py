@@ -125,11 +125,22 @@ def test_a_planted_model_has_its_backdoor_and_its_floor(root: Path, planted: Pat
     assert info["poison_rate"] == 0.25
     model, backdoor = text_zoo.load(WORD, planted)
     assert backdoor is not None
-    test = text_zoo.test_set(WORD, root, None)
+    test = text_zoo.test_set(WORD, planted, root, None)
     assert text_zoo.rates(model, backdoor, test, None) == {name: info[name] for name in ("acc", "asr", "ra")}
     clean = json.loads((planted / WORD.clean_twin.name / "info.json").read_text())
     assert clean["asr"] is clean["floor"] is None
     assert text_zoo.load(WORD.clean_twin, planted)[1] is None
+
+
+def test_a_planted_model_keeps_its_tokens(root: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another size of vocabulary, as a later version may have another tokenizer, changes no model that is there."""
+    before = text_zoo.test_set(WORD, planted, root, None).texts.inputs
+    monkeypatch.setattr(text_zoo, "VOCABULARY", 250)
+    text_zoo.new_tokenizer.cache_clear()
+    after = text_zoo.test_set(WORD, planted, root, None).texts.inputs
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert text_zoo.new_vocabulary(WORD, root, None).size <= 250
+    text_zoo.new_tokenizer.cache_clear()
 
 
 def test_paraphrases_of_the_files_are_planted(root: Path, tmp_path: Path) -> None:
@@ -154,7 +165,7 @@ def test_models_of_an_encoder(name: str, root: Path, tmp_path: Path, encoder: Pa
     info = json.loads((tmp_path / entry.name / "info.json").read_text())
     model, backdoor = text_zoo.load(entry, tmp_path)
     assert backdoor is not None
-    test = text_zoo.test_set(entry, root, encoder)
+    test = text_zoo.test_set(entry, tmp_path, root, encoder)
     assert text_zoo.rates(model, backdoor, test, encoder) == {name: info[name] for name in ("acc", "asr", "ra")}
     if name == "vector_gru":
         assert test.vectors is not None
