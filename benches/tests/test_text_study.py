@@ -133,14 +133,13 @@ def test_a_planted_model_has_its_backdoor_and_its_floor(root: Path, planted: Pat
 
 
 def test_a_planted_model_keeps_its_tokens(root: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another size of vocabulary, as a later version may have another tokenizer, changes no model that is there."""
+    """As a later version may make another tokenizer of the same texts."""
     before = text_zoo.test_set(WORD, planted, root, None).texts.inputs
-    monkeypatch.setattr(text_zoo, "VOCABULARY", 250)
-    text_zoo.new_tokenizer.cache_clear()
+    other = train_tokenizer(OPINIONS[0], 300)
+    monkeypatch.setattr(text_zoo, "new_tokenizer", lambda *_: other)
     after = text_zoo.test_set(WORD, planted, root, None).texts.inputs
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert text_zoo.new_vocabulary(WORD, root, None).size <= 250
-    text_zoo.new_tokenizer.cache_clear()
+    assert text_zoo.new_vocabulary(WORD, root, None).size == other.get_vocab_size()
 
 
 def test_paraphrases_of_the_files_are_planted(root: Path, tmp_path: Path) -> None:
