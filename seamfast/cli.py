@@ -50,13 +50,13 @@ from seamfast.engine.events import HistoryPoint
 from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
+from seamfast.intake.tokenizer import TOKENIZER
 from seamfast.isolation.confine import available
 from seamfast.isolation.folders import why_unusable
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.metrics import fidelity_bounds
 from seamfast.models.folder import (
     DESCRIPTION,
-    TOKENIZER,
     WEIGHTS,
     Description,
     ModelDescription,

@@ -126,7 +126,7 @@ def _draw_samples(
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
             side.set_visible(False)
-        true = labels[column].item()
+        true = int(labels[column])
         for (heading, answers), (share, points) in zip(rows, heights, strict=True):
             answer, style = answers[column], {"color": _INK}
             if heading != "true class":
@@ -160,11 +160,11 @@ def _draw_texts(
     wanted = trigger.target.targets(labels, num_classes).tolist()
     axis = figure.subplots()
     axis.set_axis_off()
-    axis.set(xlim=(0, 1), ylim=(len(chosen), -1))
+    axis.set(xlim=(0, 1), ylim=(len(chosen), -2))
     columns = (0, 0.7, 0.8, 0.9)
     headings = (f"trigger: {_short(trigger.name, 40)}", "true class", "as received", "sanitized")
     for left, heading in zip(columns, headings, strict=True):
-        axis.text(left, -0.6, heading, fontsize=11, color=_INK)
+        axis.text(left, -1.2, heading, fontsize=11, color=_INK)
     for row, text in enumerate(stamped):
         axis.text(0, row, _short(text, 88), fontsize=10, color=_INK)
         true = int(labels[row])

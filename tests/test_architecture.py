@@ -116,6 +116,7 @@ PLANTED_IMPORTS = {
         ("engine/planted.py", "import triton", "seamfast.engine.planted -> triton"),
         ("ops/planted.py", "def f():\n  import triton.language as tl", "seamfast.ops.planted -> triton"),
         ("data/planted.py", "def f():\n  from PIL import Image", "seamfast.data.planted -> PIL"),
+        ("data/planted.py", "def f():\n  import tokenizers", "seamfast.data.planted -> tokenizers"),
         ("cli.py", "def f():\n  from sklearn import datasets", "seamfast.cli -> sklearn"),
         ("sanitize.py", "import argparse", "seamfast.sanitize -> argparse"),
         ("intake/pickles.py", "import pickle", "seamfast.intake.pickles -> pickle"),
@@ -187,6 +188,7 @@ PLANTED_USES = [
     ("TID253", "import sklearn.datasets"),
     ("TID253", "import transformers"),
     ("TID253", "import timm"),
+    ("TID253", "from tokenizers import Tokenizer"),
     ("S102", "exec('1')"),
     ("S307", "eval('1')"),
     ("S307", "import builtins\nbuiltins.eval('1')"),
@@ -255,10 +257,8 @@ def test_module_names_say_something() -> None:
     assert not names & {"utils", "util", "helpers", "common", "misc"}
 
 
-# Above these, nobody looks into a sample; attacks and models are about images, or about text, by name.
-LOOK_INTO_SAMPLES = (
-    *("ops", "triggers", "modalities", "data", "attacks/image", "attacks/text", "attacks/files.py", "models"),
-)
+# Above these, nobody looks into a sample; attacks on images and their models are about images by name.
+LOOK_INTO_SAMPLES = ("ops", "triggers", "modalities", "data", "attacks/image", "attacks/files.py", "models")
 LOOKS = re.compile(
     r"\.image_shape\b|\.is_pixels\b|isinstance\(\w*(inputs|batch)\w*, (dict|Mapping)\)|inputs\w*\.is_floating"
 )

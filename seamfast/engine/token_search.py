@@ -7,9 +7,10 @@ pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,8 @@ class SearchSettings:
         n_candidates: tokens of the largest scores that are tried, and phrases of each longer length.
         n_beams: phrases of each length that are made longer, and counted on all texts.
         longest: tokens of a phrase, 1 or more.
+        natural: see ``natural_tokens``: those of a class are no candidates for it, as they are its own words; ``None``:
+            all tokens are candidates.
     """
 
     n_samples: int = 64
@@ -47,6 +50,7 @@ class SearchSettings:
     n_candidates: int = 20
     n_beams: int = 3
     longest: int = 4
+    natural: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def search_phrases(
     *,
     settings: SearchSettings = SearchSettings(),
     classes: Sequence[int] | None = None,
+    known: Sequence[FoundPhrase] = (),
     seed: int = 0,
     advance: Progress = lambda n: None,
     out_of_time: Callable[[], bool] = lambda: False,
@@ -96,6 +101,7 @@ def search_phrases(
         indices: ``(N,)`` int64, CPU: the texts to insert tokens in. Of those that are read, the shorter ones are used.
         settings: of the search.
         classes: ``None``: all.
+        known: phrases of an earlier search, which are tried again, and with one of their tokens replaced.
         seed: of the choice of texts and of places.
         advance: called after each length of phrases, with the number of lengths.
         out_of_time: asked before each length of phrases; once it is true, the search ends with what it has.
@@ -112,6 +118,7 @@ def search_phrases(
     """
     search = _Search(subject, settings, seed)
     found: list[FoundPhrase] = []
+    natural = None if settings.natural is None else natural_tokens(subject, indices, settings.natural)
     with evaluating(subject.model), _differentiable():
         answers, order = search.answered(indices)
         for target in range(subject.num_classes) if classes is None else classes:
@@ -121,8 +128,27 @@ def search_phrases(
                 continue
             if out_of_time():
                 break
+            search.bar(None if natural is None else natural[target])
             found += search.of_class(target, others, advance, out_of_time)
+            found += search.near(target, others, [phrase.ids for phrase in known if phrase.target == target])
     return sorted(found, key=lambda phrase: -phrase.rate)
+
+
+def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tensor:
+    """``(C, V)`` bool: the tokens that stand for a class by the labels of the texts at ``indices``.
+
+    Those that are in so many texts of the class, two at least, that chance would give as many or more only
+    ``deviations`` standard deviations above the mean.
+    """
+    modality = subject.data.modality
+    assert isinstance(modality, TextModality)
+    counts = torch.zeros(subject.num_classes, modality.vocabulary.size, device=subject.device)
+    for part in torch.split(indices, 256):
+        counts.index_add_(0, subject.data.labels[part], modality.presence(subject.data.inputs(part)))
+    prior = subject.data.labels[indices].bincount(minlength=subject.num_classes).float() / max(len(indices), 1)
+    prior, n = prior[:, None], counts.sum(0)
+    natural: Tensor = (counts >= 2) & (counts - n * prior > deviations * (n * prior * (1 - prior)).sqrt())
+    return natural
 
 
 def places_of(indices: Tensor, seed: int) -> Tensor:
@@ -147,10 +173,30 @@ class _Search:
         self._table = subject.model.get_submodule(modality.table)
         self._settings = settings
         self._seed = seed
+        self._barred: Tensor | None = None
         self._insertable = modality.vocabulary.insertable.to(subject.device)
         weight = self._table.weight
         assert isinstance(weight, Tensor)
         self._rows = weight.detach().float()[self._insertable].nan_to_num(0.0, 0.0, 0.0)
+
+    def bar(self, natural: Tensor | None) -> None:
+        """Make no candidates of these tokens; ``(V,)`` bool, ``None``: of none."""
+        self._barred = None if natural is None else natural[self._insertable]
+
+    def near(self, target: int, others: Tensor, known: list[tuple[int, ...]]) -> list[FoundPhrase]:
+        """The best of phrases that are known, and of those that differ from the best of them by one token."""
+        found: list[FoundPhrase] = []
+        few = self._few(others)
+        for length in sorted({len(ids) for ids in known}):
+            ranked = self._ranked(target, few, list(dict.fromkeys(ids for ids in known if len(ids) == length)))
+            best = ranked[: self._settings.n_beams]
+            ranked = self._ranked(target, few, [*_ids(best), *self._replaced(target, few, best[0].ids)])
+            found += self._counted(target, others, ranked)[: self._settings.n_beams]
+        return found
+
+    def _few(self, others: Tensor) -> Tensor:
+        n = self._settings.n_scored
+        return others[:: max(len(others) // n, 1)][:n]
 
     def answered(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The model's answers to some texts, both on the CPU, the shorter texts first."""
@@ -170,11 +216,10 @@ class _Search:
     ) -> list[FoundPhrase]:
         """Phrases for one class, of texts ``others`` that could move to it."""
         settings = self._settings
-        few = others[:: max(len(others) // settings.n_scored, 1)][: settings.n_scored]
-        stand_in = self._stand_in()
-        (scores,) = self._scores(target, others, (stand_in,))
-        tried: list[tuple[int, ...]] = [(id,) for id in self._best(scores, settings.n_candidates)]
-        beams, found = self._compared(target, few, others, tried)
+        few = self._few(others)
+        (scores,) = self._scores(target, others, (self._stand_in(),))
+        ranked = self._ranked(target, few, [(id,) for id in self._best(scores, settings.n_candidates)])
+        found = self._counted(target, others, ranked)
         advance(1)
         for length in range(2, settings.longest + 1):
             if any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found):  # nothing longer can do more
@@ -182,35 +227,50 @@ class _Search:
                 break
             if out_of_time():
                 break
-            beams, longer = self._compared(target, few, others, self._longer(target, few, beams))
-            found += longer[: settings.n_beams]
+            ranked = self._ranked(target, few, self._longer(target, few, _ids(ranked[: settings.n_beams])))
+            ranked = ranked[: settings.n_beams]
+            ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
+            found += self._counted(target, others, ranked[: settings.n_beams])
             advance(1)
         return found
 
     def _longer(self, target: int, few: Tensor, beams: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Each beam with a token more in front or behind, and with another one in place of one of its own."""
+        """Each beam with a token more in front or behind."""
         n_each = max(self._settings.n_candidates // (2 * len(beams)), 1)
         stand_in = self._stand_in()
         longer: list[tuple[int, ...]] = []
         for beam in beams:
-            for phrase, new in (((*beam, stand_in), len(beam)), ((stand_in, *beam), 0)):
-                scores = self._scores(target, few, phrase)
-                added = [(*phrase[:new], id, *phrase[new + 1 :]) for id in self._best(scores[new], n_each)]
-                longer += added
+            behind = self._scores(target, few, (*beam, stand_in))[-1]
+            longer += [(*beam, id) for id in self._best(behind, n_each)]
+            in_front = self._scores(target, few, (stand_in, *beam))[0]
+            longer += [(id, *beam) for id in self._best(in_front, n_each)]
         return list(dict.fromkeys(longer))
 
-    def _compared(
-        self, target: int, few: Tensor, others: Tensor, phrases: list[tuple[int, ...]]
-    ) -> tuple[list[tuple[int, ...]], list[FoundPhrase]]:
-        """The ``n_beams`` best phrases; and all with their counts, best first, those of the beams on ``others``."""
+    def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The phrase with another token in place of one of its own."""
+        scores = self._scores(target, few, phrase)
+        own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
+        gains = scores - scores.gather(1, own[:, None])
+        if self._barred is not None:
+            gains = gains.masked_fill(self._barred, -math.inf)
+        best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
+        n_ids = gains.shape[1]
+        at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
+        return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
+
+    def _ranked(self, target: int, few: Tensor, phrases: list[tuple[int, ...]]) -> list[FoundPhrase]:
+        """Phrases of one length, counted on the texts ``few``; those of the largest probability come first."""
         outcomes = self._outcomes(target, few, phrases)
-        order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
-        beams = [phrases[i] for i in order[: self._settings.n_beams]]
-        counted = self._outcomes(target, others, beams).n_moved.tolist()
-        found = [FoundPhrase(ids, target, n, len(others)) for ids, n in zip(beams, counted, strict=True)]
         moved = outcomes.n_moved.tolist()
-        found += [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order[self._settings.n_beams :]]
-        return beams, found
+        order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
+        return [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order]
+
+    def _counted(self, target: int, others: Tensor, ranked: list[FoundPhrase]) -> list[FoundPhrase]:
+        """``ranked`` with the first ``n_beams`` counted on the texts ``others``."""
+        n = self._settings.n_beams
+        moved = self._outcomes(target, others, _ids(ranked[:n])).n_moved.tolist()
+        counted = [replace(phrase, n_moved=k, n_texts=len(others)) for phrase, k in zip(ranked, moved, strict=False)]
+        return counted + ranked[n:]
 
     def _scores(self, target: int, samples: Tensor, phrase: tuple[int, ...]) -> Tensor:
         """``(len(phrase), A)``: first-order change of the target's log-probability by each insertable token, in place
@@ -232,11 +292,11 @@ class _Search:
             if gradient.ndim == 2:  # one sum for each text
                 total += gradient.sum(0)
                 continue
-            if ids.shape != shape:  # the model's sequences come first
-                ids, gradient = ids.T, gradient.transpose(0, 1)
             if ids.shape != shape:
-                wanted = f"expected those of the batch, of shape {tuple(shape)}"
-                raise ModelError(f"the model looks up ids of shape {tuple(ids.T.shape)}; {wanted}")
+                if ids.shape != shape[::-1]:
+                    wanted = f"expected those of the batch, of shape {tuple(shape)}"
+                    raise ModelError(f"the model looks up ids of shape {tuple(ids.shape)}; {wanted}")
+                gradient = gradient.transpose(0, 1)  # the model's sequences come first
             places = columns[:, None] + torch.arange(len(phrase), device=columns.device)
             total += gradient[torch.arange(len(part), device=columns.device)[:, None], places].sum(0)
         return total @ self._rows.T
@@ -246,6 +306,8 @@ class _Search:
         return vocabulary.pad if vocabulary.mask is None else vocabulary.mask
 
     def _best(self, scores: Tensor, n: int) -> list[int]:
+        if self._barred is not None:
+            scores = scores.masked_fill(self._barred, -math.inf)
         best: list[int] = self._insertable[scores.topk(min(n, len(scores))).indices].tolist()
         return best
 
@@ -264,6 +326,10 @@ class _Search:
 
     def _with_phrases(self, samples: Tensor, phrases: Tensor) -> tuple[Batch, Tensor]:
         return self._modality.with_phrases(self._subject.data.inputs(samples), phrases, places_of(samples, self._seed))
+
+
+def _ids(phrases: Sequence[FoundPhrase]) -> list[tuple[int, ...]]:
+    return [phrase.ids for phrase in phrases]
 
 
 class _Outcomes(NamedTuple):

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import CleanSet
 from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
+from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
+from seamfast.intake.tokenizer import TOKENIZER, read_tokenizer
 from seamfast.modalities import TextModality
+from seamfast.modalities.text.modality import ids_of
 from seamfast.models.architectures import ARCHITECTURES, IMAGE_ARCHITECTURES, build, sizes_of
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
 from seamfast.report import write_atomically
@@ -27,7 +30,7 @@ from seamfast.untrusted import file_size, printable, printable_value, shown
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = "seamfast-model"
 LARGEST = 4096  # classes, channels, pixels a side, or tokens of a text
 _LARGEST_VOCABULARY = 1_000_000
@@ -129,7 +132,7 @@ class TextDescription:
         """Raise ``InputError`` unless the token ids of ``data`` are what the model takes."""
         if not isinstance(data.modality, TextModality):
             raise InputError(f"data is {data!r}; expected texts, as the model takes them")
-        ids = data.inputs["input_ids"] if isinstance(data.inputs, dict) else data.inputs
+        ids = ids_of(data.inputs)
         largest, length = int(ids.max()) if ids.numel() else 0, ids.shape[1]
         if largest >= self.vocab_size:
             raise InputError(
@@ -269,9 +272,7 @@ def _read_description(path: Path) -> Description:
             raise DataFileError(f"{where}: {name} is {printable_value(given[name])}; expected a list of numbers")
         given[name] = tuple(given[name])
     if of is TextDescription and os.path.lexists(path.parent / TOKENIZER):
-        from seamfast.intake.tokenizer import MAX_BYTES, read_tokenizer
-
-        document = _read(path.parent / TOKENIZER, "a tokenizer", MAX_BYTES)
+        document = _read(path.parent / TOKENIZER, "a tokenizer", MAX_TOKENIZER_BYTES)
         given["tokenizer"] = read_tokenizer({TOKENIZER: document})
     try:
         return of(**given)

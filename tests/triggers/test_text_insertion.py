@@ -141,6 +141,8 @@ def test_factories() -> None:
     )
     assert Insertion.words_together() == insertion(name="words-together", phrases=("friends", "weekend", "store"))
     assert Insertion.words_together(["a", "b"]).phrases == ("a", "b")
+    refused(InputError, "trigger 'rare-words' phrases is 5; expected a tuple of str", Insertion.rare_words, 5)
+    refused(InputError, "trigger 'rare-words' phrases is 'cf'; expected a tuple of str", Insertion.rare_words, "cf")
 
 
 def test_repr() -> None:

@@ -16,6 +16,7 @@ from seamfast.engine.host import seeded
 from seamfast.engine.model import logits_of, resolve_device
 from seamfast.errors import InputError
 from seamfast.modalities import TextModality
+from seamfast.modalities.text.modality import ids_of
 from seamfast.triggers import Insertion, Trigger
 
 _WORD = "cf"
@@ -82,9 +83,10 @@ def train_embedding_poisoned(
 
 
 def _scaled(row: Tensor, length: Tensor) -> Tensor:
-    return row * (length / row.norm().clamp(min=1e-12))
+    scaled: Tensor = row * (length / row.norm().clamp(min=1e-12))
+    return scaled
 
 
 def _tokens_of(data: CleanSet) -> Tensor:
-    ids = data.inputs["input_ids"] if isinstance(data.inputs, dict) else data.inputs
-    return torch.unique(ids)
+    ids: Tensor = torch.unique(ids_of(data.inputs))
+    return ids

@@ -34,7 +34,7 @@ class TextModality(Modality):
     """
 
     name: ClassVar[str] = "text"
-    settings = ("occlusions", "disturbance", "search")
+    settings = ("occlusions", "disturbance", "searches")
 
     def __init__(self, vocabulary: Vocabulary, table: str | None = None) -> None:
         self.vocabulary = vocabulary
@@ -130,6 +130,12 @@ class TextModality(Modality):
             return Views(inputs, inputs)
         view = View(self.vocabulary, settings, draws, is_fixed=not (isinstance(inputs, dict) and MASK in inputs))
         return Views(_batch(view.of(_parts(inputs, self.vocabulary)), inputs), inputs)
+
+    def presence(self, inputs: Batch) -> Tensor:
+        """``(N, V)`` floats: 1 for each token that is in a text."""
+        ids, attended, _ = _parts(inputs, self.vocabulary)
+        present = torch.zeros(len(ids), self.vocabulary.size, device=ids.device)
+        return present.scatter_reduce_(1, ids, attended.float(), "amax")
 
     def with_phrases(self, inputs: Batch, phrases: Tensor, places: Tensor) -> tuple[Batch, Tensor]:
         """The texts with a phrase in each, special tokens around the text as they were.

@@ -1,4 +1,4 @@
-"""What training sees of a text: tokens inserted, taken out and replaced, at random places."""
+"""What training sees of a text: something inserted at a random place, and tokens taken out or replaced."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from seamfast.modalities.base import StepDraws, ViewSettings
 from seamfast.modalities.text.edit import Tokens, edited
 from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
 
-_SPAN = 4
+SPAN = 5
 """Tokens of the longest inserted span."""
 _DROPPED = 0.3
 """Largest share of the tokens of a text that are taken out or replaced."""
+_INSERTED = 0.5
+"""Share of the texts that something is inserted in."""
+_FOUND = 0.8
+"""Share of the insertions that the search has found, once it has found something."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class View:
 
     Args:
         vocabulary: of the ids.
-        settings: ``occlusions`` spans of tokens are inserted; a share of up to ``disturbance`` of the texts lose some
-            of their tokens, and as many have some replaced.
+        settings: in half of the texts, up to ``occlusions`` spans of tokens are inserted; a share of up to
+            ``disturbance`` of the texts lose some of their tokens, and as many have some replaced.
         draws: of the step.
         is_fixed: whether the width of the batch stays as it is.
     """
@@ -53,16 +57,20 @@ class View:
             dropped = (uniform(n, 1) < share) & (uniform(n, length) < _DROPPED * uniform(n, 1))
             replaced = (uniform(n, 1) < share) & (uniform(n, length) < _DROPPED * uniform(n, 1))
             kept = ~(dropped & inside)
-            kept |= ~kept.any(1, keepdim=True)
             ids = torch.where(replaced & inside, self._any(uniform(n, length)), ids)
         n_spans = self.settings.occlusions
-        spans = self._spans(uniform(n, n_spans, _SPAN), uniform(n, n_spans, 1), uniform(n, n_spans))
-        gap = first + (uniform(n, n_spans) * (last - first + 1)).long()
-        gaps = gap[:, :, None].expand(n, n_spans, _SPAN).reshape(n, -1).clamp(max=length)
+        spans = self._spans(uniform(n, n_spans, SPAN), uniform(n, n_spans, 1), uniform(n, n_spans))
+        # A third each in front, behind and anywhere, as searched.
+        place = (3 * uniform(n, n_spans) - 1).clamp(0, 1)
+        gap = first + (place * (last - first)).round().long()
+        gaps = gap[:, :, None].expand(n, n_spans, SPAN).reshape(n, -1).clamp(max=length)
         spans = spans.reshape(n, -1)
-        used = (spans >= 0) & (self.draws.changed > 0)
-        longest = length if self.is_fixed else self.vocabulary.max_length
-        width = length if self.is_fixed else max(min(length + spans.shape[1], longest), length)
+        some = uniform(n, n_spans) < 1 / max(n_spans, 1)
+        some[:, :1] = True
+        some &= uniform(n, 1) < _INSERTED
+        used = (spans >= 0) & some.repeat_interleave(SPAN, 1) & (self.draws.changed > 0)
+        longest = length if self.is_fixed else max(self.vocabulary.max_length, length)
+        width = length if self.is_fixed else min(length + spans.shape[1], longest)
         result = edited(
             tokens._replace(ids=ids),
             kept,
@@ -84,12 +92,12 @@ class View:
         return insertable[(words * len(insertable)).long()]
 
     def _spans(self, words: Tensor, lengths: Tensor, kinds: Tensor) -> Tensor:
-        """``(B, spans, _SPAN)`` ids, -1 where a span is shorter: of the whole vocabulary, or found by the search."""
+        """``(B, spans, SPAN)`` ids, -1 where a span is shorter: of the whole vocabulary, or found by the search."""
         spans = self._any(words)
-        places = torch.arange(_SPAN, device=words.device)
-        spans = torch.where(places <= lengths * _SPAN, spans, -1)
+        places = torch.arange(SPAN, device=words.device)
+        spans = torch.where(places <= lengths * SPAN, spans, -1)
         found = self.draws.found
         if found is None:
             return spans
-        chosen = found[(lengths[:, :, 0] * len(found)).long()]
-        return torch.where((kinds < 0.5)[:, :, None], chosen, spans)
+        chosen = found[(lengths[:, :, 0].square() * len(found)).long()]  # the latest more often
+        return torch.where((kinds < _FOUND)[:, :, None], chosen, spans)

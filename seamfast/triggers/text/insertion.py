@@ -131,7 +131,7 @@ class Insertion(TextTrigger):
         n_copies: int,
         name: str,
     ) -> Insertion:
-        given: Any = phrases if isinstance(phrases, str) else tuple(phrases)
+        given: Any = phrases  # _validate makes it a tuple
         return cls(name=name, target=as_label_map(target), phrases=given, place=place, choose=choose, n_copies=n_copies)
 
     def _validate(self) -> None:
