@@ -58,9 +58,10 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"distillation": 0.0},
     {"disturbance": 0.0},
     {"occlusions": 0},
+    {"searches": 0},
 )
 """Changes to ``SeamConfig``, one method each. In order: no forgetting, no teacher, no tokens dropped and replaced, none
-inserted."""
+inserted, no search of the vocabulary."""
 NEW_ENCODER = "pretrained"
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benches import study, text_report, text_study, text_zoo
+from benches import bench_text, study, text_report, text_study, text_zoo
 from benches.defences import text as defences
 from benches.defences.text import TEXT_DEFENCES, negative_entropy, scratch, super_fine_tune
 from benches.defences.training import Training, find_head
@@ -335,7 +335,32 @@ def test_methods_are_asked_of_models_that_they_are_for() -> None:
     assert text_study.is_for("meft", WORD)
 
 
-# 5. The report.
+# 5. The bench of steps and of the search.
+
+
+def test_the_bench_times_steps_and_the_search_of_a_planted_model(
+    planted: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows"
+    places = ["--zoo", str(planted), "--root", str(root), "--out", str(out)]
+    few = ["--turns", "2", "--steps", "2", "--models", WORD.name, "sst2-minilm-word-0"]
+    monkeypatch.setattr("sys.argv", ["bench_text.py", *places, *few])
+    monkeypatch.setattr(bench_text, "clean_part", lambda train, budget, seed: train.subset(range(100)))
+    assert bench_text.main() == 0
+    steps, search = text_study.read_rows(out)
+    assert capsys.readouterr().err == "sst2-minilm-word-0: left out, it needs --minilm\n"
+    info = json.loads((planted / WORD.name / "info.json").read_text())
+    assert (steps["acc_received"], steps["asr_received"]) == (info["acc"], info["asr"])
+    for name in ("with_teacher", "without_teacher"):
+        low, high = steps[f"{name}_range"]
+        assert 0 < low <= steps[f"{name}_ratio"] <= high
+    assert (steps["steps"], steps["turns"], steps["target"]) == (2, 2, 1.15)
+    assert search["seconds"] == min(search["all_seconds"])
+    assert search["complete"]
+    assert 0 <= search["success"] <= 1
+
+
+# 6. The report.
 
 
 def row(**changes: Any) -> dict[str, Any]:
