@@ -54,7 +54,8 @@ def _page(rows: list[Row]) -> Iterator[str]:
         "[`benches/defences/text.py`](../benches/defences/text.py). Settings of the cure were chosen on the "
         "development models; the held-out ones are the result. Means are over models whose attack worked (ASR of "
         f'{100 * PLANTED:g} % and more as received). The floor is the ASR of the same model without a backdoor; "above '
-        'floor" is ASR less floor, in points, and 0 where it is below. RA is the share of triggered texts that get '
+        'floor" is ASR less floor, in points, and 0 where it is below; "Fidelity, floor off" has it in place of ASR. '
+        "RA is the share of triggered texts that get "
         'their true class. Where methods had different models (n), "ours there" is the Fidelity of '
         f'`{SEAM}` on the same ones. Steps are means, seconds medians, of one thread. "Accepted" is the verdict of '
         "methods that give one.\n"
@@ -105,6 +106,11 @@ def above_floor(row: Row) -> float:
     return 100 * max(float(row["asr_after"]) - float(row["floor"]), 0.0)
 
 
+def floor_off(row: Row) -> float:
+    """Fidelity with the ASR above the floor in place of the ASR, as no cure can be asked to go below the floor."""
+    return (float(row["acc_after"]) - above_floor(row) / 100) / float(row["acc_before"])
+
+
 def is_failure(row: Row) -> bool:
     """Whether a row of an attacked or a clean model is one to show."""
     if "failed" in row:
@@ -119,7 +125,7 @@ def is_failure(row: Row) -> bool:
 def by_method(rows: list[Row]) -> str:
     """A line a method; beside each one's Fidelity that of ours on the very models that it had."""
     heads = ["method", "n", "ASR before", "floor", "mean ASR", "worst ASR", "above floor", "RA", "ACC lost", "worst"]
-    heads += ["Fidelity", "ours there", "steps", "s", "accepted"]
+    heads += ["Fidelity", "ours there", "Fidelity, floor off", "steps", "s", "accepted"]
     ours = {(r["entry"], r["seed"]): r["fidelity"] for r in rows if r["method"] == SEAM and "failed" not in r}
     groups = grouped(rows, "method")
     lines = []
@@ -136,7 +142,8 @@ def by_method(rows: list[Row]) -> str:
         line += [f"{found['asr_mean']:.1%}", f"{found['asr_worst']:.1%}"]
         line += [f"{statistics.mean(map(above_floor, ended)):.1f}", f"{means['ra_after']:.1%}"]
         line += [f"{found['acc_lost']:.2f}", f"{max(map(acc_lost, ended)):.2f}", f"{found['fidelity']:.3f}"]
-        line += [f"{statistics.mean(there):.3f}" if there else "", f"{found['steps']:,.0f}", f"{found['seconds']:.1f}"]
+        line += [f"{statistics.mean(there):.3f}" if there else "", f"{statistics.mean(map(floor_off, ended)):.3f}"]
+        line += [f"{found['steps']:,.0f}", f"{found['seconds']:.1f}"]
         lines.append([*line, accepted(found)])
     return table(heads, lines)
 

@@ -392,8 +392,8 @@ ROWS = [
 def test_the_page_has_what_the_rows_say() -> None:
     lines = text_report.page(ROWS).splitlines()
     wanted = (
-        "| seam (balanced) | 4 | 100.0% | 10.2% | 21.2% | 40.0% | 11.0 | 65.0% | 1.50 | 2.00 | 0.762 | 0.762 | 300 | "
-        "3.0 | 4/4 |",
+        "| seam (balanced) | 4 | 100.0% | 10.2% | 21.2% | 40.0% | 11.0 | 65.0% | 1.50 | 2.00 | 0.762 | 0.762 | 0.844 | "
+        "300 | 3.0 | 4/4 |",
         "| word | 100.0% | 2.5% | 22.5%, 1.0 | 90.0%, 2.0 |",
         "| sst2 | minilm | 100.0% | 3.0% | 5.0%, 2.0 |  |",
         "| sst2-minilm-word-0 | seam (balanced) | 1 | 80.0% | 100.0% | 3.0% | 78.0% | 5.0% | 70.0% | 5.0% | 80 | 1/1 |",
@@ -426,4 +426,4 @@ def test_a_method_that_failed_has_a_line() -> None:
     failed = {**row(attack="word"), "failed": "NaN"}
     lines = text_report.page([failed]).splitlines()
     assert "| sst2-text_cnn-word-0 | 0 |  |  |  |  | NaN |" in lines
-    assert "| seam (balanced) | 0 (1 failed) |" + "  |" * 13 in lines
+    assert "| seam (balanced) | 0 (1 failed) |" + "  |" * 14 in lines
