@@ -31,7 +31,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,18 @@ from benches.text_zoo import PRETRAINED, TestSet, TextEntry, clean_part  # noqa:
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
 from seamfast.errors import ConfigError, InputError  # noqa: E402
+from seamfast.modalities import TextModality  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "text.jsonl"
 ABLATIONS: tuple[dict[str, Any], ...] = (
-    {"recover_from_forgotten": False},
+    {"recover_from_forgotten": True},
     {"distillation": 0.0},
-    {"disturbance": 0.0},
-    {"occlusions": 0},
+    {"occlusions": 0, "searches": 0},
     {"searches": 0},
 )
-"""Changes to ``SeamConfig``, one method each. In order: no forgetting, no teacher, no tokens dropped and replaced, none
-inserted, no search of the vocabulary."""
+"""Changes to the settings for texts, one method each. In order: recovery from the forgotten weights, no teacher, neither
+insertions nor edits, no search of the vocabulary."""
 NEW_ENCODER = "pretrained"
 
 
@@ -126,7 +126,7 @@ def new_encoder(folder: Path) -> Method:
 def ablation(changes: dict[str, Any]) -> tuple[str, Method]:
     """The method and its name: ``seam, occlusions=0``."""
     name = ", ".join(["seam", *(f"{field}={value}" for field, value in changes.items())])
-    return name, seam(config=SeamConfig.from_dict(changes))
+    return name, seam(config=replace(SeamConfig.preset("balanced", TextModality), **changes))
 
 
 METHODS: dict[str, Method] = {

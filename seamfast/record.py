@@ -36,6 +36,7 @@ from seamfast.engine.subject import Subject
 from seamfast.evaluate import Evaluation
 from seamfast.methods import MethodConfig
 from seamfast.metrics import Rate, fidelity, fidelity_nist
+from seamfast.modalities import TextModality
 from seamfast.report import SCHEMA_VERSION, Report
 
 _AUGMENTED = (
@@ -126,6 +127,7 @@ class RunRecord:
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
                     "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
                     "pruned": self._pruned(),
+                    **self._searched(),
                     "stepped": dict(ledger.stepped),
                     "n_attempts": run.attempt + 1,
                     "steps": dict(ledger.phase_steps),
@@ -218,6 +220,23 @@ class RunRecord:
     def _pruned(self) -> list[dict[str, Any]]:
         """Of the returned model."""
         return [] if self.stopped else [asdict(part) for part in self.run.ledger.pruned]
+
+    def _searched(self) -> dict[str, Any]:
+        """Where there was a search, its findings."""
+        ledger, modality = self.run.ledger, self.subject.data.modality
+        if not ledger.n_searches or not isinstance(modality, TextModality):
+            return {}
+        phrases = [
+            {
+                "text": modality.vocabulary.text_of(phrase.ids),
+                "target": phrase.target,
+                "n_moved": phrase.n_moved,
+                "n_texts": phrase.n_texts,
+            }
+            for phrase in ledger.found
+        ]
+        seconds = round(ledger.search_seconds, 3)
+        return {"searched": {"n_searches": ledger.n_searches, "seconds": seconds, "phrases": phrases}}
 
     def _warnings(self, before: Evaluation) -> list[str]:
         found: list[str] = []

@@ -38,7 +38,7 @@ from seamfast.errors import ConfigError
 from seamfast.methods.config import EXTRA, LENGTH, OPTIONAL, MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.methods.seam_authors import SeamAuthorsConfig
-from seamfast.modalities import Augmentation, ViewSettings
+from seamfast.modalities import Augmentation, Modality, ViewSettings
 from seamfast.ops import random_label_cross_entropy, true_label_cross_entropy
 
 # Until 0.2.0, files may hold these settings, which are now those of ``seam_authors``, with the values that they had.
@@ -186,11 +186,15 @@ class SeamConfig(MethodConfig):
         return replace(super().shortened(n_steps), strengths=self.strengths[:1])
 
     @classmethod
-    def preset(cls, name: str) -> SeamConfig:
-        """Settings by name, from the fewest steps to the most.
+    def preset(cls, name: str, kind: Modality | type[Modality] | None = None) -> SeamConfig:
+        """Settings by name, from the fewest steps to the most, for samples of a kind.
 
         ``"fast"``: 100 steps of recovery, 60 for easy tasks, without mixing. ``"balanced"``: the defaults, 300 and 60.
         ``"thorough"``: 900 and 180, and a second push, half as hard, where accuracy does not come back.
+
+        Args:
+            name: of the preset.
+            kind: such as ``seamfast.modalities.TextModality``, whose ``presets`` change these settings; ``None``: images.
 
         Raises:
             ConfigError: ``preset is 'slow'; expected one of fast, balanced, thorough``.
@@ -202,7 +206,7 @@ class SeamConfig(MethodConfig):
         }
         if not isinstance(name, str) or name not in presets:
             raise ConfigError(f"preset is {name!r}; expected one of {', '.join(presets)}")
-        return cls(**presets[name])
+        return cls(**presets[name] | ({} if kind is None else dict(kind.presets.get(name, {}))))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SeamConfig:
