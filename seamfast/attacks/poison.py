@@ -8,6 +8,7 @@ from torch import Tensor
 from seamfast.checks import as_rate, as_seed
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError
+from seamfast.modalities.batch import named_tensors
 from seamfast.triggers import AllToOne, SourceSpecific, Trigger
 
 __all__ = ["PoisonedSet", "poison"]
@@ -97,7 +98,8 @@ def check_enough(allowed: Tensor, n: int, setting: str, what: str) -> None:
 def stamped_set(data: CleanSet, chosen: Tensor, stamped: Tensor, labels: Tensor) -> PoisonedSet:
     """``data`` with the images ``stamped`` at ``chosen``, which are marked as poisoned, and with ``labels``."""
     samples = data.stampable(torch.arange(len(data)))  # a copy
-    samples[chosen] = stamped
+    for name, value in named_tensors(samples).items():
+        value[chosen] = named_tensors(stamped)[name]
     poisoned = torch.zeros(len(data), dtype=torch.bool)
     poisoned[chosen] = True
     if isinstance(data, PoisonedSet):  # the samples with an earlier trigger stay marked

@@ -61,7 +61,7 @@ class Resident:
 
     def stampable(self, indices: Tensor) -> Any:
         """The samples at ``indices`` (int64, CPU), on the device, in the form on which triggers are stamped."""
-        return self.samples.stampable(indices).to(self.device)
+        return to_device(self.samples.stampable(indices), self.device)
 
     def batches(
         self, drawn: Iterable[tuple[Tensor, int]], augmentation: Augmentation = NO_AUGMENTATION

@@ -8,6 +8,7 @@ from torch import Tensor
 from seamfast.modalities.base import NO_AUGMENTATION, Augmentation, Modality, StepDraws, Views, ViewSettings
 from seamfast.modalities.batch import Batch
 from seamfast.modalities.image.modality import ImageModality
+from seamfast.modalities.tabular import TabularModality, is_tabular
 from seamfast.modalities.tensor import TensorModality
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ImageModality",
     "Modality",
     "StepDraws",
+    "TabularModality",
     "TensorModality",
     "ViewSettings",
     "Views",
@@ -25,7 +27,9 @@ __all__ = [
 
 
 def modality_of(inputs: Batch, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Modality:
-    """``ImageModality`` of ``(N, C, H, W)`` pixels or floats, else ``TensorModality``."""
+    """``ImageModality`` of ``(N, C, H, W)`` pixels or floats, ``TabularModality`` of columns, else ``TensorModality``."""
+    if is_tabular(inputs):
+        return TabularModality(inputs)
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         return TensorModality(inputs)
     is_pixels = inputs.dtype == torch.uint8

@@ -10,6 +10,8 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.tabular.battery import tabular_battery
+from seamfast.triggers.tabular.columns import FeatureOverwrite, FeatureShift
 
 __all__ = [
     "Additive",
@@ -17,6 +19,8 @@ __all__ = [
     "AllToOne",
     "Blend",
     "ColorFilter",
+    "FeatureOverwrite",
+    "FeatureShift",
     "LabelMap",
     "Patch",
     "Quantize",
@@ -27,4 +31,5 @@ __all__ = [
     "battery",
     "load_triggers",
     "save_triggers",
+    "tabular_battery",
 ]

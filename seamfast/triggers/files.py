@@ -39,6 +39,7 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.tabular.columns import FeatureOverwrite, FeatureShift
 from seamfast.untrusted import STREAM_FAULTS
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ VERSION = 1
 DOCUMENT = "triggers.json"
 
 KINDS: Mapping[str, type[Trigger]] = {
-    cls.kind: cls for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter)
+    cls.kind: cls for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter, FeatureOverwrite, FeatureShift)
 }
 LABEL_MAPS: Mapping[str, type[LabelMap]] = {cls.kind: cls for cls in (AllToOne, AllToAll, SourceSpecific)}
 
