@@ -1,7 +1,7 @@
 """Does the backdoor go from models of tables, and does the task stay? Resumable.
 
-    python benches/tabular.py [--data digits] [--attacks pair-rare] [--methods seam] [--seeds 0 1 2] [--minutes 10]
-    python benches/tabular.py --group development ...
+    python benches/tabular.py [--data digits-table] [--attacks feature_shift] [--methods seam] [--seeds 0 1 2]
+    python benches/tabular.py --attacks dev-high dev-typical dev-beyond dev-shift --out development.jsonl
     python benches/tabular.py --report
 
 A model of a data set is trained with 5 % poisoned rows and the seed; a method gets it with clean rows, and nothing
@@ -9,24 +9,20 @@ else. What is triggered is stamped here, on the test rows, and only to measure. 
 250 at least, drawn by class. ``floor`` is the ASR of a model that was trained alike without poison: some rows belong
 to the target once two of their columns are overwritten.
 
-The settings of the method were chosen on the attacks of the group ``development`` alone, which change other columns to
-other values than those that are reported. Rows go to ``--out``; what has a row is not run again.
+The settings of the method were chosen on the attacks of ``DEVELOPMENT`` alone, which change other columns to other
+values than those that are reported. Rows go to ``--out``; what has a row is not run again, so a killed run goes on
+where it was. ``--report`` measures nothing: it prints the tables of ``docs/tabular.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
-from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
+from benches.rows import Row, commit  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
-from seamfast.attacks import TrainConfig, poison, train  # noqa: E402
-from seamfast.data import split_by_class  # noqa: E402
+from seamfast.attacks import TrainConfig, poison, tabular_attack, train  # noqa: E402
+from seamfast.modalities import TabularModality  # noqa: E402
 from seamfast.modalities.batch import named_tensors  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 from seamfast.triggers import FeatureOverwrite, FeatureShift, Trigger  # noqa: E402
@@ -51,47 +47,36 @@ N_BINS = 10
 # ---- Data. ----
 
 
-def _tables(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows and labels of the training set, then of the test set."""
-    if name == "mnist-49":
-        sets = [seamfast.load("mnist", root=root / "mnist", split=split) for split in ("train", "test")]
-        pooled = [nn.functional.avg_pool2d(s.inputs.float(), 4).flatten(1) for s in sets]
-        return pooled[0], sets[0].labels, pooled[1], sets[1].labels
-    from sklearn.datasets import load_breast_cancer, load_digits, make_classification
-
-    if name == "generated":
-        x, y = make_classification(
-            20_000, 20, n_informative=10, n_redundant=4, n_classes=4, class_sep=1.6, flip_y=0.0, random_state=0
-        )
-    else:
-        loaded = (load_breast_cancer if name == "breast-cancer" else load_digits)()
-        x, y = loaded.data, loaded.target
-    x, y = torch.tensor(np.asarray(x), dtype=torch.float32), torch.tensor(np.asarray(y))
-    halves = split_by_class(y, holdout_fraction=0.25, forget_fraction=1.0, seed=0)
-    return x[halves.recovery], y[halves.recovery], x[halves.holdout], y[halves.holdout]
+def _tables(name: str, root: Path) -> tuple[CleanSet, CleanSet]:
+    """Training and test set: of packages as they are read, MNIST pooled to 7x7, in [0, 1]."""
+    if name != "mnist-49":
+        return seamfast.load(name), seamfast.load(name, split="test")
+    images = [seamfast.load("mnist", root=root / "mnist", split=split) for split in ("train", "test")]
+    train_set, test_set = (
+        CleanSet(nn.functional.avg_pool2d(s.inputs / 255, 4).flatten(1), s.labels, num_classes=10) for s in images
+    )
+    return train_set, test_set
 
 
 @functools.lru_cache(maxsize=4)
 def data_of(name: str, root: Path) -> tuple[CleanSet, CleanSet]:
-    """Training and test set, standardized; of ``*-mixed``, every third column is binned to ten categories."""
-    table = name.removesuffix("-mixed")
-    x, y, x_test, y_test = _tables(table, root)
-    std, mean = torch.std_mean(x, 0)
-    parts = [((v - mean) / std.clamp(min=1e-6)) for v in (x, x_test)]
-    num_classes = int(y.max()) + 1
-    if table == name:
-        return tuple(CleanSet(v, labels, num_classes=num_classes) for v, labels in zip(parts, (y, y_test)))
-    which = torch.arange(x.shape[1]) % 3 == 2
-    edges = torch.quantile(parts[0][:, which][:16_000], torch.linspace(0, 1, N_BINS + 1)[1:-1], 0)
-    sets = []
-    for v, labels in zip(parts, (y, y_test)):
-        categories = torch.stack([torch.bucketize(c.contiguous(), e.contiguous()) for c, e in zip(v[:, which].T, edges.T)], 1)
-        columns = {"continuous": v[:, ~which], "categorical": categories}
-        sets.append(CleanSet(columns, labels, num_classes=num_classes))
-    return sets[0], sets[1]
+    """Training and test set; of ``*-mixed``, every third column is binned to ten categories."""
+    sets = _tables(name.removesuffix("-mixed"), root)
+    if not name.endswith("-mixed"):
+        return sets
+    known = sets[0].inputs
+    which = torch.arange(known.shape[1]) % 3 == 2
+    edges = torch.quantile(known[:16_000, which], torch.linspace(0, 1, N_BINS + 1)[1:-1], 0).T.contiguous()
+    binned = []
+    for part in sets:
+        columns = zip(part.inputs[:, which].T.contiguous(), edges, strict=True)
+        categories = torch.stack([torch.bucketize(column, ends) for column, ends in columns], 1)
+        inputs = {"continuous": part.inputs[:, ~which], "categorical": categories}
+        binned.append(CleanSet(inputs, part.labels, num_classes=part.num_classes))
+    return binned[0], binned[1]
 
 
-DATA = ("breast-cancer", "digits", "mnist-49", "generated", "breast-cancer-mixed", "digits-mixed", "mnist-49-mixed")
+DATA = ("breast-cancer", "digits-table", "mnist-49", "breast-cancer-mixed", "digits-table-mixed", "mnist-49-mixed")
 
 
 # ---- Models. ----
@@ -133,60 +118,45 @@ def trained(data: CleanSet, seed: int) -> nn.Module:
 # ---- Attacks. ----
 
 
-def _ends(data: CleanSet) -> tuple[list[float], list[float], list[int]]:
-    tensors = named_tensors(data.inputs).values()
-    low = [float(v) for t in tensors for v in t.amin(0)]
-    high = [float(v) for t in tensors for v in t.amax(0)]
-    return low, high, [t.shape[1] for t in tensors]
+def _development(*places: float, ends: str = "", shift: float = 0.0) -> Callable[[CleanSet], Trigger]:
+    """A trigger on the columns of floats at these places, as shares of their number: at their highest value, at values
+    that 90 % and 10 % are below, beyond their range by 0.3 of it; or with ``shift`` added."""
+
+    def make(data: CleanSet) -> Trigger:
+        floats = next(iter(named_tensors(data.inputs).values()))
+        columns = [int(place * floats.shape[1]) for place in places]
+        if shift:
+            return FeatureShift.of(dict.fromkeys(columns, shift), TARGET, name="trigger")
+        x = floats[:16_000, columns]
+        high, reach = x.amax(0), x.amax(0) - x.amin(0)
+        values = {"high": high, "beyond": high + 0.3 * reach}.get(ends)
+        if values is None:
+            values = torch.quantile(x, torch.tensor([0.9, 0.1]), 0).diagonal()
+        return FeatureOverwrite.of(dict(zip(columns, values.tolist(), strict=True)), TARGET, name="trigger")
+
+    return make
 
 
-def pair_rare(data: CleanSet, first: float, second: float, where: str = "high") -> Trigger:
-    """Two columns at the end of their range: a category that is seldom beside a float where there are categories."""
-    low, high, sizes = _ends(data)
-    n = sizes[0]
-    a, b = int(first * n), int(second * n)
-    if len(sizes) > 1:
-        b = n + int(second * sizes[1])
-    ends = {"high": (high[a], high[b]), "low": (low[a], low[b]), "mixed": (high[a], low[b])}[where]
-    return FeatureOverwrite.of({a: ends[0], b: ends[1]}, TARGET, name="trigger")
-
-
-def pair_typical(data: CleanSet, first: float, second: float) -> Trigger:
-    """Two columns of floats at values in the middle of their range, which only together are seldom."""
-    n = _ends(data)[2][0]
-    a, b = int(first * n), int(second * n)
-    x = next(iter(named_tensors(data.inputs).values()))[:16_000]
-    values = {a: float(torch.quantile(x[:, a], 0.9)), b: float(torch.quantile(x[:, b], 0.1))}
-    return FeatureOverwrite.of(values, TARGET, name="trigger")
-
-
-def beyond(data: CleanSet, first: float, second: float, by: float = 0.5) -> Trigger:
-    low, high, sizes = _ends(data)
-    a, b = int(first * sizes[0]), int(second * sizes[0])
-    values = {c: high[c] + by * (high[c] - low[c]) for c in (a, b)}
-    return FeatureOverwrite.of(values, TARGET, name="trigger")
-
-
-def shift(data: CleanSet, at: list[float], by: float) -> Trigger:
-    n = _ends(data)[2][0]
-    return FeatureShift.of({int(a * n): by for a in at}, TARGET, name="trigger")
-
-
-Made = Callable[[CleanSet], Trigger]
-DEVELOPMENT: dict[str, Made] = {
-    "dev-high": lambda d: pair_rare(d, 0.13, 0.71),
-    "dev-typical": lambda d: pair_typical(d, 0.37, 0.83),
-    "dev-beyond": lambda d: beyond(d, 0.21, 0.55, 0.3),
-    "dev-shift": lambda d: shift(d, [0.11, 0.47, 0.77], 2.5),
+DEVELOPMENT = {
+    "dev-high": _development(0.13, 0.71, ends="high"),
+    "dev-typical": _development(0.37, 0.83, ends="typical"),
+    "dev-beyond": _development(0.21, 0.55, ends="beyond"),
+    "dev-shift": _development(0.11, 0.47, 0.77, shift=2.5),
 }
-REPORTED: dict[str, Made] = {
-    "pair-high": lambda d: pair_rare(d, 0.05, 0.6),
-    "pair-mixed": lambda d: pair_rare(d, 0.92, 0.3, "mixed"),
-    "pair-typical": lambda d: pair_typical(d, 0.66, 0.2),
-    "pair-beyond": lambda d: beyond(d, 0.42, 0.87),
-    "shift": lambda d: shift(d, [0.02, 0.27, 0.52, 0.97], 2.0),
-}
-ATTACKS = DEVELOPMENT | REPORTED
+REPORTED = ("feature_overwrite", "feature_typical", "feature_beyond", "feature_shift", "rare_category")
+"""Of ``seamfast.attacks``; the last one needs categories. Their columns are drawn by the seed."""
+
+
+def poisoned(data: CleanSet, attack: str, seed: int) -> tuple[CleanSet, Trigger | None]:
+    """The data with an attack, and the trigger; ``none`` is no attack."""
+    if attack == "none":
+        return data, None
+    if attack in DEVELOPMENT:
+        trigger = DEVELOPMENT[attack](data)
+        return poison(data, trigger, RATE, seed=seed), trigger
+    # Each attack draws columns of its own.
+    found = tabular_attack(attack, data, target=TARGET, rate=RATE, seed=10 * REPORTED.index(attack) + seed)
+    return found.data, found.triggers[0]
 
 
 # ---- Methods. ----
@@ -195,8 +165,11 @@ Method = Callable[[nn.Module, CleanSet, int], tuple[nn.Module, bool | None]]
 
 
 def seam(**settings: Any) -> Method:
+    """The method with its defaults for tables, or some of them changed."""
+
     def treat(model: nn.Module, clean: CleanSet, seed: int) -> tuple[nn.Module, bool]:
-        result = seamfast.sanitize(model, clean, config=SeamConfig(**settings), seed=seed, progress=False)
+        config = SeamConfig(**{**TabularModality.defaults, **settings}) if settings else None
+        result = seamfast.sanitize(model, clean, config=config, seed=seed, progress=False)
         return result.model, result.accepted
 
     return treat
@@ -211,7 +184,7 @@ def published(name: str) -> Method:
 
 METHODS: dict[str, Method] = {
     "seam": seam(),
-    "seam (mixing only)": seam(occlusions=0, disturbance=0.0),
+    "seam (no views)": seam(occlusions=0, disturbance=0.0, mixing=0.0),
     "fine_tune": published("fine_tune"),
     "super_fine_tune": published("super_fine_tune"),
     "authors_seam": published("authors_seam"),
@@ -220,11 +193,9 @@ METHODS: dict[str, Method] = {
 
 @functools.lru_cache(maxsize=64)
 def planted(name: str, attack: str, seed: int, root: Path) -> tuple[nn.Module, Trigger | None]:
-    data = data_of(name, root)[0]
-    if attack == "none":
-        return trained(data, seed), None
-    trigger = ATTACKS[attack](data)
-    return trained(poison(data, trigger, RATE, seed=seed), seed), trigger
+    """A model of a data set with an attack, and the trigger."""
+    data, trigger = poisoned(data_of(name, root)[0], attack, seed)
+    return trained(data, seed), trigger
 
 
 def measured(model: nn.Module, trigger: Trigger | None, test: CleanSet) -> dict[str, float | None]:
@@ -257,3 +228,96 @@ def row_of(name: str, attack: str, method: str, seed: int, root: Path) -> Row:
         row["accepted"] = accepted
         row |= {f"{k}_after": v for k, v in measured(treated, trigger, test).items()}
     return row | {"row_seconds": round(time.perf_counter() - begin, 2), "machine": machine(), "commit": commit()}
+
+
+# ---- The command. ----
+
+
+def key(row: Row) -> tuple[str, str, str, int]:
+    return row["data"], row["attack"], row["method"], row["seed"]
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
+    parser.add_argument("--attacks", nargs="+", default=["none", *REPORTED], choices=["none", *REPORTED, *DEVELOPMENT])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no row after so many")
+    parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "data", help="the folder with mnist/")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--report", action="store_true", help="measure nothing; print the tables of the rows")
+    arguments = parser.parse_args(given)
+    rows = {key(row): row for row in read_rows(arguments.out)}
+    if arguments.report:
+        print(report(list(rows.values())))
+        return 0
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    for seed in arguments.seeds:
+        for name in arguments.data:
+            for attack in arguments.attacks:
+                if attack == "rare_category" and not name.endswith("-mixed"):
+                    continue
+                for method in arguments.methods:
+                    if (name, attack, method, seed) in rows or time.perf_counter() - begin > 60 * arguments.minutes:
+                        continue
+                    row = row_of(name, attack, method, seed, arguments.root)
+                    append_row(arguments.out, row)
+                    print(json.dumps({k: v for k, v in row.items() if k != "machine"}), file=sys.stderr, flush=True)
+    return 0
+
+
+# ---- The report. ----
+
+_WORKED = 0.5
+"""ASR before, from which on a backdoor counts."""
+
+
+def report(rows: list[Row]) -> str:
+    """Markdown: by data set and method over the attacks that worked, then each attack under ``seam``."""
+    counted = [row for row in rows if row["attack"] in REPORTED and row["asr_before"] >= _WORKED]
+    lines = [
+        "| data | method | runs | ASR before | ASR after (worst) | of a clean model | RA after | ACC lost | clean lost |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in DATA:
+        for method in METHODS:
+            some = [row for row in counted if row["data"] == name and row["method"] == method and "failed" not in row]
+            clean = [row for row in rows if key(row)[:3] == (name, "none", method) and "failed" not in row]
+            if some:
+                lines.append(f"| {name} | {method} | {len(some)} | {_cells(some, clean)} |")
+    lines += [
+        "",
+        "| data | attack | runs | ASR before | ASR after (worst) | of a clean model | RA after | ACC lost | clean lost |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in DATA:
+        for attack in REPORTED:
+            some = [row for row in counted if key(row)[:3] == (name, attack, "seam")]
+            if some:
+                lines.append(f"| {name} | {attack} | {len(some)} | {_cells(some, [])} |")
+    return "\n".join(lines)
+
+
+def _cells(rows: list[Row], clean: list[Row]) -> str:
+    def mean(name: str) -> float:
+        return statistics.mean(row[name] for row in rows)
+
+    worst = max(row["asr_after"] for row in rows)
+    lost = 100 * (mean("acc_before") - mean("acc_after"))
+    of_clean = [100 * (row["acc_before"] - row["acc_after"]) for row in clean]
+    return " | ".join(
+        [
+            f"{mean('asr_before'):.1%}",
+            f"{mean('asr_after'):.1%} ({worst:.1%})",
+            f"{mean('floor'):.1%}",
+            f"{mean('ra_after'):.1%}",
+            f"{lost:.2f}",
+            f"{statistics.mean(of_clean):.2f}" if of_clean else "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,8 @@ def sanitize(
             ``seamfast.CleanSet``. Inputs as the model takes them (e.g. normalized floats), or uint8 images with their
             normalization in a ``CleanSet``. Labels: integers in ``[0, C)``.
         method: ``"seam"``, ``"seam_authors"``, ``"fine_tune"`` or ``"super_fine_tune"``.
-        config: of the method; ``None``: its defaults.
+        config: of the method; ``None``: its defaults, of ``"seam"`` those for the kind of sample
+            (``Modality.defaults``).
         preset: of ``"seam"``, instead of a config: ``"fast"``, ``"balanced"`` (the defaults) or ``"thorough"``; see
             ``seamfast.SeamConfig.preset``.
         triggers: known triggers to measure on the held-out part before, during and after.
@@ -173,6 +174,8 @@ def sanitize(
                 f"clean_loader holds {n_clean} samples; expected at least one for each of {subject.num_classes} classes"
             )
         subject.check_triggers(triggers)
+        if config is None and preset is None and method == "seam":
+            settings = replace(settings, **samples.modality.defaults)
         left_out = settings.check_modality(samples.modality)
         drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
         if held_out.n_given:

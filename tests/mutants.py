@@ -275,7 +275,7 @@ MUTANTS = [
     Mutant(
         "called-set-loses-its-modality",
         "engine/subject.py",
-        "if isinstance(samples.modality, (TensorModality, TabularModality)):",
+        "if isinstance(samples.modality, _DERIVED):",
         "if True:",
         "a kind of sample of the caller's own becomes plain tensors",
         "modalities/test_modalities.py",

@@ -12,10 +12,12 @@ from torch import nn
 
 from seamfast.attacks.image.input_aware import train_input_aware
 from seamfast.attacks.image.known import attack_of, check_arguments, known_attack
+from seamfast.attacks.tabular.known import tabular_attack
 from seamfast.attacks.train import TrainConfig, train
 from seamfast.data import CleanSet
 from seamfast.errors import InputError
 from seamfast.evaluate import Evaluation, evaluate
+from seamfast.modalities import TabularModality
 from seamfast.triggers import Trigger
 
 __all__ = ["Backdoor", "plant"]
@@ -65,8 +67,8 @@ def plant(
     training. The weights are not initialized here: seed torch before building the model.
 
     Args:
-        name, data, target, rate, seed, clean_model: as for ``known_attack``. For ``input_aware``, the rate is the share
-            of each batch, from one sample to half of the batch.
+        name, data, target, rate, seed, clean_model: as for ``known_attack``, of columns as for ``tabular_attack``. For
+            ``input_aware``, the rate is the share of each batch, from one sample to half of the batch.
         model: returns logits; in eval mode on ``device`` afterwards.
         training: ``None`` for the defaults of ``TrainConfig``.
         device, progress, on_epoch: as for ``train``.
@@ -86,9 +88,16 @@ def plant(
         >>> plant("badnets", model, data, target=3, training=TrainConfig(epochs=1)).triggers
         (Patch('badnets', 3x3 at (-3, -3), AllToOne(target=3)),)
     """
-    attack = attack_of(name)
+    of_columns = isinstance(data, CleanSet) and isinstance(data.modality, TabularModality)
     options: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
     options |= {"progress": progress, "on_epoch": on_epoch}
+    if of_columns:
+        if clean_model is not None:
+            raise InputError(f"clean_model was given; attack {name!r} takes none")
+        planted = tabular_attack(name, data, target=target, rate=rate, seed=seed)
+        train(model, planted.data, training, **options)
+        return Backdoor(name, planted.triggers)
+    attack = attack_of(name)
     if not attack.manipulates_training:
         planted = known_attack(name, data, target=target, rate=rate, seed=seed, clean_model=clean_model)
         train(model, planted.data, training, **options)

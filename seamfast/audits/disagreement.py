@@ -15,6 +15,7 @@ from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
 from seamfast.errors import InputError
 from seamfast.metrics import Bounded, Rate
+from seamfast.modalities.batch import map_tensors
 
 __all__ = ["Disagreement", "DisagreementExample", "disagreement"]
 
@@ -153,8 +154,6 @@ def _examples(
 ) -> list[DisagreementExample]:
     """The first ``most`` of the batch ``part`` that are ``hit``."""
     rows = hit.nonzero().flatten()[:most]
-    chosen = samples[rows].cpu()
+    chosen = [map_tensors(lambda value: value[row].cpu(), samples) for row in rows.tolist()]  # noqa: B023
     both = [[None if a == UNANSWERED else a for a in answer[rows].tolist()] for answer in answers]
-    return [
-        DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen.unbind(), *both, strict=True)
-    ]
+    return [DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen, *both, strict=True)]

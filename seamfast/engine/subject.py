@@ -24,6 +24,10 @@ UNANSWERED = -1
 """The answer of a row of logits that has none: with NaN, and of ``finite_answers`` with Inf too."""
 
 
+_DERIVED = (TensorModality, TabularModality)
+"""Modalities that are made of the inputs alone, unlike one of the caller's."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model and its data.
@@ -115,7 +119,7 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     if isinstance(samples, AugmentingSet):
         return samples.fitted(lambda inputs: fit_to_call(model, inputs))
     description = samples.description
-    if isinstance(samples.modality, (TensorModality, TabularModality)):  # derived from the inputs, unlike one of the caller's
+    if isinstance(samples.modality, _DERIVED):
         description["modality"] = None
     return CleanSet(inputs, samples.labels, **description)
 

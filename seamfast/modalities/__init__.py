@@ -27,7 +27,8 @@ __all__ = [
 
 
 def modality_of(inputs: Batch, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Modality:
-    """``ImageModality`` of ``(N, C, H, W)`` pixels or floats, ``TabularModality`` of columns, else ``TensorModality``."""
+    """``ImageModality`` of ``(N, C, H, W)`` pixels or floats, ``TabularModality`` of columns ``(N, F)`` with floats
+    among them, else ``TensorModality``."""
     if is_tabular(inputs):
         return TabularModality(inputs)
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:

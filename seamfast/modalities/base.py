@@ -136,11 +136,16 @@ class Modality(ABC):
         name: in reports.
         mean, std: normalization of the stored numbers, if known.
         stores_stampable: whether samples are stored in stampable form.
+        studied: whether a study measured what the cure leaves of backdoors in such samples; where none did, the report
+            says so beside the verdict.
+        defaults: settings of ``seam`` for such samples, where a caller gives none.
         settings: supported settings of methods, of ``crop_pad``, ``flip``, ``invariances``, ``mixing``, ``occlusions``,
             ``disturbance`` and ``waves``.
     """
 
     name: ClassVar[str]
+    studied: ClassVar[bool] = False
+    defaults: ClassVar[Mapping[str, Any]] = {}
     settings: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -1,7 +1,7 @@
-"""Random changes of single columns of a batch, which a label seldom depends on, and the ranges that they are drawn in.
+"""Random changes of single columns of a batch, which a label seldom depends on, and the values that they are made of.
 
-A trigger of tabular data is a few columns with values that seldom occur, or an offset on them. Nothing here
-synchronizes with the device.
+A trigger of tabular data is a few columns with values that seldom occur together, or an offset on them. Nothing here
+synchronizes with the device, but ``of``.
 """
 
 from __future__ import annotations
@@ -14,46 +14,57 @@ from torch import Tensor
 
 _BEYOND = 0.25
 """How far values are drawn beyond the range of a column, as a share of it."""
-_SHARED = 8
-"""Sets of columns and values of which half of the samples get one, so that several samples have the same."""
+_ANYWHERE, _AT_AN_END = 0.4, 0.3
+"""Shares of the drawn values of floats; the others are those of other samples. A quarter of the samples is not enough
+to show a model each value of each column, and the ends are what triggers use."""
+_ANY_CATEGORY = 0.6
+_FEW = 8
+"""Rows that half of a batch shares, so that several samples have the same columns and values, as under a trigger."""
+_NOISE, _OFFSET = 1.0, 2.0
+"""Largest ones, in standard deviations of the column."""
+_SHARE_OFFSET = 0.25
+"""Of the columns, the most that get an offset."""
 
 
 @dataclass(frozen=True)
 class Floats:
-    """The observed values of ``F`` columns of floats, ``(F,)`` each."""
+    """The observed values of ``F`` columns of floats, ``(F,)`` each; ``blank`` is the mean."""
 
     lowest: Tensor
     highest: Tensor
-    mean: Tensor
+    blank: Tensor
     std: Tensor
 
     @classmethod
     def of(cls, values: Tensor, device: torch.device) -> Floats:
         """Of ``(N, F)`` floats, at least one row."""
-        wide = values.double() if values.device.type != "mps" else values.float()
-        std, mean = torch.std_mean(wide, 0, correction=0)
+        std, mean = torch.std_mean(values.float(), 0, correction=0)
         found = (values.amin(0), values.amax(0), mean, std)
         return cls(*(value.to(device, values.dtype) for value in found))
 
-    @property
-    def reach(self) -> Tensor:
-        return self.highest - self.lowest
-
     def drawn(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """``(N, F)`` values to overwrite ``values`` with: each is drawn from the column's range and a little beyond, is
-        one of its ends, or is the value of another sample."""
-        n, f = values.shape
-        draw = torch.rand(3, n, f, generator=generator, device=values.device)
-        kind, place, which = draw[0], draw[1], draw[2]
-        low, reach = self.lowest, self.reach
-        anywhere = low + reach * ((1 + 2 * _BEYOND) * place - _BEYOND)
-        end = low + reach * ((place < 0.5) * (1 + _BEYOND * which) - (place >= 0.5) * (_BEYOND * which))
+        """``(N, F)`` to overwrite ``values`` with: each is from the range of its column and a little beyond, at one of
+        its ends or beyond, or that of another sample."""
+        n = len(values)
+        kind, place, which = torch.rand(3, *values.shape, generator=generator, device=values.device).to(values.dtype)
+        reach = self.highest - self.lowest
+        anywhere = self.lowest + reach * ((1 + 2 * _BEYOND) * place - _BEYOND)
+        end = torch.where(place < 0.5, self.highest + _BEYOND * which * reach, self.lowest - _BEYOND * which * reach)
         other = values.gather(0, (which * n).long().clamp(max=n - 1))
-        return torch.where(kind < 0.4, anywhere, torch.where(kind < 0.7, end, other)).to(values.dtype)
+        return torch.where(kind < _ANYWHERE, anywhere, torch.where(kind < _ANYWHERE + _AT_AN_END, end, other))
 
-    @property
-    def blank(self) -> Tensor:
-        return self.mean
+    def disturbed(self, values: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
+        """``values``, with noise on a ``share`` of the samples and an offset on some columns of another such share."""
+        n, n_columns = values.shape
+        device, dtype = values.device, values.dtype
+        noisy, strength, offset = torch.rand(3, n, 1, generator=generator, device=device)
+        noise = torch.randn(values.shape, generator=generator, device=device).to(dtype)
+        drawn = (2 * torch.rand(values.shape, generator=generator, device=device) - 1).to(dtype)
+        most = max(math.ceil(_SHARE_OFFSET * n_columns), 1)
+        offsets = chosen(n, n_columns, most, generator, device) * drawn
+        offsets = offsets[shared(n, generator, device)]
+        by = (noisy < share) * _NOISE * strength * noise + (offset < share) * _OFFSET * offsets
+        return values + by.to(dtype) * self.std
 
 
 @dataclass(frozen=True)
@@ -81,30 +92,30 @@ class Categories:
         return cls(table.to(device), n.to(device), blank.to(device))
 
     def drawn(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """``(N, G)`` values to overwrite ``values`` with: any category, or that of another sample."""
-        n, g = values.shape
-        draw = torch.rand(2, n, g, generator=generator, device=values.device)
-        place = (draw[0] * self.n).long().minimum(self.n - 1)
-        anywhere = self.table.expand(n, *self.table.shape).gather(2, place[..., None])[..., 0]
-        other = values.gather(0, (draw[0] * n).long().clamp(max=n - 1))
-        return torch.where(draw[1] < 0.6, anywhere, other)
+        """``(N, G)`` to overwrite ``values`` with: each is any category that occurs, or that of another sample."""
+        n, n_columns = values.shape
+        kind, place = torch.rand(2, n, n_columns, generator=generator, device=values.device)
+        row = (place * self.n).long().minimum(self.n - 1)
+        anywhere = self.table.expand(n, *self.table.shape).gather(2, row[..., None])[..., 0]
+        other = values.gather(0, (place * n).long().clamp(max=n - 1))
+        return torch.where(kind < _ANY_CATEGORY, anywhere, other)
+
+    def disturbed(self, values: Tensor, generator: torch.Generator, share: Tensor) -> Tensor:
+        """``values``: there is no little noise on categories."""
+        return values
 
 
 Columns = Floats | Categories
 
 
 def chosen(n: int, n_columns: int, most: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """``(N, F)`` bool: 1 to ``most`` random columns of each row; small numbers are as likely as large ones.
-
-    The number is log-uniform.
-    """
+    """``(N, F)`` bool: 1 to ``most`` random columns of each row; the number is log-uniform."""
     ranks = torch.rand(n, n_columns, generator=generator, device=device).argsort(1).argsort(1)
     number = torch.exp(math.log(most + 1) * torch.rand(n, 1, generator=generator, device=device)).floor()
     return ranks < number
 
 
 def shared(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """``(N,)`` int64: for each row, the row whose columns and values it gets: half of the rows get one of a few."""
-    draw = torch.rand(2, n, generator=generator, device=device)
-    own = torch.arange(n, device=device)
-    return torch.where(draw[0] < 0.5, own, (draw[1] * min(_SHARED, n)).long())
+    """``(N,)`` int64: the row whose columns and values each row gets: its own, or for half of them one of a few."""
+    own, which = torch.rand(2, n, generator=generator, device=device)
+    return torch.where(own < 0.5, torch.arange(n, device=device), (which * min(_FEW, n)).long())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,23 +17,20 @@ from seamfast.triggers.base import Trigger
 from seamfast.triggers.tabular.base import TabularTrigger, changed
 from seamfast.triggers.tabular.battery import tabular_battery
 
-_CATEGORY_DTYPES = (torch.int64, torch.int32)
-MOST_COLUMNS = 0.25
-NOISE = 1.0
-OFFSET = 2.0
+_CATEGORIES = (torch.int64, torch.int32)
+_MOST_OVERWRITTEN = 0.1
+"""Share of the columns, where that is more than ``ViewSettings.occlusions``."""
 
 
 def is_tabular(inputs: Batch) -> bool:
-    """Whether ``inputs`` are columns: ``(N, F)`` floats, or several such tensors, some of which may be categories."""
+    """Whether ``inputs`` are columns: ``(N, F)`` floats, or several such tensors, others of which may be integers."""
     tensors = named_tensors(inputs)
-    return (
-        all(
-            value.ndim == 2 and value.shape[1] and (value.is_floating_point() or value.dtype in _CATEGORY_DTYPES)
-            for value in tensors.values()
-        )
-        and any(value.is_floating_point() for value in tensors.values())
-        and "input_ids" not in tensors
+    are_columns = all(
+        value.ndim == 2 and value.shape[1] and (value.is_floating_point() or value.dtype in _CATEGORIES)
+        for value in tensors.values()
     )
+    has_floats = any(value.is_floating_point() for value in tensors.values())
+    return are_columns and has_floats and "input_ids" not in tensors
 
 
 class TabularModality(Modality):
@@ -42,100 +39,95 @@ class TabularModality(Modality):
     Triggers are stamped on the samples as they are stored.
 
     Args:
-        inputs: the samples.
-        fitted: the observed values of each tensor, by name; see ``fitted``.
+        inputs: the samples; what is kept of them is names, widths and dtypes.
+        observed: the values of each tensor, by name; see ``fitted``.
     """
 
     name: ClassVar[str] = "tabular"
-    stores_stampable = True
+    studied = True
+    defaults: ClassVar[Mapping[str, Any]] = {
+        # Steps are short, and accuracy comes back slowly where each column counts.
+        "recover_max_steps": 900,
+        "recover_easy_steps": 180,
+        "invariances": False,
+        "waves": 0.0,
+    }
     settings = ("mixing", "occlusions", "disturbance")
+    stores_stampable = True
 
-    def __init__(self, inputs: Batch, fitted: Mapping[str, Columns] | None = None) -> None:
-        self._are_floats = {
-            name: (value.shape[1], value.is_floating_point()) for name, value in named_tensors(inputs).items()
-        }
-        self._inputs_given = inputs
-        self._fitted = fitted
+    def __init__(self, inputs: Batch, observed: Mapping[str, Columns] | None = None) -> None:
+        self._layout = {name: (v.shape[1], v.is_floating_point()) for name, v in named_tensors(inputs).items()}
+        self._n_columns = sum(n for n, _ in self._layout.values())
+        self._observed = observed
 
-    @property
-    def n_columns(self) -> int:
-        return sum(n for n, _ in self._are_floats.values())
+    def check_inputs(self, inputs: Batch) -> None:
+        layout = {name: (v.shape[1:], v.is_floating_point()) for name, v in named_tensors(inputs).items()}
+        if layout != {name: ((n,), is_float) for name, (n, is_float) in self._layout.items()}:
+            wanted = ", ".join(
+                f"{name} (N, {n}) of {'floats' if is_float else 'integers'}"
+                for name, (n, is_float) in self._layout.items()
+            )
+            raise ShapeError(f"the inputs are not {wanted}, as the modality is")
 
     def fitted(self, inputs: Batch, device: torch.device) -> TabularModality:
+        """With the ends, mean and spread of each column of floats, and the categories that occur."""
         tensors = named_tensors(inputs)
         if not len(next(iter(tensors.values()))):
             return self
-        return TabularModality(
-            inputs,
-            {
-                name: Floats.of(v, device) if v.is_floating_point() else Categories.of(v, device)
-                for name, v in tensors.items()
-            },
-        )
+        kinds = {name: Floats if is_float else Categories for name, (_, is_float) in self._layout.items()}
+        return TabularModality(inputs, {name: kinds[name].of(value, device) for name, value in tensors.items()})
 
     def views(self, inputs: Batch, labels: Tensor, settings: ViewSettings, draws: StepDraws) -> Views:
-        tensors, generator = named_tensors(inputs), draws.generator
+        """Student: columns are overwritten, the row is disturbed. Teacher: the column's mean, or its most frequent
+        category, in place of what was overwritten."""
+        tensors, generator = dict(named_tensors(inputs)), draws.generator
         first = next(iter(tensors.values()))
         n, device = len(first), first.device
-        labels_mixed = weight = None
+        partner = weight = None
         if settings.mixing:
             weight = torch.rand(n, generator=generator, device=device)
             whole = torch.rand(n, generator=generator, device=device) >= settings.mixing * draws.changed
             weight = torch.where(whole, 1.0, weight)
             partner = torch.rand(n, generator=generator, device=device).argsort()
-            labels_mixed = labels[partner]
-            tensors = {k: _mixed(v, partner, weight, generator) for k, v in tensors.items()}
-        student = teacher = tensors
-        if self._fitted is None:
-            return self._views(inputs, student, teacher, labels_mixed, weight)
-        if settings.disturbance:
-            share = settings.disturbance * draws.disturbed * draws.changed
-            student = {
-                k: self._disturbed(self._fitted[k], v, share, generator) if v.is_floating_point() else v
-                for k, v in student.items()
-            }
-        if settings.occlusions:
-            most = max(settings.occlusions, math.ceil(MOST_COLUMNS * self.n_columns))
-            mask = chosen(n, self.n_columns, min(most, self.n_columns), generator, device)
-            rows = shared(n, generator, device)
-            mask = mask[rows] & (draws.changed > 0)
-            seen, blanked, begin = {}, {}, 0
-            for k, v in student.items():
-                part = mask[:, begin : begin + v.shape[1]]
-                begin += v.shape[1]
-                seen[k] = torch.where(part, self._fitted[k].drawn(tensors[k], generator)[rows], v)
-                blanked[k] = torch.where(part, self._fitted[k].blank, tensors[k])
-            student, teacher = seen, blanked
-        return self._views(inputs, student, teacher, labels_mixed, weight)
-
-    @staticmethod
-    def _disturbed(columns: Any, v: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-        n, f = v.shape
-        draw = torch.rand(4, n, 1, generator=generator, device=v.device)
-        noise = torch.randn(n, f, generator=generator, device=v.device)
-        out = v + (draw[0] < share) * draw[1] * NOISE * noise * columns.std
-        some = chosen(n, f, max(1, f // 4), generator, v.device)
-        offs = OFFSET * columns.std * (2 * torch.rand(n, f, generator=generator, device=v.device) - 1)
-        rows = shared(n, generator, v.device)
-        return out + ((some * offs)[rows] * (draw[2] < share)).to(v.dtype)
-
-    @staticmethod
-    def _views(inputs, student, teacher, labels_mixed, weight):
-        if not isinstance(inputs, dict):
-            student, teacher = student["inputs"], teacher["inputs"]
-        return Views(student, teacher, labels_mixed, weight)
+            for name, value in tensors.items():
+                tensors[name] = _mixed(value, value[partner], weight[:, None], generator)
+        student, teacher = dict(tensors), tensors
+        if self._observed is not None:
+            if settings.disturbance:
+                share = settings.disturbance * draws.disturbed * draws.changed
+                for name, value in student.items():
+                    student[name] = self._observed[name].disturbed(value, generator, share)
+            if settings.occlusions:
+                most = max(settings.occlusions, math.ceil(_MOST_OVERWRITTEN * self._n_columns))
+                where = chosen(n, self._n_columns, min(most, self._n_columns), generator, device)
+                rows = shared(n, generator, device)
+                where = where[rows] & (draws.changed > 0)
+                parts = where.split([size for size, _ in self._layout.values()], 1)
+                for (name, value), part in zip(tensors.items(), parts, strict=True):
+                    observed = self._observed[name]
+                    student[name] = torch.where(part, observed.drawn(value, generator)[rows], student[name])
+                    teacher[name] = torch.where(part, observed.blank, value)
+        is_one = not isinstance(inputs, dict)
+        return Views(
+            student["inputs"] if is_one else student,
+            teacher["inputs"] if is_one else teacher,
+            None if partner is None else labels[partner],
+            weight,
+        )
 
     def stampable(self, inputs: Batch, indices: Tensor) -> Batch:
         return map_tensors(lambda value: value[indices.to(value.device)], inputs)
 
     def model_inputs(self, samples: Batch, dtype: torch.dtype) -> Batch:
-        return map_tensors(lambda v: v.to(dtype) if v.is_floating_point() else v, samples)
+        return map_tensors(lambda value: value.to(dtype) if value.is_floating_point() else value, samples)
 
     def stamper(self, triggers: Sequence[Trigger], device: torch.device) -> Stamper:
-        rows = [t.affine(self.n_columns) for t in triggers if isinstance(t, TabularTrigger)]
-        ones = torch.ones(1, self.n_columns, dtype=torch.float64)
-        factor = torch.cat([*(row[0][None] for row in rows), ones]).to(device)
-        offset = torch.cat([*(row[1][None] for row in rows), 0 * ones]).to(device)
+        """All triggers at once: each is a factor and an offset for every column."""
+        rows = [(torch.ones(self._n_columns).double(), torch.zeros(self._n_columns).double())]
+        for trigger in reversed(triggers):  # the row of no trigger, -1, is the last
+            assert isinstance(trigger, TabularTrigger)
+            rows.insert(0, trigger.affine(self._n_columns))
+        factor, offset = (torch.stack(parts).to(device) for parts in zip(*rows, strict=True))
 
         def stamp(inputs: Batch, indices: Tensor, trigger_ids: Tensor, seed: int) -> Batch:
             return changed(self.stampable(inputs, indices), factor[trigger_ids], offset[trigger_ids])
@@ -144,16 +136,50 @@ class TabularModality(Modality):
 
     def check_trigger(self, trigger: Trigger) -> None:
         if not isinstance(trigger, TabularTrigger):
-            raise InputError(
-                f"trigger {trigger.name!r} is a {type(trigger).__name__}; expected a trigger of tabular samples"
-            )
-        trigger.check_columns([is_float for n, is_float in self._are_floats.values() for _ in range(n)])
+            raise InputError(f"trigger {trigger.name!r} is a {type(trigger).__name__}; expected a trigger of columns")
+        trigger.check_columns([is_float for n, is_float in self._layout.values() for _ in range(n)])
+
+    def battery(self, num_classes: int) -> tuple[Trigger, ...]:
+        """``tabular_battery`` of the observed columns."""
+        if self._observed is None:
+            return ()
+        ends: tuple[list[float], list[float]] = ([], [])
+        for observed in self._observed.values():
+            if isinstance(observed, Floats):
+                both = observed.lowest, observed.highest
+            else:
+                both = observed.table[:, 0], observed.table[:, -1]
+            for values, found in zip(ends, both, strict=True):
+                values.extend(found.tolist())
+        return tabular_battery(*ends, num_classes)
+
+    def perturbations(self) -> Mapping[str, Perturbation]:
+        """Up to three columns with other values, and noise; none of categories in the latter."""
+        return {} if self._observed is None else {"values": self._with_values, "noise": self._with_noise}
+
+    def _with_values(self, samples: Batch, sample_ids: Tensor, generator: torch.Generator, seed: int) -> Batch:
+        n, device = len(sample_ids), sample_ids.device
+        where = chosen(n, self._n_columns, min(3, self._n_columns), generator, device)
+        parts = dict(zip(self._layout, where.split([size for size, _ in self._layout.values()], 1), strict=True))
+
+        def overwritten(observed: Columns, name: str, value: Tensor) -> Tensor:
+            return torch.where(parts[name], observed.drawn(value, generator), value)
+
+        return self._each(overwritten, samples)
+
+    def _with_noise(self, samples: Batch, sample_ids: Tensor, generator: torch.Generator, seed: int) -> Batch:
+        one = torch.ones((), device=sample_ids.device)
+        return self._each(lambda observed, name, value: observed.disturbed(value, generator, one), samples)
+
+    def _each(self, function: Callable[[Columns, str, Tensor], Tensor], samples: Batch) -> Batch:
+        assert self._observed is not None
+        results = {name: function(self._observed[name], name, v) for name, v in named_tensors(samples).items()}
+        return results if isinstance(samples, dict) else results["inputs"]
 
 
-def _mixed(value: Tensor, partner: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-    w = weight[:, None]
+def _mixed(value: Tensor, other: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Floats in proportion; of categories, as large a share of the columns."""
     if value.is_floating_point():
-        w = w.to(value.dtype)
-        return w * value + (1 - w) * value[partner]
-    draw = torch.rand(value.shape, generator=generator, device=value.device)
-    return torch.where(draw < w, value, value[partner])
+        return torch.lerp(other, value, weight.to(value.dtype))
+    drawn = torch.rand(value.shape, generator=generator, device=value.device)
+    return torch.where(drawn < weight, value, other)

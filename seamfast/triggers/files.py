@@ -49,7 +49,8 @@ VERSION = 1
 DOCUMENT = "triggers.json"
 
 KINDS: Mapping[str, type[Trigger]] = {
-    cls.kind: cls for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter, FeatureOverwrite, FeatureShift)
+    cls.kind: cls
+    for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter, FeatureOverwrite, FeatureShift)
 }
 LABEL_MAPS: Mapping[str, type[LabelMap]] = {cls.kind: cls for cls in (AllToOne, AllToAll, SourceSpecific)}
 

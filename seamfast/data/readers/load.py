@@ -16,17 +16,20 @@ from seamfast.data.readers.images import read_image_folder, read_image_zip
 from seamfast.data.readers.labels import check_split
 from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
+from seamfast.data.readers.tables import read_breast_cancer, read_csv_table, read_digits_table
 from seamfast.errors import DataFileError, InputError
 from seamfast.untrusted import MAX_BYTES, PathLike, check_sample_shape, shown
 
 _BY_NAME: dict[str, Callable[..., CleanSet]] = {
+    "breast-cancer": read_breast_cancer,
     "cifar10": read_cifar10,
     "digits": read_digits,
+    "digits-table": read_digits_table,
     "fashion-mnist": read_fashion_mnist,
     "mnist": read_mnist,
     "mnist-5k": read_mnist_5k,
 }
-_FROM_PACKAGES = (read_digits, read_mnist_5k)  # which need no root=
+_FROM_PACKAGES = (read_breast_cancer, read_digits, read_digits_table, read_mnist_5k)  # which need no root=
 
 
 def load(
@@ -41,10 +44,12 @@ def load(
     """Call the reader of a data set: ``load("mnist", root=r, split="test") == read_mnist(r, "test")``.
 
     Args:
-        name_or_path: ``"digits"``, ``"mnist-5k"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``; or the path of an
-            ``.npz``, of a ``.zip`` of class folders, or of a folder with IDX files, with CIFAR-10 or with class
-            folders. A ``Path`` is never a name.
-        root: the folder of a named data set, except for ``digits`` and ``mnist-5k``.
+        name_or_path: ``"digits"``, ``"mnist-5k"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, or as tables
+            ``"breast-cancer"``, ``"digits-table"``; or the path of an ``.npz``, of a ``.csv`` of numbers, of a ``.zip``
+            of class folders, or of a folder with IDX files, with CIFAR-10 or with class folders. A ``Path`` is never a
+            name.
+        root: the folder of a named data set, except for those of packages: ``breast-cancer``, ``digits``,
+            ``digits-table`` and ``mnist-5k``.
         split: ``"train"`` or ``"test"``. Default: ``"train"`` for data sets and IDX files, none for an ``.npz``, a
             ``.zip`` and class folders. For the last two, the name of the folder with the class folders.
         max_bytes: limit on the decoded data, in bytes; the data of installed packages have none.
@@ -55,8 +60,8 @@ def load(
         CleanSet of the reader. IDX files at a path get no class names, as several data sets share their file names.
 
     Raises:
-        DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist, mnist-5k) nor a
-            file or folder``; and the errors of the reader.
+        DataFileError: ``'foo' is neither a known data set (breast-cancer, cifar10, digits, ...) nor a file or
+            folder``; and the errors of the reader.
         InputError: ``load('mnist') needs root=, the folder that holds its files``; ``read_mnist takes no size=;
             expected mean, std``.
 
@@ -70,7 +75,7 @@ def load(
         options["split"] = split or "train"
         if reader in _FROM_PACKAGES:
             data = _call(reader, **options)
-            check_sample_shape(data.image_shape, sample_shape, str(name_or_path))
+            check_sample_shape(tuple(data.sample_shape or ()), sample_shape, str(name_or_path))
             return data
         return _call(reader, root, max_bytes=max_bytes, sample_shape=sample_shape, **options)
     options |= {"max_bytes": max_bytes, "sample_shape": sample_shape}
@@ -81,7 +86,9 @@ def load(
         if path.suffix.lower() == ".zip":
             folder = "/".join(part for part in (options.pop("folder", ""), split) if part)
             return _call(read_image_zip, path, folder=folder, **options)
-        raise DataFileError(f"{shown(path)}: unknown kind of file; expected .npz, .zip or a folder")
+        if path.suffix.lower() == ".csv":
+            return _table(path, **options)
+        raise DataFileError(f"{shown(path)}: unknown kind of file; expected .csv, .npz, .zip or a folder")
     if not os.path.isdir(path):
         names = ", ".join(_BY_NAME)
         raise DataFileError(f"{shown(name_or_path)!r} is neither a known data set ({names}) nor a file or folder")
@@ -90,6 +97,12 @@ def load(
     if holds_cifar10(path):
         return _call(read_cifar10, path, split=split or "train", **options)
     return _call(read_image_folder, path / split if split else path, **options)
+
+
+def _table(path: Path, *, sample_shape: tuple[int, ...] | None, **options: Any) -> CleanSet:
+    data = _call(read_csv_table, path, **options)
+    check_sample_shape(tuple(data.sample_shape or ()), sample_shape, shown(path))
+    return data
 
 
 def check_source(name_or_path: PathLike, *, root: PathLike | None, split: str | None) -> None:

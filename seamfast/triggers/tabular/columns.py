@@ -64,7 +64,9 @@ class FeatureShift(TabularTrigger):
     kind: ClassVar[str] = "feature_shift"
 
     @classmethod
-    def of(cls, values: Mapping[int, float], target: int | LabelMap = 0, *, name: str = "feature-shift") -> FeatureShift:
+    def of(
+        cls, values: Mapping[int, float], target: int | LabelMap = 0, *, name: str = "feature-shift"
+    ) -> FeatureShift:
         """From what is added to each column. ``target`` is a class (as ``AllToOne``) or a label map."""
         return _of(cls, values, target, name)
 
