@@ -16,7 +16,11 @@ where it was. ``--report`` measures nothing: it prints the tables of ``docs/tabu
 
 from __future__ import annotations
 
+import argparse
 import functools
+import json
+import math
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
-from benches.rows import Row, commit  # noqa: E402
+from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import TrainConfig, poison, tabular_attack, train  # noqa: E402
 from seamfast.modalities import TabularModality  # noqa: E402

@@ -146,7 +146,7 @@ TABULAR_ATTACKS: dict[str, TabularAttack] = {
         _overwrite("feature_overwrite", torch.max, torch.min),
     ),
     "feature_typical": TabularAttack(
-        "two columns are set to values that nine tenths and one tenth of the rows are below, which are rare together only",
+        "two columns are set to values that nine tenths and one tenth of the rows are below: rare together only",
         _TABDOOR + " (in bounds)",
         "columns are drawn, not chosen by importance; quantiles instead of the most frequent value",
         _overwrite("feature_typical", _rank(0.9), _rank(0.1)),
