@@ -18,7 +18,7 @@ from seamfast.triggers.tabular.base import TabularTrigger, changed
 from seamfast.triggers.tabular.battery import tabular_battery
 
 _CATEGORIES = (torch.int64, torch.int32)
-_MOST_OVERWRITTEN = 0.1
+_MOST_OVERWRITTEN = 0.05
 """Share of the columns, where that is more than ``ViewSettings.occlusions``."""
 
 
