@@ -282,7 +282,7 @@ def report(rows: list[Row]) -> str:
     """Markdown: by data set and method over the attacks that worked, then each attack under ``seam``."""
     counted = [row for row in rows if row["attack"] in REPORTED and row["asr_before"] >= _WORKED]
     lines = [
-        "| data | method | runs | ASR before | ASR after (worst) | of a clean model | RA after | ACC lost | clean lost |",
+        "| data | method | runs | ASR before | ASR after (worst) | clean model | RA after | ACC lost | clean lost |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in DATA:
@@ -293,7 +293,7 @@ def report(rows: list[Row]) -> str:
                 lines.append(f"| {name} | {method} | {len(some)} | {_cells(some)} | {_lost(clean)} |")
     lines += [
         "",
-        "| data | attack | runs | ASR before | ASR after (worst) | of a clean model | RA after | ACC lost |",
+        "| data | attack | runs | ASR before | ASR after (worst) | clean model | RA after | ACC lost |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in DATA:

@@ -615,7 +615,10 @@ def test_wrong_model_is_refused(what: str, message: str, place: Place, tmp_path:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("none.npz", r"DataFileError: 'none\.npz' is neither a known data set \(cifar10, .*\) nor a file or folder$"),
+        (
+            "none.npz",
+            r"DataFileError: 'none\.npz' is neither a known data set \(breast-cancer, .*\) nor a file or folder$",
+        ),
         ("data.bin", r"DataFileError: data\.bin: unknown kind of file"),
         ("mnist", r"InputError: load\('mnist'\) needs root=, the folder that holds its files$"),
         (

@@ -90,7 +90,7 @@ def _is_pair(data: Any) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
     inputs, labels = data
-    if isinstance(labels, (Tensor, np.ndarray)) and labels.ndim and by_position(inputs, len(labels)):
+    if isinstance(labels, (Tensor, np.ndarray)) and labels.ndim == 1 and by_position(inputs, len(labels)):
         return True
     if not isinstance(inputs, (Tensor, np.ndarray, Mapping)):
         return False

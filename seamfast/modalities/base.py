@@ -41,6 +41,11 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation()
+OF_IMAGES = {
+    "crop_pad": "expected 0, as only images can be cropped: their shape is (N, C, H, W)",
+    "flip": "expected False, as only images can be flipped: their shape is (N, C, H, W)",
+}
+"""What plain tensors and tables say of settings that only images can have."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import InputError, ShapeError
-from seamfast.modalities.base import Modality, Perturbation, Stamper, StepDraws, Views, ViewSettings
+from seamfast.modalities.base import OF_IMAGES, Modality, Perturbation, Stamper, StepDraws, Views, ViewSettings
 from seamfast.modalities.batch import Batch, map_tensors, named_tensors
 from seamfast.modalities.columns import Categories, Columns, Floats, chosen, shared
 from seamfast.triggers.base import Trigger
@@ -114,6 +114,9 @@ class TabularModality(Modality):
             None if partner is None else labels[partner],
             weight,
         )
+
+    def why_not(self, setting: str, value: Any) -> str | None:
+        return OF_IMAGES.get(setting) or super().why_not(setting, value)
 
     def stampable(self, inputs: Batch, indices: Tensor) -> Batch:
         return map_tensors(lambda value: value[indices.to(value.device)], inputs)

@@ -170,7 +170,8 @@ def test_settings_of_tabular_samples() -> None:
     modality = CleanSet(X, LABELS).modality
     reasons = {s: modality.why_not(s, 1) for s in ("mixing", "occlusions", "disturbance", "waves", "flip")}
     none = "expected none for samples of kind 'tabular'"
-    assert reasons == {"mixing": None, "occlusions": None, "disturbance": None, "waves": none, "flip": none}
+    flip = "expected False, as only images can be flipped: their shape is (N, C, H, W)"
+    assert reasons == {"mixing": None, "occlusions": None, "disturbance": None, "waves": none, "flip": flip}
 
 
 TRIGGERS = (

@@ -67,9 +67,9 @@ def read_csv_table(
             target, class or y; found age, income; name it by label=``.
 
     Example:
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/tiny.csv"
-        >>> _ = open(path, "w").write("age,income,label\\n30,1.5,0\\n41,2.5,1\\n")
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "tiny.csv")
+        >>> _ = path.write_text("age,income,label\\n30,1.5,0\\n41,2.5,1\\n")
         >>> read_csv_table(path).inputs
         tensor([[30.0000,  1.5000],
                 [41.0000,  2.5000]])
@@ -161,7 +161,7 @@ def read_breast_cancer(split: str = "train", seed: int = 0) -> CleanSet:
     """scikit-learn's breast cancer: 30 columns, standardized, two classes; split 80:20 within each class.
 
     Args:
-        split: ``"train"`` (455 rows) or ``"test"`` (114).
+        split: ``"train"`` (456 rows) or ``"test"`` (113).
         seed: at least 0; equal seeds give equal splits, on any version of NumPy.
 
     Returns:
@@ -173,7 +173,7 @@ def read_breast_cancer(split: str = "train", seed: int = 0) -> CleanSet:
     Source: W. Wolberg et al., "Breast Cancer Wisconsin (Diagnostic)", UCI Machine Learning Repository, as shipped by
         ``sklearn.datasets.load_breast_cancer``.
     """
-    return _of_sklearn("read_breast_cancer", "load_breast_cancer", split, seed, _standardized)
+    return _of_sklearn("read_breast_cancer", split, seed, _standardized)
 
 
 def read_digits_table(split: str = "train", seed: int = 0) -> CleanSet:
@@ -181,20 +181,20 @@ def read_digits_table(split: str = "train", seed: int = 0) -> CleanSet:
 
     Args, Raises, Source: as for :func:`seamfast.data.readers.read_digits`.
     """
-    return _of_sklearn("read_digits_table", "load_digits", split, seed, lambda values: values / 16)
+    return _of_sklearn("read_digits_table", split, seed, lambda values: values / 16)
 
 
 def _standardized(values: Any) -> Any:
     return (values - values.mean(0)) / values.std(0)
 
 
-def _of_sklearn(reader: str, loader: str, split: str, seed: int, scaled: Callable[[Any], Any]) -> CleanSet:
+def _of_sklearn(reader: str, split: str, seed: int, scaled: Callable[[Any], Any]) -> CleanSet:
     check_split(split)
     try:
-        from sklearn import datasets
+        from sklearn.datasets import load_breast_cancer, load_digits
     except ImportError as error:
         raise InputError(f"{reader} needs scikit-learn: pip install seamfast[demo]") from error
-    loaded = getattr(datasets, loader)()
+    loaded = {"read_breast_cancer": load_breast_cancer, "read_digits_table": load_digits}[reader]()
     labels = np.asarray(loaded.target, dtype=np.int64)
     in_test = test_share(labels, seed)
     chosen = in_test if split == "test" else ~in_test

@@ -61,17 +61,22 @@ def test_pickled_cifar_is_refused_by_path_too(tmp_path):
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     known = (
-        r"'foo' is neither a known data set \(cifar10, digits, fashion-mnist, mnist, mnist-5k\) nor a file or folder"
+        r"'foo' is neither a known data set \(breast-cancer, cifar10, digits, digits-table, fashion-mnist, mnist, "
+        r"mnist-5k\) nor a file or folder"
     )
     refused(DataFileError, known, load, "foo")
     monkeypatch.chdir(tmp_path)
     refused(DataFileError, "'mnist' is neither", load, Path("mnist"))
     refused(InputError, r"load\('mnist'\) needs root=, the folder that holds its files", load, "mnist")
-    with pytest.raises(InputError, match=r"got root='.' with a path; expected root= only with one of cifar10, digits"):
+    with pytest.raises(
+        InputError, match=r"got root='.' with a path; expected root= only with one of breast-cancer, cifar10, "
+    ):
         load(tmp_path, root=".")
     with pytest.raises(InputError, match=r"read_mnist takes no size=; expected mean, std"):
         load("mnist", root=tmp_path, size=(8, 8))
     refused(InputError, r"split is 'dev'; expected 'train' or 'test'", load, tmp_path, split="dev")
     (tmp_path / "model.pkl").touch()
-    with pytest.raises(DataFileError, match=r"model\.pkl: unknown kind of file; expected \.npz, \.zip or a folder"):
+    with pytest.raises(
+        DataFileError, match=r"model\.pkl: unknown kind of file; expected \.csv, \.npz, \.zip or a folder"
+    ):
         load(tmp_path / "model.pkl")
