@@ -18,8 +18,8 @@ from seamfast.triggers.tabular.base import TabularTrigger, changed
 from seamfast.triggers.tabular.battery import tabular_battery
 
 _CATEGORIES = (torch.int64, torch.int32)
-_MOST_OVERWRITTEN = 0.05
-"""Share of the columns, where that is more than ``ViewSettings.occlusions``."""
+_MOST_OVERWRITTEN = 0.15
+"""Share of the columns of each tensor, where that is more than ``ViewSettings.occlusions``."""
 
 
 def is_tabular(inputs: Batch) -> bool:
@@ -98,13 +98,11 @@ class TabularModality(Modality):
                 for name, value in student.items():
                     student[name] = self._observed[name].disturbed(value, generator, share)
             if settings.occlusions:
-                most = max(settings.occlusions, math.ceil(_MOST_OVERWRITTEN * self._n_columns))
-                where = chosen(n, self._n_columns, min(most, self._n_columns), generator, device)
                 rows = shared(n, generator, device)
-                where = where[rows] & (draws.changed > 0)
-                parts = where.split([size for size, _ in self._layout.values()], 1)
-                for (name, value), part in zip(tensors.items(), parts, strict=True):
-                    observed = self._observed[name]
+                for name, value in tensors.items():
+                    size, observed = value.shape[1], self._observed[name]
+                    most = min(max(settings.occlusions, math.ceil(_MOST_OVERWRITTEN * size)), size)
+                    part = chosen(n, size, most, generator, device)[rows] & (draws.changed > 0)
                     student[name] = torch.where(part, observed.drawn(value, generator)[rows], student[name])
                     teacher[name] = torch.where(part, observed.blank, value)
         is_one = not isinstance(inputs, dict)

@@ -93,9 +93,9 @@ def test_a_few_columns_are_overwritten_and_blank_for_the_teacher() -> None:
             torch.testing.assert_close(got.teacher[name][at], blank.expand_as(value)[at])
         else:
             assert torch.equal(got.teacher[name][at], blank.expand_as(value)[at])
-    n_changed, n_blanked = (torch.cat(parts, 1).sum(1) for parts in (changed, blanked))
-    assert int(n_changed.max()) == 3
-    assert float((n_blanked >= 1).float().mean()) > 0.7  # a category may be the blank, or drawn again
+    assert int(changed[0].sum(1).max()) == 3
+    assert bool((blanked[0].sum(1) >= 1).all())  # in each tensor, so that few categories are not forgotten
+    assert float((blanked[1].sum(1) >= 1).float().mean()) > 0.4  # a category may be the blank already
     assert torch.cat(changed, 1).any(0)[:5].all()  # each column at times
     assert not torch.cat(changed, 1)[:, 8].any()  # there is one category
 
@@ -131,7 +131,7 @@ def test_some_samples_share_columns_and_values() -> None:
 def test_of_many_columns_a_share_may_be_overwritten() -> None:
     wide = torch.randn(N, 200, generator=GENERATOR)
     counts = (views(wide, ViewSettings(occlusions=3)).student != wide).sum(1)
-    assert 7 < int(counts.max()) <= 10
+    assert 22 < int(counts.max()) <= 30
     assert int(counts.min()) == 1
 
 
