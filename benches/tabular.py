@@ -258,11 +258,11 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no row after so many")
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "data", help="the folder with mnist/")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--report", action="store_true", help="measure nothing; print the tables of the rows")
+    parser.add_argument("--report", action="store_true", help="measure nothing; print the tables of these seeds")
     arguments = parser.parse_args(given)
     rows = {key(row): row for row in read_rows(arguments.out)}
     if arguments.report:
-        print(report(list(rows.values())))
+        print(report([row for row in rows.values() if row["seed"] in arguments.seeds]))
         return 0
     torch.set_num_threads(1)
     begin = time.perf_counter()
