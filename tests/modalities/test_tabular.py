@@ -94,8 +94,9 @@ def test_a_few_columns_are_overwritten_and_blank_for_the_teacher() -> None:
         else:
             assert torch.equal(got.teacher[name][at], blank.expand_as(value)[at])
     assert int(changed[0].sum(1).max()) == 3
-    assert bool((blanked[0].sum(1) >= 1).all())  # in each tensor, so that few categories are not forgotten
-    assert float((blanked[1].sum(1) >= 1).float().mean()) > 0.4  # a category may be the blank already
+    # In each tensor, so that a few categories are not passed over; some have the value of the blank already.
+    assert float((blanked[0].sum(1) >= 1).float().mean()) > 0.8
+    assert float((blanked[1].sum(1) >= 1).float().mean()) > 0.4
     assert torch.cat(changed, 1).any(0)[:5].all()  # each column at times
     assert not torch.cat(changed, 1)[:, 8].any()  # there is one category
 
@@ -109,9 +110,9 @@ def test_values_are_drawn_from_the_range_and_a_little_beyond_and_from_categories
     for k in range(5):
         assert float(student[:, k].max()) > high[k]
         assert float(student[:, k].min()) < low[k]
-        at = student[:, k] != X[:, k]
-        from_others = torch.isin(student[at, k], X[:, k]).float().mean()
-        assert 0.15 < float(from_others) < 0.5
+    at = student[:, :5] != X[:, :5]
+    from_others = torch.stack([torch.isin(student[:, k], X[:, k]) for k in range(5)], 1)[at].float().mean()
+    assert 0.15 < float(from_others) < 0.5
     for k in range(3):
         assert set(got.student["categorical"][:, k].tolist()) == set(IDS[:, k].tolist())
 
