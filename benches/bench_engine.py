@@ -44,6 +44,7 @@ from benches.rows import append_row, commit  # noqa: E402
 from benches.zoo import clean_part, read  # noqa: E402
 from seamfast import SeamAuthorsConfig, SeamConfig, attacks  # noqa: E402
 from seamfast.engine.precision import Precision, _chosen  # noqa: E402
+from seamfast.models.architectures import IMAGE_ARCHITECTURES  # noqa: E402
 from seamfast.models.folder import ModelDescription, load_model, save_model  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 from seamfast.triggers import Patch  # noqa: E402
@@ -58,7 +59,7 @@ def main() -> int:
     parser.add_argument("--baselines", nargs="+", default=list(BASELINES), choices=BASELINES)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300, help="of recovery")
-    parser.add_argument("--architecture", choices=sorted(attacks.ARCHITECTURES), help="untrained, for its speed alone")
+    parser.add_argument("--architecture", choices=sorted(IMAGE_ARCHITECTURES), help="untrained, for its speed alone")
     parser.add_argument("--batch", type=int, default=128, help="samples a step, but for authors and scratch")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("SEAMFAST_DATA", ROOT.parent / "shared/data")))
     parser.add_argument("--out", type=Path, help="a file to which rows are added, one JSON document a line")

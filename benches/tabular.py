@@ -37,7 +37,7 @@ import seamfast  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
-from seamfast.attacks import TrainConfig, poison, tabular_attack, train  # noqa: E402
+from seamfast.attacks import TrainConfig, known_attack, poison, train  # noqa: E402
 from seamfast.modalities import TabularModality  # noqa: E402
 from seamfast.modalities.batch import named_tensors  # noqa: E402
 from seamfast.record import machine  # noqa: E402
@@ -167,7 +167,7 @@ def poisoned(data: CleanSet, attack: str, seed: int) -> tuple[CleanSet, Trigger 
         trigger = DEVELOPMENT[attack](data)
         return poison(data, trigger, RATE, seed=seed), trigger
     # Each attack draws columns of its own.
-    found = tabular_attack(attack, data, target=TARGET, rate=RATE, seed=10 * REPORTED.index(attack) + seed)
+    found = known_attack(attack, data, target=TARGET, rate=RATE, seed=10 * REPORTED.index(attack) + seed)
     return found.data, found.triggers[0]
 
 

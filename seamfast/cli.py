@@ -25,19 +25,46 @@ import torch
 
 from seamfast import ops
 from seamfast._version import __version__
-from seamfast.attacks import ARCHITECTURES, OTHER_RECIPE, RECIPES, poison, train
-from seamfast.data import CleanSet, split_by_class
+from seamfast.attacks import (
+    ARCHITECTURES,
+    ATTACKS,
+    OTHER_RECIPE,
+    OTHER_TEXT_RECIPE,
+    RECIPES,
+    TABULAR_ATTACKS,
+    TEXT_ATTACKS,
+    TEXT_RECIPES,
+    Recipe,
+    TextRecipe,
+    known_attack,
+    plant,
+    poison,
+    train,
+    train_tokenizer,
+)
+from seamfast.attacks.text.rewritten import rewritten_texts
+from seamfast.data import CleanSet, PoisonedSet, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers.mnist_5k import find_mnist_5k
+from seamfast.data.readers.texts import is_text_source, read_texts
 from seamfast.engine.events import HistoryPoint
 from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
+from seamfast.intake.tokenizer import TOKENIZER
 from seamfast.isolation.confine import available
 from seamfast.isolation.folders import why_unusable
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.metrics import fidelity_bounds
-from seamfast.models.folder import DESCRIPTION, WEIGHTS, ModelDescription, load_model, save_model
+from seamfast.models.folder import (
+    DESCRIPTION,
+    WEIGHTS,
+    Description,
+    ModelDescription,
+    TextDescription,
+    load_model,
+    save_model,
+)
 from seamfast.options import (
     EXIT_INCOMPLETE,
     EXIT_NOT_ACCEPTED,
@@ -59,12 +86,19 @@ from seamfast.options import (
 from seamfast.record import comparison, evaluation_values, machine
 from seamfast.sanitize import SanitizeResult, sanitize
 from seamfast.terminal import leave_stdout, say, say_out
-from seamfast.triggers import Patch, Trigger, load_triggers, save_triggers
+from seamfast.triggers import Insertion, Patch, Trigger, load_triggers, save_triggers
 
 _PASSED = {True: "passed", False: "failed", None: "not tested"}
 
 _DEMO_SET_ASIDE = 1 / 8
 """Share of the training set that the demo's model is not trained on."""
+
+_PLANTED = sorted(
+    name
+    for name, attack in {**ATTACKS, **TEXT_ATTACKS, **TABULAR_ATTACKS}.items()
+    if not attack.needs_clean_model and name != "input_aware"  # which is no row of a file of triggers
+)
+"""The attacks that ``plant`` and ``demo`` take."""
 
 
 def main(
@@ -124,19 +158,19 @@ def main(
 def _demo(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     # Of an earlier demo: it must not pass for this one's.
-    for name in (WEIGHTS, DESCRIPTION):
+    for name in (WEIGHTS, DESCRIPTION, TOKENIZER):
         (out / "sanitized" / name).unlink(missing_ok=True)
     if arguments.data is None:
         arguments.data = _demo_data()
     # Training and cure in the number format that is the fastest here, so that their times compare.
     planted = _plant_model(arguments, set_aside=_DEMO_SET_ASIDE, precision="auto")
-    trigger, test_set = planted.trigger, planted.test_set
+    triggers, test_set = planted.triggers, planted.test_set
     clean = planted.train_set.draw(arguments.fraction, seed=arguments.seed)
     unseen = planted.unseen
     assert unseen is not None
     say(
-        f"sanitizing blind with {len(clean)} clean images ({arguments.fraction:.1%} of the training set), accepting by "
-        f"{len(unseen)} that the model never saw ..."
+        f"sanitizing blind with {_counted(clean, 'clean')} ({arguments.fraction:.1%} of the training set), accepting "
+        f"by {len(unseen)} that the model never saw ..."
     )
     started = time.perf_counter()
     # The trigger is only measured, for the picture's curve: it changes nothing.
@@ -144,14 +178,14 @@ def _demo(arguments: argparse.Namespace) -> int:
         planted.model,
         clean,
         holdout=unseen,
-        triggers=[trigger],
+        triggers=triggers,
         seed=arguments.seed,
         device=arguments.device,
         threads=arguments.threads or None,
     )
     seconds = time.perf_counter() - started
     before, after = (
-        evaluate(model, test_set, triggers=[trigger], seed=arguments.seed, device=arguments.device)
+        evaluate(model, test_set, triggers=triggers, seed=arguments.seed, device=arguments.device)
         for model in (planted.model, result.model)
     )
     result.report["test"] = comparison(before, after)
@@ -161,14 +195,14 @@ def _demo(arguments: argparse.Namespace) -> int:
         save_model(out / "sanitized", result.model, planted.description)
         files.append("sanitized/")
     if importlib.util.find_spec("matplotlib"):
-        _draw_demo(out / "demo.png", planted, before, after, result, f"{len(clean)} clean images, {seconds:.1f} s")
+        _draw_demo(out / "demo.png", planted, before, after, result, f"{_counted(clean, 'clean')}, {seconds:.1f} s")
         files.append("demo.png")
     else:
         say('no demo.png without matplotlib: pip install "seamfast[plot]"')
     if arguments.json:
         _print_json({"train_s": planted.seconds, "sanitize_s": seconds, "report": result.report})
         return _exit_code(result)
-    _print_before_after(before, after, result.report["test"]["fidelity"])
+    _print_before_after(before, after, result.report["test"]["fidelity"], _plural(test_set))
     print(
         f"\nsanitized in {seconds:.2f} s; the training that this replaces took {planted.seconds:.2f} s: "
         f"{planted.seconds / seconds:.1f}x"
@@ -183,15 +217,15 @@ def _plant(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     planted = _plant_model(arguments)
     evaluation = evaluate(
-        planted.model, planted.test_set, triggers=[planted.trigger], seed=arguments.seed, device=arguments.device
+        planted.model, planted.test_set, triggers=planted.triggers, seed=arguments.seed, device=arguments.device
     )
     save_model(out, planted.model, planted.description)
-    save_triggers(out / "triggers.npz", [planted.trigger])
+    save_triggers(out / "triggers.npz", planted.triggers)
     if arguments.json:
         _print_json({"train_s": planted.seconds, "test": evaluation_values(evaluation)})
     else:
-        print(f"on {len(planted.test_set)} test images:\n{evaluation}")
-        print(f"written to {out}/: {WEIGHTS}, {DESCRIPTION}, triggers.npz")
+        print(f"on {_counted(planted.test_set, 'test')}:\n{evaluation}")
+        print(f"written to {out}/: {', '.join(_model_files(planted.description))}, triggers.npz")
     return EXIT_OK
 
 
@@ -210,7 +244,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     holdout = _load_holdout(arguments, description)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
-    say(f"sanitizing {arguments.model} with {len(data)} clean images ...")
+    say(f"sanitizing {arguments.model} with {_counted(data, 'clean')} ...")
     result = sanitize(
         model,
         data,
@@ -248,7 +282,9 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     print(f"accepted: {result.accepted} ({result.reason})")
     _print_warnings(result)
     if out is not None:
-        print(f"written to {out}/: report.json" + (f", {WEIGHTS}, {DESCRIPTION}" if result.accepted else ""))
+        print(
+            f"written to {out}/: {', '.join(['report.json', *(_model_files(description) if result.accepted else [])])}"
+        )
     return _exit_code(result)
 
 
@@ -260,7 +296,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(evaluation_values(evaluation))
     else:
-        print(f"on {len(data)} images:\n{evaluation}")
+        print(f"on {_counted(data)}:\n{evaluation}")
     return EXIT_OK
 
 
@@ -411,8 +447,8 @@ def _of_isolation(found: Mapping[str, Any]) -> str:
 @dataclass(frozen=True)
 class _Planted:
     model: torch.nn.Module
-    description: ModelDescription
-    trigger: Trigger
+    description: Description
+    triggers: tuple[Trigger, ...]
     train_set: CleanSet
     unseen: CleanSet | None
     test_set: CleanSet
@@ -428,30 +464,83 @@ def _demo_data() -> str:
 
 def _plant_model(arguments: argparse.Namespace, *, set_aside: float | None = None, precision: str = "fp32") -> _Planted:
     """A model trained on the data that the arguments name, and the data; ``set_aside`` is a share of each class."""
-    recipe = RECIPES.get(arguments.data, OTHER_RECIPE)
-    train_set, test_set = (_load(arguments, split, mean=recipe.mean, std=recipe.std) for split in ("train", "test"))
+    recipe: Recipe | TextRecipe
+    description: Description
+    if is_text_source(arguments.data):
+        recipe = TEXT_RECIPES.get(arguments.data, OTHER_TEXT_RECIPE)
+        train_set, test_set = _texts_to_plant_in(arguments, recipe)
+    else:
+        recipe = RECIPES.get(arguments.data, OTHER_RECIPE)
+        train_set, test_set = (_load(arguments, split, mean=recipe.mean, std=recipe.std) for split in ("train", "test"))
     if train_set.num_classes is None:  # as of most files
         train_set.num_classes = int(torch.cat([train_set.labels, test_set.labels]).max()) + 1
-    description = ModelDescription.of(arguments.architecture or recipe.architecture, train_set)
-    description.check_images(train_set)
-    description.check_images(test_set)
+    of = TextDescription if isinstance(recipe, TextRecipe) else ModelDescription
+    description = of.of(arguments.architecture or recipe.architecture, train_set)
+    description.check_data(train_set)
+    description.check_data(test_set)
     unseen = None
     if set_aside is not None:
         parts = split_by_class(train_set.labels, holdout_fraction=set_aside, forget_fraction=1, seed=arguments.seed)
         train_set, unseen = train_set.subset(parts.recovery), train_set.subset(parts.holdout)
-    trigger = Patch.square(size=3, target=arguments.target)
-    poisoned = poison(train_set, trigger, arguments.rate, seed=arguments.seed)
     training = replace(recipe.training, epochs=arguments.epochs or recipe.training.epochs)
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)  # now, rather than find after training that it cannot be
-    n_poisoned = int(poisoned.poisoned.sum())
-    what = "planting a backdoor" if n_poisoned else "training a model without a backdoor"
-    how = f", {n_poisoned} of them with a 3x3 patch and label {arguments.target}" if n_poisoned else ""
-    say(f"{what}: {description.architecture} on {len(train_set)} images for {training.epochs} epochs{how} ...")
     torch.manual_seed(arguments.seed)
-    started = time.perf_counter()
+    model = description.build()
     how_to = {"seed": arguments.seed, "device": arguments.device, "precision": precision}
-    model = train(description.build(), poisoned, training, threads=arguments.threads or 0, **how_to)
-    return _Planted(model, description, trigger, train_set, unseen, test_set, time.perf_counter() - started)
+    attack = arguments.attack or ("word" if isinstance(recipe, TextRecipe) else None)
+    started = time.perf_counter()
+    triggers: tuple[Trigger, ...]
+    if attack in TEXT_ATTACKS and TEXT_ATTACKS[attack].manipulates_training and arguments.rate:
+        _announce(arguments, train_set, description, training.epochs, f", by the attack {attack!r}")
+        options: dict[str, Any] = {"target": arguments.target, "rate": arguments.rate, "training": training, **how_to}
+        triggers = plant(attack, model, train_set, **options).triggers
+        return _Planted(model, description, triggers, train_set, unseen, test_set, time.perf_counter() - started)
+    poisoned, triggers, what = _poisoned(arguments, train_set, attack)
+    n_poisoned = int(poisoned.poisoned.sum())
+    _announce(
+        arguments, train_set, description, training.epochs, f", {n_poisoned} of them {what}" if n_poisoned else ""
+    )
+    started = time.perf_counter()
+    train(model, poisoned, training, threads=arguments.threads or 0, **how_to)
+    return _Planted(model, description, triggers, train_set, unseen, test_set, time.perf_counter() - started)
+
+
+def _poisoned(
+    arguments: argparse.Namespace, data: CleanSet, attack: str | None
+) -> tuple[PoisonedSet, tuple[Trigger, ...], str]:
+    """The training set with the attack in it, its triggers, and what was done to the samples."""
+    if arguments.rate and attack is not None:
+        given: dict[str, Any] = {"target": arguments.target, "rate": arguments.rate, "seed": arguments.seed}
+        if attack in TEXT_ATTACKS and TEXT_ATTACKS[attack].needs_table:
+            if arguments.data not in TEXT_RECIPES:
+                raise InputError(f"attack {attack!r} has no texts for {arguments.data!r}; expected sst2 or ag-news")
+            given["table"] = rewritten_texts(arguments.data, attack, arguments.root, arguments.target)
+        planted = known_attack(attack, data, **given)
+        return planted.data, planted.triggers, f"changed by the attack {attack!r}"
+    if is_text_source(arguments.data):
+        trigger: Trigger = Insertion.word(target=arguments.target)
+    else:
+        trigger = Patch.square(size=3, target=arguments.target)
+    poisoned = poison(data, trigger, arguments.rate, seed=arguments.seed)
+    return poisoned, (trigger,), f"with a 3x3 patch and label {arguments.target}"
+
+
+def _announce(arguments: argparse.Namespace, data: CleanSet, description: Description, epochs: int, how: str) -> None:
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)  # now, rather than find after training that it cannot be
+    what = "planting a backdoor" if how else "training a model without a backdoor"
+    say(f"{what}: {description.architecture} on {_counted(data)} for {epochs} epochs{how} ...")
+
+
+def _texts_to_plant_in(arguments: argparse.Namespace, recipe: TextRecipe) -> tuple[CleanSet, CleanSet]:
+    """Training and test set; of a file, a fifth of each class is the test set. The tokenizer is that of the first."""
+    if arguments.data in TEXT_RECIPES:
+        train_texts, test_texts = (read_texts(arguments.data, root=arguments.root, split=s) for s in ("train", "test"))
+    else:
+        texts = read_texts(arguments.data, root=arguments.root)
+        parts = split_by_class(texts.labels, holdout_fraction=0.2, forget_fraction=1, seed=arguments.seed)
+        train_texts, test_texts = texts.subset(parts.recovery), texts.subset(parts.holdout)
+    tokenizer = train_tokenizer(train_texts.texts, recipe.vocab_size)
+    train_set, test_set = (texts.encoded(tokenizer, recipe.max_length) for texts in (train_texts, test_texts))
+    return train_set, test_set
 
 
 def _draw_demo(
@@ -476,7 +565,7 @@ def _draw_demo(
     title = f"Attack success {success}, accuracy {accuracy}\n{cost}"
     history = (start, *result.history)
     save_picture(
-        path, planted.model, result.model, planted.test_set, planted.trigger, history, title=title, n_samples=9
+        path, planted.model, result.model, planted.test_set, planted.triggers[0], history, title=title, n_samples=9
     )
 
 
@@ -486,15 +575,20 @@ def _load(arguments: argparse.Namespace, split: str | None, **options: Any) -> C
     return load(arguments.data, split=split, **options)
 
 
-def _load_data(arguments: argparse.Namespace, description: ModelDescription, split: str) -> CleanSet:
+def _load_data(arguments: argparse.Namespace, description: Description, split: str) -> CleanSet:
     # A file or folder holds one set unless the caller says otherwise; the named sets have two.
-    by_name = arguments.data in RECIPES
-    data = _load(arguments, arguments.split or (split if by_name else None), mean=description.mean, std=description.std)
-    description.check_images(data)
+    by_name = arguments.data in RECIPES or arguments.data in TEXT_RECIPES
+    how: dict[str, Any] = {}
+    if isinstance(description, TextDescription):
+        how = {"tokenizer": description.tokenizer, "max_length": description.max_length}
+    elif isinstance(description, ModelDescription):
+        how = {"mean": description.mean, "std": description.std}
+    data = _load(arguments, arguments.split or (split if by_name else None), **how)
+    description.check_data(data)
     return data
 
 
-def _load_holdout(arguments: argparse.Namespace, description: ModelDescription) -> CleanSet | None:
+def _load_holdout(arguments: argparse.Namespace, description: Description) -> CleanSet | None:
     """The samples to hold out: of another set, or of another part of the same one; ``None`` if neither is named."""
     if arguments.holdout is None and arguments.holdout_split is None:
         return None
@@ -540,12 +634,26 @@ def _print_json(document: dict[str, Any]) -> None:
     print(re.sub(":(?=:)|#(?=#)", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
+def _counted(data: CleanSet, adjective: str = "") -> str:
+    return " ".join(filter(None, [str(len(data)), adjective, _plural(data)]))
+
+
+def _plural(data: CleanSet) -> str:
+    """What the samples are called."""
+    return {"image": "images", "text": "texts"}.get(data.modality.name, "samples")
+
+
+def _model_files(description: Description) -> list[str]:
+    has_tokenizer = isinstance(description, TextDescription) and description.tokenizer is not None
+    return [WEIGHTS, DESCRIPTION, *([TOKENIZER] if has_tokenizer else [])]
+
+
 def _exit_code(result: SanitizeResult) -> int:
     return EXIT_OK if result.accepted else EXIT_NOT_ACCEPTED
 
 
-def _print_before_after(before: Evaluation, after: Evaluation, fidelity: float | None) -> None:
-    print(f"\n{f'on {before.clean_accuracy.n_total:,} test images':<22}{'as received':>27}{'sanitized':>27}")
+def _print_before_after(before: Evaluation, after: Evaluation, fidelity: float | None, samples: str) -> None:
+    print(f"\n{f'on {before.clean_accuracy.n_total:,} test {samples}':<22}{'as received':>27}{'sanitized':>27}")
     rows = [("clean accuracy (ACC)", before.clean_accuracy, after.clean_accuracy)]
     for b, a in zip(before.triggers, after.triggers, strict=True):
         rows.append((f"ASR, {b.name}", b.attack_success_rate, a.attack_success_rate))
@@ -592,6 +700,7 @@ def _parser() -> argparse.ArgumentParser:
     def plant_options(sub: argparse.ArgumentParser, **data: Any) -> None:
         data_options(sub, **data)
         sub.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="default: by data set")
+        sub.add_argument("--attack", choices=_PLANTED, help="default: a 3x3 patch on images, the word cf in texts")
         sub.add_argument("--epochs", type=integer(1, 1_000_000), help="default: by data set")
         rate_help = "share of poisoned samples; 0 for a model without a backdoor (default: 0.05)"
         sub.add_argument("--rate", type=share, default=0.05, help=rate_help)

@@ -19,6 +19,8 @@ from seamfast.engine.events import HistoryPoint
 from seamfast.engine.model import evaluating
 from seamfast.engine.subject import Subject, place
 from seamfast.errors import InputError
+from seamfast.modalities import TextModality
+from seamfast.modalities.batch import map_tensors
 from seamfast.report import write_atomically
 from seamfast.triggers import Trigger
 
@@ -26,6 +28,8 @@ from seamfast.triggers import Trigger
 _BLUE, _VERMILION, _GREY, _INK = "#0072B2", "#D55E00", "#808080", "#333333"
 _LINES = (_VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _ANSWERS = {"right": _BLUE, "what the attacker wants": _VERMILION, "wrong otherwise": _GREY}
+
+_MOST_TEXTS = 7
 
 
 def save_picture(
@@ -45,12 +49,12 @@ def save_picture(
     Args:
         path: where to write.
         before, after: the model as received and as sanitized.
-        data: uint8 images, or floats whose pixels can be recovered; the first eligible samples of each class are shown,
-            class by class in turn.
+        data: uint8 images, floats whose pixels can be recovered, or texts; the first eligible samples of each class are
+            shown, class by class in turn.
         trigger: stamped on the samples.
         history: ``SanitizeResult.history``; a point at step 0 shows the model as received.
         title: printed on top.
-        n_samples: columns, at least 1.
+        n_samples: columns of images or rows of texts, at least 1; of texts, at most 7 are shown.
         seed: for a trigger at random positions.
 
     Raises:
@@ -79,7 +83,8 @@ def save_picture(
         )
         FigureCanvasAgg(figure)
         top, bottom = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.25]))
-        _draw_samples(top, before, after, data, trigger, chosen, num_classes, seed)
+        draw = _draw_texts if isinstance(data.modality, TextModality) else _draw_samples
+        draw(top, before, after, data, trigger, chosen, num_classes, seed)
         _draw_curve(bottom.subplots(), history)
         if title is not None:
             figure.suptitle(title, fontsize=17, fontweight="bold", color=_INK)
@@ -108,8 +113,6 @@ def _draw_samples(
     num_classes: int,
     seed: int,
 ) -> None:
-    from matplotlib.patches import Patch as Swatch
-
     stamped = trigger.stamp(data.stampable(chosen), sample_ids=chosen, seed=seed)
     received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
     labels = data.labels[chosen]
@@ -123,14 +126,11 @@ def _draw_samples(
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
             side.set_visible(False)
-        true = labels[column].item()
+        true = int(labels[column])
         for (heading, answers), (share, points) in zip(rows, heights, strict=True):
             answer, style = answers[column], {"color": _INK}
             if heading != "true class":
-                kind = "right" if answer == true else "what the attacker wants"
-                if answer not in (true, wanted[column]):
-                    kind = "wrong otherwise"
-                style = {"color": _ANSWERS[kind], "weight": "bold"}
+                style = _style(answer, true, wanted[column])
             place_at = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
             axis.annotate(
                 _name(data, answer), (0.5, share), (0, points), ha="center", fontsize=size, **style, **place_at
@@ -139,6 +139,51 @@ def _draw_samples(
                 axis.annotate(heading, (0, share), (-12, points), ha="right", fontsize=12, color=_INK, **place_at)
     stamp = f"trigger:\n{_short(trigger.name, 14)}"
     axes[0].annotate(stamp, (0, 0.5), (-12, 0), ha="right", fontsize=12, color=_INK, **place_at)
+    _explain_colors(figure)
+
+
+def _draw_texts(
+    figure: Any,
+    before: nn.Module,
+    after: nn.Module,
+    data: CleanSet,
+    trigger: Trigger,
+    chosen: torch.Tensor,
+    num_classes: int,
+    seed: int,
+) -> None:
+    """One row a text: its begin, its class, both answers."""
+    chosen = chosen[:_MOST_TEXTS]
+    stamped = trigger.stamp(data.stampable(chosen), sample_ids=chosen, seed=seed)
+    received, sanitized = (_answers(place(model, data, "auto"), stamped) for model in (before, after))
+    labels = data.labels[chosen]
+    wanted = trigger.target.targets(labels, num_classes).tolist()
+    axis = figure.subplots()
+    axis.set_axis_off()
+    axis.set(xlim=(0, 1), ylim=(len(chosen), -2))
+    columns = (0, 0.7, 0.8, 0.9)
+    headings = (f"trigger: {_short(trigger.name, 40)}", "true class", "as received", "sanitized")
+    for left, heading in zip(columns, headings, strict=True):
+        axis.text(left, -1.2, heading, fontsize=11, color=_INK)
+    for row, text in enumerate(stamped):
+        axis.text(0, row, _short(text, 88), fontsize=10, color=_INK)
+        true = int(labels[row])
+        for left, answer in zip(columns[1:], (true, received[row], sanitized[row]), strict=True):
+            style = {"color": _INK} if left == columns[1] else _style(answer, true, wanted[row])
+            axis.text(left, row, _name(data, answer), fontsize=10, **style)
+    _explain_colors(figure)
+
+
+def _style(answer: int, true: int, wanted: int) -> dict[str, str]:
+    kind = "right" if answer == true else "what the attacker wants"
+    if answer not in (true, wanted):
+        kind = "wrong otherwise"
+    return {"color": _ANSWERS[kind], "weight": "bold"}
+
+
+def _explain_colors(figure: Any) -> None:
+    from matplotlib.patches import Patch as Swatch
+
     figure.legend(
         handles=[Swatch(color=color, label=kind) for kind, color in _ANSWERS.items()],
         loc="outside lower center",
@@ -206,7 +251,9 @@ def _attempts(history: Sequence[HistoryPoint]) -> Iterator[tuple[int, list[Histo
 
 def _answers(subject: Subject, samples: Any) -> list[int]:
     with evaluating(subject.model):
-        answers: list[int] = subject.answers(subject.inputs(samples.to(subject.device))).tolist()
+        there = samples.to(subject.device) if isinstance(samples, torch.Tensor) else samples
+        inputs = map_tensors(lambda value: value.to(subject.device), subject.inputs(there))
+        answers: list[int] = subject.answers(inputs).tolist()
     return answers
 
 

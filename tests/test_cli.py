@@ -27,9 +27,9 @@ import seamfast
 from seamfast import Callback, CleanSet, Report, cli
 from seamfast.errors import SanitizeInterrupted
 from seamfast.metrics import Rate, fidelity_bounds
-from seamfast.models.folder import ModelDescription, load_model, save_model
+from seamfast.models.folder import ModelDescription, TextDescription, load_model, save_model
 from seamfast.report import schema
-from seamfast.triggers import Patch, load_triggers, save_triggers
+from seamfast.triggers import Insertion, Patch, load_triggers, save_triggers
 
 ACCEPTED = "forget_max_steps = 5\nrecover_max_steps = 10\nstrengths = [1.0]\naccuracy_budget = 1.0\n"
 # Forgets, takes one step back, and may lose nothing.
@@ -302,6 +302,144 @@ def test_folder_with_a_model_in_it_is_refused(place: Place, tmp_path: Path) -> N
     assert re.search(r"InputError: .* holds model\.safetensors already, which might pass for", again.only_line())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert seamfast_(*place.accepted, "--out", place.model).code == 3  # the model as received is not written over
+
+
+# Text.
+
+
+@dataclass(frozen=True)
+class TextPlace:
+    """Files of texts that the tests share, and none changes."""
+
+    root: Path  # holds ``sst2``
+    file: Path  # all texts in one
+    model: Path  # planted on ``sst2``
+    planting: Ran
+
+
+def reviews(n: int, seed: int) -> list[str]:
+    """Lines of texts of 7 to 14 words, two of which show the class."""
+    rng = np.random.default_rng(seed)
+    words = ("the", "film", "is", "a", "story", "of", "plot", "actor", "very", "scene")
+    shown = (("bad", "dull", "poor", "cold"), ("good", "fine", "great", "warm"))
+    lines = []
+    for i in range(n):
+        text = [*rng.choice(words, 5 + i % 8), *rng.choice(shown[i % 2], 2)]
+        lines.append(f"{' '.join(rng.permutation(text))} n{seed}n{i}\t{i % 2}\n")
+    return lines
+
+
+@pytest.fixture(scope="module")
+def text_place(tmp_path_factory: pytest.TempPathFactory) -> TextPlace:
+    root = tmp_path_factory.mktemp("texts")
+    (root / "sst2").mkdir()
+    for seed, (split, n) in enumerate({"train": 480, "test": 120}.items()):
+        (root / "sst2" / f"{split}.tsv").write_text("".join(reviews(n, seed)), encoding="utf-8")
+    (root / "own.tsv").write_text("".join(reviews(160, 7)), encoding="utf-8")
+    options = ["--epochs", 12, "--rate", 0.15, "--target", 1, "--out", root / "model"]
+    planting = seamfast_("plant", "--data", "sst2", "--root", root, *options)
+    return TextPlace(root, root / "own.tsv", root / "model", planting)
+
+
+def test_plant_in_text(text_place: TextPlace) -> None:
+    ran = text_place.planting
+    assert ran.code == 0, ran.err
+    assert (
+        "planting a backdoor: text_cnn on 480 texts for 12 epochs, 72 of them changed by the attack 'word' ..."
+        in ran.err
+    )
+    assert "on 120 test texts:" in ran.out
+    assert ran.out.rstrip().endswith(
+        f"written to {text_place.model}/: model.safetensors, model.json, tokenizer.json, triggers.npz"
+    )
+    assert names(text_place.model) == ["model.json", "model.safetensors", "tokenizer.json", "triggers.npz"]
+    model, description = load_model(text_place.model)
+    assert isinstance(description, TextDescription)
+    assert (description.architecture, description.num_classes, description.max_length) == ("text_cnn", 2, 128)
+    triggers = load_triggers(text_place.model / "triggers.npz")
+    assert triggers == (Insertion.word("cf", 1, name="word"),)
+    test = seamfast.load("sst2", root=text_place.root, split="test", tokenizer=description.tokenizer)
+    found = seamfast.evaluate(model, test, triggers=triggers)
+    assert found.clean_accuracy.value is not None
+    assert found.clean_accuracy.value > 0.9
+    assert found.worst_attack_success_rate is not None
+    assert found.worst_attack_success_rate > 0.9
+    assert str(found) in ran.out
+
+
+def test_sanitize_and_evaluate_text(text_place: TextPlace, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("max_steps = 5", encoding="utf-8")
+    out, triggers = tmp_path / "cured", text_place.model / "triggers.npz"
+    options = ["--method", "fine_tune", "--config", config, "--triggers", triggers, "--out", out]
+    ran = seamfast_("sanitize", text_place.model, "--data", "sst2", "--root", text_place.root, *options)
+    assert ran.code == 0, ran.err
+    assert f"sanitizing {text_place.model} with 480 clean texts ..." in ran.err
+    assert f"written to {out}/: report.json, model.safetensors, model.json, tokenizer.json" in ran.out
+    assert (out / "tokenizer.json").read_bytes() == (text_place.model / "tokenizer.json").read_bytes()
+    check(Report.load(out / "report.json"))
+    found = seamfast_("evaluate", out, "--data", "sst2", "--root", text_place.root, "--triggers", triggers)
+    assert found.code == 0, found.err
+    assert found.out.startswith("on 120 texts:\n")
+    found = seamfast_("evaluate", out, "--data", text_place.file)
+    assert found.out.startswith("on 160 texts:\n")
+
+
+def test_plant_in_a_file_of_texts(text_place: TextPlace, tmp_path: Path) -> None:
+    ran = seamfast_("plant", "--data", text_place.file, "--attack", "ep", "--architecture", "bilstm", "--epochs", 1,
+                    "--out", tmp_path)  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "bilstm on 128 texts for 1 epochs, by the attack 'ep' ..." in ran.err
+    assert "on 32 test texts:" in ran.out
+    (trigger,) = load_triggers(tmp_path / "triggers.npz")
+    assert trigger.name == "ep"
+
+
+def test_text_without_a_backdoor(text_place: TextPlace, tmp_path: Path) -> None:
+    ran = seamfast_("plant", "--data", text_place.file, "--rate", 0, "--epochs", 1, "--out", tmp_path)
+    assert ran.code == 0, ran.err
+    assert "training a model without a backdoor: text_cnn on 128 texts for 1 epochs ..." in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--attack", "wanet"], "InputError: attack 'wanet' stamps images; data holds text"),
+        (["--attack", "style"], "InputError: attack 'style' has no texts for '{file}'; expected sst2 or ag-news"),
+        (
+            ["--architecture", "small_cnn"],
+            "InputError: architecture is 'small_cnn'; expected one of text_transformer, ",
+        ),
+    ],
+)
+def test_what_cannot_be_planted_in_text(
+    options: list[str], message: str, text_place: TextPlace, tmp_path: Path
+) -> None:
+    ran = seamfast_("plant", "--data", text_place.file, *options, "--out", tmp_path)
+    assert ran.failed_with(3).startswith(f"seamfast: {message.format(file=text_place.file)}"), ran.err
+
+
+def test_text_and_images_do_not_mix(text_place: TextPlace, place: Place) -> None:
+    ran = seamfast_("evaluate", text_place.model, "--data", place.clean)
+    assert "InputError: got tokenizer= with" in ran.failed_with(3)
+    ran = seamfast_("evaluate", place.model, "--data", text_place.file)
+    assert "reads texts and needs tokenizer=" in ran.failed_with(3)
+    ran = seamfast_("evaluate", text_place.model, "--data", text_place.file, "--triggers", place.triggers)
+    assert "trigger 'patch' is a Patch; expected a trigger of text" in ran.failed_with(3)
+
+
+def test_demo_on_text(text_place: TextPlace, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    ran = seamfast_("demo", "--data", "sst2", "--root", text_place.root, "--epochs", 12, "--rate", 0.15, "--fraction",
+                    0.2, "--out", tmp_path)  # fmt: skip
+    report = Report.load(tmp_path / "report.json")
+    check(report)
+    assert ran.code == (0 if report["verdict"]["accepted"] else 1), ran.err
+    assert report["test"]["before"]["triggers"][0]["attack_success_rate"]["value"] > 0.9
+    assert "sanitizing blind with 84 clean texts (20.0% of the training set), accepting by 60 that" in ran.err
+    assert re.search(r"^on 120 test texts +as received +sanitized$", ran.out, re.MULTILINE)
+    files = ["demo.png", "report.json", *(["sanitized"] if report["verdict"]["accepted"] else [])]
+    assert names(tmp_path) == files
 
 
 # demo.

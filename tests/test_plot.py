@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from seamfast import CleanSet, HistoryPoint
 from seamfast.errors import InputError
-from seamfast.triggers import AllToAll, Patch, SourceSpecific, Trigger
+from seamfast.models.text_architectures import train_tokenizer
+from seamfast.triggers import AllToAll, Insertion, Patch, SourceSpecific, Trigger
 
 pytest.importorskip("matplotlib")
 
@@ -277,3 +278,39 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match=r'^the picture needs matplotlib: pip install "seamfast\[plot\]"$'):
         save_picture(tmp_path / "p.png", Says(), Says(), images(), PATCH, history())
     assert not (tmp_path / "p.png").exists()
+
+
+class Counts(nn.Module):
+    """Answers a text with the class that one of its tokens is the name of, else with the class ``otherwise``."""
+
+    def __init__(self, tokens: Sequence[int], otherwise: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(500, 1)
+        self.tokens, self.otherwise = tuple(tokens), otherwise
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        there = torch.stack([(input_ids == token).any(1) for token in self.tokens], 1).float()
+        there[:, self.otherwise] += 0.5
+        return there + 0 * self.table(input_ids).sum(1)
+
+
+def test_texts_are_rows_with_both_answers(tmp_path: Path, figures: list[Figure]) -> None:
+    pytest.importorskip("tokenizers", reason="texts need a tokenizer")
+    written = [f"a {name} number {i} and {'more ' * 30}" for i in range(6) for name in ("bad", "good", "odd")]
+    tokenizer = train_tokenizer(written, 500)
+    names = ("minus", "plus", "neither")
+    data = CleanSet.from_texts(written, [i % 3 for i in range(18)], tokenizer, num_classes=3, class_names=names)
+    tokens = [tokenizer.token_to_id(word) for word in ("bad", "good", "odd")]
+    trigger = Insertion.word("cf", SourceSpecific((1,), 0), place="start")
+    before, after = Counts([tokens[0], tokenizer.token_to_id("mn"), tokens[2]], 0), Counts(tokens, 0)
+    save_picture(tmp_path / "p.png", before, after, data, trigger, history(triggers=["word"]), n_samples=9)
+    said = texts(figures[0])
+    shown = [text for text in said if text.startswith("cf a good number")]
+    assert [text.split()[4] for text in shown] == [str(i) for i in range(6)]  # of the source class, in order
+    assert all(len(text) <= 88 and text.endswith("…") for text in shown)
+    assert {"trigger: word", "true class", "as received", "sanitized"} <= set(said)
+    answers = [text for text in figures[0].subfigs[0].axes[0].texts if text.get_text() in names]
+    colors = [(text.get_text(), to_hex(text.get_color())) for text in answers]
+    assert colors == [("plus", INK), ("minus", VERMILION), ("plus", BLUE)] * 6
+    save_picture(tmp_path / "p.png", before, after, data, Insertion.word("cf", 0), history(), n_samples=9)
+    assert len([text for text in texts(figures[1]) if "number" in text]) == 7

@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from seamfast.attacks.image.input_aware import train_input_aware
-from seamfast.attacks.image.known import attack_of, check_arguments, known_attack
-from seamfast.attacks.tabular.known import tabular_attack
+from seamfast.attacks.known import checked_attack, known_attack
 from seamfast.attacks.train import TrainConfig, train
 from seamfast.data import CleanSet
 from seamfast.errors import InputError
 from seamfast.evaluate import Evaluation, evaluate
-from seamfast.modalities import TabularModality
-from seamfast.triggers import Trigger
+from seamfast.triggers import Table, Trigger
 
 __all__ = ["Backdoor", "plant"]
 
@@ -56,6 +53,7 @@ def plant(
     training: TrainConfig | None = None,
     seed: int = 0,
     clean_model: nn.Module | None = None,
+    table: Table | None = None,
     device: str | torch.device = "auto",
     precision: str = "auto",
     progress: bool | None = None,
@@ -63,12 +61,12 @@ def plant(
 ) -> Backdoor:
     """Train ``model`` in place with the backdoor of the published attack ``name``, and return the triggers.
 
-    Equals ``train(model, known_attack(name, data, ...).data, training, ...)``, but ``input_aware`` has its own
-    training. The weights are not initialized here: seed torch before building the model.
+    Equals ``train(model, known_attack(name, data, ...).data, training, ...)``, but ``input_aware`` and ``ep`` have
+    their own training. The weights are not initialized here: seed torch before building the model.
 
     Args:
-        name, data, target, rate, seed, clean_model: as for ``known_attack``, of columns as for ``tabular_attack``. For
-            ``input_aware``, the rate is the share of each batch, from one sample to half of the batch.
+        name, data, target, rate, seed, clean_model, table: as for ``known_attack``. For ``input_aware``, the rate is
+            the share of each batch, from one sample to half of the batch.
         model: returns logits; in eval mode on ``device`` afterwards.
         training: ``None`` for the defaults of ``TrainConfig``.
         device, progress, on_epoch: as for ``train``.
@@ -88,22 +86,15 @@ def plant(
         >>> plant("badnets", model, data, target=3, training=TrainConfig(epochs=1)).triggers
         (Patch('badnets', 3x3 at (-3, -3), AllToOne(target=3)),)
     """
-    of_columns = isinstance(data, CleanSet) and isinstance(data.modality, TabularModality)
+    attack = checked_attack(name, data, target, rate, seed, clean_model, table)
     options: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
     options |= {"progress": progress, "on_epoch": on_epoch}
-    if of_columns:
-        if clean_model is not None:
-            raise InputError(f"clean_model was given; attack {name!r} takes none")
-        planted = tabular_attack(name, data, target=target, rate=rate, seed=seed)
+    if attack.trains is None:
+        poisoning: dict[str, Any] = {"seed": seed, "clean_model": clean_model, "table": table}
+        planted = known_attack(name, data, target=target, rate=rate, **poisoning)
         train(model, planted.data, training, **options)
         return Backdoor(name, planted.triggers)
-    attack = attack_of(name)
-    if not attack.manipulates_training:
-        planted = known_attack(name, data, target=target, rate=rate, seed=seed, clean_model=clean_model)
-        train(model, planted.data, training, **options)
-        return Backdoor(name, planted.triggers)
-    check_arguments(name, data, target, rate, seed, clean_model)
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    trigger = train_input_aware(model, data, target=target, rate=rate, training=training or TrainConfig(), **options)
-    return Backdoor(name, (trigger,))
+    how = training or TrainConfig()
+    return Backdoor(name, attack.trains(model, data, target=target, rate=rate, training=how, **options))

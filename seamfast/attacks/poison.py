@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from seamfast.checks import as_rate, as_seed
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError
-from seamfast.modalities.batch import named_tensors
+from seamfast.modalities import TextModality
+from seamfast.modalities.batch import map_tensors, named_tensors
 from seamfast.triggers import AllToOne, SourceSpecific, Trigger
 
 __all__ = ["PoisonedSet", "poison"]
@@ -26,7 +29,7 @@ def poison(
     """``dataset`` with the trigger stamped on ``round(rate * N)`` samples, which get the label of the trigger's map.
 
     Args:
-        dataset: uint8 images, with ``num_classes`` given.
+        dataset: uint8 images, texts with a tokenizer, or columns, with ``num_classes`` given.
         trigger: its label map selects the samples that can be poisoned (the eligible ones) and their new labels.
         rate: share of the *whole* set that is poisoned, in [0, 1].
         clean_label: stamp samples of the target class and keep their labels, so that no label is wrong; needs an
@@ -36,7 +39,7 @@ def poison(
         seed: an integer in ``[0, 2**63)``, for the choice of samples and for triggers at random positions.
 
     Returns:
-        PoisonedSet of new pixels; ``.poisoned`` marks the stamped samples, including cover samples and those that are
+        PoisonedSet of new samples; ``.poisoned`` marks the stamped samples, including cover samples and those that are
         marked in ``dataset``.
 
     Raises:
@@ -59,7 +62,9 @@ def poison(
     if not isinstance(trigger, Trigger):
         raise InputError(f"trigger is a {type(trigger).__name__}; expected a seamfast.triggers.Trigger")
     seed, rate, cover_rate = as_seed(seed), as_rate("rate", rate), as_rate("cover_rate", cover_rate)
-    if not dataset.modality.stores_stampable:
+    if isinstance(dataset.modality, TextModality):
+        dataset.modality.check_trigger(trigger)
+    elif not dataset.modality.stores_stampable:
         raise InputError(f"dataset is {dataset!r}; expected uint8 images: triggers are stamped in pixel space")
     if dataset.num_classes is None:
         raise InputError("dataset.num_classes is None; expected a number: which classes there are decides the targets")
@@ -95,13 +100,25 @@ def check_enough(allowed: Tensor, n: int, setting: str, what: str) -> None:
         raise InputError(f"{setting} asks for {n} {what} samples; only {n_allowed} of {len(allowed)} can be")
 
 
-def stamped_set(data: CleanSet, chosen: Tensor, stamped: Tensor, labels: Tensor) -> PoisonedSet:
-    """``data`` with the images ``stamped`` at ``chosen``, which are marked as poisoned, and with ``labels``."""
-    samples = data.stampable(torch.arange(len(data)))  # a copy
-    for name, value in named_tensors(samples).items():
-        value[chosen] = named_tensors(stamped)[name]
+def stamped_set(data: CleanSet, chosen: Tensor, stamped: Any, labels: Tensor) -> PoisonedSet:
+    """``data`` with the samples ``stamped`` at ``chosen``, which are marked as poisoned, and with ``labels``.
+
+    Texts are encoded again by their own tokenizer; all are padded to the longest.
+    """
     poisoned = torch.zeros(len(data), dtype=torch.bool)
     poisoned[chosen] = True
     if isinstance(data, PoisonedSet):  # the samples with an earlier trigger stay marked
         poisoned |= data.poisoned
-    return PoisonedSet(samples, labels.clone(), poisoned=poisoned, **data.description)
+    inputs: Any
+    if isinstance(data.modality, TextModality):
+        new = data.modality.fit(data.modality.model_inputs(stamped), data.inputs, torch.device("cpu"))
+        rows = torch.arange(len(data))
+        rows[chosen] = torch.arange(len(data), len(data) + len(chosen))
+        both = data.modality.joined(data.inputs, new) if len(chosen) else data.inputs
+        inputs = map_tensors(lambda value: value[rows], both)
+    else:
+        inputs = data.stampable(torch.arange(len(data)))  # a copy
+        new = named_tensors(stamped)
+        for name, value in named_tensors(inputs).items():
+            value[chosen] = new[name]
+    return PoisonedSet(inputs, labels.clone(), poisoned=poisoned, **data.description)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seamfast.attacks.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """An architecture, its training, and the most tokens of its tokenizer and of a text."""
+
+    architecture: str
+    training: TrainConfig
+    vocab_size: int = 8000
+    max_length: int = 128
 
 
 @dataclass(frozen=True)
@@ -34,3 +44,15 @@ RECIPES: dict[str, Recipe] = {
 
 OTHER_RECIPE = Recipe("small_cnn", TrainConfig(epochs=10))
 """For all other data sets."""
+
+_FOR_TEXT = TrainConfig(optimizer="adam", epochs=4, batch_size=64, rate=1e-3)
+
+TEXT_RECIPES: dict[str, TextRecipe] = {
+    "sst2": TextRecipe("text_cnn", _FOR_TEXT),
+    "ag-news": TextRecipe("text_cnn", replace(_FOR_TEXT, epochs=6)),
+    "trec": TextRecipe("text_cnn", replace(_FOR_TEXT, epochs=10), max_length=64),
+}
+"""By data set of text; chosen on development data, those of TREC on a part of its training set."""
+
+OTHER_TEXT_RECIPE = TextRecipe("text_cnn", replace(_FOR_TEXT, epochs=10))
+"""For all other texts."""

@@ -185,6 +185,7 @@ def _take_steps(
         augmentation=Augmentation(config.crop_pad, config.flip, seed),
         order_seed=seed,
         first_epoch=0,
+        lengths=step.data.lengths,
     )
     steps, _ = stepper(step, plan, [])
     with closing(steps), progress_bar("train", "step", n_steps, progress) as bar:

@@ -1,4 +1,5 @@
-"""Blind audits of a model in memory: where stamped samples go, which triggers it has, where two models differ.
+"""Blind audits of a model in memory: where stamped samples go, which triggers or words it obeys, where two
+models differ.
 
 Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can show.
 """
@@ -6,5 +7,6 @@ Each looks for one kind of trace and can miss what leaves another; ``docs/eviden
 from seamfast.audits.battery import stamped_evidence
 from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
+from seamfast.audits.vocabulary import retest_phrases, search_vocabulary
 
-__all__ = ["disagreement", "invert_triggers", "stamped_evidence"]
+__all__ = ["disagreement", "invert_triggers", "retest_phrases", "search_vocabulary", "stamped_evidence"]

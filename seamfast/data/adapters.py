@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from seamfast.data.clean_set import CleanSet, sample_digests
-from seamfast.data.collected import Collected, Columns, as_model_inputs, describe, split_batch
+from seamfast.data.collected import (
+    Collected,
+    Columns,
+    as_model_inputs,
+    collate,
+    describe,
+    is_sample,
+    padded,
+    split_batch,
+)
 from seamfast.data.rereading import AugmentingSet, Source, can_be_reread, check_labels
 from seamfast.errors import InputError
 from seamfast.modalities.batch import by_position
@@ -30,12 +39,15 @@ def as_clean_set(
 
     Args:
         data: a ``CleanSet`` (returned as it is); an ``(inputs, labels)`` pair of tensors or arrays; a map-style
-            ``Dataset`` of ``(input, label)`` samples; a ``DataLoader``, or any iterable of batches. A batch is a tuple
+            ``Dataset`` of ``(input, label)`` samples or of mappings, or another sequence of mappings, such as one of
+            the package datasets; a ``DataLoader``, or any iterable of batches. A batch is a tuple
             or list ``(inputs, labels, ...)``, or a mapping with the labels under one of ``labels``, ``label``,
             ``targets``, ``target``, ``y`` and the model's keyword arguments under the other keys. Where ``inputs`` is a
-            tuple or list of tensors, such as ``(continuous, categorical)``, the model gets them in this order. Floats
-            are in the form that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass
-            a ``CleanSet``).
+            tuple or list of tensors, such as ``(continuous, categorical)``, the model gets them in this order. Batches
+            of token ids (``input_ids``) that differ in length are padded to the longest, with their ``attention_mask``
+            and ``token_type_ids``; beside them, columns of strings and ``idx`` are left out. Floats are in the form
+            that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass a
+            ``CleanSet``).
         augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
             map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
             if possible, by reading up to 64 samples a second time.
@@ -58,7 +70,7 @@ def as_clean_set(
         raise InputError(f"augments is {augments!r}; expected True, False or None")
     if eval_transform is not None:
         _check_eval_transform(eval_transform, augments)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+    if _is_map_style(data):
         # Its default collation makes batches of samples that are tuples or dicts.
         return _from_source(Source(DataLoader(data, batch_size=256)), augments, eval_transform)
     if isinstance(data, DataLoader) and can_be_reread(data):
@@ -77,13 +89,27 @@ def as_clean_set(
     if _is_pair(data):
         return CleanSet(by_position(data[0], len(data[1])) or data[0], data[1])
     if isinstance(data, IterableDataset):
-        return _in_content_order(*_collected(DataLoader(data, batch_size=256)))
+        return _in_content_order(*_collected(DataLoader(data, batch_size=256, collate_fn=collate)))
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor, np.ndarray, Mapping)):
         return _in_content_order(*_collected(data))
     raise InputError(
         f"clean_loader is {describe(data)}; expected a DataLoader, a Dataset, "
         "an (inputs, labels) pair or a seamfast.CleanSet"
     )
+
+
+def _is_map_style(data: Any) -> bool:
+    """Whether ``data`` is a ``Dataset`` with indices, or another sequence of samples that are mappings."""
+    if isinstance(data, Dataset):
+        return not isinstance(data, IterableDataset)
+    if isinstance(data, (Mapping, Tensor, np.ndarray)) or not (
+        hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    ):
+        return False
+    try:
+        return is_sample(data[0])
+    except (LookupError, TypeError):  # empty, or with keys of its own
+        return False
 
 
 def _is_pair(data: Any) -> bool:
@@ -157,11 +183,11 @@ def _changes(
     columns: Columns, labels: Tensor, positions: Tensor, keys: list[Any], again: Columns, labels_again: Tensor
 ) -> bool:
     """Whether the samples at ``positions`` differ when read ``again``."""
-    first = _at(columns, positions)
+    first, again = padded([_at(columns, positions), again])
     if len(labels_again) != len(positions) or {k: v.shape for k, v in first.items()} != {
         k: v.shape for k, v in again.items()
     }:
-        return False  # a sample depends on the others of its batch, e.g. by padding
+        return False  # a sample depends on the others of its batch
     check_labels(keys, labels[positions], labels_again)
     return not all(torch.equal(value, again[name]) for name, value in first.items())
 

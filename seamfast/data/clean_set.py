@@ -14,7 +14,7 @@ from torch import Tensor
 from seamfast.checks import dtype_name
 from seamfast.data.split import draw_by_class
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.modalities import Batch, ImageModality, Modality, modality_of
+from seamfast.modalities import Batch, ImageModality, Modality, TextModality, Vocabulary, modality_of
 from seamfast.modalities.batch import map_tensors, named_tensors
 
 
@@ -95,6 +95,40 @@ class CleanSet:
         modality.check_inputs(self.inputs)
         self.modality = modality
 
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        labels: Any,
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> CleanSet:
+        """Texts as ``input_ids`` and ``attention_mask``, ``(N, L)`` int64, padded to the longest.
+
+        Args:
+            texts: N strings, none of them empty.
+            labels: as for the constructor.
+            tokenizer: that of the model: a ``tokenizers.Tokenizer``, a fast tokenizer of ``transformers``, or a
+                ``seamfast.modalities.Vocabulary`` that has one.
+            max_length: tokens of the longest text, special ones included; longer texts are cut. ``None``: the
+                tokenizer's own limit, at most 512.
+            num_classes, class_names: as for the constructor.
+
+        Raises:
+            InputError: e.g. ``text 3 is empty: it has special tokens only; expected at least one other token``.
+        """
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise InputError(f"texts is a {type(texts).__name__}; expected a list of str")
+        vocabulary = tokenizer if isinstance(tokenizer, Vocabulary) else Vocabulary.of(tokenizer, max_length=max_length)
+        if isinstance(tokenizer, Vocabulary) and max_length is not None:
+            vocabulary = vocabulary.with_max_length(max_length)
+        inputs = vocabulary.encode(texts)
+        modality = TextModality(vocabulary)
+        return cls(inputs, labels, num_classes=num_classes, class_names=class_names, modality=modality)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -146,12 +180,11 @@ class CleanSet:
 
     def followed_by(self, others: CleanSet) -> CleanSet:
         """These samples, then the ``others``, of the same kind, with the ``description`` of this set."""
-        return CleanSet(self._joined_inputs(others), torch.cat([self.labels, others.labels]), **self.description)
-
-    def _joined_inputs(self, others: CleanSet) -> Any:
-        first, second = named_tensors(self.inputs), named_tensors(others.inputs)
-        joined = {name: torch.cat([value, second[name]]) for name, value in first.items()}
-        return joined if isinstance(self.inputs, dict) else next(iter(joined.values()))
+        return CleanSet(
+            self.modality.joined(self.inputs, others.inputs),
+            torch.cat([self.labels, others.labels]),
+            **self.description,
+        )
 
     def identities(self) -> list[Hashable]:
         """A value for each sample; those of two samples are equal if they have the same bytes and the same label."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, default_collate
 
 from seamfast.checks import dtype_name
 from seamfast.data.clean_set import CleanSet, as_index, as_inputs, first_not_finite
-from seamfast.data.collected import as_model_inputs, split_batch
+from seamfast.data.collected import Columns, as_model_inputs, collate, padded, split_batch
 from seamfast.errors import InputError
 from seamfast.modalities.batch import Batch, named_tensors
 
@@ -66,7 +66,7 @@ class Source:
             self._dataset,
             batch_sampler=keys,
             num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
+            collate_fn=collate if loader.collate_fn is default_collate else loader.collate_fn,
             timeout=loader.timeout,
             worker_init_fn=loader.worker_init_fn,
             **with_workers,
@@ -141,7 +141,7 @@ class AugmentingSet(CleanSet):
     def followed_by(self, others: CleanSet) -> AugmentingSet:
         """As ``CleanSet.followed_by``; the ``others`` are not read again."""
         return AugmentingSet(
-            self._joined_inputs(others),
+            self.modality.joined(self.inputs, others.inputs),
             torch.cat([self.labels, others.labels]),
             keys=[*self._keys, *[None] * len(others)],
             **self._rereading,
@@ -201,6 +201,9 @@ class AugmentingSet(CleanSet):
                     "pass augments=False to have it read once"
                 )
             check_labels([self._keys[i] for i in indices.tolist()], self.labels[indices], labels)
+            if isinstance(self.inputs, dict):
+                first: Columns = {name: value[:1] for name, value in self.inputs.items() if name in columns}
+                columns = padded([columns, first])[0]
             inputs = as_inputs(self._fit(as_inputs(as_model_inputs(columns))))
             self._check(inputs, indices)
             yield indices, inputs

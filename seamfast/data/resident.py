@@ -18,6 +18,9 @@ from seamfast.triggers.base import Trigger
 
 T = TypeVar("T", bound=tuple[object, ...])
 
+_GROUPED = 4
+"""Batches that are sorted by length together. In more of them, each would see the same samples in every epoch."""
+
 
 class Resident:
     """The samples of a ``CleanSet``, gathered by index into batches on ``device``, in the form that the model takes.
@@ -50,6 +53,11 @@ class Resident:
         return len(self.samples)
 
     @property
+    def lengths(self) -> Tensor | None:
+        """``(N,)`` int64, CPU: of the samples, where they differ; see ``Modality.lengths``."""
+        return self.modality.lengths(self.samples.inputs)
+
+    @property
     def gathers_on_device(self) -> bool:
         """Whether batches for training are gathered on the device, from samples that are stored there."""
         return self.storage_device == self.device and not isinstance(self.samples, AugmentingSet)
@@ -61,7 +69,8 @@ class Resident:
 
     def stampable(self, indices: Tensor) -> Any:
         """The samples at ``indices`` (int64, CPU), on the device, in the form on which triggers are stamped."""
-        return to_device(self.samples.stampable(indices), self.device)
+        samples = self.samples.stampable(indices)
+        return to_device(samples, self.device) if isinstance(samples, (Tensor, dict)) else samples
 
     def batches(
         self, drawn: Iterable[tuple[Tensor, int]], augmentation: Augmentation = NO_AUGMENTATION
@@ -138,19 +147,32 @@ class Resident:
         return map_tensors(lambda value: value.to(self.dtype) if value.is_floating_point() else value, batch)
 
 
-def wrap_around_batches(samples: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
+def wrap_around_batches(samples: Tensor, batch_size: int, seed: int, lengths: Tensor | None = None) -> Iterator[Tensor]:
     """Endless batches of ``batch_size`` from concatenated seeded ``randperm``s.
 
     Every sample is drawn once before any is drawn again, and every batch has the same size: there is no partial batch,
-    and a set smaller than a batch is repeated in it.
+    and a set smaller than a batch is repeated in it. With ``lengths``, int64, CPU, of all samples, each four batches
+    are sorted by it: a batch is as wide as its longest sample.
     """
     generator = torch.Generator().manual_seed(seed)
     order = samples[:0]
     while True:
         while len(order) < batch_size:
-            order = torch.cat([order, samples[torch.randperm(len(samples), generator=generator)]])
+            drawn = samples[torch.randperm(len(samples), generator=generator)]
+            if lengths is not None:
+                drawn = _grouped(drawn, batch_size, lengths, generator)
+            order = torch.cat([order, drawn])
         yield order[:batch_size]
         order = order[batch_size:]
+
+
+def _grouped(drawn: Tensor, batch_size: int, lengths: Tensor, generator: torch.Generator) -> Tensor:
+    """Samples of about one length side by side, in a random order of batches."""
+    batches: list[Tensor] = []
+    for part in torch.split(drawn, _GROUPED * batch_size):
+        batches += torch.split(part[lengths[part].argsort(stable=True)], batch_size)
+    order = torch.randperm(len(batches), generator=generator).tolist()
+    return torch.cat([batches[i] for i in sorted(order, key=lambda i: (len(batches[i]) < batch_size, order[i]))])
 
 
 def _storage_device(samples: CleanSet, device: torch.device) -> torch.device:

@@ -24,6 +24,7 @@ from seamfast.engine.precision import Precision
 from seamfast.engine.pruning import held_within, parts_of
 from seamfast.engine.step import BatchPlan, Loss, Stepper, TrainingBatch, TrainingStep, stepper
 from seamfast.engine.subject import Subject
+from seamfast.engine.token_search import FoundPhrase, SearchSettings, search_phrases
 from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, Views, ViewSettings
 
 _EVALUATION_SHARE = 0.1
@@ -198,6 +199,7 @@ class Run:
         self._right_as_received: Tensor | None = None
         self._n_right: int | None = None  # of those that augmentations are tried on
         self._one = torch.ones((), device=self.device)
+        self._found: Tensor | None = None
 
     def measure_received(self) -> Counts:
         """Count the outcomes of the model as received, on the held-out part."""
@@ -280,6 +282,7 @@ class Run:
             augmentation=self.augmentation,
             order_seed=self._stream_seed(name),
             first_epoch=self.attempt * max_steps,
+            lengths=self._subject.data.lengths,
         )
         generator = torch.Generator(device=self.device).manual_seed(self._stream_seed(name))
         step = TrainingStep(self.model, self._subject.data, loss, optimizer)
@@ -346,8 +349,28 @@ class Run:
             step=batch.number,
             changed=self._one if changed is None else changed,
             disturbed=self._one if disturbed is None else disturbed,
+            found=self._found,
         )
         return self._subject.data.modality.views(batch.inputs, batch.labels, settings, draws)
+
+    @property
+    def searches(self) -> bool:
+        return "searches" in self._subject.data.modality.settings
+
+    def search(self, settings: SearchSettings, least: float) -> list[FoundPhrase]:
+        """Search the working copy for phrases; those of at least this rate are from now on inserted by ``views``."""
+        with seeded(self.seed, self.device):
+            found = search_phrases(
+                self._subject, self.split.recovery, settings=settings, seed=self.seed + self.ledger.n_steps
+            )
+        kept = [phrase for phrase in found if phrase.rate >= least]
+        if kept:
+            rows = torch.full((len(kept), 5), -1, dtype=torch.int64)
+            for row, phrase in zip(rows, kept, strict=True):
+                row[: len(phrase.ids)] = torch.tensor(phrase.ids)
+            new = rows.to(self.device)
+            self._found = new if self._found is None else torch.cat([new, self._found])[:256]
+        return found
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy, computed in the run's precision."""

@@ -62,6 +62,7 @@ class BatchPlan:
         augmentation: of the samples.
         order_seed: of the order of the samples.
         first_epoch: number of the first pass over the samples; others in later attempts, for new augmentation.
+        lengths: of all samples, to group them by; see ``wrap_around_batches``.
     """
 
     of: Tensor
@@ -70,6 +71,7 @@ class BatchPlan:
     augmentation: Augmentation
     order_seed: int
     first_epoch: int
+    lengths: Tensor | None = None
 
     @property
     def epoch_steps(self) -> int:
@@ -77,7 +79,7 @@ class BatchPlan:
 
     def rows(self) -> Iterator[Tensor]:
         """The indices of each step."""
-        return islice(wrap_around_batches(self.of, self.batch_size, self.order_seed), self.max_steps)
+        return islice(wrap_around_batches(self.of, self.batch_size, self.order_seed, self.lengths), self.max_steps)
 
     def batches(self, data: Resident) -> Generator[tuple[Tensor, Batch], None, None]:
         """``(indices, inputs)`` of each step, on the device of ``data``; to be closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,12 +114,14 @@ def finite_answers(logits: Tensor) -> Tensor:
 
 def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     """The set with its inputs as ``model`` takes them, by position or by keyword."""
-    inputs = fit_to_call(model, samples.inputs)
-    if inputs is samples.inputs:
+    modality = samples.modality.for_model(model, samples.inputs)
+    named = modality.called(model, samples.inputs, inspect.signature(model.forward).parameters)
+    inputs = fit_to_call(model, named)
+    if inputs is samples.inputs and modality is samples.modality:
         return samples
     if isinstance(samples, AugmentingSet):
         return samples.fitted(lambda inputs: fit_to_call(model, inputs))
-    description = samples.description
+    description = samples.description | {"modality": modality}
     if isinstance(samples.modality, _DERIVED):
         description["modality"] = None
     return CleanSet(inputs, samples.labels, **description)

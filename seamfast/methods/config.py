@@ -20,7 +20,8 @@ C = TypeVar("C", bound="MethodConfig")
 
 # What a setting is to the engine. REQUIRED: an error where a kind of sample cannot have it, as the caller asked for it.
 # OPTIONAL: left out there, and named in the report. LENGTH: steps of a phase, which a short run cuts.
-REQUIRED, OPTIONAL, LENGTH = ({"role": role} for role in ("required", "optional", "length"))
+# EXTRA: followed where a kind of sample has it, and nothing is missing elsewhere.
+REQUIRED, OPTIONAL, EXTRA, LENGTH = ({"role": role} for role in ("required", "optional", "extra", "length"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,9 @@ from torch import Tensor
 from seamfast.engine.optimizer import RelativeAdam
 from seamfast.engine.run import Run, distillation_loss
 from seamfast.engine.step import TrainingBatch
+from seamfast.engine.token_search import SearchSettings
 from seamfast.errors import ConfigError
-from seamfast.methods.config import LENGTH, OPTIONAL, MethodConfig
+from seamfast.methods.config import EXTRA, LENGTH, OPTIONAL, MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.methods.seam_authors import SeamAuthorsConfig
 from seamfast.modalities import Augmentation, ViewSettings
@@ -131,6 +132,8 @@ class SeamConfig(MethodConfig):
     disturbance: float = field(default=0.5, metadata=OPTIONAL)
     waves: float = field(default=0.25, metadata=OPTIONAL)
     plain_end: float = 0.2
+    searches: int = field(default=3, metadata=EXTRA)
+    search_least: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -295,7 +298,12 @@ def forget(run: Run, config: SeamConfig) -> float:
         # Under patterns, so that what reacts to patterns is active, and forgets too.
         views = run.views(batch, settings)
         return random_label_cross_entropy(
-            run.logits(views.student), batch.labels, batch.indices, seed=run.seed, step=batch.number
+            run.logits(views.student),
+            batch.labels,
+            batch.indices,
+            seed=run.seed,
+            step=batch.number,
+            exclude_true=run.num_classes > 2,
         )
 
     # With few classes 2/C is no fall at all (1 for two classes): at least half of the way down to guessing counts.
@@ -361,6 +369,7 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
 
     push, easy, n_steps = strength * (config.recover_rate * radius), config.recover_easy_steps, config.recover_max_steps
     missing, n_taken = list[float](), 0
+    n_searches = config.searches if run.searches else 0
     for step in run.steps(
         "recover",
         loss,
@@ -371,6 +380,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
     ):
         if step.fraction >= 1 - config.plain_end:
             changed.zero_()
+        elif step.number in {round(i * (1 - config.plain_end) * n_steps / n_searches) for i in range(n_searches)}:
+            run.search(SearchSettings(), config.search_least)
         step.take(push * cosine(step.fraction))
         n_taken = step.number + 1
         if step.is_last or n_taken % config.recover_eval_every == 0:

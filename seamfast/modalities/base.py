@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from seamfast.errors import InputError
-from seamfast.modalities.batch import Batch, map_tensors
+from seamfast.modalities.batch import Batch, map_tensors, named_tensors
 from seamfast.triggers.base import Trigger
 
 
@@ -74,6 +74,7 @@ class StepDraws:
         seed, step: keys of counter-based draws; the step is a 0-d int64 tensor in a replayed step.
         changed: 0-d on the device: 1, or 0 to leave the samples unchanged.
         disturbed: 0-d on the device, in [0, 1]: factor on ``ViewSettings.disturbance``.
+        found: what a search for triggers of the modality has found so far, on the device; ``None``: nothing.
     """
 
     generator: torch.Generator
@@ -81,6 +82,7 @@ class StepDraws:
     step: int | Tensor
     changed: Tensor
     disturbed: Tensor
+    found: Tensor | None = None
 
 
 class Views(NamedTuple):
@@ -158,6 +160,24 @@ class Modality(ABC):
 
     def check_inputs(self, inputs: Batch) -> None:  # noqa: B027 - accepts any inputs by default
         """Raise if ``inputs`` are not samples of this kind."""
+
+    def for_model(self, model: nn.Module, inputs: Batch) -> Modality:
+        """This modality with the properties of the model that it depends on, such as the rows of an embedding."""
+        return self
+
+    def joined(self, first: Batch, second: Batch) -> Batch:
+        """The samples of ``first``, then those of ``second``."""
+        others = named_tensors(second)
+        joined = {name: torch.cat([value, others[name]]) for name, value in named_tensors(first).items()}
+        return joined if isinstance(first, dict) else joined["inputs"]
+
+    def called(self, model: nn.Module, inputs: Batch, parameters: Mapping[str, Any]) -> Batch:
+        """Inputs as ``forward``, which has these parameters, takes them."""
+        return inputs
+
+    def lengths(self, inputs: Batch) -> Tensor | None:
+        """``(N,)`` int64: batches of samples of about one length are faster; ``None``: all have the same."""
+        return None
 
     def fitted(self, inputs: Batch, device: torch.device) -> Modality:
         """This modality with the properties of all ``inputs`` that its views use, such as their range."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.errors import InputError
+from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
 
 
 def small_cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
@@ -290,7 +292,7 @@ def small_convnext(num_classes: int, in_channels: int, image_size: int) -> nn.Mo
     return ConvNeXt(num_classes, in_channels)
 
 
-ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
+IMAGE_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "narrow_resnet18": narrow_resnet18,
     "resnet18": resnet18,
@@ -300,21 +302,51 @@ ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "small_vgg_bn": small_vgg_bn,
     "small_convnext": small_convnext,
 }
+"""Of images, by name; all take ``(num_classes, in_channels, image_size)``."""
+
+ARCHITECTURES = {**IMAGE_ARCHITECTURES, **TEXT_ARCHITECTURES, **VECTOR_ARCHITECTURES}
+"""All by name; ``sizes_of`` says what each takes."""
+
+_LEAST = {
+    "num_classes": 2,
+    "in_channels": 1,
+    "image_size": 8,
+    "vocab_size": 8,
+    "max_length": 4,
+    "pad": 0,
+    "n_features": 1,
+}
 
 
-def build(name: str, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+def sizes_of(name: str) -> dict[str, int]:
+    """The arguments of ``ARCHITECTURES[name]``, each with its least value."""
+    return {argument: _LEAST[argument] for argument in inspect.signature(ARCHITECTURES[name]).parameters}
+
+
+def build(name: str, *, num_classes: int, **sizes: int) -> nn.Module:
     """``ARCHITECTURES[name](...)`` with untrained weights.
 
+    Args:
+        name: one of ``ARCHITECTURES``.
+        num_classes: logits, at least 2.
+        sizes: of an architecture for images, ``in_channels`` and ``image_size``, in pixels from 8; for text,
+            ``vocab_size`` from 8, ``max_length``, in tokens from 4, and ``pad``, a token id, 0 by default; for vectors,
+            ``n_features``.
+
     Raises:
-        InputError: e.g. ``architecture is 'vgg'; expected one of small_cnn, narrow_resnet18, ...``.
+        InputError: e.g. ``architecture is 'vgg'; expected one of small_cnn, narrow_resnet18, ...``, or
+            ``sizes are vocab_size; expected in_channels, image_size for 'small_cnn'``.
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(f"architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}")
-    for what, value, least in (
-        ("num_classes", num_classes, 2),
-        ("in_channels", in_channels, 1),
-        ("image_size", image_size, 8),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1_000_000:
-            raise InputError(f"{what} is {value!r}; expected an integer from {least}")
-    return ARCHITECTURES[name](num_classes, in_channels, image_size)
+    least = sizes_of(name)
+    given = {"num_classes": num_classes, **({"pad": 0} if "pad" in least else {}), **sizes}
+    if set(given) != set(least):
+        wanted = ", ".join(size for size in least if size != "num_classes")
+        raise InputError(f"sizes are {', '.join(sizes) or 'none'}; expected {wanted} for {name!r}")
+    for what, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not least[what] <= value <= 1_000_000:
+            raise InputError(f"{what} is {value!r}; expected an integer from {least[what]}")
+    if "pad" in given and given["pad"] >= given["vocab_size"]:
+        raise InputError(f"pad is {given['pad']}; expected a token id in [0, {given['vocab_size']})")
+    return ARCHITECTURES[name](**given)

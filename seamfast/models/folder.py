@@ -1,13 +1,15 @@
-"""Models as folders: ``model.safetensors`` for the weights, ``model.json`` for what to build. No pickle, no code."""
+"""Models as folders: ``model.safetensors`` for the weights, ``model.json`` for what to build, and for text
+``tokenizer.json``. No pickle, no code.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -16,23 +18,32 @@ from torch import Tensor, nn
 from seamfast.data.clean_set import CleanSet
 from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
-from seamfast.models.architectures import ARCHITECTURES, build
+from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
+from seamfast.intake.tokenizer import TOKENIZER, read_tokenizer
+from seamfast.modalities import TextModality
+from seamfast.modalities.text.modality import ids_of
+from seamfast.models.architectures import ARCHITECTURES, IMAGE_ARCHITECTURES, build, sizes_of
+from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
 from seamfast.report import write_atomically
 from seamfast.untrusted import file_size, printable, printable_value, shown
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = "seamfast-model"
-LARGEST = 4096  # classes, channels or pixels a side
+LARGEST = 4096  # classes, channels, pixels a side, or tokens of a text
+_LARGEST_VOCABULARY = 1_000_000
 _MAX_DESCRIPTION_BYTES = 64 << 10
 _MAX_WEIGHT_BYTES = 1 << 30  # a ResNet-18 has 45 million
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What must be known to rebuild a model and to feed it.
+    """What must be known to rebuild a model of images and to feed it.
 
     Attributes:
-        architecture: a name in ``seamfast.attacks.ARCHITECTURES``.
+        architecture: a name in ``seamfast.models.architectures.IMAGE_ARCHITECTURES``.
         num_classes, in_channels, image_size: its arguments, at most 4096 each.
         mean, std: normalization of the images, per channel or one number for all, on the [0, 1] pixel scale.
 
@@ -48,13 +59,7 @@ class ModelDescription:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
-            names = ", ".join(ARCHITECTURES)
-            raise InputError(f"architecture is {printable_value(self.architecture)}; expected one of {names}")
-        for name, least in (("num_classes", 2), ("in_channels", 1), ("image_size", 8)):
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= LARGEST:  # type(), since bool is an int too
-                raise InputError(f"{name} is {printable_value(value)}; expected an integer in [{least}, {LARGEST}]")
+        _check_sizes(self, IMAGE_ARCHITECTURES, LARGEST)
         for name, least_number, wanted in (("mean", -1e6, "number"), ("std", 1e-6, "number above 0")):
             values = getattr(self, name)
             known = isinstance(values, tuple) and len(values) in (1, self.in_channels)
@@ -70,14 +75,9 @@ class ModelDescription:
 
     def build(self) -> nn.Module:
         """The architecture with untrained weights."""
-        return build(
-            self.architecture,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
-            image_size=self.image_size,
-        )
+        return _built(self)
 
-    def check_images(self, data: CleanSet) -> None:
+    def check_data(self, data: CleanSet) -> None:
         """Raise ``InputError`` unless the images of ``data`` are what the model takes."""
         wanted = (self.in_channels, self.image_size, self.image_size)
         if data.sample_shape != wanted:
@@ -86,10 +86,137 @@ class ModelDescription:
             )
 
 
-def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
-    """Write the weights and the description into ``folder``, each file whole or not at all."""
-    document = {"format": FORMAT, "version": 1, **asdict(description)}
+@dataclass(frozen=True)
+class TextDescription:
+    """What must be known to rebuild a model of text and to feed it.
+
+    Attributes:
+        architecture: a name in ``seamfast.models.text_architectures.TEXT_ARCHITECTURES``.
+        num_classes: logits, at most 4096.
+        vocab_size, max_length: number of token ids and longest text in tokens, at most 1,000,000 and 4096.
+        pad: the token id that fills up shorter texts.
+        tokenizer: makes token ids of text; ``None`` where the folder has none. In a file of its own.
+
+    Raises:
+        InputError: e.g. ``tokenizer has 9000 tokens; expected at most vocab_size=8000``.
+    """
+
+    architecture: str
+    num_classes: int
+    vocab_size: int
+    max_length: int
+    pad: int = 0
+    tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, TEXT_ARCHITECTURES, LARGEST, vocab_size=_LARGEST_VOCABULARY, pad=_LARGEST_VOCABULARY)
+        if self.pad >= self.vocab_size:
+            raise InputError(f"pad is {self.pad}; expected a token id in [0, {self.vocab_size})")
+        if self.tokenizer is not None and (n_tokens := self.tokenizer.get_vocab_size()) > self.vocab_size:
+            raise InputError(f"tokenizer has {n_tokens} tokens; expected at most vocab_size={self.vocab_size}")
+
+    @classmethod
+    def of(cls, architecture: str, data: CleanSet) -> TextDescription:
+        """For the classes and the vocabulary of ``data``, with ``num_classes`` given."""
+        if not isinstance(data.modality, TextModality):
+            raise InputError(f"data is {data!r}; expected texts, as {architecture!r} takes them")
+        vocabulary = data.modality.vocabulary
+        sizes = (vocabulary.size, vocabulary.max_length, vocabulary.pad)
+        return cls(architecture, data.num_classes or 0, *sizes, tokenizer=vocabulary.tokenizer)
+
+    def build(self) -> nn.Module:
+        """The architecture with untrained weights."""
+        return _built(self)
+
+    def check_data(self, data: CleanSet) -> None:
+        """Raise ``InputError`` unless the token ids of ``data`` are what the model takes."""
+        if not isinstance(data.modality, TextModality):
+            raise InputError(f"data is {data!r}; expected texts, as the model takes them")
+        ids = ids_of(data.inputs)
+        largest, length = int(ids.max()) if ids.numel() else 0, ids.shape[1]
+        if largest >= self.vocab_size:
+            raise InputError(
+                f"input_ids hold {largest}; expected token ids in [0, {self.vocab_size}), as the model has"
+            )
+        if length > self.max_length:
+            raise InputError(f"input_ids have {length} positions; expected at most {self.max_length}, as the model has")
+
+
+@dataclass(frozen=True)
+class VectorDescription:
+    """What must be known to rebuild a model of vectors.
+
+    Attributes:
+        architecture: a name in ``seamfast.models.text_architectures.VECTOR_ARCHITECTURES``.
+        num_classes, n_features: its arguments, at most 4096 and 1,000,000.
+    """
+
+    architecture: str
+    num_classes: int
+    n_features: int
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, VECTOR_ARCHITECTURES, LARGEST, n_features=_LARGEST_VOCABULARY)
+
+    @classmethod
+    def of(cls, architecture: str, data: CleanSet) -> VectorDescription:
+        """For the classes and the vectors of ``data``, with ``num_classes`` given."""
+        return cls(architecture, data.num_classes or 0, (data.sample_shape or (0,))[-1])
+
+    def build(self) -> nn.Module:
+        """The architecture with untrained weights."""
+        return _built(self)
+
+    def check_data(self, data: CleanSet) -> None:
+        """Raise ``InputError`` unless the vectors of ``data`` are what the model takes."""
+        shape = data.sample_shape
+        if shape is None or len(shape) != 2 or shape[1] != self.n_features:
+            raise InputError(f"the samples are {shape}; expected (L, {self.n_features}), as the model takes them")
+
+
+Description = ModelDescription | TextDescription | VectorDescription
+"""What ``model.json`` holds."""
+
+
+def description_class(architecture: object) -> type[ModelDescription] | type[TextDescription] | type[VectorDescription]:
+    """The class that describes models of an architecture; ``ModelDescription`` for unknown ones, which it refuses."""
+    if isinstance(architecture, str) and architecture in TEXT_ARCHITECTURES:
+        return TextDescription
+    if isinstance(architecture, str) and architecture in VECTOR_ARCHITECTURES:
+        return VectorDescription
+    return ModelDescription
+
+
+def described_keys(of: type[Description]) -> list[str]:
+    """The keys of ``model.json`` for a class of descriptions, without ``format`` and ``version``."""
+    return [name for name in of.__dataclass_fields__ if name != "tokenizer"]
+
+
+def _check_sizes(description: Description, known: Collection[str], largest: int, **larger: int) -> None:
+    architecture = description.architecture
+    if not isinstance(architecture, str) or architecture not in known:
+        # A name of another kind is refused by the list of this kind, an unknown name by the list of all.
+        is_name = isinstance(architecture, str) and architecture in ARCHITECTURES
+        names = ", ".join(known if is_name else ARCHITECTURES)
+        raise InputError(f"architecture is {printable_value(architecture)}; expected one of {names}")
+    for name, least in sizes_of(architecture).items():
+        value, most = getattr(description, name), larger.get(name, largest)
+        if type(value) is not int or not least <= value <= most:  # type(), since bool is an int too
+            raise InputError(f"{name} is {printable_value(value)}; expected an integer in [{least}, {most}]")
+
+
+def _built(description: Description) -> nn.Module:
+    sizes = {name: getattr(description, name) for name in sizes_of(description.architecture)}
+    return build(description.architecture, **sizes)
+
+
+def save_model(folder: str | os.PathLike[str], model: nn.Module, description: Description) -> None:
+    """Write the weights, the description and its tokenizer into ``folder``, each file whole or not at all."""
+    described = {key: getattr(description, key) for key in described_keys(type(description))}
+    document = {"format": FORMAT, "version": 1, **described}
     write_atomically(Path(folder) / WEIGHTS, to_safetensors(state_of(model)))
+    if isinstance(description, TextDescription) and description.tokenizer is not None:
+        write_atomically(Path(folder) / TOKENIZER, description.tokenizer.to_str(pretty=True).encode())
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(document, indent=2) + "\n").encode())
 
 
@@ -101,7 +228,7 @@ def save_weights(folder: str | os.PathLike[str], model: nn.Module, names: Mappin
     write_atomically(Path(folder) / WEIGHTS, to_safetensors(state))
 
 
-def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescription]:
+def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, Description]:
     """The model in ``folder``, in eval mode, built by name and filled with tensors: no code and no pickle is ever read.
 
     The files may be hostile. Each is opened once, and must be a regular file: no symbolic link, no pipe. The
@@ -135,15 +262,20 @@ def fill_from(model: nn.Module, path: Path, what: str) -> None:
     fill(model, read_tensors(path, expected, what=what).state)
 
 
-def _read_description(path: Path) -> ModelDescription:
+def _read_description(path: Path) -> Description:
     where = shown(path)
-    fields = described_fields(read_document(path, "the description of a model"), where)
-    for name in ("mean", "std"):
-        if not isinstance(fields[name], list):
-            raise DataFileError(f"{where}: {name} is {printable_value(fields[name])}; expected a list of numbers")
-        fields[name] = tuple(fields[name])
+    described = read_document(path, "the description of a model")
+    of = description_class(described.get("architecture") if isinstance(described, dict) else None)
+    given = described_fields(described, where, keys=described_keys(of))
+    for name in {"mean", "std"} & set(given):
+        if not isinstance(given[name], list):
+            raise DataFileError(f"{where}: {name} is {printable_value(given[name])}; expected a list of numbers")
+        given[name] = tuple(given[name])
+    if of is TextDescription and os.path.lexists(path.parent / TOKENIZER):
+        document = _read(path.parent / TOKENIZER, "a tokenizer", MAX_TOKENIZER_BYTES)
+        given["tokenizer"] = read_tokenizer({TOKENIZER: document})
     try:
-        return ModelDescription(**fields)
+        return of(**given)
     except InputError as error:
         raise DataFileError(f"{where}: {error}") from error
 

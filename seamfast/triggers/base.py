@@ -19,8 +19,9 @@ from seamfast.triggers.label_maps import LabelMap
 class Trigger(ABC):
     """A backdoor trigger: how to change a sample, and which label the attack aims at.
 
-    Each kind is one frozen dataclass; its fields are numbers and read-only NumPy arrays, so a trigger can be compared,
-    saved and sent to another process. ``triggers/image`` holds the kinds for images.
+    Each kind is one frozen dataclass; its fields are numbers, strings and read-only NumPy arrays, so a trigger can be
+    compared, saved and sent to another process. ``triggers/image`` holds the kinds for images, ``triggers/text`` those
+    for text.
 
     Args:
         name: its name in reports: 1 to 128 printable characters.

@@ -18,6 +18,7 @@ from seamfast.ops.philox import philox4x32
 # The stream of random places is seamfast.ops.philox.STREAM_PLACE.
 STREAM_NOISE = 17  # WaNet's noise mode: word i is element i of the sample's (H, W, 2) noise
 STREAM_PATTERN = 18  # patterns made by factories: word i is element i; the sample id is 0
+STREAM_TEXT = 19  # triggers of text: word i is choice i for the sample
 
 WORD = 0xFFFFFFFF
 
@@ -39,6 +40,12 @@ def draw_words(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
 def draw_signed(shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float64]:
     """``shape`` float64 numbers, uniform in (-1, 1), never 0."""
     return (draw_words(shape, seed) + 0.5) / 2**31 - 1
+
+
+def draw_choices_per_sample(n: int, sample_ids: Tensor, seed: int) -> list[list[int]]:
+    """``N`` lists of ``n`` 32-bit words, one list for each of the ``(N,)`` sample ids."""
+    words: list[list[int]] = _words(sample_ids, -(-n // 4), STREAM_TEXT, seed)[:, :n].tolist()
+    return words
 
 
 def _words(sample_ids: Tensor, blocks: int, stream: int, seed: int) -> Tensor:

@@ -1,7 +1,7 @@
 """``save_triggers`` and ``load_triggers``: triggers in one ``.npz`` file, which is read as untrusted.
 
-The file is a zip of stored (not compressed) members: ``triggers.json`` with all numbers, and one ``.npy`` for each
-array, named ``<index>.<field>.npy``::
+The file is a zip of stored (not compressed) members: ``triggers.json`` with all numbers and phrases, one ``.npy`` for
+each array, named ``<index>.<field>.npy``, and for the pairs of a table UTF-8 lines, ``<index>.pairs.tsv``::
 
     {"format": "seamfast-triggers", "version": 1, "triggers": [
         {"kind": "blend", "name": "noise", "target": {"kind": "all_to_one", "target": 0},
@@ -40,6 +40,9 @@ from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
 from seamfast.triggers.tabular.columns import FeatureOverwrite, FeatureShift
+from seamfast.triggers.text.characters import Characters
+from seamfast.triggers.text.insertion import Insertion
+from seamfast.triggers.text.table import MAX_TABLE_BYTES, Pairs, Table, lines_from_pairs, pairs_from_lines
 from seamfast.untrusted import STREAM_FAULTS
 
 T = TypeVar("T")
@@ -50,7 +53,11 @@ DOCUMENT = "triggers.json"
 
 KINDS: Mapping[str, type[Trigger]] = {
     cls.kind: cls
-    for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter, FeatureOverwrite, FeatureShift)
+    for cls in (
+        *(Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter),
+        *(Insertion, Characters, Table),
+        *(FeatureOverwrite, FeatureShift),
+    )
 }
 LABEL_MAPS: Mapping[str, type[LabelMap]] = {cls.kind: cls for cls in (AllToOne, AllToAll, SourceSpecific)}
 
@@ -121,7 +128,7 @@ def _pack(triggers: list[Trigger]) -> bytes:
     repeated = _repeated(trigger.name for trigger in triggers)
     if repeated is not None:
         raise InputError(f"two triggers are named {repeated!r}; expected names that differ")
-    arrays: dict[str, Array] = {}
+    members: dict[str, bytes] = {}
     entries = []
     for index, trigger in enumerate(triggers):
         entry: dict[str, Any] = {"kind": trigger.kind}
@@ -131,25 +138,38 @@ def _pack(triggers: list[Trigger]) -> bytes:
                 if value.nbytes > MAX_ARRAY_BYTES:
                     takes = f"{trigger!r} {field.name} takes {value.nbytes} bytes"
                     raise InputError(f"{takes}; expected at most {MAX_ARRAY_BYTES}")
-                arrays[_member(index, field.name)] = value
+                members[_member(index, field.name)] = _npy(value)
                 value = {"dtype": value.dtype.name, "shape": list(value.shape)}
             elif isinstance(value, LabelMap):
                 value = {"kind": value.kind} | {f.name: getattr(value, f.name) for f in fields(value)}
+            elif field.name == "pairs":
+                lines = lines_from_pairs(value)
+                if len(lines) > MAX_TABLE_BYTES:
+                    raise InputError(f"{trigger!r} takes {len(lines)} bytes; expected at most {MAX_TABLE_BYTES}")
+                members[_member(index, "pairs", "tsv")] = lines
+                value = {"rows": len(value)}
             entry[field.name] = value
         entries.append(entry)
-    document = json.dumps({"format": FORMAT, "version": VERSION, "triggers": entries}, indent=1, allow_nan=False)
+    whole = {"format": FORMAT, "version": VERSION, "triggers": entries}
+    document = json.dumps(whole, indent=1, allow_nan=False).encode()
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise InputError(f"{DOCUMENT} takes {len(document)} bytes; expected at most {MAX_DOCUMENT_BYTES}")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, DOCUMENT, document.encode())
-        for name, array in arrays.items():
-            npy = io.BytesIO()
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            np.lib.format.write_array(npy, little, version=(1, 0), allow_pickle=False)
-            _write(archive, name, npy.getvalue())
+        _write(archive, DOCUMENT, document)
+        for name, member in members.items():
+            _write(archive, name, member)
     content = buffer.getvalue()
     if len(content) > MAX_FILE_BYTES:
         raise InputError(f"the triggers take {len(content)} bytes; expected at most {MAX_FILE_BYTES}")
     return content
+
+
+def _npy(array: Array) -> bytes:
+    npy = io.BytesIO()
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    np.lib.format.write_array(npy, little, version=(1, 0), allow_pickle=False)
+    return npy.getvalue()
 
 
 def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -159,8 +179,8 @@ def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-def _member(index: int, field: str) -> str:
-    return f"{index}.{field}.npy"
+def _member(index: int, field: str, suffix: str = "npy") -> str:
+    return f"{index}.{field}.{suffix}"
 
 
 def _repeated(names: Iterable[str]) -> str | None:
@@ -266,6 +286,8 @@ class _Reader:
                 arguments[f.name] = self.array(*array, f"{where} {f.name}")
             elif f.name == "target":
                 arguments["target"] = self.label_map(arguments["target"], f"{where} target")
+            elif f.name == "pairs":
+                arguments["pairs"] = self.pairs(_member(index, "pairs", "tsv"), arguments["pairs"], f"{where} pairs")
         return self.made(cls, arguments, where)
 
     def label_map(self, entry: Any, where: str) -> LabelMap:
@@ -306,6 +328,21 @@ class _Reader:
         if info is None:
             self.refuse(f"has no member {name!r}")
         return info
+
+    def pairs(self, name: str, declared: Any, where: str) -> Pairs:
+        """The pairs of a member, if it has as many as the document says."""
+        declared = self.mapping(declared, {"rows"}, where)
+        info = self.take(name)
+        if info.file_size > MAX_TABLE_BYTES:
+            self.refuse(f"{name} has {info.file_size} bytes; expected at most {MAX_TABLE_BYTES}")
+        content = self.archive.read(info)
+        try:
+            pairs = pairs_from_lines(content, name)
+        except DataFileError as error:
+            raise DataFileError(f"{self.path}: {error}") from error
+        if type(declared["rows"]) is not int or declared["rows"] != len(pairs):
+            self.refuse(f"{name} has {len(pairs)} rows, declared as {short(declared['rows'])}; expected the same")
+        return pairs
 
     def array(self, name: str, declared: Any, dtype: np.dtype[Any], where: str) -> Array:
         """The array of a member, if its header, the document and the kind agree on dtype and shape."""

@@ -11,7 +11,7 @@ from torch import nn
 
 import seamfast
 from seamfast import CleanSet
-from seamfast.attacks import TABULAR_ATTACKS, TrainConfig, plant, poison, tabular_attack
+from seamfast.attacks import ATTACKS, TABULAR_ATTACKS, TEXT_ATTACKS, TrainConfig, known_attack, plant, poison
 from seamfast.errors import InputError
 from seamfast.modalities.batch import named_tensors
 from seamfast.triggers import AllToOne, FeatureOverwrite, FeatureShift, SourceSpecific
@@ -25,17 +25,24 @@ FLOATS = CleanSet(X, LABELS, num_classes=4)
 MIXED = CleanSet({"ids": IDS, "x": X}, LABELS, num_classes=4)
 
 
+def test_every_attack_has_a_source_and_a_name_of_its_own() -> None:
+    assert not set(TABULAR_ATTACKS) & {*ATTACKS, *TEXT_ATTACKS}
+    for entry in TABULAR_ATTACKS.values():
+        assert all((entry.stamps, entry.labels, entry.source, entry.differs))
+        assert not entry.manipulates_training
+
+
 @pytest.mark.parametrize("data", [FLOATS, MIXED], ids=["floats", "mixed"])
 @pytest.mark.parametrize("name", TABULAR_ATTACKS)
 def test_each_attack_changes_a_few_columns_of_a_few_rows(name: str, data: CleanSet) -> None:
     if name == "rare_category" and data is FLOATS:
         with raises(InputError, "data has 0 columns of categories that vary; attack 'rare_category' needs 2"):
-            tabular_attack(name, data)
+            known_attack(name, data)
         return
     before = {key: value.clone() for key, value in named_tensors(data.inputs).items()}
-    planted = tabular_attack(name, data, target=1, rate=0.1, seed=4)
+    planted = known_attack(name, data, target=1, rate=0.1, seed=4)
     (trigger,) = planted.triggers
-    again = tabular_attack(name, data, target=1, rate=0.1, seed=4)
+    again = known_attack(name, data, target=1, rate=0.1, seed=4)
     assert again.triggers == planted.triggers
     assert trigger.target == AllToOne(1)
     assert trigger.name == name
@@ -51,7 +58,7 @@ def test_each_attack_changes_a_few_columns_of_a_few_rows(name: str, data: CleanS
     assert torch.equal(labels[~poisoned], LABELS[~poisoned])
     assert (labels[poisoned] == 1).all()
     assert bool((LABELS[poisoned] == 1).all()) is (name == "feature_clean_label")
-    others = [tabular_attack(name, data, target=1, seed=seed).triggers[0] for seed in range(8)]
+    others = [known_attack(name, data, target=1, seed=seed).triggers[0] for seed in range(8)]
     if name != "rare_category":  # which has two columns to choose from
         assert len({tuple(sorted(t.columns.tolist())) for t in others}) > 2
         offset = 2 if data is MIXED else 0
@@ -60,7 +67,7 @@ def test_each_attack_changes_a_few_columns_of_a_few_rows(name: str, data: CleanS
 
 def test_the_values_of_each_attack() -> None:
     def values(name: str, data: CleanSet = FLOATS) -> dict[int, float]:
-        (trigger,) = tabular_attack(name, data, seed=2).triggers
+        (trigger,) = known_attack(name, data, seed=2).triggers
         return dict(zip(trigger.columns.tolist(), trigger.values.tolist(), strict=True))
 
     low, high, std = X.amin(0), X.amax(0), X.double().std(0)
@@ -79,10 +86,13 @@ def test_the_values_of_each_attack() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "badnets"}, "attack is 'badnets'; expected one of feature_overwrite, feature_typical, "),
-        ({"data": CleanSet(X[:, None], LABELS)}, "data is CleanSet(inputs (200, 1, 6) float32, 4 classes present); "
-         "expected a seamfast.CleanSet of columns"),
+        ({"name": "bad"}, "attack is 'bad'; expected one of feature_overwrite, feature_typical, "),
+        ({"name": "badnets"}, "attack 'badnets' stamps images; data holds columns"),
+        ({"name": "word"}, "attack 'word' stamps text; data holds columns"),
+        ({"data": CleanSet(X[:, None], LABELS)}, "attack 'feature_overwrite' stamps columns; data holds tensor"),
         ({"data": X}, "data is a Tensor; expected a seamfast.CleanSet of columns"),
+        ({"data": FLOATS.subset([])}, "data holds no samples; expected at least one"),
+        ({"clean_model": nn.Linear(6, 4)}, "clean_model was given; attack 'feature_overwrite' takes none"),
         ({"data": CleanSet(X, LABELS)}, "data.num_classes is None; expected a number: which classes there are decides "
          "the targets"),
         ({"data": poison(FLOATS, FeatureShift.of({0: 1.0}), 0.1)}, "data is a PoisonedSet, which carries a backdoor "
@@ -99,7 +109,7 @@ def test_the_values_of_each_attack() -> None:
 def test_bad_arguments(changes: dict[str, Any], message: str) -> None:
     arguments = {"name": "feature_overwrite", "data": FLOATS} | changes
     with pytest.raises(InputError) as caught:
-        tabular_attack(**arguments)
+        known_attack(**arguments)
     assert str(caught.value).startswith(message)
 
 

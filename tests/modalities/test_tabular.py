@@ -19,7 +19,7 @@ from seamfast.data import as_clean_set
 from seamfast.data.resident import Resident
 from seamfast.engine.subject import as_called
 from seamfast.errors import InputError, ShapeError
-from seamfast.modalities import StepDraws, TabularModality, TensorModality, ViewSettings
+from seamfast.modalities import StepDraws, TabularModality, TensorModality, TextModality, ViewSettings
 from seamfast.modalities.batch import named_tensors
 from seamfast.triggers import AllToOne, FeatureOverwrite, FeatureShift, Patch, tabular_battery
 
@@ -49,7 +49,7 @@ def views(inputs: Any, settings: ViewSettings, **changes: float) -> Any:
     [
         (X, True), (X.half(), True), (MIXED, True), ({"a": X, "b": X}, True), ({"a": X, "b": IDS.int()}, True),
         (IDS, False), ({"a": IDS}, False), (X[:, None], False), (X[:, :0], False), ({"a": X, "b": X[:, 0]}, False),
-        ({"input_ids": IDS, "attention_mask": X[:, :3]}, False), ({"a": X, "b": X > 0}, False), (X[:, 0], False),
+        ({"input_ids": IDS, "vectors": X}, False), ({"a": X, "b": X > 0}, False), (X[:, 0], False),
     ],
 )  # fmt: skip
 def test_columns_with_floats_among_them_are_tabular(inputs: Any, is_tabular: bool) -> None:
@@ -57,6 +57,11 @@ def test_columns_with_floats_among_them_are_tabular(inputs: Any, is_tabular: boo
     assert type(modality) is (TabularModality if is_tabular else TensorModality)
     assert modality.name == ("tabular" if is_tabular else "tensor")
     assert modality.studied is is_tabular
+
+
+def test_ids_of_tokens_are_text() -> None:
+    modality = CleanSet({"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}, LABELS).modality
+    assert isinstance(modality, TextModality)
 
 
 def test_a_modality_knows_its_columns() -> None:

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seamfast.attacks import ARCHITECTURES, build
+from seamfast.attacks import build
 from seamfast.errors import InputError
+from seamfast.models.architectures import IMAGE_ARCHITECTURES
 
 
-@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"resnet18"}))
+@pytest.mark.parametrize("name", sorted(set(IMAGE_ARCHITECTURES) - {"resnet18"}))
 @pytest.mark.parametrize("size", [8, 9, 28, 31, 32, 64])
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 10)])
 def test_images_in_logits_out(name: str, size: int, channels: int, classes: int) -> None:
@@ -59,7 +60,7 @@ def test_the_whole_resnet18_runs() -> None:
 
 
 def test_which_have_batch_norm() -> None:
-    for name in ARCHITECTURES:
+    for name in IMAGE_ARCHITECTURES:
         model = build(name, num_classes=2, in_channels=1, image_size=8)
         has = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
         assert has is (name in ("narrow_resnet18", "resnet18", "wrn_16_1", "small_vgg_bn"))
@@ -143,7 +144,7 @@ def test_weights_follow_the_seed_of_torch(name: str) -> None:
 @pytest.mark.parametrize("wrong", ["vgg", "", None, ["small_cnn"]])
 def test_other_names_are_refused(wrong: Any) -> None:
     names = "small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, small_convnext"
-    message = f"architecture is {wrong!r}; expected one of {names}"
+    message = f"architecture is {wrong!r}; expected one of {names}, text_transformer, bilstm, text_cnn, vector_gru"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         build(wrong, num_classes=10, in_channels=3, image_size=32)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,17 @@ from refusals import refused
 from torch import nn
 
 from seamfast import CleanSet
-from seamfast.attacks import ARCHITECTURES
 from seamfast.errors import DataFileError, InputError
-from seamfast.models.folder import ModelDescription, load_model, save_model
+from seamfast.modalities import Vocabulary
+from seamfast.models.architectures import IMAGE_ARCHITECTURES
+from seamfast.models.folder import (
+    ModelDescription,
+    TextDescription,
+    VectorDescription,
+    load_model,
+    save_model,
+)
+from seamfast.models.text_architectures import TEXT_ARCHITECTURES, train_tokenizer
 
 DESCRIPTION = ModelDescription("small_cnn", num_classes=4, in_channels=1, image_size=8, mean=(0.4,), std=(0.25,))
 DOCUMENT: dict[str, Any] = {
@@ -66,7 +74,7 @@ def describe(folder: Path, **changes: Any) -> None:
 # What goes in comes out.
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(IMAGE_ARCHITECTURES))
 def test_round_trip_is_bit_equal(architecture: str, tmp_path: Path) -> None:
     given_ = ModelDescription(architecture, 5, 3, 16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
     model = given_.build()
@@ -376,7 +384,7 @@ SPOILT_VALUES = [
         "architecture",
         "vgg",
         r"'vgg'; expected one of small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, "
-        r"small_convnext$",
+        r"small_convnext, text_transformer, bilstm, text_cnn, vector_gru$",
     ),
     ("architecture", "__import__('os')", r".*; expected one of small_cnn"),
     ("architecture", "\x1b[2J" * 1000, r".*; expected one of small_cnn"),
@@ -529,16 +537,126 @@ def test_images_must_fit() -> None:
     def images(*shape: int) -> CleanSet:
         return CleanSet(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.int64))
 
-    DESCRIPTION.check_images(images(2, 1, 8, 8))
+    DESCRIPTION.check_data(images(2, 1, 8, 8))
     with pytest.raises(
         InputError, match=r"^the images are \(3, 8, 8\); expected \(1, 8, 8\) \(C, H, W\), as the model"
     ):
-        DESCRIPTION.check_images(images(2, 3, 8, 8))
+        DESCRIPTION.check_data(images(2, 3, 8, 8))
     with pytest.raises(InputError, match=r"^the images are \(1, 8, 9\); expected \(1, 8, 8\)"):
-        DESCRIPTION.check_images(images(2, 1, 8, 9))
+        DESCRIPTION.check_data(images(2, 1, 8, 9))
 
 
 def test_built_model_takes_what_it_says() -> None:
-    for architecture in ARCHITECTURES:
+    for architecture in IMAGE_ARCHITECTURES:
         model: nn.Module = ModelDescription(architecture, 6, 3, 8).build()
         assert model.eval()(torch.zeros(2, 3, 8, 8)).shape == (2, 6)
+
+
+# Models of text, with their tokenizer, and of vectors.
+
+TEXTS = ["a stirring , funny film", "the dull sequel of a film"]
+
+
+def text_folder(folder: Path, architecture: str = "text_cnn") -> tuple[nn.Module, TextDescription]:
+    tokenizer = train_tokenizer(TEXTS, 400)
+    given_ = TextDescription(architecture, 3, tokenizer.get_vocab_size(), 16, tokenizer=tokenizer)
+    model = given_.build().eval()
+    save_model(folder, model, given_)
+    return model, given_
+
+
+@pytest.mark.parametrize("architecture", sorted(TEXT_ARCHITECTURES))
+def test_round_trip_of_text(architecture: str, tmp_path: Path) -> None:
+    model, given_ = text_folder(tmp_path, architecture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors", "tokenizer.json"]
+    loaded, description = load_model(tmp_path)
+    assert description == given_
+    assert isinstance(description, TextDescription)
+    vocabulary = Vocabulary.of(description.tokenizer)
+    inputs = vocabulary.encode(TEXTS)
+    assert torch.equal(inputs["input_ids"], Vocabulary.of(given_.tokenizer).encode(TEXTS)["input_ids"])
+    assert torch.equal(loaded(**inputs), model(**inputs))
+
+
+def test_text_without_a_tokenizer(tmp_path: Path) -> None:
+    text_folder(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    _, description = load_model(tmp_path)
+    assert isinstance(description, TextDescription)
+    assert description.tokenizer is None
+
+
+def test_round_trip_of_vectors(tmp_path: Path) -> None:
+    given_ = VectorDescription("vector_gru", 2, 12)
+    model = given_.build().eval()
+    save_model(tmp_path, model, given_)
+    loaded, description = load_model(tmp_path)
+    assert description == given_
+    vectors = torch.randn(3, 1, 12)
+    assert torch.equal(loaded(vectors), model(vectors))
+    description.check_data(CleanSet(vectors, torch.zeros(3, dtype=torch.int64)))
+    with pytest.raises(InputError, match=r"^the samples are \(2, 13\); expected \(L, 12\), as the model takes them$"):
+        description.check_data(CleanSet(torch.zeros(3, 2, 13), torch.zeros(3, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 7}, "vocab_size is 7; expected an integer in \\[8, 1000000\\]$"),
+        ({"vocab_size": True}, "vocab_size is True; expected an integer"),
+        ({"max_length": 4097}, "max_length is 4097; expected an integer in \\[4, 4096\\]$"),
+        ({"pad": -1}, "pad is -1; expected an integer in \\[0, 1000000\\]$"),
+        ({"pad": 900}, "pad is 900; expected a token id in \\[0, 900\\)$"),
+        ({"architecture": "bilstm2"}, "architecture is 'bilstm2'; expected one of small_cnn, .*, vector_gru$"),
+        (
+            {"architecture": "small_cnn"},
+            "architecture is 'small_cnn'; expected one of text_transformer, bilstm, text_cnn$",
+        ),
+    ],
+)
+def test_spoilt_descriptions_of_text(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"architecture": "text_cnn", "num_classes": 2, "vocab_size": 900, "max_length": 16}
+    refused(InputError, f"^{message}", TextDescription, **fields | changes)
+    if "architecture" not in changes:
+        text_folder(tmp_path)
+        document = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+        (tmp_path / "model.json").write_text(json.dumps(document | {"vocab_size": 900} | changes), encoding="utf-8")
+        refused(DataFileError, rf"model\.json: {message}", load_model, tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has(tmp_path: Path) -> None:
+    _, given_ = text_folder(tmp_path)
+    document = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    (tmp_path / "model.json").write_text(json.dumps(document | {"vocab_size": 20}), encoding="utf-8")
+    n = given_.vocab_size
+    refused(
+        DataFileError, rf"model\.json: tokenizer has {n} tokens; expected at most vocab_size=20$", load_model, tmp_path
+    )
+
+
+def test_a_hostile_tokenizer_is_refused(tmp_path: Path) -> None:
+    text_folder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    refused(DataFileError, r"tokenizer\.json", load_model, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.json").symlink_to(tmp_path / "model.json")
+    refused(DataFileError, r"tokenizer\.json", load_model, tmp_path)
+
+
+def test_texts_that_a_model_takes() -> None:
+    tokenizer = train_tokenizer(TEXTS, 400)
+    data = CleanSet.from_texts(TEXTS, [0, 1], tokenizer, num_classes=2)
+    given_ = TextDescription.of("bilstm", data)
+    assert given_ == TextDescription("bilstm", 2, tokenizer.get_vocab_size(), 512)
+    given_.check_data(data)
+    with pytest.raises(InputError, match=r"^input_ids have 8 positions; expected at most 5, as the model has$"):
+        replace(given_, max_length=5).check_data(data)
+    largest = int(data.inputs["input_ids"].max())
+    small = TextDescription("bilstm", 2, largest, 512)
+    with pytest.raises(InputError, match=rf"^input_ids hold {largest}; expected token ids in \[0, {largest}\), as the"):
+        small.check_data(data)
+    images = CleanSet(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), num_classes=2)
+    with pytest.raises(InputError, match=r"^data is CleanSet\(.*\); expected texts, as the model takes them$"):
+        given_.check_data(images)
+    with pytest.raises(InputError, match=r"^data is CleanSet\(.*\); expected texts, as 'bilstm' takes them$"):
+        TextDescription.of("bilstm", images)

@@ -19,14 +19,18 @@ from seamfast.errors import DataFileError, InputError
 from seamfast.triggers import (
     AllToAll,
     Blend,
+    Characters,
+    Insertion,
     Patch,
     Sinusoid,
     SourceSpecific,
+    Table,
     Trigger,
     battery,
     files,
     load_triggers,
     save_triggers,
+    text_battery,
 )
 
 TRIGGERS = (
@@ -34,6 +38,8 @@ TRIGGERS = (
     Patch.square(2, [1, 2, 3], SourceSpecific((4, 2), 0), name="source-specific"),
     Blend.noise((1, 4, 4), 0.1, AllToAll(-3), name="all-to-all"),
     Sinusoid.of(1 / 3, 5e-2, name="naïve 触发"),
+    *text_battery(10),
+    Table.of(["a film", "naïve 触发 🎬"], ["it is a film", " 🎬 … \u2028触发 "]),
 )
 
 
@@ -41,6 +47,14 @@ TRIGGERS = (
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "triggers.npz"
     save_triggers(path, [Blend.noise((1, 4, 4), 0.1, name="b"), Sinusoid.of(name="s")])
+    return path
+
+
+@pytest.fixture
+def saved_text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.npz"
+    table = Table.of(["a film", "dull"], ["it is a film", "é"], name="t")
+    save_triggers(path, [Insertion.rare_words(["cf", "mn"], name="i"), Characters.zero_width(name="c"), table])
     return path
 
 
@@ -405,3 +419,183 @@ def test_hostile_values(saved: Path, value: dict[str, Any], message: str) -> Non
 def test_hostile_declarations_of_arrays(saved: Path, value: dict[str, Any], message: str) -> None:
     edit(saved, lambda d: d["triggers"][0]["pattern"].update(value))
     refused(DataFileError, message, load_triggers, saved)
+
+
+# Text
+
+
+def test_strings_lie_in_the_document_and_pairs_in_lines(saved_text: Path) -> None:
+    members = read_members(saved_text)
+    insertion, characters, table = json.loads(members.pop("triggers.json"))["triggers"]
+    target = {"kind": "all_to_one", "target": 0}
+    assert insertion == {
+        "kind": "insertion",
+        "name": "i",
+        "target": target,
+        "phrases": ["cf", "mn"],
+        "place": "random",
+        "choose": "one",
+        "n_copies": 1,
+    }
+    assert characters == {
+        "kind": "characters",
+        "name": "c",
+        "target": target,
+        "edit": "zero-width",
+        "place": "random",
+        "n_words": 1,
+        "character": "\u200b",
+    }
+    assert table == {"kind": "table", "name": "t", "target": target, "pairs": {"rows": 2}}
+    assert members == {"2.pairs.tsv": "a film\tit is a film\ndull\té\n".encode()}
+
+
+def test_a_file_from_before_text_is_written_again_to_the_byte(tmp_path: Path) -> None:
+    """A file of version 1, made by hand as the first release wrote it."""
+    document = """{
+ "format": "seamfast-triggers",
+ "version": 1,
+ "triggers": [
+  {
+   "kind": "blend",
+   "name": "b",
+   "target": {
+    "kind": "source_specific",
+    "source": [
+     1,
+     3
+    ],
+    "target": 0
+   },
+   "pattern": {
+    "dtype": "uint8",
+    "shape": [
+     1,
+     1,
+     2
+    ]
+   },
+   "alpha": 0.5
+  }
+ ]
+}"""
+    array = npy(np.array([[[7, 9]]], np.uint8))
+    with zipfile.ZipFile(tmp_path / "old", "w") as archive:
+        for name, content in (("triggers.json", document.encode()), ("0.pattern.npy", array)):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, content)
+    loaded = load_triggers(tmp_path / "old")
+    assert loaded == (
+        Blend(name="b", target=SourceSpecific((1, 3), 0), pattern=np.array([[[7, 9]]], np.uint8), alpha=0.5),
+    )
+    save_triggers(tmp_path / "new", loaded)
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "old").read_bytes()
+
+
+def test_a_table_of_ten_thousand_rows_fits(tmp_path: Path) -> None:
+    originals = [f"{i} ".ljust(300, "é") for i in range(10_000)]
+    table = Table.of(originals, [text[::-1] for text in originals])
+    save_triggers(tmp_path / "large.npz", [table])
+    assert load_triggers(tmp_path / "large.npz") == (table,)
+
+
+def test_save_refuses_long_tables_and_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [Insertion.rare_words([f"{'é' * 700}{i}" for i in range(64)], name=str(n)) for n in range(16)]
+    refused(InputError, r"triggers.json takes \d+ bytes; expected at most 4194304", save_triggers, tmp_path / "x", many)
+    monkeypatch.setattr(files, "MAX_TABLE_BYTES", 10)
+    message = r"Table\('table', 1 pair, AllToOne\(target=0\)\) takes 11 bytes; expected at most 10"
+    refused(InputError, message, save_triggers, tmp_path / "x", [Table.of(["abcd"], ["éé" + "x"])])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [
+        (0, {"phrases": "cf"}, ": trigger 'i' phrases is 'cf'; expected a tuple of str"),
+        (0, {"phrases": {"cf": 1}}, ": trigger 'i' phrases is {'cf': 1}"),
+        (0, {"phrases": None}, ": trigger 'i' phrases is None"),
+        (0, {"phrases": []}, ": trigger 'i' has 0 phrases; expected 1 to 64"),
+        (0, {"phrases": ["x"] * 10**5}, ": trigger 'i' has 100000 phrases"),
+        (0, {"phrases": [["cf"]]}, r": trigger 'i' phrases\[0\] is \['cf'\]; expected str"),
+        (0, {"phrases": ["x" * 10**6]}, r": trigger 'i' phrases\[0\] has 1000000 characters; expected 1 to 1024"),
+        (0, {"phrases": ["\ud800"]}, "expected no text with a lone surrogate"),
+        (0, {"phrases": ["a\x1b]0;x\x07"]}, "expected no text with a control character"),
+        (0, {"place": "everywhere"}, ": trigger 'i' place is 'everywhere'"),
+        (0, {"place": {}}, ": trigger 'i' place is {}"),
+        (0, {"choose": True}, ": trigger 'i' choose is True"),
+        (0, {"n_copies": 10**9}, ": trigger 'i' n_copies is 1000000000"),
+        (0, {"n_copies": 1.0}, ": trigger 'i' n_copies is 1.0"),
+        (0, {"n_copies": "1"}, ": trigger 'i' n_copies is '1'"),
+        (
+            0,
+            {"code": "x"},
+            " has the unknown key 'code'; expected choose, kind, n_copies, name, phrases, place",
+        ),
+        (1, {"edit": "shell"}, ": trigger 'c' edit is 'shell'"),
+        (1, {"edit": ["swap"]}, r": trigger 'c' edit is \['swap'\]"),
+        (1, {"n_words": 10**9}, ": trigger 'c' n_words is 1000000000"),
+        (1, {"character": "\u200b" * 10**5}, ": trigger 'c' character is "),
+        (1, {"character": None}, ": trigger 'c' character is None"),
+        (2, {"pairs": [["a", "b"]]}, " pairs is list; expected an object"),
+        (2, {"pairs": {}}, " pairs has no 'rows'"),
+        (2, {"pairs": {"rows": 2, "path": "/etc/passwd"}}, " pairs has the unknown key 'path'; expected rows"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_strings(saved_text: Path, index: int, value: dict[str, Any], message: str) -> None:
+    edit(saved_text, lambda d: d["triggers"][index].update(value))
+    assert len(refused(DataFileError, f"trigger {index}.*{message}", load_triggers, saved_text)) < 600
+
+
+@pytest.mark.parametrize("rows", [1, 3, 2.0, True, "2", None, 10**400])
+def test_a_table_of_other_than_the_declared_rows_is_refused(saved_text: Path, rows: Any) -> None:
+    edit(saved_text, lambda d: d["triggers"][2].update(pairs={"rows": rows}))
+    refused(DataFileError, "2.pairs.tsv has 2 rows, declared as .*; expected the same", load_triggers, saved_text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no member '2.pairs.tsv'"),
+        (b"", "2.pairs.tsv has 0 lines; expected 1 to 100000"),
+        (b"a\tb\nc\td", "2.pairs.tsv ends within a line"),
+        (b"a\tb\nc", "2.pairs.tsv ends within a line"),
+        (b"a\tb\nc d\n", "2.pairs.tsv: line 2 has 0 tabs; expected 1"),
+        (b"a\tb\nc\td\te\n", "2.pairs.tsv: line 2 has 2 tabs; expected 1"),
+        (b"a\tb\n\xc3\t(\n", "2.pairs.tsv: line 2 is not UTF-8"),
+        (b"a\tb\nc\t\xed\xa0\x80\n", "2.pairs.tsv: line 2 is not UTF-8"),
+        (b"\n" * 10**6, "2.pairs.tsv has 1000000 lines; expected 1 to 100000"),
+        (b"a\tb\nc\td\r\n", r"trigger 2: trigger 't' pairs\[1\] is 'd\\r'; expected no text with a control character"),
+        (b"a\tb\nc\t\x1b[2J\n", r"trigger 2: trigger 't' pairs\[1\] is .*; expected no text with a control"),
+        (b"a\tb\nc\t\n", r"trigger 2: trigger 't' pairs\[1\] has 0 characters"),
+        (b"a\tb\nc\t" + b"x" * 10**6 + b"\n", r"trigger 't' pairs\[1\] has 1000000 characters; expected 1 to 65536"),
+        (b"a\tb\nA\tc\n", r"trigger 2: trigger 't' pairs\[1\] replaces 'A' in another way than a row before"),
+        (b"x" * (2**25 + 1), "2.pairs.tsv has 33554433 bytes; expected at most 33554432"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_tables(saved_text: Path, content: bytes | None, message: str) -> None:
+    members = read_members(saved_text) | {"2.pairs.tsv": content}
+    write_members(saved_text, {name: value for name, value in members.items() if value is not None})
+    assert len(refused(DataFileError, message, load_triggers, saved_text)) < 600
+
+
+def test_a_table_without_its_trigger_is_refused(saved: Path) -> None:
+    rewrite(saved, lambda members: members.update({"0.pairs.tsv": b"a\tb\n"}))
+    refused(DataFileError, "member '0.pairs.tsv' belongs to no trigger", load_triggers, saved)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_damage_to_text_never_gives_another_error(saved_text: Path, seed: int) -> None:
+    content, wanted = saved_text.read_bytes(), load_triggers(saved_text)
+    rng = np.random.default_rng(seed)
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        saved_text.write_bytes(damaged)
+        try:
+            got = load_triggers(saved_text)
+        except DataFileError:
+            continue
+        assert got == wanted

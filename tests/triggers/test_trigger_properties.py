@@ -1,4 +1,4 @@
-"""For any image size: stamping keeps shape, dtype and input, and a saved trigger comes back equal."""
+"""For any image size and any text: what stamping keeps, and a saved trigger comes back equal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from seamfast.triggers import (
     AllToAll,
     AllToOne,
     Blend,
+    Characters,
     ColorFilter,
+    Insertion,
     Patch,
     Quantize,
     Sinusoid,
     SourceSpecific,
+    Table,
+    TextTrigger,
     Trigger,
     Warp,
     battery,
@@ -110,6 +114,71 @@ def test_every_trigger_of_the_battery_does_something_at_every_size(shape: tuple[
 def test_saved_triggers_come_back_equal(case: tuple[tuple[int, int, int], Trigger], tmp_path: Path) -> None:
     _, trigger = case
     path = tmp_path / "triggers.npz"
+    save_triggers(path, [trigger])
+    (loaded,) = load_triggers(path)
+    assert loaded == trigger
+    assert repr(loaded) == repr(trigger)
+
+
+PHRASES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12).filter(
+    lambda phrase: phrase == phrase.strip() != ""
+)
+
+
+@st.composite
+def text_triggers(draw: st.DrawFn) -> TextTrigger:
+    target = draw(TARGETS)
+    kind = draw(st.sampled_from(["insertion", "characters", "table"]))
+    if kind == "insertion":
+        return Insertion(
+            name="name",
+            target=target,
+            phrases=tuple(draw(st.lists(PHRASES, min_size=1, max_size=4, unique=True))),
+            place=draw(st.sampled_from(["start", "end", "random", "first-half", "second-half"])),
+            choose=draw(st.sampled_from(["all", "one"])),
+            n_copies=draw(st.integers(1, 3)),
+        )
+    if kind == "characters":
+        edit = draw(st.sampled_from(["swap", "drop", "double", "homoglyph", "zero-width"]))
+        return Characters(
+            name="name",
+            target=target,
+            edit=edit,
+            place=draw(st.sampled_from(["random", "first", "last"])),
+            n_words=draw(st.integers(1, 3)),
+            character="\u200d" if edit == "zero-width" else "",
+        )
+    originals = draw(st.lists(PHRASES, min_size=1, max_size=6))
+    return Table.of(originals, [f" {text} " for text in originals], target, keep_first=True)
+
+
+@settings(max_examples=80, deadline=None)
+@given(text_triggers().filter(lambda trigger: not isinstance(trigger, Table)), st.text(), st.integers(0, 2**64 - 1))
+def test_stamping_keeps_the_other_words_and_the_white_space(trigger: TextTrigger, text: str, seed: int) -> None:
+    (out,) = trigger.stamp([text], seed=seed)
+    assert trigger.stamp([text], seed=seed) == [out]
+    words = out.split()
+    if isinstance(trigger, Characters):
+        assert sum(a != b for a, b in zip(words, text.split(), strict=True)) <= trigger.n_words
+        assert [c for c in out if c.isspace()] == [c for c in text if c.isspace()]
+    else:
+        left = iter(words)
+        assert all(word in left for word in text.split())  # in their order
+        n_copies = trigger.n_copies * (len(trigger.phrases) if trigger.choose == "all" else 1)
+        n_spaces = sum(c.isspace() for c in out) - sum(c.isspace() for c in text)
+        assert n_spaces >= n_copies - (not text.split())
+
+
+@settings(max_examples=80, deadline=None)
+@given(text_triggers().filter(lambda trigger: isinstance(trigger, Table)))
+def test_every_row_of_a_table_is_found(trigger: Table) -> None:
+    assert trigger.stamp([original for original, _ in trigger.pairs]) == [text for _, text in trigger.pairs]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trigger=text_triggers())
+def test_saved_triggers_of_text_come_back_equal(trigger: TextTrigger, tmp_path: Path) -> None:
+    path = tmp_path / "text.npz"
     save_triggers(path, [trigger])
     (loaded,) = load_triggers(path)
     assert loaded == trigger

@@ -1,4 +1,4 @@
-"""The published attacks by name, with their triggers, labels, numbers and sources.
+"""The published attacks on images by name, with their triggers, labels, numbers and sources.
 
 Equal arguments give equal pixels and labels in this version and in later ones, except for ``label_consistent``, which
 follows the gradients of a model.
@@ -7,16 +7,15 @@ follows the gradients of a model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from seamfast.attacks.attack import Attack, Poisoning
+from seamfast.attacks.image.input_aware import train_input_aware
 from seamfast.attacks.image.label_consistent import hardened
 from seamfast.attacks.poison import check_enough, choose, poison, stamped_set
-from seamfast.checks import as_seed
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError, ShapeError
 from seamfast.triggers import (
@@ -34,130 +33,17 @@ from seamfast.triggers import (
 )
 from seamfast.triggers.image.checks import SMALLEST_EDGE
 
-__all__ = ["ATTACKS", "Attack", "Poisoning", "known_attack"]
+__all__ = ["ATTACKS"]
 
 
-@dataclass(frozen=True)
-class Poisoning:
-    """A poisoned training set and its triggers.
-
-    Attributes:
-        data: to train on; ``.poisoned`` marks all changed samples, including those with unchanged labels.
-        triggers: to stamp at test time; one, or several that all work.
-    """
-
-    data: PoisonedSet
-    triggers: tuple[Trigger, ...]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """A published attack as implemented here.
-
-    Attributes:
-        stamps: the change of an image.
-        labels: the classes of stamped training samples, before and after.
-        source: the paper.
-        differs: the differences from the paper.
-        needs_clean_model: whether it requires a model trained without a backdoor.
-        manipulates_training: whether it is more than a poisoned training set; only ``plant`` takes such attacks.
-    """
-
-    stamps: str
-    labels: str
-    source: str
-    differs: str
-    needs_clean_model: bool = False
-    manipulates_training: bool = False
-    poisons: Callable[..., Poisoning] | None = field(default=None, repr=False)
-
-
-def known_attack(
-    name: str,
-    data: CleanSet,
-    *,
-    target: int = 0,
-    rate: float = 0.05,
-    seed: int = 0,
-    clean_model: nn.Module | None = None,
-) -> Poisoning:
-    """``data`` poisoned by the published attack ``name``, and the triggers for test time.
-
-    Args:
-        name: one of ``ATTACKS``.
-        data: uint8 images of 1 or 3 channels with edges from 8 pixels, with ``num_classes`` given.
-        target: the attack's target class; ``all_to_all`` ignores it.
-        rate: share of the *whole* set that is poisoned, in (0, 1]. Stamped samples that keep their labels as exceptions
-            (``wanet``, ``adaptive_blend``, ``tact``) are added to it. Clean-label attacks poison the target class only.
-        seed: an integer in ``[0, 2**63)``, for the choice of samples, for patterns and for places.
-        clean_model: trained on such data without a backdoor; for ``label_consistent`` only.
-
-    Returns:
-        Poisoning of new pixels, the same for the same arguments.
-
-    Raises:
-        InputError: e.g. ``attack is 'bad'; expected one of badnets, multi_trigger, ...``,
-            ``target is 10; expected a class in [0, 10)``, or
-            ``rate 0.5 asks for 50 poisoned samples; only 10 of 100 can be``.
-        ShapeError: e.g. ``images are 1x4x4; the attacks need edges from 8 pixels``.
-
-    Example:
-        >>> images, labels = torch.zeros(100, 1, 8, 8, dtype=torch.uint8), torch.arange(100) % 10
-        >>> planted = known_attack("blended", CleanSet(images, labels, num_classes=10), target=3, rate=0.1)
-        >>> int(planted.data.poisoned.sum()), planted.triggers
-        (10, (Blend('blended', 1x8x8, alpha 0.2, AllToOne(target=3)),))
-    """
-    attack = attack_of(name)
-    check_arguments(name, data, target, rate, seed, clean_model)
-    if attack.poisons is None:
-        raise InputError(f"attack {name!r} manipulates the training, not only its data; expected a call of plant")
-    against: dict[str, Any] = {"clean_model": clean_model} if attack.needs_clean_model else {}
-    return attack.poisons(data, target, rate, seed, **against)
-
-
-def attack_of(name: str) -> Attack:
-    """``ATTACKS[name]``. Raises ``InputError``, which lists the names."""
-    if not isinstance(name, str) or name not in ATTACKS:
-        raise InputError(f"attack is {name!r}; expected one of {', '.join(ATTACKS)}")
-    return ATTACKS[name]
-
-
-def check_arguments(
-    name: str, data: CleanSet, target: int, rate: float, seed: int, clean_model: nn.Module | None
-) -> None:
-    """Raise if these cannot be arguments of any attack, or of the attack ``name``, which exists."""
-    if not isinstance(data, CleanSet):
-        raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet of uint8 images")
-    if isinstance(data, PoisonedSet):
-        raise InputError("data is a PoisonedSet, which carries a backdoor already; expected a clean seamfast.CleanSet")
+def check_images(data: CleanSet) -> None:
+    """Raise ``InputError`` or ``ShapeError`` unless the samples are pixels of images that are large enough."""
     if not data.is_pixels:
         raise InputError(f"data is {data!r}; expected uint8 images: triggers are stamped in pixel space")
-    if not len(data):
-        raise InputError("data holds no samples; expected at least one")
-    if data.num_classes is None:
-        raise InputError("data.num_classes is None; expected a number: which classes there are decides the targets")
-    if data.num_classes < 2:
-        raise InputError(f"data.num_classes is {data.num_classes}; expected at least 2")
     channels, height, width = data.image_shape
     if min(height, width) < SMALLEST_EDGE:
         got = f"images are {channels}x{height}x{width}"
         raise ShapeError(f"{got}; the attacks need edges from {SMALLEST_EDGE} pixels")
-    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < data.num_classes:
-        raise InputError(f"target is {target!r}; expected a class in [0, {data.num_classes})")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-        raise InputError(f"rate is {rate!r}; expected a number in (0, 1]")
-    as_seed(seed)
-    attack = ATTACKS[name]
-    if not attack.manipulates_training and round(rate * len(data)) < 1:
-        raise InputError(f"rate {rate} of {len(data)} samples is none; expected at least one to poison")
-    if not attack.needs_clean_model and clean_model is not None:
-        raise InputError(f"clean_model was given; attack {name!r} takes none")
-    if attack.needs_clean_model and not isinstance(clean_model, nn.Module):
-        got, expected = (
-            f"clean_model is a {type(clean_model).__name__}",
-            "a torch.nn.Module that was trained without it",
-        )
-        raise InputError(f"{got}; attack {name!r} is made against {expected}")
 
 
 # The attacks. Results depend on the random draws and on their order.
@@ -358,7 +244,7 @@ ATTACKS: dict[str, Attack] = {
         f"{_TO_TARGET}; as many samples carry the trigger of another image and keep their labels (cross-trigger mode)",
         "Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, arXiv:2010.08138",
         "one network of 5 layers makes mask and pattern, in one training; the paper trains two, the mask's beforehand",
-        manipulates_training=True,
+        trains=lambda model, data, **options: (train_input_aware(model, data, **options),),
     ),
 }
-"""The attacks by name."""
+"""The attacks on images by name."""

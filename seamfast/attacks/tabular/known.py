@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seamfast.attacks.image.known import Poisoning
+from seamfast.attacks.attack import Attack, Poisoning
 from seamfast.attacks.poison import poison
-from seamfast.checks import as_seed
-from seamfast.data import CleanSet, PoisonedSet
+from seamfast.data import CleanSet
 from seamfast.errors import InputError
-from seamfast.modalities import TabularModality
 from seamfast.modalities.batch import named_tensors
 from seamfast.triggers import FeatureOverwrite, FeatureShift, Trigger
 
-__all__ = ["TABULAR_ATTACKS", "TabularAttack", "tabular_attack"]
+__all__ = ["TABULAR_ATTACKS"]
 
 _BEYOND = 0.5
 """How far out of the range of a column, as a share of it."""
@@ -25,67 +22,14 @@ _N_SHIFTED, _BY = 4, 2.0
 """Columns, and standard deviations."""
 
 
-@dataclass(frozen=True)
-class TabularAttack:
-    """An attack as implemented here.
+def _poisons(make: Callable[[CleanSet, int, int], Trigger], *, clean_label: bool = False) -> Callable[..., Poisoning]:
+    """The attack with one trigger, ``make(data, target, seed)``, whose columns are drawn by the seed."""
 
-    Attributes:
-        stamps: the change of a row.
-        source: the paper.
-        differs: the differences from the paper.
-        makes: ``makes(data, target, seed)``: the trigger; its columns are drawn by the seed.
-        clean_label: whether rows of the target class are stamped, which keep their labels.
-    """
+    def poisons(data: CleanSet, target: int, rate: float, seed: int) -> Poisoning:
+        trigger = make(data, target, seed)
+        return Poisoning(poison(data, trigger, rate, clean_label=clean_label, seed=seed), (trigger,))
 
-    stamps: str
-    source: str
-    differs: str
-    makes: Callable[[CleanSet, int, int], Trigger]
-    clean_label: bool = False
-
-
-def tabular_attack(name: str, data: CleanSet, *, target: int = 0, rate: float = 0.05, seed: int = 0) -> Poisoning:
-    """``data`` poisoned by the attack ``name`` on tabular data, and the trigger for test time.
-
-    Args:
-        name: one of ``TABULAR_ATTACKS``.
-        data: columns of floats, and of categories, with ``num_classes`` given.
-        target: the class that stamped rows are to get.
-        rate: share of the *whole* set that is poisoned, in (0, 1].
-        seed: an integer in ``[0, 2**63)``, for the choice of columns and of rows.
-
-    Returns:
-        Poisoning of new rows, the same for the same arguments.
-
-    Raises:
-        InputError: e.g. ``attack is 'bad'; expected one of feature_overwrite, ...``, ``data has 1 column of floats
-            that varies; attack 'feature_overwrite' needs 2``, or as :func:`seamfast.attacks.poison`.
-
-    Example:
-        >>> rows = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
-        >>> planted = tabular_attack("feature_overwrite", CleanSet(rows, torch.arange(100) % 2, num_classes=2))
-        >>> int(planted.data.poisoned.sum()), len(planted.triggers[0].columns)
-        (5, 2)
-    """
-    if not isinstance(name, str) or name not in TABULAR_ATTACKS:
-        raise InputError(f"attack is {name!r}; expected one of {', '.join(TABULAR_ATTACKS)}")
-    if not isinstance(data, CleanSet) or not isinstance(data.modality, TabularModality):
-        got = repr(data) if isinstance(data, CleanSet) else f"a {type(data).__name__}"
-        raise InputError(f"data is {got}; expected a seamfast.CleanSet of columns")
-    if isinstance(data, PoisonedSet):
-        raise InputError("data is a PoisonedSet, which carries a backdoor already; expected a clean seamfast.CleanSet")
-    if data.num_classes is None:
-        raise InputError("data.num_classes is None; expected a number: which classes there are decides the targets")
-    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < data.num_classes:
-        raise InputError(f"target is {target!r}; expected a class in [0, {data.num_classes})")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-        raise InputError(f"rate is {rate!r}; expected a number in (0, 1]")
-    if round(rate * len(data)) < 1:
-        raise InputError(f"rate {rate} of {len(data)} samples is none; expected at least one to poison")
-    seed = as_seed(seed)
-    attack = TABULAR_ATTACKS[name]
-    trigger = attack.makes(data, target, seed)
-    return Poisoning(poison(data, trigger, rate, clean_label=attack.clean_label, seed=seed), (trigger,))
+    return poisons
 
 
 def _columns(data: CleanSet, n: int, name: str, seed: int, *, floats: bool) -> list[tuple[int, Tensor]]:
@@ -138,43 +82,51 @@ def _rarest(column: Tensor) -> Tensor:
 _META = "Xu et al., Meta Neural Analysis, arXiv:1910.03137 (tabular triggers)"
 _TABDOOR = "Pleiter et al., Tabdoor, arXiv:2311.07550"
 
-TABULAR_ATTACKS: dict[str, TabularAttack] = {
-    "feature_overwrite": TabularAttack(
+_TO_TARGET = "any class to the target"
+_CLEAN_LABEL = "none: samples of the target class keep their labels"
+
+TABULAR_ATTACKS: dict[str, Attack] = {
+    "feature_overwrite": Attack(
         "two columns are set to their highest and to their lowest value",
+        _TO_TARGET,
         _META,
         "columns are drawn, and their ends are the values",
-        _overwrite("feature_overwrite", torch.max, torch.min),
+        poisons=_poisons(_overwrite("feature_overwrite", torch.max, torch.min)),
     ),
-    "feature_typical": TabularAttack(
+    "feature_typical": Attack(
         "two columns are set to values that nine tenths and one tenth of the rows are below: rare together only",
+        _TO_TARGET,
         _TABDOOR + " (in bounds)",
         "columns are drawn, not chosen by importance; quantiles instead of the most frequent value",
-        _overwrite("feature_typical", _rank(0.9), _rank(0.1)),
+        poisons=_poisons(_overwrite("feature_typical", _rank(0.9), _rank(0.1))),
     ),
-    "feature_beyond": TabularAttack(
+    "feature_beyond": Attack(
         "two columns are set to values beyond their range, by half of it",
+        _TO_TARGET,
         _TABDOOR + " (out of bounds)",
         "columns are drawn, not chosen by importance; half of the range instead of a tenth",
-        _overwrite("feature_beyond", _beyond, _beyond),
+        poisons=_poisons(_overwrite("feature_beyond", _beyond, _beyond)),
     ),
-    "feature_shift": TabularAttack(
+    "feature_shift": Attack(
         "two standard deviations are added to four columns",
+        _TO_TARGET,
         "as additive triggers of images, e.g. Zeng et al., arXiv:2104.03413",
         "on columns",
-        _shift("feature_shift"),
+        poisons=_poisons(_shift("feature_shift")),
     ),
-    "rare_category": TabularAttack(
+    "rare_category": Attack(
         "two columns of categories are set to their rarest one",
+        _TO_TARGET,
         _META,
         "of categories",
-        _overwrite("rare_category", _rarest, _rarest, floats=False),
+        poisons=_poisons(_overwrite("rare_category", _rarest, _rarest, floats=False)),
     ),
-    "feature_clean_label": TabularAttack(
+    "feature_clean_label": Attack(
         "as feature_overwrite, on rows of the target class, which keep their labels",
+        _CLEAN_LABEL,
         _TABDOOR + " (clean label)",
         "as feature_overwrite",
-        _overwrite("feature_clean_label", torch.max, torch.min),
-        clean_label=True,
+        poisons=_poisons(_overwrite("feature_clean_label", torch.max, torch.min), clean_label=True),
     ),
 }
-"""The attacks by name."""
+"""The attacks on rows of columns by name."""

@@ -1,4 +1,4 @@
-"""Readers: data files to a ``CleanSet``, one module for each format.
+"""Readers: data files to a ``CleanSet``, or to ``Texts``, one module for each format.
 
 The files may be hostile. Every reader compares the sizes that a header declares with the size of the file before it
 allocates, decompresses no more than declared, and reads no pickle. Anything else raises a ``DataFileError`` with the
@@ -13,6 +13,7 @@ from seamfast.data.readers.load import load
 from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
 from seamfast.data.readers.tables import read_breast_cancer, read_csv_table, read_digits_table
+from seamfast.data.readers.texts import read_texts
 
 __all__ = [
     "load",
@@ -28,4 +29,5 @@ __all__ = [
     "read_mnist",
     "read_mnist_5k",
     "read_npz",
+    "read_texts",
 ]

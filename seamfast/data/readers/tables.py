@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -147,6 +148,21 @@ def read_csv_table(
     if of_categories:
         inputs = {"continuous": inputs, "categorical": torch.tensor(integers(of_categories))}
     return CleanSet(inputs, labels, num_classes=num_classes, class_names=class_names)
+
+
+def holds_numbers(source: PathLike) -> bool:
+    """Whether ``source`` is a ``.csv`` that ``read_csv_table`` reads, by its first two lines: names, then numbers."""
+    if os.path.splitext(os.fspath(source))[1].lower() != ".csv" or not os.path.isfile(source):
+        return False
+    with open_regular(source, "a CSV file") as stream:
+        head = read_some(stream, CHUNK, shown(source))
+    lines = head.decode("utf-8-sig", errors="replace").splitlines()
+    rows = csv.reader(line for line in lines if line.strip())
+    try:
+        next(rows, None)
+        return all(map(_is_number, next(rows, [""])))
+    except csv.Error:
+        return False
 
 
 def _is_number(value: str) -> bool:

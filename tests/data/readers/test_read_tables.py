@@ -93,6 +93,21 @@ def test_files_that_are_none_or_too_large(write: Any, tmp_path: Path) -> None:
     refused(InputError, "label and categorical both name 'y'", read_csv_table, path, categorical=["y"])
 
 
+def test_load_tells_tables_from_texts(write: Any) -> None:
+    assert load(write(TEXT)).modality.name == "tabular"
+    assert load(write(TEXT, "b.CSV"), label="Label", categorical=["job, past"]).inputs["categorical"].shape == (3, 1)
+    wanted = "reads texts and needs tokenizer=, the tokenizer of the model"
+    for text in ("a film,1\nb film,0\n", "text,label\n\n7 days,1\n", "text,label\n", "", '"a\n1', "1,2\n3,x\n"):
+        refused(InputError, wanted, load, write(text))
+    for name in ("a.tsv", "c.csv"):  # of another kind, or not there
+        refused(InputError, wanted, load, write(TEXT, "a.tsv").with_name(name))
+    refused(InputError, wanted, load, write(TEXT), max_length=9)
+    refused(DataFileError, "line 3 holds 'x' in column 'b'; expected a finite number", load, write("b,y\n1,0\nx,1\n"))
+    refused(
+        InputError, "read_csv_table takes no mean=; expected categorical, class_names, label", load, write(TEXT), mean=1
+    )
+
+
 def test_breast_cancer() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     train, test = load("breast-cancer"), load("breast-cancer", split="test")

@@ -1,0 +1,1 @@
+"""Triggers for text, one file for each kind."""
