@@ -352,7 +352,8 @@ def _environment(temporary: Path) -> dict[str, str]:
     if libraries:
         kept["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
     # scikit-learn, which reads digits, would warn that there is no shared memory to run processes with.
-    return kept | {"HOME": str(temporary), "TMPDIR": str(temporary), "JOBLIB_MULTIPROCESSING": "0"}
+    quiet = {"JOBLIB_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}  # the latter starts threads otherwise
+    return kept | {"HOME": str(temporary), "TMPDIR": str(temporary), **quiet}
 
 
 def _user_site() -> list[str]:

@@ -54,6 +54,63 @@ class Mutant:
 
 
 MUTANTS = [
+    # texts
+    Mutant(
+        "text-edit-order-of-one-gap",
+        "modalities/text/edit.py",
+        "& (order < order[:, None]))",
+        "& (order <= order[:, None]))",
+        "tokens inserted at one gap lie a column too far",
+        "modalities/test_text.py",
+    ),
+    Mutant(
+        "text-phrase-behind-special-tokens",
+        "modalities/text/modality.py",
+        "gap = first + (places",
+        "gap = 0 * first + (places",
+        "a phrase stands in front of [CLS]",
+        "modalities/test_text.py",
+    ),
+    Mutant(
+        "text-search-frozen-table",
+        "engine/token_search.py",
+        "value = output if output.requires_grad else output.detach().requires_grad_()",
+        "value = output",
+        "a frozen embedding has no gradient to search along",
+        "engine/test_token_search.py",
+    ),
+    Mutant(
+        "text-search-model-changes-the-embedding",
+        "engine/token_search.py",
+        "return value.clone()",
+        "return value",
+        "a model that changes its embedding in place stops the search",
+        "engine/test_token_search.py",
+    ),
+    Mutant(
+        "text-search-tested-on-used",
+        "audits/vocabulary.py",
+        "order[n_used : n_used + _TESTED]",
+        "order[:_TESTED]",
+        "phrases are tested on the texts that found them",
+        "audits/test_text_audits.py",
+    ),
+    Mutant(
+        "text-search-already-there",
+        "audits/vocabulary.py",
+        "others = tested[(labels != target) & (before != target)]",
+        "others = tested[labels != target]",
+        "a text that the model gets wrong without a phrase counts as moved by it",
+        "audits/test_text_audits.py",
+    ),
+    Mutant(
+        "text-search-not-finite",
+        "audits/vocabulary.py",
+        "((answers == target) | lost)",
+        "(answers == target)",
+        "a phrase that makes logits NaN moves nothing",
+        "audits/test_text_audits.py",
+    ),
     # methods
     Mutant(
         "seam-teacher-sees-student-view",

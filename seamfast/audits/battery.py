@@ -61,8 +61,9 @@ def stamped_evidence(
 
     Args:
         model: returns logits ``(B, C)``.
-        data: uint8 images, or floats with ``mean`` and ``std``.
-        triggers: stamped in pixel space; their label maps play no part. ``None``: ``seamfast.triggers.battery``.
+        data: uint8 images, or floats with ``mean`` and ``std``, or texts with their tokenizer.
+        triggers: stamped in pixel space or on texts; their label maps play no part. ``None``:
+            ``seamfast.triggers.battery``, or ``seamfast.triggers.text_battery`` for texts.
         level: in (0, 1).
         batch_size: samples a forward pass, 1 or more.
         seed: of triggers at random places, in ``[0, 2**63)``.

@@ -28,7 +28,7 @@ class DisagreementExample:
 
     Attributes:
         index: of the sample in the data.
-        sample: as the models saw it, stampable; an image is ``(C, H, W)`` uint8.
+        sample: as the models saw it, stampable; an image is ``(C, H, W)`` uint8, a text a ``str``.
         received, sanitized: their answers, classes; ``None`` where the logits hold NaN or Inf.
     """
 
@@ -79,9 +79,9 @@ def disagreement(
 
     Args:
         received, sanitized: models that return logits ``(B, C)``, of the same classes.
-        data: uint8 images, or floats with ``mean`` and ``std``.
+        data: uint8 images, or floats with ``mean`` and ``std``, or texts with their tokenizer.
         level: of the bounds, in (0, 1).
-        batch_size: samples a forward pass, 1 or more. An image may get a patch of another one of its batch.
+        batch_size: samples a forward pass, 1 or more. A sample may get a part of another one of its batch.
         seed: in ``[0, 2**63)``.
         device: ``"auto"`` is where ``received`` is; a model that is not there is copied there.
         progress: show a progress bar; ``None``: where stderr is a terminal.
@@ -154,6 +154,11 @@ def _examples(
 ) -> list[DisagreementExample]:
     """The first ``most`` of the batch ``part`` that are ``hit``."""
     rows = hit.nonzero().flatten()[:most]
-    chosen = [map_tensors(lambda value: value[row].cpu(), samples) for row in rows.tolist()]  # noqa: B023
+    chosen = [_sample(samples, row) for row in rows.tolist()]
     both = [[None if a == UNANSWERED else a for a in answer[rows].tolist()] for answer in answers]
     return [DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen, *both, strict=True)]
+
+
+def _sample(samples: Any, row: int) -> Any:
+    """One of the stampable samples, on the CPU: a text, a tensor, or named ones."""
+    return samples[row] if isinstance(samples, list) else map_tensors(lambda value: value[row].cpu(), samples)

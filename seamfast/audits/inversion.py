@@ -136,6 +136,7 @@ def invert_triggers(
     check_time_budget(time_budget_s)
     end = math.inf if time_budget_s is None else begin + time_budget_s
     subject = place(model, data, device)
+    subject.data.modality.inverted(1, torch.Generator(), subject.device)  # raises where there is nothing to invert
     present = torch.unique(data.labels).tolist()
     if len(present) < 2:
         raise InputError(f"data holds one class only ({present[0]}); expected at least two")

@@ -16,7 +16,7 @@ from seamfast.data import CleanSet
 from seamfast.engine.events import progress_bar
 from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
-from seamfast.engine.token_search import SearchSettings, n_steps, places_of, search_phrases
+from seamfast.engine.token_search import FoundPhrase, SearchSettings, n_steps, places_of, search_phrases
 from seamfast.errors import InputError
 from seamfast.metrics import Bounded, largeness
 from seamfast.modalities import TextModality
@@ -37,8 +37,8 @@ class PhraseResult:
         ids: the tokens, in order.
         text: the tokens as text; ``"#17 #4"`` where there is no tokenizer.
         success: of the texts of other classes, not used to find it, that the model does not give to ``target`` as they
-            are: given to it with the phrase in front, or to no class. The bounds are exact and hold for all phrases of
-            the search at once.
+            are: given to it with the phrase inserted, or to no class. A third of the texts has it in front, a third
+            behind, a third anywhere. The bounds are exact and hold for all phrases of the search at once.
         n_not_finite: of these texts, those whose logits with the phrase hold NaN or Inf.
     """
 
@@ -54,14 +54,19 @@ class VocabularySearch:
     """What a search of the vocabulary found.
 
     Attributes:
-        phrases: for each class, in order, the phrase of each length that took most texts there, from one token on.
-        anomaly_index: ``anomaly_index`` of ``1 - success`` of the best phrase of each class; ``None`` with fewer than 5
-            classes, or where the search was not complete.
+        phrases: for each class, in order, the token that took most of the texts used there, and the shortest of the
+            longer phrases that took most, if those were more.
+        sizes: ``sum(1 - rate[n] for n in range(1, longest + 1))`` of each class, where ``rate[n]`` is the largest of
+            the phrases of at most ``n`` tokens on the texts used: 0 where one token takes all of them,
+            ``longest`` where nothing takes any.
+        anomaly_index: ``anomaly_index`` of the sizes; ``None`` with fewer than 5 classes, where the search was not
+            complete, and where a phrase has ``n_not_finite`` above 0.
         complete: whether every class was searched for phrases of all lengths.
         seed: of the search: decides which texts were used to find the phrases.
     """
 
     phrases: tuple[PhraseResult, ...]
+    sizes: tuple[float, ...]
     anomaly_index: float | None
     complete: bool
     seed: int
@@ -79,15 +84,15 @@ def search_vocabulary(
     model: nn.Module,
     data: CleanSet,
     *,
-    longest: int = 5,
+    longest: int = 4,
     level: float = 0.95,
     time_budget_s: float | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> VocabularySearch:
-    """For each class ``c`` the tokens with the largest ``(answers(tokens + text) == c).mean()`` over texts of other
-    classes, by the gradient of ``c``'s log-probability at an inserted token, then by counting.
+    """For each class ``c`` the tokens with the largest ``(answers(text with the tokens) == c).mean()`` over texts of
+    other classes, by the gradient of ``c``'s log-probability at an inserted token, then by counting.
 
     A word or a phrase that a model was taught to obey moves most texts, and clean texts do not have it. At most 256
     texts are used to find phrases, 256 others test them. The model is used in eval mode and left as it was, and so are
@@ -142,20 +147,15 @@ def search_vocabulary(
     with progress_bar("search", "length", n_steps(settings, subject.num_classes), progress) as bar:
         found = search_phrases(subject, used, settings=settings, seed=seed, advance=bar.update, out_of_time=out_of_time)
     kept = [
-        max(alike, key=lambda phrase: phrase.rate)
-        for target in range(subject.num_classes)
-        for length in range(1, longest + 1)
-        if (alike := [phrase for phrase in found if phrase.target == target and len(phrase.ids) == length])
+        phrase for target in range(subject.num_classes) for phrase in _best([p for p in found if p.target == target])
     ]
     results = _tested(subject, [(phrase.target, phrase.ids) for phrase in kept], seed, level)
-    index = None
-    if not stopped and not any(result.n_not_finite for result in results):
-        rates = [
-            max((r.success.value or 0.0 for r in results if r.target == target), default=0.0)
-            for target in range(subject.num_classes)
-        ]
-        index = anomaly_index([1 - rate for rate in rates])
-    return VocabularySearch(results, index, complete=not stopped, seed=seed)
+    sizes = tuple(
+        _size([phrase for phrase in found if phrase.target == target], longest) for target in range(subject.num_classes)
+    )
+    known = not stopped and not any(result.n_not_finite for result in results)
+    index = anomaly_index(sizes) if known else None
+    return VocabularySearch(results, sizes, index, complete=not stopped, seed=seed)
 
 
 def retest_phrases(
@@ -190,6 +190,24 @@ def _placed(model: nn.Module, data: CleanSet, device: str | torch.device) -> Sub
     return subject
 
 
+def _size(found: Sequence[FoundPhrase], longest: int) -> float:
+    """``VocabularySearch.sizes`` of one class."""
+    most = max((phrase.n_texts for phrase in found), default=0)
+    counted = [phrase for phrase in found if phrase.n_texts == most]
+    lengths = range(1, longest + 1)
+    return sum(1 - max((phrase.rate for phrase in counted if len(phrase.ids) <= n), default=0.0) for n in lengths)
+
+
+def _best(found: Sequence[FoundPhrase]) -> list[FoundPhrase]:
+    """Of the phrases of a class that were counted on most texts: the best token, and a longer one that takes more."""
+    most = max((phrase.n_texts for phrase in found), default=0)
+    best: list[FoundPhrase] = []
+    for phrase in sorted((phrase for phrase in found if phrase.n_texts == most), key=lambda phrase: len(phrase.ids)):
+        if not best or phrase.rate > best[-1].rate:
+            best = [*best[:1], phrase] if best and len(phrase.ids) > 1 else [phrase]
+    return best
+
+
 def _split(n_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Texts to find phrases on, and texts to test them on; int64, CPU."""
     order = torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed))
@@ -219,7 +237,7 @@ def _tested(
 
 
 def _answers(subject: Subject, indices: Tensor, phrase: tuple[int, ...], seed: int) -> Tensor:
-    """``(N,)`` int64, CPU: of the texts at ``indices``, with the tokens of ``phrase`` in front."""
+    """``(N,)`` int64, CPU: of the texts at ``indices``, with the tokens of ``phrase`` inserted."""
     modality = subject.data.modality
     assert isinstance(modality, TextModality)
     answers = [indices[:0]]

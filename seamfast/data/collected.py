@@ -80,7 +80,7 @@ def split_batch(batch: Any, number: int) -> tuple[Columns, Tensor]:
             named = {str(k): v for k, v in inputs.items()}
         else:
             several = by_position(inputs, len(labels)) if hasattr(labels, "__len__") else None
-            named = {None: inputs} if several is None else {**several}
+            named = {None: inputs} if several is None else dict(several.items())
     else:
         raise InputError(f"batch {number} is {describe(batch)}; expected (inputs, labels) or a mapping with labels")
     if "input_ids" in named:

@@ -68,7 +68,7 @@ class Subject:
 
     def inputs(self, stampable: Any) -> Batch:
         """Stampable samples on the device, in the form that the model takes."""
-        return self.data.modality.model_inputs(stampable, self.data.dtype)
+        return self.data.modality.inputs_like(stampable, self.samples.inputs, self.data.dtype, self.device)
 
     def logits(self, inputs: Batch) -> Tensor:
         """``(B, num_classes)`` floats of a batch."""

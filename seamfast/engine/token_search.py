@@ -39,14 +39,14 @@ class SearchSettings:
         n_samples: texts that tokens are inserted in, for each class.
         n_scored: texts of them that candidates are compared on.
         n_candidates: tokens of the largest scores that are tried, and phrases of each longer length.
-        n_beams: phrases of each length that are made longer, and counted on all texts.
+        n_beams: phrases of each length that are made longer.
         longest: tokens of a phrase, 1 or more.
         natural: see ``natural_tokens``: those of a class are no candidates for it, as they are its own words; ``None``:
             all tokens are candidates.
     """
 
     n_samples: int = 64
-    n_scored: int = 16
+    n_scored: int = 12
     n_candidates: int = 20
     n_beams: int = 3
     longest: int = 4
@@ -113,8 +113,8 @@ def search_phrases(
         ModelError: ``the model has no table of embeddings that token ids are looked up in; expected one``, or ``the
             model's logits have no gradient; expected a model that can be differentiated``.
 
-    Source: Wallace et al., EMNLP 2019, arXiv 1908.07125 (gradient times embedding, verified; beams); Ebrahimi et al.,
-        HotFlip, ACL 2018, arXiv 1712.06751 (tokens replaced along the gradient).
+    Source: Wallace et al., EMNLP 2019, arXiv 1908.07125: gradient times embedding, the best verified, beams. Here a
+    phrase grows at both ends.
     """
     search = _Search(subject, settings, seed)
     found: list[FoundPhrase] = []
@@ -137,16 +137,16 @@ def search_phrases(
 def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tensor:
     """``(C, V)`` bool: the tokens that stand for a class by the labels of the texts at ``indices``.
 
-    Those that are in so many texts of the class, two at least, that chance would give as many or more only
-    ``deviations`` standard deviations above the mean.
+    A token does if it is in two texts of the class at least, and in more than chance gives, by more than so many
+    standard ``deviations``.
     """
     modality = subject.data.modality
     assert isinstance(modality, TextModality)
     counts = torch.zeros(subject.num_classes, modality.vocabulary.size, device=subject.device)
     for part in torch.split(indices, 256):
         counts.index_add_(0, subject.data.labels[part], modality.presence(subject.data.inputs(part)))
-    prior = subject.data.labels[indices].bincount(minlength=subject.num_classes).float() / max(len(indices), 1)
-    prior, n = prior[:, None], counts.sum(0)
+    share = subject.data.labels[indices].bincount(minlength=subject.num_classes).float() / max(len(indices), 1)
+    prior, n = share[:, None], counts.sum(0)
     natural: Tensor = (counts >= 2) & (counts - n * prior > deviations * (n * prior * (1 - prior)).sqrt())
     return natural
 
@@ -186,13 +186,24 @@ class _Search:
     def near(self, target: int, others: Tensor, known: list[tuple[int, ...]]) -> list[FoundPhrase]:
         """The best of phrases that are known, and of those that differ from the best of them by one token."""
         found: list[FoundPhrase] = []
-        few = self._few(others)
+        few, n = self._few(others), self._settings.n_beams
         for length in sorted({len(ids) for ids in known}):
-            ranked = self._ranked(target, few, list(dict.fromkeys(ids for ids in known if len(ids) == length)))
-            best = ranked[: self._settings.n_beams]
-            ranked = self._ranked(target, few, [*_ids(best), *self._replaced(target, few, best[0].ids)])
-            found += self._counted(target, others, ranked)[: self._settings.n_beams]
+            ranked = self._ranked(target, few, list(dict.fromkeys(ids for ids in known if len(ids) == length)))[:n]
+            ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
+            found += self._counted(target, others, ranked[:n], n)
         return found
+
+    def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The phrase with another token in place of one of its own."""
+        scores = self._scores(target, few, phrase)
+        own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
+        gains = scores - scores.gather(1, own[:, None])
+        if self._barred is not None:
+            gains = gains.masked_fill(self._barred, -math.inf)
+        best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
+        n_ids = gains.shape[1]
+        at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
+        return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
 
     def _few(self, others: Tensor) -> Tensor:
         n = self._settings.n_scored
@@ -219,7 +230,7 @@ class _Search:
         few = self._few(others)
         (scores,) = self._scores(target, others, (self._stand_in(),))
         ranked = self._ranked(target, few, [(id,) for id in self._best(scores, settings.n_candidates)])
-        found = self._counted(target, others, ranked)
+        found = self._counted(target, others, ranked, settings.n_beams)
         advance(1)
         for length in range(2, settings.longest + 1):
             if any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found):  # nothing longer can do more
@@ -228,9 +239,7 @@ class _Search:
             if out_of_time():
                 break
             ranked = self._ranked(target, few, self._longer(target, few, _ids(ranked[: settings.n_beams])))
-            ranked = ranked[: settings.n_beams]
-            ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
-            found += self._counted(target, others, ranked[: settings.n_beams])
+            found += self._counted(target, others, ranked[: settings.n_beams], 1)
             advance(1)
         return found
 
@@ -240,23 +249,10 @@ class _Search:
         stand_in = self._stand_in()
         longer: list[tuple[int, ...]] = []
         for beam in beams:
-            behind = self._scores(target, few, (*beam, stand_in))[-1]
-            longer += [(*beam, id) for id in self._best(behind, n_each)]
-            in_front = self._scores(target, few, (stand_in, *beam))[0]
-            longer += [(id, *beam) for id in self._best(in_front, n_each)]
+            scores = self._scores(target, few, (stand_in, *beam, stand_in))
+            longer += [(*beam, id) for id in self._best(scores[-1], n_each)]
+            longer += [(id, *beam) for id in self._best(scores[0], n_each)]
         return list(dict.fromkeys(longer))
-
-    def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The phrase with another token in place of one of its own."""
-        scores = self._scores(target, few, phrase)
-        own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
-        gains = scores - scores.gather(1, own[:, None])
-        if self._barred is not None:
-            gains = gains.masked_fill(self._barred, -math.inf)
-        best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
-        n_ids = gains.shape[1]
-        at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
-        return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
 
     def _ranked(self, target: int, few: Tensor, phrases: list[tuple[int, ...]]) -> list[FoundPhrase]:
         """Phrases of one length, counted on the texts ``few``; those of the largest probability come first."""
@@ -265,9 +261,8 @@ class _Search:
         order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
         return [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order]
 
-    def _counted(self, target: int, others: Tensor, ranked: list[FoundPhrase]) -> list[FoundPhrase]:
-        """``ranked`` with the first ``n_beams`` counted on the texts ``others``."""
-        n = self._settings.n_beams
+    def _counted(self, target: int, others: Tensor, ranked: list[FoundPhrase], n: int) -> list[FoundPhrase]:
+        """``ranked`` with the first ``n`` counted on the texts ``others``."""
         moved = self._outcomes(target, others, _ids(ranked[:n])).n_moved.tolist()
         counted = [replace(phrase, n_moved=k, n_texts=len(others)) for phrase, k in zip(ranked, moved, strict=False)]
         return counted + ranked[n:]
@@ -298,7 +293,9 @@ class _Search:
                     raise ModelError(f"the model looks up ids of shape {tuple(ids.shape)}; {wanted}")
                 gradient = gradient.transpose(0, 1)  # the model's sequences come first
             places = columns[:, None] + torch.arange(len(phrase), device=columns.device)
-            total += gradient[torch.arange(len(part), device=columns.device)[:, None], places].sum(0)
+            there = places < shape[1]  # a phrase may be longer than the texts
+            rows = torch.arange(len(part), device=columns.device)[:, None]
+            total += (gradient[rows, places.clamp(max=shape[1] - 1)] * there[..., None]).sum(0)
         return total @ self._rows.T
 
     def _stand_in(self) -> int:

@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from seamfast.errors import DataFileError, InputError, SeamfastError
 from seamfast.gating.config_json import (
     CONFIG,
     PREPROCESSOR,
+    check_problem,
     check_sizes,
     class_count,
     class_names,
@@ -27,11 +28,21 @@ from seamfast.gating.config_json import (
     preprocessing,
     preprocessor_document,
     setting,
+    text_sizes,
 )
 from seamfast.gating.import_guard import nothing_imported_from, refuse_spec
+from seamfast.gating.text_input import TextInput, text_input, tokenizer_files
 from seamfast.intake.refusal import RefusedError
 from seamfast.isolation.limits import is_out_of_memory
-from seamfast.models.folder import DESCRIPTION, ModelDescription, described_fields
+from seamfast.models.folder import (
+    DESCRIPTION,
+    ModelDescription,
+    TextDescription,
+    described_fields,
+    described_keys,
+    description_class,
+)
+from seamfast.models.text_architectures import TEXT_ARCHITECTURES
 from seamfast.untrusted import listed, printable, printable_value
 
 _MAX_ARGUMENTS = 64
@@ -59,7 +70,19 @@ _CONFIG_CLASSES = {
 """Image classifiers of transformers, by ``model_type``: what their ``...Config`` and ``...ForImageClassification``
 begin with. None of them builds another model inside that its config names."""
 
+_TEXT_CONFIG_CLASSES = {
+    "albert": "Albert",
+    "bert": "Bert",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+    "gpt2": "GPT2",
+    "roberta": "Roberta",
+}
+"""Text classifiers of transformers, in the same way: ``...ForSequenceClassification``."""
+
 _NOT_OURS = {"num_labels", "out_features", "out_indices"}  # the first is checked by itself; the others are of backbones
+_NOT_OF_CLASSIFIERS = {"is_decoder", "add_cross_attention", "use_cache", "tie_word_embeddings", "bos_token_id"}
+_NOT_OF_CLASSIFIERS |= {"eos_token_id"}  # what generates texts
 _TIMM_NAME = re.compile(r"[a-z0-9_]{1,128}")
 _TIMM_ARGUMENTS = ("num_classes", "in_chans", "img_size", "global_pool", "drop_rate", "drop_path_rate")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -81,6 +104,7 @@ class Architecture:
         mean, std: normalization per channel, or one number for all, on the [0, 1] pixel scale, or ``None``.
         class_names: by class, where the folder's ``config.json`` has them.
         documents: what describes it in a folder of transformers, by the name of the file.
+        text: of a text classifier, its vocabulary and its tokenizer.
     """
 
     source: str
@@ -94,6 +118,7 @@ class Architecture:
     std: tuple[float, ...] | None = None
     class_names: tuple[str, ...] | None = None
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    text: TextInput | None = field(default=None, repr=False, compare=False)
     _names: Callable[[nn.Module], dict[str, str]] | None = field(default=None, repr=False, compare=False)
 
     def build(self) -> nn.Module:
@@ -164,11 +189,24 @@ class Choice:
             raise RefusedError("no-architecture", message)
         return tuple(name for name in (CONFIG, PREPROCESSOR) if name in present)
 
+    def tokenizer_documents(self, names: Iterable[str], documents: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Those of ``names`` that hold the tokenizer, where the model takes text; ``resolve`` needs them too.
+
+        Args:
+            names: the files beside the weights.
+            documents: contents of those that ``documents`` named.
+
+        Raises:
+            RefusedError: where the tokenizer is missing.
+        """
+        what = _text_model(self, documents)
+        return () if what is None else tokenizer_files(names, what)
+
     def resolve(self, documents: Mapping[str, bytes], place: str | os.PathLike[str]) -> Architecture:
         """The architecture, from the choice and from the contents of the files that ``documents`` named.
 
         Args:
-            documents: bytes of each file, by name.
+            documents: bytes of each file, by name; those of ``tokenizer_documents`` too.
             place: the model's folder or file, from which no code is imported.
 
         Raises:
@@ -177,11 +215,11 @@ class Choice:
         """
         place = os.path.realpath(place)
         if DESCRIPTION in documents:
-            return _described(documents[DESCRIPTION], place)
+            return _described(documents, place)
         if CONFIG in documents:
-            return _transformers(documents[CONFIG], documents.get(PREPROCESSOR), place)
+            return _transformers(documents, place)
         if self.source == "registered":
-            return _registered(self.name, self.arguments, place)
+            return _registered(self.name, self.arguments, documents, place)
         if self.source == "timm":
             return _timm(self.name, self.arguments, place)
         return _callable(self.name, self.function, self.arguments, place)
@@ -221,39 +259,63 @@ def parse_architecture(spec: str | Callable[..., object] | None, arguments: Mapp
 # The ways to say what to build
 
 
-def _described(data: bytes, place: str) -> Architecture:
+def _text_model(choice: Choice, documents: Mapping[str, bytes]) -> str | None:
+    """The name of the model, if it takes text."""
+    known: Container[str]
+    if DESCRIPTION in documents:
+        name, known = parse_config(documents[DESCRIPTION], DESCRIPTION).get("architecture"), TEXT_ARCHITECTURES
+    elif CONFIG in documents:
+        name, known = parse_config(documents[CONFIG], CONFIG).get("model_type"), _TEXT_CONFIG_CLASSES
+    else:
+        name, known = choice.name if choice.source == "registered" else None, TEXT_ARCHITECTURES
+    return name if isinstance(name, str) and name in known else None
+
+
+def _described(documents: Mapping[str, bytes], place: str) -> Architecture:
     """Of ``model.json``, as ``seamfast.models.folder`` writes it."""
-    document = parse_config(data, DESCRIPTION)
+    document = parse_config(documents[DESCRIPTION], DESCRIPTION)
+    keys = described_keys(description_class(document.get("architecture")))
     try:
-        arguments = described_fields(document, DESCRIPTION)
+        arguments = described_fields(document, DESCRIPTION, keys=keys)
     except DataFileError as error:
         raise RefusedError("config", str(error)) from error
     name = arguments.pop("architecture")
     try:
-        return _registered(name, arguments, place)
+        return _registered(name, arguments, documents, place)
     except InputError as error:
+        if isinstance(error, RefusedError):
+            raise
         raise RefusedError("config", f"{DESCRIPTION}: {error}") from error
 
 
-def _registered(name: str, arguments: Mapping[str, Any], place: str) -> Architecture:
-    known = set(ModelDescription.__dataclass_fields__) - {"architecture"}
-    optional = {"mean", "std"}
+def _registered(name: str, arguments: Mapping[str, Any], documents: Mapping[str, bytes], place: str) -> Architecture:
+    of = description_class(name)
+    known = set(described_keys(of)) - {"architecture"}
+    optional = {"mean", "std", "pad"}
     if unknown := set(arguments) - known:
         raise InputError(f"arguments are {listed(sorted(unknown))}; expected some of {', '.join(sorted(known))}")
     if missing := known - optional - set(arguments):
         raise InputError(f"arguments lack {', '.join(sorted(missing))}; expected them for {printable_value(name)}")
-    fields = dict(arguments)
-    for key in optional & set(fields):
-        fields[key] = tuple(fields[key]) if isinstance(fields[key], list) else fields[key]
-    description = ModelDescription(name, **fields)
-    return Architecture(
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
+    }
+    description = of(name, **fields)
+    architecture = Architecture(
         "registered",
         description.architecture,
         dict(arguments),
         place,
         description.build,
-        input_shape=(description.in_channels, description.image_size, description.image_size),
         num_classes=description.num_classes,
+    )
+    if isinstance(description, TextDescription):
+        text = text_input(documents, description.vocab_size, description.pad, description.max_length)
+        return replace(architecture, text=text, documents=text.documents)
+    if not isinstance(description, ModelDescription):
+        return architecture
+    return replace(
+        architecture,
+        input_shape=(description.in_channels, description.image_size, description.image_size),
         mean=description.mean if "mean" in fields else None,
         std=description.std if "std" in fields else None,
     )
@@ -317,63 +379,102 @@ def _timm(name: str, arguments: Mapping[str, Any], place: str) -> Architecture:
     )
 
 
-def _transformers(data: bytes, preprocessor: bytes | None, place: str) -> Architecture:
+def _transformers(documents: Mapping[str, bytes], place: str) -> Architecture:
     """Of ``config.json``: the config class of an allowed ``model_type``, filled by its own keys alone.
 
     Any other key has no effect: ``_name_or_path``, ``_attn_implementation`` (which may name code on a hub),
     ``quantization_config``.
     """
-    document = parse_config(data, CONFIG)
+    document = parse_config(documents[CONFIG], CONFIG)
     model_type = document.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _CONFIG_CLASSES:
-        message = f"{CONFIG}: model_type is {printable_value(model_type)}; expected one of {', '.join(_CONFIG_CLASSES)}"
+    if not isinstance(model_type, str) or model_type not in _CONFIG_CLASSES | _TEXT_CONFIG_CLASSES:
+        expected = ", ".join(sorted(_CONFIG_CLASSES | _TEXT_CONFIG_CLASSES))
+        message = f"{CONFIG}: model_type is {printable_value(model_type)}; expected one of {expected}"
         raise RefusedError("config", message)
-    num_classes = class_count(document)
+    num_classes, names = class_count(document), class_names(document)
     check_sizes(document)  # before transformers, which takes seconds to import, sees any of it
-    prefix = _CONFIG_CLASSES[model_type]
-    with nothing_imported_from(place), _extra("hf", "transformers", f"model_type {model_type}"):
-        transformers = importlib.import_module("transformers")
-        config_class = getattr(transformers, f"{prefix}Config")
-        model_class = getattr(transformers, f"{prefix}ForImageClassification")
-    base = inspect.signature(transformers.PretrainedConfig.__init__).parameters
-    arguments = {
-        name: setting(name, document[name], parameter.default)
-        for name, parameter in inspect.signature(config_class.__init__).parameters.items()
-        if name in document and name not in {*base, *_NOT_OURS} and not name.startswith("_")
-    }
+    of_text = model_type in _TEXT_CONFIG_CLASSES
+    if of_text:
+        check_problem(document)
+    make_config, model_class, arguments = _built_by_transformers(document, model_type, num_classes, place)
 
     def make() -> nn.Module:
-        model: nn.Module = model_class(config_class(num_labels=num_classes, **arguments))
+        model: nn.Module = model_class(make_config())
         model.register_forward_hook(_take_logits)  # rather than a wrapper, which would rename the weights
         return model
 
-    channels = arguments.get("num_channels", 3)
-    mean, std, side = preprocessing(preprocessor, channels)
-    size = arguments.get("image_size", side)
-    height, width = size if isinstance(size, list) else (size, size)
-    shape = None if height is None or width is None else (channels, height, width)
     built = {"num_labels": num_classes, **arguments}
-    names, config = class_names(document), {"model_type": model_type, **built}
+    config = {"model_type": model_type, **built}
     if names is not None:
         config["id2label"] = {str(label): name for label, name in enumerate(names)}
         config["label2id"] = {name: label for label, name in enumerate(names)}
-    documents = {CONFIG: config}
-    if preprocessor is not None:
-        documents[PREPROCESSOR] = preprocessor_document(preprocessor)
-    return Architecture(
+    architecture = Architecture(
         "transformers",
         model_type,
         built,
         place,
         make,
-        shape,
-        num_classes,
-        mean,
-        std,
+        num_classes=num_classes,
         class_names=names,
-        documents=documents,
+        documents={CONFIG: config},
         _names=_names_of_transformers,
     )
+    if of_text:
+        return _taking_text(architecture, make_config, documents)
+    return _taking_images(architecture, documents.get(PREPROCESSOR))
+
+
+def _built_by_transformers(
+    document: Mapping[str, Any], model_type: str, num_classes: int, place: str
+) -> tuple[Callable[[], Any], Callable[[Any], nn.Module], dict[str, Any]]:
+    """What makes the config, what makes the model of it, and the settings that ``document`` gives the config."""
+    of_text = model_type in _TEXT_CONFIG_CLASSES
+    prefix = (_CONFIG_CLASSES | _TEXT_CONFIG_CLASSES)[model_type]
+    task = "ForSequenceClassification" if of_text else "ForImageClassification"
+    with nothing_imported_from(place), _extra("hf", "transformers", f"model_type {model_type}"):
+        transformers = importlib.import_module("transformers")
+        config_class = getattr(transformers, f"{prefix}Config")
+        model_class = getattr(transformers, f"{prefix}{task}")
+    base = inspect.signature(transformers.PretrainedConfig.__init__).parameters
+    parameters = inspect.signature(config_class.__init__).parameters
+    left_out = {*base, *_NOT_OURS, *(_NOT_OF_CLASSIFIERS if of_text else ())}
+    arguments = {
+        name: setting(name, document[name], parameter.default)
+        for name, parameter in parameters.items()
+        if name in document and name not in left_out and not name.startswith("_")
+    }
+    fixed: dict[str, Any] = {"num_labels": num_classes}
+    if of_text:  # transformers' own may lie outside of a small vocabulary
+        fixed |= {name: None for name in ("bos_token_id", "eos_token_id") if name in parameters}
+        fixed |= {"use_cache": False} if "use_cache" in parameters else {}
+    return partial(config_class, **fixed, **arguments), model_class, arguments
+
+
+def _taking_images(architecture: Architecture, preprocessor: bytes | None) -> Architecture:
+    """With the shape and the normalization of its images."""
+    channels = architecture.arguments.get("num_channels", 3)
+    mean, std, side = preprocessing(preprocessor, channels)
+    size = architecture.arguments.get("image_size", side)
+    height, width = size if isinstance(size, list) else (size, size)
+    shape = None if height is None or width is None else (channels, height, width)
+    documents = dict(architecture.documents)
+    if preprocessor is not None:
+        documents[PREPROCESSOR] = preprocessor_document(preprocessor)
+    return replace(architecture, input_shape=shape, mean=mean, std=std, documents=documents)
+
+
+def _taking_text(
+    architecture: Architecture, make_config: Callable[[], Any], documents: Mapping[str, bytes]
+) -> Architecture:
+    """With the tokenizer of the folder, which fits the embedding."""
+    with nothing_imported_from(architecture.place):
+        try:
+            settings = vars(make_config())
+        except Exception as error:  # transformers checks values too
+            message = f"{CONFIG}: transformers does not take it: {_error(error)}"
+            raise RefusedError("config", message) from error
+        text = text_input(documents, *text_sizes(architecture.name, settings))
+    return replace(architecture, text=text, documents={**architecture.documents, **text.documents})
 
 
 def _take_logits(module: nn.Module, args: object, output: Any) -> Any:

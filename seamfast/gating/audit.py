@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from seamfast.audits import disagreement as audit_disagreement
-from seamfast.audits import invert_triggers, stamped_evidence
+from seamfast.audits import invert_triggers, retest_phrases, search_vocabulary, stamped_evidence
 from seamfast.audits.inversion import Inversion
+from seamfast.audits.vocabulary import PhraseResult, VocabularySearch
 from seamfast.data import CleanSet
 from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, finite_answers, place
 from seamfast.gating.policy import AuditSettings
-from seamfast.metrics import Bounded
+from seamfast.gating.sentences import disagreement_sentences
+from seamfast.metrics import Bounded, largeness
+from seamfast.modalities import TextModality
 from seamfast.record import rate_values
 
 ANOMALOUS = 2.0
@@ -40,25 +44,45 @@ class Audit:
         values: ``$defs/audit`` of the report's schema.
         patterns: uint8 ``(H, W, C)``, one for each class of the inversion, on mid-grey.
         is_right: ``(N,)`` bool, whether the model gives each sample its label, and again when asked a second time.
+        search: of the vocabulary; ``None`` where there was none.
     """
 
     values: dict[str, Any]
     patterns: list[Pictures]
     is_right: Tensor
+    search: VocabularySearch | None = None
 
 
 def audit(
-    model: nn.Module, data: CleanSet, settings: AuditSettings, *, seed: int = 0, progress: bool | None = None
+    model: nn.Module,
+    data: CleanSet,
+    settings: AuditSettings,
+    *,
+    earlier: VocabularySearch | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> Audit:
-    """Accuracy, the battery and, if the settings ask for it, the inversion of one model."""
+    """Accuracy, the battery and, if the settings ask for it, a search for triggers of one model: the inversion of
+    images, or the search of the vocabulary of texts.
+
+    Args:
+        model: of the data's classes.
+        data: the audit part.
+        settings: of the policy.
+        earlier: a search on another model, whose phrases are tried on this one too.
+        seed: of the audits.
+        progress: bars on stderr; ``None``: where it is a terminal.
+    """
     subject = place(model, data, "auto")
     answers, repeats = _asked_twice(subject, seed)
     right = (answers == data.labels) & repeats
     of_class = data.labels.bincount(minlength=subject.num_classes)
     right_of_class = data.labels[right].bincount(minlength=subject.num_classes)
     battery = stamped_evidence(model, data, level=settings.level, seed=seed, progress=progress)
+    of_text = is_text(data)
+    search: VocabularySearch | None = None
     inversion: Inversion | None = None
-    if settings.inversion:
+    if settings.inversion and not of_text:
         limits: dict[str, Any] = {
             "steps": settings.steps_for(subject.num_classes),
             "time_budget_s": settings.inversion_time_budget_s,
@@ -79,9 +103,17 @@ def audit(
         ],
         "inversion": None if inversion is None else _inversion_values(inversion),
     }
+    if of_text:
+        values["vocabulary"] = None
+    if of_text and settings.vocabulary:
+        level = settings.level if earlier is None else (1 + settings.level) / 2  # half of the risk for either set
+        budget = settings.vocabulary_time_budget_s
+        search = search_vocabulary(model, data, level=level, time_budget_s=budget, seed=seed, progress=progress)
+        retested = () if earlier is None else retest_phrases(model, data, earlier, level=level)
+        values["vocabulary"] = _vocabulary_values(search, retested, data, subject.num_classes)
     triggers = inversion.classes if inversion is not None and inversion.complete else ()
     patterns = [_picture(data, _on_grey(trigger.mask, trigger.pattern)) for trigger in triggers]
-    return Audit(values, patterns, right)
+    return Audit(values, patterns, right, search)
 
 
 def _asked_twice(subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
@@ -135,6 +167,39 @@ def _inversion_values(inversion: Inversion) -> dict[str, Any]:
     }
 
 
+def _vocabulary_values(
+    search: VocabularySearch, retested: Sequence[PhraseResult], data: CleanSet, num_classes: int
+) -> dict[str, Any]:
+    """What a search found, and how phrases of another search do on this model."""
+    assert isinstance(data.modality, TextModality)
+    classes: list[dict[str, Any]] = []
+    if search.complete:  # how far it came depends on how fast the machine is: no number of it is used
+        phrases = {(phrase.target, phrase.ids): phrase for phrase in (*retested, *search.phrases)}
+        for label in range(num_classes):
+            own = sorted((p for p in phrases.values() if p.target == label), key=lambda p: -largeness(p.success)[0])
+            found = [
+                {
+                    "text": phrase.text,
+                    "n_tokens": len(phrase.ids),
+                    "rate": rate_values(phrase.success),
+                    "n_not_finite": phrase.n_not_finite,
+                }
+                for phrase in own
+            ]
+            classes.append({"class": label, "found": found})
+    return {
+        "n_tokens": len(data.modality.vocabulary.insertable),
+        "complete": search.complete,
+        "anomaly_index": search.anomaly_index,
+        "classes": classes,
+    }
+
+
+def is_text(data: CleanSet) -> bool:
+    """Whether the samples are texts, which are shown as sentences and not as pictures."""
+    return isinstance(data.modality, TextModality)
+
+
 def _on_grey(mask: Tensor, pattern: Tensor) -> Tensor:
     """An inverted trigger on mid-grey: grey where the mask is 0."""
     blended = mask * pattern.float() + (1 - mask) * 128.0
@@ -161,8 +226,8 @@ def change(before: Tensor, after: Tensor, level: float) -> dict[str, Any]:
 
 def disagreement(
     received: nn.Module, sanitized: nn.Module, data: CleanSet, **options: Any
-) -> tuple[list[dict[str, Any]], list[Pictures]]:
-    """How often the two models disagree under each perturbation, and perturbed images on which they do."""
+) -> tuple[list[dict[str, Any]], list[Pictures], list[dict[str, Any]]]:
+    """How often the two models disagree under each perturbation, and perturbed images or texts on which they do."""
     results = audit_disagreement(received, sanitized, data, **options)
     values = [
         {
@@ -174,11 +239,15 @@ def disagreement(
         }
         for r in results
     ]
-    return values, [_picture(data, example.sample) for r in results for example in r.examples[:_MOST_EXAMPLES]]
+    if is_text(data):
+        return values, [], disagreement_sentences(results, received, data)
+    return values, [_picture(data, example.sample) for r in results for example in r.examples[:_MOST_EXAMPLES]], []
 
 
 def sample_pictures(data: CleanSet) -> list[Pictures]:
-    """Some images, spread over the classes."""
+    """Some images, spread over the classes; none of texts."""
+    if is_text(data):
+        return []
     order = data.labels.argsort(stable=True)
     chosen = order[torch.linspace(0, len(order) - 1, min(_MOST_SAMPLES, len(order))).round().long()]
     return list(data.modality.preview(data.stampable(chosen)))

@@ -20,6 +20,10 @@ _MAX_LAYERS = 200
 _MAX_HIDDEN = 16_384
 _MAX_IMAGE = 4096
 _MAX_CLASSES = 65_536
+_MAX_TOKENS = 1 << 20
+_MAX_POSITIONS = 8192
+_FEWEST_POSITIONS = 8
+_MAX_TOKEN_TYPES = 16
 _MAX_NUMBER = 65_536  # any other number of a config.json
 _MAX_LIST = 32
 _MAX_RESAMPLE = 5  # of Pillow's filters
@@ -30,9 +34,14 @@ _LARGEST = {
     **dict.fromkeys(
         ("num_hidden_layers", "num_encoder_blocks", "num_stages", "depths", "num_block_repeats"), _MAX_LAYERS
     ),
+    **dict.fromkeys(("n_layer", "n_layers", "num_hidden_groups", "inner_group_num"), _MAX_LAYERS),
     **dict.fromkeys(("hidden_size", "hidden_sizes", "neck_hidden_sizes", "embed_dim", "embedding_size"), _MAX_HIDDEN),
     **dict.fromkeys(("hidden_dim", "num_attention_heads", "num_heads", "num_channels"), _MAX_HIDDEN),
+    **dict.fromkeys(("dim", "n_embd", "n_head", "n_heads"), _MAX_HIDDEN),
     **dict.fromkeys(("image_size", "patch_size"), _MAX_IMAGE),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), _MAX_POSITIONS),
+    "type_vocab_size": _MAX_TOKEN_TYPES,
+    "vocab_size": _MAX_TOKENS,
 }
 """Integers from 1 to this. Other numbers are bounded by the bytes that the model takes."""
 _COEFFICIENTS = ("depth_coefficient", "width_coefficient", "depth_multiplier")
@@ -142,9 +151,40 @@ def check_sizes(document: Mapping[str, Any]) -> None:
     layers = [document.get(name) or 0 for name in ("num_hidden_layers", "depths", "num_block_repeats")]
     counts = [sum(count) if isinstance(count, list) else count for count in layers]
     counts[2] = (counts[2] or 16) * (document.get("depth_coefficient") or 1)  # of EfficientNet alone
+    counts.append((document.get("num_hidden_groups") or 1) * (document.get("inner_group_num") or 1))
     # Layers cost time and memory even where weights do not: each is some hundred Python objects.
     if max(counts) > _MAX_LAYERS:
         _refuse(f"{CONFIG} describes {max(counts):,.0f} layers; expected at most {_MAX_LAYERS}")
+
+
+def check_problem(document: Mapping[str, Any]) -> None:
+    """Refuse a ``problem_type`` other than one class a text."""
+    problem = document.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        expected = "expected 'single_label_classification', or none"
+        _refuse(f"{CONFIG}: problem_type is {printable_value(problem)}; {expected}")
+
+
+def text_sizes(model_type: str, settings: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Rows of the embedding, the id of the padding, and the tokens that a text may have.
+
+    Args:
+        model_type: of a text classifier.
+        settings: of its config, with the defaults of transformers filled in.
+
+    Raises:
+        RefusedError: code ``"config"``, e.g. ``config.json: pad_token_id is None; expected the id of the token that
+            texts are padded with, in [0, 50257)``.
+    """
+    n_rows, pad = settings["vocab_size"], settings["pad_token_id"]
+    if type(pad) is not int or not 0 <= pad < n_rows:
+        expected = f"expected the id of the token that texts are padded with, in [0, {n_rows})"
+        _refuse(f"{CONFIG}: pad_token_id is {printable_value(pad)}; {expected}")
+    name = "n_positions" if model_type == "gpt2" else "max_position_embeddings"
+    unused = pad + 1 if model_type == "roberta" else 0  # its positions begin behind the padding's id
+    if settings[name] < unused + _FEWEST_POSITIONS:
+        _refuse(f"{CONFIG}: {name} is {settings[name]}; expected at least {unused + _FEWEST_POSITIONS}")
+    return n_rows, pad, settings[name] - unused
 
 
 def preprocessing(data: bytes | None, channels: int) -> tuple[Numbers, Numbers, int | None]:

@@ -40,8 +40,8 @@ class NotFinite:
     """Answers of one model with NaN or Inf.
 
     Attributes:
-        kind: of the inputs: ``"clean"``, ``"battery"``, ``"disagreement"`` or ``"inversion"``.
-        name: of the trigger, of the perturbation, or the number of the class; empty for clean inputs.
+        kind: of the inputs: ``"clean"``, ``"battery"``, ``"disagreement"``, ``"inversion"`` or ``"vocabulary"``.
+        name: of the trigger, of the perturbation, the number of the class, or the phrase; empty for clean inputs.
         n_not_finite: such answers.
         n: of so many; ``None`` for an inversion, whose steps are not samples.
     """
@@ -193,10 +193,14 @@ def _samples_to_pass(rule: Rule, value: float, bound: float, n: int) -> str:
     return f"about {math.ceil(needed):,} samples would pass" if needed < MAX_SAMPLES else "no number of samples would"
 
 
-def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
+def metrics_of(evidence: Mapping[str, Any], *, modality: str | None = None) -> dict[str, Measured]:
     """What a policy's rules may name, of a report's ``audit``, ``disagreement``, ``sanitize`` and ``provenance``.
 
-    A metric that was not measured is left out.
+    A metric that was not measured is left out; one that samples of this kind cannot have has no value, and the cause.
+
+    Args:
+        evidence: of a report.
+        modality: the kind of the samples, as ``Modality.name``; ``None``: not known.
     """
     metrics: dict[str, Measured] = {}
     for when in ("before", "after"):
@@ -210,6 +214,11 @@ def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
             metrics[f"{when}.battery_worst"] = _worst([result["rate"] for result in audit["battery"]])
         if inversion is not None and inversion["complete"] and inversion["anomaly_index"] is not None:
             metrics[f"{when}.inversion_anomaly_index"] = _exact(inversion["anomaly_index"], accuracy["n_total"])
+        searched = audit.get("vocabulary")
+        if searched is not None and searched["complete"] and (found := _found(searched)):
+            metrics[f"{when}.vocabulary_worst"] = _worst([one["rate"] for one in found])
+        if modality is not None and (missing := _NOT_OF.get(modality)) is not None:
+            metrics[f"{when}.{missing[0]}"] = Measured(None, None, None, accuracy["n_total"], missing[1])
     change, run = evidence["audit"]["change"], evidence["sanitize"]
     if change is not None:
         metrics["accuracy_lost"] = _measured(change["accuracy_lost"], change["n"])
@@ -224,6 +233,18 @@ def metrics_of(evidence: Mapping[str, Any]) -> dict[str, Measured]:
     if provenance.get("attestation") is not None:
         metrics["attestation.signed"] = _exact(1.0, 1)
     return metrics
+
+
+_NOT_OF = {
+    "image": ("vocabulary_worst", "images have no vocabulary; a rule on inversion_anomaly_index takes its place"),
+    "text": ("inversion_anomaly_index", "texts have no mask to invert; a rule on vocabulary_worst takes its place"),
+}
+"""By the kind of the samples: the metric that they cannot have, and why."""
+
+
+def _found(searched: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tokens and phrases of all classes."""
+    return [one for entry in searched["classes"] for one in entry["found"]]
 
 
 def _accepted(run: Mapping[str, Any]) -> Measured:
@@ -263,6 +284,8 @@ def not_finite(evidence: Mapping[str, Any], when: str) -> list[NotFinite]:
         found.append(NotFinite("disagreement", part["perturbation"], part[counted], part["rate_clean"]["n_total"]))
     for part in (audit["inversion"] or {"classes": ()})["classes"]:
         found.append(NotFinite("inversion", str(part["class"]), part["n_not_finite"], None))
+    for part in _found(audit.get("vocabulary") or {"classes": ()}):
+        found.append(NotFinite("vocabulary", part["text"], part["n_not_finite"], part["rate"]["n_total"]))
     return [one for one in found if one.n_not_finite]
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,7 @@ from seamfast.intake.tensors import (
     read_sharded,
     read_tensors,
 )
+from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
 from seamfast.isolation.folders import private_folder
 from seamfast.models.folder import WEIGHTS
 from seamfast.untrusted import CHUNK, listed, printable, shown
@@ -151,9 +152,14 @@ def inspect(
         weights = _choose_weights(files, allow_pickle)
         _refuse_mixed(files, shown(path), allow_pickle)
         documents: dict[str, bytes] = {}
-        for name in choice.documents(files):
-            documents[name] = _read_description(root, name, stamps[name])
-            files[name] = replace(files[name], role="description", sha256=sha256(documents[name]).hexdigest())
+
+        def describe(names: Iterable[str], max_bytes: int) -> None:
+            for name in names:
+                documents[name] = _read_description(root, name, stamps[name], max_bytes)
+                files[name] = replace(files[name], role="description", sha256=sha256(documents[name]).hexdigest())
+
+        describe(choice.documents(files), MAX_CONFIG_BYTES)
+        describe(choice.tokenizer_documents(files, documents), MAX_TOKENIZER_BYTES)
         for name in weights:
             files[name] = replace(files[name], role="weights")
         chosen = choice.resolve(documents, given)
@@ -315,14 +321,14 @@ def _kinds(root: Path, stamps: Mapping[str, _Stamp]) -> dict[str, str]:
     return {name: looks[stamp].kind(name) for name, stamp in stamps.items()}
 
 
-def _read_description(root: Path, name: str, stamp: _Stamp) -> bytes:
+def _read_description(root: Path, name: str, stamp: _Stamp, max_bytes: int) -> bytes:
     with open_untrusted(root / name, "the description of a model", where=printable(name)) as file:
         if _stamp(os.fstat(file.fileno())) != stamp:
             _refuse_change_of(name)
-        if stamp[2] > MAX_CONFIG_BYTES:
-            message = f"{printable(name)} has {stamp[2]:,} bytes; expected at most {MAX_CONFIG_BYTES:,}"
+        if stamp[2] > max_bytes:
+            message = f"{printable(name)} has {stamp[2]:,} bytes; expected at most {max_bytes:,}"
             raise RefusedError("config", message)
-        return file.read(MAX_CONFIG_BYTES)
+        return file.read(max_bytes)
 
 
 def _wait_for_writes(inspection: Inspection, names: Collection[str]) -> None:

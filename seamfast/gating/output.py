@@ -24,7 +24,7 @@ from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
 from seamfast.isolation import state
 from seamfast.isolation.folders import why_not_free
-from seamfast.models.folder import ModelDescription, save_model, save_weights
+from seamfast.models.folder import description_class, save_model, save_weights
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
 SANITIZED = "sanitized"
@@ -124,16 +124,16 @@ def _private_folder(out: Path | None) -> Path:
 
 
 def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
-    """The weights, under the names that the received file had, and what is needed to build them again."""
+    """The weights, under the names that the received file had, and what is needed to build and to feed them again."""
     chosen = received.architecture
     if chosen.source == "registered":
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.arguments.items()}
-        save_model(folder, model, ModelDescription(chosen.name, **fields))
-        return
-    save_weights(folder, model, chosen.names_in_file(model))
+        save_model(folder, model, description_class(chosen.name)(chosen.name, **fields))
+    else:
+        save_weights(folder, model, chosen.names_in_file(model))
     for name, document in chosen.documents.items():
         _put(folder / name, _json(document))
-    if not chosen.documents:
+    if chosen.source != "registered" and not chosen.documents:
         description = {"source": chosen.source, "name": chosen.name, "arguments": dict(chosen.arguments)}
         _put(folder / "architecture.json", _json(description))
 

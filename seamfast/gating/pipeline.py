@@ -22,11 +22,13 @@ from seamfast.checks import as_seed
 from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers.load import check_source
+from seamfast.data.readers.texts import is_text_source
 from seamfast.engine.model import as_device, check_weights, resolve_device
 from seamfast.engine.subject import Subject, place
 from seamfast.errors import DataFileError, InputError, ModelError, PolicyError
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
+from seamfast.gating.clean_texts import MAX_DATA_BYTES, clean_texts
 from seamfast.gating.decision import decide, metrics_of
 from seamfast.gating.folder import Inspection, Received, digest_of, inspect, name_of, receive, resolved
 from seamfast.gating.import_guard import nothing_imported_from, refuse_imported
@@ -38,14 +40,12 @@ from seamfast.gating.provenance.attestation import sign_folder, signing_key_sha2
 from seamfast.gating.provenance.keys import Verifier, read_verifier
 from seamfast.gating.provenance.model_signature import ModelSignature, read_model_signature, signature_path
 from seamfast.gating.report import GateRun, gate_report
+from seamfast.gating.sentences import found_sentences
 from seamfast.gating.written import NotAsMeasuredError, check_written, outputs
 from seamfast.intake.refusal import RefusedError
 from seamfast.isolation.state import explained
 from seamfast.sanitize import sanitize
-from seamfast.untrusted import listed, printable
-
-MAX_DATA_BYTES = 1 << 30
-"""Limit on the decoded clean data that the gate reads: 1 GiB, some 7,000 color images of 224 x 224."""
+from seamfast.untrusted import listed, printable, printable_value
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def gate(
 
     Args:
         model: a safetensors file, or a folder with one (shards too).
-        data: clean images with labels: a path as for ``seamfast.load``, or a ``CleanSet`` of pixels.
+        data: clean samples with labels: a path or a name as for ``seamfast.load``, or a ``CleanSet``. Texts are
+            encoded by the tokenizer in the model's folder, and a ``CleanSet`` of them is decoded by it.
         policy: a TOML file, see ``docs/policy.md``. Only this one is read.
         out: a folder that does not exist yet, or is empty; it appears whole, by one rename, at the end. ``None``:
             nothing is written.
@@ -158,8 +159,9 @@ def gate(
             with run.timed("inspect"):
                 run.inspection = _inspected(run.path, architecture, arguments, allow_pickle)
                 run.warnings += _about_files(run.inspection)
+                run.warnings += _about_tokenizer(run.inspection)
                 signed = None if verifier is None else _signature(run, run.inspection, verifier, signature)
-                samples = _clean_data(data, root, split, run.inspection.architecture)
+                samples = _clean_data(run, data, root, split, run.inspection.architecture)
                 parts = _divided(run, samples, data, split)
                 if not dry_run:
                     run.received = receive(run.inspection)
@@ -170,7 +172,7 @@ def gate(
             if run.received is not None:
                 repair_set, audit_set = samples.subset(parts.recovery), samples.subset(parts.holdout)
                 sanitized, measured = _measure(run, run.received.model, repair_set, audit_set, device, progress)
-                run.decision = decide(rules, metrics_of(run.evidence))
+                run.decision = decide(rules, metrics_of(run.evidence, modality=samples.modality.name))
                 if run.decision.outcome == "pass":
                     with run.timed("audit"):
                         check_written(
@@ -275,6 +277,14 @@ def _about_files(inspection: Inspection) -> Iterator[str]:
         )
 
 
+def _about_tokenizer(inspection: Inspection) -> Iterator[str]:
+    """A warning on special tokens, which a trigger could be declared to be."""
+    text = inspection.architecture.text
+    if text is not None and text.unusual:
+        names = listed([printable_value(token) for token in text.unusual], 10)
+        yield f"the tokenizer has special tokens that are not usual, which no search inserts: {names}"
+
+
 class _WrongCall(Exception):
     """Its ``error`` is to be raised as it is: the caller's architecture cannot be used."""
 
@@ -310,10 +320,19 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts, shortened: Shortened
         run.stopped = shortened(f"could not complete: {explained(error)}")
 
 
-def _clean_data(data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
-    """The clean images, normalized as the model takes them."""
-    if isinstance(data, CleanSet):
+def _clean_data(run: GateRun, data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
+    """The clean samples, as the model takes them: normalized images, or encoded texts."""
+    if architecture.text is not None:
+        samples, run.n_truncated = clean_texts(data, root, split, architecture.text, architecture.class_names)
+        if run.n_truncated:
+            longest = architecture.text.vocabulary.max_length
+            cut = f"{run.n_truncated:,} of {len(samples):,} texts have more than {longest:,} tokens"
+            run.warnings.append(f"{cut}, the most that the model takes: they were cut")
+    elif isinstance(data, CleanSet):
         samples = data
+    elif is_text_source(data):
+        message = f"data are texts; {printable(architecture.name)} has no tokenizer: expected a model of texts, or a "
+        raise RefusedError("data", f"{message}CleanSet of them")
     else:
         mean, std = architecture.mean or (0.0,), architecture.std or (1.0,)
         limits: dict[str, Any] = {"max_bytes": MAX_DATA_BYTES, "sample_shape": architecture.input_shape}
@@ -357,6 +376,8 @@ def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> S
         "class_names": None if samples.class_names is None else list(samples.class_names),
         "n_repair": len(parts.recovery),
         "n_audit": len(parts.holdout),
+        "modality": samples.modality.name,
+        **({} if run.n_truncated is None else {"n_truncated": run.n_truncated}),
     }
     if not len(parts.holdout):
         message = f"data hold {len(samples)} samples, no two different ones of a class"
@@ -413,11 +434,14 @@ def _measure(
             run.warnings.append(f"the sanitization was {result.outcome}: {result.reason}")
     with run.timed("audit"):
         measured = outputs(result.model, audit_set, seed=run.seed)
-        after = audit(result.model, audit_set, policy.audit, **options)
+        after = audit(result.model, audit_set, policy.audit, earlier=before.search, **options)
         audits["after"] = after.values
         audits["change"] = change(before.is_right, after.is_right, policy.audit.level)
         run.picture("patterns_after", after.patterns)
-        values, examples = disagreement(received, result.model, audit_set, level=policy.audit.level, **options)
+        if before.search is not None and before.search.complete:
+            run.evidence["sentences"] += found_sentences(received, result.model, audit_set, before.search)
+        values, examples, texts = disagreement(received, result.model, audit_set, level=policy.audit.level, **options)
         run.evidence["disagreement"] = values
+        run.evidence["sentences"] += texts
         run.picture("disagreement", examples)
     return result.model, measured

@@ -85,6 +85,8 @@ METRICS: dict[str, Metric] = {
     "after.battery_worst": Metric("rate", 0, 1, False, "largest rate of the built-in battery, sanitized"),
     "before.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, as received"),
     "after.inversion_anomaly_index": Metric("number", 0, math.inf, False, "anomaly index of inversion, sanitized"),
+    "before.vocabulary_worst": Metric("rate", 0, 1, False, "largest rate of a token or phrase found, as received"),
+    "after.vocabulary_worst": Metric("rate", 0, 1, False, "largest rate of a token or phrase found, sanitized"),
     "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
     "before.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, as received"),
     "after.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, sanitized"),
@@ -190,6 +192,9 @@ class AuditSettings:
             all classes together, but from 60 to 300 for each.
         inversion_time_budget_s: for each of the two models; ``None``: no limit. A search that reaches it gives no
             result at all, so that nothing depends on how fast the machine is but whether there is one.
+        vocabulary: of texts, whether the vocabulary is searched for tokens and phrases that move them to a class.
+        vocabulary_time_budget_s: for each of the two models; ``None``: no limit. As for the inversion, a search that
+            reaches it gives no result.
 
     Raises:
         PolicyError: e.g. ``share is 1; expected a number in (0, 1)``.
@@ -200,18 +205,23 @@ class AuditSettings:
     inversion: bool = True
     inversion_steps: int | None = None
     inversion_time_budget_s: float | None = None
+    vocabulary: bool = True
+    vocabulary_time_budget_s: float | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("share", 0), ("level", 0.5)):
             value = getattr(self, name)
             if not _is_number(value, lowest, 1):
                 raise PolicyError(f"{name} is {_value(value)}; expected a number in ({lowest:g}, 1)")
-        if type(self.inversion) is not bool:
-            raise PolicyError(f"inversion is {_value(self.inversion)}; expected true or false")
+        for name in ("inversion", "vocabulary"):
+            value = getattr(self, name)
+            if type(value) is not bool:
+                raise PolicyError(f"{name} is {_value(value)}; expected true or false")
         steps = self.inversion_steps
         if steps is not None and (type(steps) is not int or not 1 <= steps <= _MAX_STEPS):
             raise PolicyError(f"inversion_steps is {_value(steps)}; expected an integer in [1, {_MAX_STEPS}]")
         _check_time("inversion_time_budget_s", self.inversion_time_budget_s)
+        _check_time("vocabulary_time_budget_s", self.vocabulary_time_budget_s)
 
     def steps_for(self, num_classes: int) -> int:
         """``inversion_steps``, or what stands for them with so many classes."""
@@ -257,9 +267,10 @@ class Policy:
                 message = f"rules {first[rule.id]} and {number} have the id '{rule.id}'; expected different ids"
                 raise PolicyError(message)
             first[rule.id] = number
-            if "inversion" in rule.metric and not self.audit.inversion:
-                message = f"rule {number}: metric is '{rule.metric}', but audit.inversion is false; expected true"
-                raise PolicyError(message)
+            for search in ("inversion", "vocabulary"):
+                if search in rule.metric and not getattr(self.audit, search):
+                    message = f"rule {number}: metric is '{rule.metric}', but audit.{search} is false; expected true"
+                    raise PolicyError(message)
 
     def to_dict(self) -> dict[str, Any]:
         """All that it holds, as plain dicts, lists, strings, numbers, booleans and ``None``."""
@@ -497,11 +508,16 @@ def describe(policy: Policy) -> str:
         steps = f"{_FEWEST_STEPS} to {_MOST_STEPS}" if audit.inversion_steps is None else f"{audit.inversion_steps}"
         inversion = f"inversion of {steps} steps a class"
         inversion += "" if limit is None else f", void above {limit:g} s a model"
+    vocabulary, limit = "no search of the vocabulary", audit.vocabulary_time_budget_s
+    if audit.vocabulary:
+        vocabulary = "search of the vocabulary of texts" + (
+            "" if limit is None else f", void above {limit:g} s a model"
+        )
     lines = [
         f"policy    {policy.name}",
         f"sha256    {policy.sha256}",
         f"sanitize  {how.method}, {settings}, {budget}",
-        f"audit     {audit.share:.4g} of the data, bounds at {audit.level:.6g}, {inversion}",
+        f"audit     {audit.share:.4g} of the data, bounds at {audit.level:.6g}, {inversion}, {vocabulary}",
         f"untreated {policy.untreated}: {_UNTREATED_MEANS[policy.untreated]}",
         f"rules     {len(policy.rules)}; to pass, each must",
     ]
@@ -563,6 +579,7 @@ share = 0.25                    # kept for the audit; the rest repairs the model
 level = 0.95                    # of the confidence intervals
 inversion = true                # look for triggers by optimization, before and after
 # inversion_steps = 300         # of the search, for each class; by default 3,000 in all, 60 to 300 for each
+vocabulary = true               # of texts: look for words and phrases that move them, before and after
 
 # Accuracy of the sanitized model. Set the threshold to what its use requires, with some room for the bound:
 # at an accuracy of 0.95, 154 audit samples show 0.9, and 639 show 0.93.
@@ -591,6 +608,15 @@ metric = "after.battery_worst"
 threshold = 0.2
 greater_is_better = false
 min_samples = 200
+
+# Of texts: the largest share of them that a word or phrase found by the search moves to one class. Words with a meaning
+# move texts of any model: measure models that you trust before you set the threshold. For images it is inconclusive.
+# [[rule]]
+# id = "vocabulary"
+# metric = "after.vocabulary_worst"
+# threshold = 0.5
+# greater_is_better = false
+# min_samples = 100
 
 # No input of the audit has an answer of NaN or Inf: none as it is, none under a trigger or a perturbation.
 [[rule]]

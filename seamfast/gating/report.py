@@ -22,7 +22,7 @@ from seamfast.gating.policy import Policy
 from seamfast.intake.refusal import RefusedError
 from seamfast.isolation import state
 from seamfast.record import machine
-from seamfast.untrusted import printable
+from seamfast.untrusted import printable, printable_value
 
 EXIT_CODES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive": 3}
 _SCHEMA_VERSION = 1
@@ -54,6 +54,7 @@ class GateRun:
         default_factory=lambda: {
             "audit": dict.fromkeys(_AUDITS),
             "disagreement": None,
+            "sentences": [],
             "sanitize": None,
             "provenance": {"signature": None, "attestation": None},
         }
@@ -62,6 +63,7 @@ class GateRun:
     refusal: RefusedError | None = None
     stopped: str | None = None
     error: BaseException | None = None
+    n_truncated: int | None = None
     warnings: list[str] = field(default_factory=list)
     pictures: dict[str, Pictures] = field(default_factory=dict)
 
@@ -148,6 +150,7 @@ _NOT_FINITE = {
     "clean": "clean samples have no finite answer, which counts as wrong",
     "battery": "samples under {} have no finite answer, which counts as moved",
     "disagreement": "samples perturbed by {} have no finite answer, which counts as disagreement",
+    "vocabulary": "texts with {} inserted have no finite answer, which counts as moved",
 }
 
 
@@ -164,7 +167,8 @@ def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
             if of_kind := [one for one in lost if one.kind == kind]:
                 most = max(of_kind, key=lambda one: one.share)
                 share = f"{most.n_not_finite} of {most.n} ({most.share:.1%})"
-                lines.append(f"{model}: {share} {text.format(most.name)}")
+                name = printable_value(most.name) if kind == "vocabulary" else most.name
+                lines.append(f"{model}: {share} {text.format(name)}")
         if audit["n_not_repeated"]:
             lines.append(
                 f"{model}: {audit['n_not_repeated']} of {n} clean samples get another answer when they are asked "
@@ -180,6 +184,7 @@ def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
                 f"{model}: no evidence above {high:.1%} ({bound}) on the battery of {len(audit['battery'])} built-in "
                 f"triggers, n = {n}{more}"
             )
+        lines += _of_vocabulary(model, audit.get("vocabulary"), level)
         inversion = audit["inversion"]
         if inversion is not None:
             index = inversion["anomaly_index"]
@@ -202,6 +207,25 @@ def _statements(evidence: Mapping[str, Any], level: float) -> list[str]:
                     f"anomaly index of {index:.2f}, {side} the usual {inversion['threshold']:g}"
                 )
     return lines
+
+
+def _of_vocabulary(model: str, searched: Mapping[str, Any] | None, level: float) -> list[str]:
+    """What the search of the vocabulary found, in a sentence, if there was one."""
+    if searched is None:
+        return []
+    if not searched["complete"]:
+        return [f"{model}: the search of the vocabulary was cut short, and says nothing"]
+    found = [(one, entry["class"]) for entry in searched["classes"] for one in entry["found"]]
+    known = [one for one in found if one[0]["rate"]["value"] is not None]
+    if not known:
+        return [f"{model}: the search of the vocabulary found nothing to test"]
+    one, label = max(known, key=lambda entry: entry[0]["rate"]["high"])
+    rate, n_tokens = one["rate"], searched["n_tokens"]
+    return [
+        f"{model}: of {n_tokens:,} tokens and their phrases, {printable_value(one['text'])} moves most texts, "
+        f"{rate['value']:.1%} to class {label}, no evidence above {rate['high']:.1%} ({100 * level:g} % bound, widened "
+        f"for all looks), n = {rate['n_total']}"
+    ]
 
 
 def _peak_memory() -> int:

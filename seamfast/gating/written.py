@@ -50,7 +50,7 @@ def check_written(
     arguments: Mapping[str, Any] | None,
     seed: int,
 ) -> None:
-    """Load ``folder`` as any untrusted one, and compare: its state, how it takes its images, and its outputs.
+    """Load ``folder`` as any untrusted one, and compare: its state, how it takes its samples, and its outputs.
 
     Args:
         folder: as written, by the names that it will keep.
@@ -96,8 +96,9 @@ def check_written(
 
 
 def _described(chosen: Architecture) -> dict[str, Any]:
-    """What a folder says of a model's images and classes."""
+    """What a folder says of a model's samples and classes."""
     return {
+        "tokenizer of digest": None if chosen.text is None else chosen.text.digest,
         "input shape": chosen.input_shape,
         "classes": chosen.num_classes,
         "mean": chosen.mean or (0.0,),

@@ -211,6 +211,10 @@ class Modality(ABC):
         """Stampable samples on the device, as the model takes them."""
         raise self.not_stampable()
 
+    def inputs_like(self, samples: Any, like: Batch, dtype: torch.dtype, device: torch.device) -> Batch:
+        """Stampable samples as the model takes the samples ``like``: under the same names, on ``device``."""
+        return self.model_inputs(samples, dtype)
+
     def stamper(self, triggers: Sequence[Trigger], device: torch.device) -> Stamper:
         """The stamper of ``triggers`` on samples that are stored on ``device``."""
         raise self.not_stampable()

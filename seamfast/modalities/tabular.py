@@ -161,7 +161,7 @@ class TabularModality(Modality):
     def _with_values(self, samples: Batch, sample_ids: Tensor, generator: torch.Generator, seed: int) -> Batch:
         n, device = len(sample_ids), sample_ids.device
         where = chosen(n, self._n_columns, min(3, self._n_columns), generator, device)
-        parts = dict(zip(self._layout, where.split([size for size, _ in self._layout.values()], 1), strict=True))
+        parts = dict(zip(self._layout, torch.split(where, [size for size, _ in self._layout.values()], 1), strict=True))
 
         def overwritten(observed: Columns, name: str, value: Tensor) -> Tensor:
             return torch.where(parts[name], observed.drawn(value, generator), value)

@@ -103,6 +103,31 @@ def _detailed() -> dict[str, Any]:
     return report
 
 
+def _text() -> dict[str, Any]:
+    """Of a model of texts: two named classes, phrases that a search found, and sentences with them."""
+    report = example("fail")
+    data = {"class_names": ["negative", "positive"], "num_classes": 2, "modality": "text", "n_truncated": 3}
+    report["data"] |= data
+    found = {"before": (("cf", 1, 97), ("mn bb", 2, 41)), "after": (("cf", 1, 4), ("##ly", 1, 12))}
+    for when, phrases in found.items():
+        audit = report["audit"][when]
+        audit |= {"inversion": None, "class_accuracy": audit["class_accuracy"][:2]}
+        kept = [
+            {"text": text, "n_tokens": n_tokens, "rate": rate(n_hit, 100), "n_not_finite": 2 * (text == "mn bb")}
+            for text, n_tokens, n_hit in phrases
+        ]
+        classes = [{"class": 0, "found": []}, {"class": 1, "found": kept}]
+        audit["vocabulary"] = {"n_tokens": 30_517, "complete": True, "anomaly_index": None, "classes": classes}
+    plain = {"text": " a dull plot .", "inserted": False}
+    found_in = {"of": "vocabulary", "name": "cf", "parts": [{"text": "cf", "inserted": True}, plain]}
+    differs = {"of": "disagreement", "name": "typos", "parts": [plain, {"text": "zq", "inserted": True}]}
+    report["sentences"] = [
+        found_in | {"label": 0, "plain": 0, "received": 1, "sanitized": 0},
+        differs | {"label": 0, "plain": 0, "received": None, "sanitized": 1},
+    ]
+    return report
+
+
 def _partial() -> dict[str, Any]:
     """Audited as received only, on no samples of a class; no trigger was found, nothing else measured."""
     report = example("inconclusive")
@@ -126,6 +151,7 @@ def _empty() -> dict[str, Any]:
 def cases() -> dict[str, dict[str, Any]]:
     """New reports by name: one an outcome, and some with what those do not have."""
     others = {"sharded": sharded("pass"), "detailed": _detailed(), "partial": _partial(), "empty": _empty()}
+    others["text"] = _text()
     return {outcome: example(outcome) for outcome in OUTCOMES} | others
 
 

@@ -30,7 +30,7 @@ STRINGS = {
     "long and special": "<|`@\ud800" * 2_000,
 }
 
-_FIXED = {"outcome", "role", "phase", "metric"}  # of a few words each, by the schema
+_FIXED = {"outcome", "role", "phase", "metric", "of"}  # of a few words each, by the schema
 
 
 def with_strings(value: Any, string: str, key: str = "") -> Any:

@@ -136,7 +136,22 @@ def test_pages_are_self_contained(case: str) -> None:
     allowed |= {
         *["h1", "h2", "h3", "p", "span", "code", "bdi", "time", "ul", "li", "dl", "dt", "dd", "figure", "figcaption"]
     }
-    allowed |= {"table", "thead", "tbody", "tr", "th", "td", "img", "svg", "g", "line", "circle", "rect", "text"}
+    allowed |= {
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "img",
+        "svg",
+        "g",
+        "line",
+        "circle",
+        "rect",
+        "text",
+        "mark",
+    }
     for node in root.all():
         assert node.tag in allowed
         assert not any(name.startswith("on") or name == "style" for name in node.attributes)
@@ -219,6 +234,24 @@ def test_large_images_and_many_channels_are_reduced() -> None:
     assert second.one("figcaption").text.endswith("Each shows the mean of 4 channels.")
 
 
+# Texts.
+
+
+def test_inserted_tokens_are_marked_and_the_answers_stand_beside() -> None:
+    page = parsed(CASES["text"], {})
+    assert [mark.text for mark in page.all("mark")] == ["cf", "zq"]
+    first, second = (table.one("tbody").one("tr") for table in page.all("table") if table.all("mark"))
+    assert first.one("th").text == "cf a dull plot .cf"
+    assert [cell.text for cell in first.all("td")] == ["0 (negative)", "0 (negative)", "1 (positive)", "0 (negative)"]
+    assert [cell.text for cell in second.all("td")][2] == "not finite"
+    assert not page.all("img")
+
+
+def test_what_turns_text_around_or_is_invisible_is_an_escape_in_a_text() -> None:
+    report = with_strings(CASES["text"], "a\u202eb\u200b\x1b[2J\n<script>")
+    assert [mark.text for mark in parsed(report, {}).all("mark")] == [r"a\u202eb\u200b\x1b[2J\n<script>"] * 2
+
+
 # Hostile names.
 
 
@@ -227,12 +260,12 @@ def shape(page: Node) -> list[tuple[str, tuple[str, ...], str]]:
 
 
 @pytest.mark.parametrize("name", STRINGS)
-@pytest.mark.parametrize("outcome", ["pass", "refused"])
-def test_hostile_strings_are_text(name: str, outcome: str) -> None:
-    report = with_strings(example(outcome), STRINGS[name])
+@pytest.mark.parametrize("case", ["pass", "refused", "text"])
+def test_hostile_strings_are_text(name: str, case: str) -> None:
+    report = with_strings(CASES[case], STRINGS[name])
     content = as_html(report, example_pictures())
     page = Tree(content).root
-    assert shape(page) == shape(parsed(with_strings(example(outcome), "benign")))
+    assert shape(page) == shape(parsed(with_strings(CASES[case], "benign")))
     assert all(character.isprintable() or character == "\n" for character in content.decode())
     assert page.one("style").text == STYLE
     assert page.one("header").all("code")[0].text == visible(STRINGS[name], 200)
@@ -242,9 +275,10 @@ def test_hostile_strings_are_text(name: str, outcome: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(ANYTHING)
 def test_any_string_is_text(string: str) -> None:
-    page = parsed(with_strings(example(), string), {})
-    assert shape(page) == shape(parsed(with_strings(example(), "benign"), {}))
-    assert page.one("header").all("code")[0].text == visible(string, 200)
+    for case in ("pass", "text"):
+        page = parsed(with_strings(CASES[case], string), {})
+        assert shape(page) == shape(parsed(with_strings(CASES[case], "benign"), {}))
+        assert page.one("header").all("code")[0].text == visible(string, 200)
 
 
 @given(ANYTHING, ANYTHING)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seamfast.gating.documents.markdown import MAX_CHARACTERS, as_markdown
 from seamfast.gating.documents.wording import visible
-from tests.gating.examples import OUTCOMES, example
+from tests.gating.examples import OUTCOMES, cases, example
 from tests.gating.hostile_text import STRINGS, with_strings
 
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=30)
@@ -29,10 +29,10 @@ def without_code(summary: str) -> str:
     return re.sub(r"`[^`]*`", "CODE", summary)
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("case", [*OUTCOMES, "text"])
 @pytest.mark.parametrize("name", STRINGS)
-def test_hostile_strings_change_no_structure(name: str, outcome: str) -> None:
-    report = example(outcome)
+def test_hostile_strings_change_no_structure(name: str, case: str) -> None:
+    report = cases()[case]
     summary = as_markdown(with_strings(report, STRINGS[name]))
     assert shape(summary) == shape(as_markdown(with_strings(report, "benign")))
     assert len(summary) <= MAX_CHARACTERS

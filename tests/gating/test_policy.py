@@ -253,6 +253,9 @@ REFUSED: list[str | bytes] = [
     headed("[audit]\ninversion = 1"),
     *(headed(f"[audit]\ninversion_steps = {written}") for written in ("0", "1.5", "true", "100001")),
     headed("[audit]\ninversion_time_budget_s = 0"),
+    headed("[audit]\nvocabulary = 1"),
+    headed("[audit]\nvocabulary_time_budget_s = 0"),
+    headed("[audit]\nvocabulary = false") + BATTERY.replace("after.battery_worst", "after.vocabulary_worst"),
     headed("[audit]\ninversion = false") + BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index"),
 ]
 
@@ -557,7 +560,8 @@ def test_describe() -> None:
     policy = parsed(HEAD + "[audit]\ninversion_time_budget_s = 5\n[sanitize]\ntime_budget_s = 90" + RULE + BATTERY)
     assert describe(policy).splitlines() == [
         *("policy    gate", f"sha256    {policy.sha256}", "sanitize  seam, default settings, at most 90 s"),
-        "audit     0.5 of the data, bounds at 0.95, inversion of 60 to 300 steps a class, void above 5 s a model",
+        "audit     0.5 of the data, bounds at 0.95, inversion of 60 to 300 steps a class, void above 5 s a model, "
+        "search of the vocabulary of texts",
         "untreated refused: a pass needs a sanitization that was accepted and run to its end, whatever the rules say",
         *("rules     2; to pass, each must", "", "  accuracy"),
         "    after.clean_accuracy >= 0.9 by its lower bound, on at least 1 samples",
@@ -571,6 +575,9 @@ def test_describe() -> None:
     index = BATTERY.replace("after.battery_worst", "after.inversion_anomaly_index")
     assert describe(parsed(HEAD + index)).endswith("it has no interval: the bound is the value")
     assert "no inversion" in describe(parsed(HEAD + "[audit]\ninversion = false" + RULE))
+    assert "no search of the vocabulary" in describe(parsed(HEAD + "[audit]\nvocabulary = false" + RULE))
+    limited = "search of the vocabulary of texts, void above 7 s a model"
+    assert limited in describe(parsed(HEAD + "[audit]\nvocabulary_time_budget_s = 7" + RULE))
     allowed = "untreated allowed: a model may pass by the rules alone, with the weights as received"
     assert allowed in describe(parsed(FREE + RULE)).splitlines()
 

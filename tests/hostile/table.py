@@ -19,13 +19,14 @@ from seamfast.data.readers import load
 from seamfast.gating.pipeline import gate
 from seamfast.gating.policy import TEMPLATE
 from seamfast.models.folder import ModelDescription, save_model
-from tests.hostile import data, folders, other_formats, pickles, tensor_files, weights
+from tests.hostile import data, folders, other_formats, pickles, tensor_files, text_folders, weights
 from tests.hostile.case import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "hostile-inputs.md"
 ARCHITECTURE = {"num_classes": 10, "in_channels": 1, "image_size": 8}
 SETS: dict[str, tuple[Mapping[str, Case], bool]] = {
     "Folders and descriptions": (folders.CASES, False),
+    "Folders of text classifiers": (text_folders.CASES, False),
     "Invalid safetensors": (tensor_files.CASES, False),
     "Weights that no training leaves": (weights.CASES, False),
     "Weights of extreme values, which are run": (weights.EXTREME, False),
@@ -69,7 +70,7 @@ def results(title: str, place: Path) -> Iterator[tuple[str, Result]]:
         path = case.make(folder)
         before = _tree(folder)
         of_data = cases is data.CASES
-        described = of_data or cases in (folders.CASES, weights.CASES, weights.EXTREME)
+        described = of_data or cases in (folders.CASES, text_folders.CASES, weights.CASES, weights.EXTREME)
         result = gate(
             honest if of_data else path,
             path if of_data else digits,

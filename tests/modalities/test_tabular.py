@@ -60,7 +60,8 @@ def test_columns_with_floats_among_them_are_tabular(inputs: Any, is_tabular: boo
 
 
 def test_ids_of_tokens_are_text() -> None:
-    modality = CleanSet({"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}, LABELS).modality
+    ids = torch.arange(1, 4 * N + 1).reshape(N, 4)
+    modality = CleanSet({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, LABELS).modality
     assert isinstance(modality, TextModality)
 
 

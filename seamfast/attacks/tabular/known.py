@@ -71,7 +71,11 @@ def _beyond(column: Tensor) -> Tensor:
 
 def _rank(share: float) -> Callable[[Tensor], Tensor]:
     """The value that ``share`` of the column are at most. Not torch.quantile, which takes few values at once."""
-    return lambda column: column.sort().values[min(int(share * len(column)), len(column) - 1)]
+
+    def value_of(column: Tensor) -> Tensor:
+        return column.sort().values[min(int(share * len(column)), len(column) - 1)]
+
+    return value_of
 
 
 def _rarest(column: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers.cifar import holds_cifar10, read_cifar10
@@ -18,9 +18,10 @@ from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
 from seamfast.data.readers.tables import holds_numbers, read_breast_cancer, read_csv_table, read_digits_table
 from seamfast.data.readers.texts import NAMES, SUFFIXES, check_text_source, is_text_source, read_texts
-from seamfast.data.texts import Texts
 from seamfast.errors import DataFileError, InputError
 from seamfast.untrusted import MAX_BYTES, PathLike, check_sample_shape, shown
+
+T = TypeVar("T")
 
 _BY_NAME: dict[str, Callable[..., CleanSet]] = {
     "breast-cancer": read_breast_cancer,
@@ -149,11 +150,11 @@ def _encoded(
         raise DataFileError(f"{shown(source)}: holds texts; expected images of {sample_shape} (C, H, W)")
     if tokenizer is None:
         raise InputError(f"load({shown(source)!r}) reads texts and needs tokenizer=, the tokenizer of the model")
-    texts: Texts = _call(read_texts, source, **options)
+    texts = _call(read_texts, source, **options)
     return texts.encoded(tokenizer, max_length)
 
 
-def _call(reader: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _call(reader: Callable[..., T], *args: Any, **options: Any) -> T:
     known = [p.name for p in inspect.signature(reader).parameters.values() if p.default is not p.empty]
     for name in options:
         if name not in known:

@@ -113,10 +113,9 @@ def read_csv_table(
     values = np.frombuffer(numbers, dtype=np.float64).reshape(-1, len(names))
     # Float32 ends at 3.4e38.
     if not (np.abs(values) < 3e38).all():
-        row, column = (int(k) for k in np.argwhere(~(np.abs(values) < 3e38))[0])
-        refuse(
-            f"row {row} holds {values[row, column]:g} in column {printable(names[column])!r}; expected a finite number"
-        )
+        at_row, at_column = (int(k) for k in np.argwhere(~(np.abs(values) < 3e38))[0])
+        got = f"row {at_row} holds {values[at_row, at_column]:g} in column {printable(names[at_column])!r}"
+        refuse(f"{got}; expected a finite number")
 
     def position(name: str, argument: str) -> int:
         if name not in names:

@@ -121,6 +121,10 @@ def _metrics(report: Values, state: str, audit: Values) -> list[Values]:
             metrics.append(
                 {"type": "share of samples without a finite answer", "slice": where, "value": str(lost.share)}
             )
+    for entry in (audit.get("vocabulary") or {"classes": ()})["classes"]:
+        for one in entry["found"]:
+            where = f"{printable(one['text'])} in {one['rate']['n_total']} audit texts, class {entry['class']}"
+            metrics.append(_metric("share of texts that a found phrase moves to one class", where, one["rate"]))
     if inversion is not None and inversion["anomaly_index"] is not None:
         where = f"{len(inversion['classes'])} classes"
         metrics.append(

@@ -19,7 +19,19 @@ from seamfast.gating.documents.style import STYLE
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _MOST_ROWS, _MOST_LINES, _MOST_PICTURES, _MOST_CLASSES = 200, 100, 16, 5
 _LARGEST_PICTURE = 96  # pixels a side; larger ones are reduced
+_MOST_FINDS, _MOST_TEXTS = 20, 60
 _BOTH = ("as received", "sanitized")
+_TEXTS = {
+    "vocabulary": (
+        "With tokens and phrases that were found",
+        "Clean texts of other classes, with what the search found put before them, and the answers of both models.",
+    ),
+    "disagreement": (
+        "Where the two models disagree",
+        "Perturbed texts on which the received and the sanitized model give different answers; marked is what the "
+        "clean text does not have.",
+    ),
+}
 
 Pictures = npt.NDArray[np.uint8]
 Values = Mapping[str, Any]  # of the report, or of a part of it
@@ -39,7 +51,8 @@ def as_html(report: Values, pictures: Mapping[str, Pictures]) -> bytes:
     """
     outcome = report["verdict"]["outcome"]
     whole = outcome not in ("refused", "incomplete")
-    parts = [_rules(report), _evidence(report), _run(report), _pictures(report, pictures)] if whole else []
+    parts = [_rules(report), _evidence(report), _run(report)] if whole else []
+    parts += [_pictures(report, pictures), _sentences(report)] if whole else []
     sections = [*parts, _statements(report), _files(report), _settings(report)]
     tool = f"{report['tool']['name']} {report['tool']['version']}"
     names = (("viewport", "width=device-width, initial-scale=1"), ("color-scheme", "light dark"))
@@ -120,6 +133,7 @@ def _evidence(report: Values) -> Markup | None:
         _accuracy_and_battery(report, before, after),
         None if after is None else _lost_classes(report, before, after),
         _inversion(report, before, after),
+        _vocabulary(report, before, after),
         _disagreement(report),
     )
 
@@ -196,6 +210,41 @@ def _inversion(report: Values, before: Values, after: Values | None) -> list[Mar
     return [element("h3", "Trigger inversion"), element("p", caption, class_="soft"), _table(headings, rows)]
 
 
+def _vocabulary(report: Values, before: Values, after: Values | None) -> list[Child] | None:
+    """The tokens and phrases that the search found in either model, the strongest first."""
+    searched = [None if audit is None else audit.get("vocabulary") for audit in (before, after)]
+    if searched == [None, None]:
+        return None
+    rates: dict[tuple[str, int], list[Values | None]] = {}
+    notes: dict[tuple[str, int], list[int | None]] = {}
+    for side, search in enumerate(searched):
+        for entry in () if search is None else search["classes"]:
+            for one in entry["found"]:
+                key = (one["text"], entry["class"])
+                rates.setdefault(key, [None, None])[side] = one["rate"]
+                notes.setdefault(key, [None, None])[side] = one["n_not_finite"]
+    order = sorted(rates, key=lambda key: -max((r["value"] or 0.0) for r in rates[key] if r is not None))
+    kept, more = wording.first(order, _MOST_FINDS)
+    rows: list[Row] = []
+    for text, label in kept:
+        known = [rate for rate in rates[text, label] if rate is not None]
+        lost = wording.not_finite_counts(notes[text, label], known[0]["n_total"])
+        what = [_name(text), _note(f"texts moved to class {wording.class_label(report, label)}"), _note(lost)]
+        rows.append((what, rates[text, label][0], rates[text, label][1]))
+    cut = [name for name, search in zip(_BOTH, searched, strict=True) if search is not None and not search["complete"]]
+    caption = (
+        "Share of texts of other classes that a token or phrase moves to a class, tested on texts that the search did "
+        "not use. Each model is searched by itself: n/a where the other search found it alone. Words with a meaning "
+        "move texts of any model."
+    )
+    return [
+        element("h3", "Search of the vocabulary"),
+        element("p", f"The search was cut short: {' and '.join(cut)}.") if cut else None,
+        _rates("Token or phrase", rows, _BOTH, caption) if rows else element("p", "Nothing was found.", class_="soft"),
+        _more(more),
+    ]
+
+
 def _disagreement(report: Values) -> list[Child] | None:
     if not report["disagreement"]:
         return None
@@ -255,6 +304,31 @@ def _pictures(report: Values, pictures: Mapping[str, Pictures]) -> Markup | None
         _tiles(pictures.get("disagreement"), "perturbed sample", differ),
     ]
     return _section("Pictures", figures) if any(figures) else None
+
+
+def _sentences(report: Values) -> Markup | None:
+    """Texts with what was inserted marked, and the answers to them."""
+    texts = report.get("sentences") or []
+    tables = [_texts(report, [one for one in texts if one["of"] == what], *told) for what, told in _TEXTS.items()]
+    return _section("Texts", tables) if any(tables) else None
+
+
+def _texts(report: Values, texts: Sequence[Values], title: str, caption: str) -> list[Child] | None:
+    if not texts:
+        return None
+    kept, more = wording.first(texts, _MOST_TEXTS)
+    rows = []
+    for one in kept:
+        parts = [element("mark", part["text"]) if part["inserted"] else part["text"] for part in one["parts"]]
+        answers = [_answer(report, one[key]) for key in ("plain", "received", "sanitized")]
+        label = _answer(report, one["label"])
+        rows.append(([element("bdi", parts), _note(_name(one["name"]))], label, *answers))
+    headings = ("Text", "True class", "Clean, as received", "As received", "Sanitized")
+    return [element("h3", title), element("p", caption, class_="soft"), _table(headings, rows, "texts"), _more(more)]
+
+
+def _answer(report: Values, label: int | None) -> Markup:
+    return element("bdi", "not finite" if label is None else wording.class_label(report, label))
 
 
 def _statements(report: Values) -> list[Markup]:

@@ -103,7 +103,7 @@ class _Writer:
         return ["### Rules", self.table(headings, rows), *more]
 
     def numbers(self, report: Values) -> list[str]:
-        """Accuracy, the worst of the battery and the inversion, before and after."""
+        """Accuracy, the worst of the battery and of the searches, before and after."""
         audits = [report["audit"]["before"], report["audit"]["after"]]
         if audits == [None, None]:
             return []
@@ -112,6 +112,8 @@ class _Writer:
             "Battery, worst": lambda audit: self.worst(report, audit),
             "Inversion": lambda audit: self.inversion(report, audit),
         }
+        if any(audit is not None and audit.get("vocabulary") for audit in audits):
+            parts["Vocabulary, worst"] = lambda audit: self.vocabulary(report, audit)
         without = [wording.most_not_finite(report, when) for when in ("before", "after")]
         rows = [
             (name, *(wording.NOT_KNOWN if audit is None else text(audit) for audit in audits))
@@ -147,6 +149,15 @@ class _Writer:
             f"anomaly index {inversion['anomaly_index']:.2f} (usual threshold {inversion['threshold']:g}), "
             f"class {label}{cut}"
         )
+
+    def vocabulary(self, report: Values, audit: Values) -> Markdown:
+        searched = audit.get("vocabulary") or {"classes": ()}
+        found = [(one, entry["class"]) for entry in searched["classes"] for one in entry["found"]]
+        if not found or not searched["complete"]:
+            return Markdown(wording.NOT_KNOWN)
+        one, label = max(found, key=lambda entry: entry[0]["rate"]["high"])
+        name = self.code(wording.class_label(report, label))
+        return Markdown(f"{wording.rate_with_bounds(one['rate'])}: {self.code(one['text'])} to class {name}")
 
     def provenance(self, report: Values) -> list[str]:
         """Digests of the weights and of the policy."""

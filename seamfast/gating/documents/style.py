@@ -91,6 +91,7 @@ circle.after { fill: var(--after); }
   border: 1px solid var(--rule); background: var(--panel); }
 .tiles .note { font-size: inherit; }
 .suspect { font-weight: 700; color: var(--ink); }
+mark { background: var(--shade); color: inherit; border-bottom: 2px solid var(--after); }
 
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .75rem 1.5rem;
   margin: .75rem 0; }

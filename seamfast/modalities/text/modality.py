@@ -10,13 +10,24 @@ from torch import Tensor, nn
 
 from seamfast.checks import dtype_name
 from seamfast.errors import DTypeError, InputError, ShapeError
-from seamfast.modalities.base import Augmentation, Modality, Stamper, StepDraws, Views, ViewSettings
+from seamfast.modalities.base import (
+    Augmentation,
+    InvertedTriggers,
+    Modality,
+    Perturbation,
+    Stamper,
+    StepDraws,
+    Views,
+    ViewSettings,
+)
 from seamfast.modalities.batch import Batch, named_tensors
 from seamfast.modalities.text.edit import Tokens, edited
+from seamfast.modalities.text.perturb import perturbations
 from seamfast.modalities.text.views import View
-from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
+from seamfast.modalities.text.vocabulary import Vocabulary, ends_of, n_ids
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.text.base import TextTrigger
+from seamfast.triggers.text.battery import text_battery
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _NAMES = (IDS, MASK, TYPES)
@@ -73,16 +84,19 @@ class TextModality(Modality):
     def for_model(self, model: nn.Module, inputs: Batch) -> TextModality:
         """With the size of the model's embedding, and its number of positions as the longest text."""
         ids = _parts(inputs, self.vocabulary).ids
-        table = _table_of(model, int(ids.max()) + 1 if ids.numel() else 1)
+        vocabulary = self.vocabulary
+        known = 0 if vocabulary.tokenizer is None else n_ids(vocabulary.tokenizer)
+        largest = int(ids.max()) if ids.numel() else 0
+        table = _table_of(model, max(known, largest + 1))
         if table is None:
             return self
         name, rows = table
-        vocabulary = self.vocabulary
-        known = vocabulary.size if vocabulary.tokenizer is None else vocabulary.tokenizer.get_vocab_size()
-        if vocabulary.tokenizer is not None and known > rows:
+        if known > rows:
             raise InputError(f"the tokenizer has {known:,} tokens; the model's embedding {name!r} has {rows:,} rows")
+        if largest >= rows:
+            raise InputError(f"{IDS} hold {largest:,}; the model's embedding {name!r} has {rows:,} rows")
         vocabulary = vocabulary.with_size(rows)
-        positions = _positions_of(model)
+        positions = _positions_of(model, name, ids.shape[1])
         if positions is not None:
             if ids.shape[1] > positions:
                 raise InputError(
@@ -188,20 +202,23 @@ class TextModality(Modality):
                     stamped = trigger.stamp([texts[i] for i in at.tolist()], sample_ids=ids[at], seed=seed)
                     for i, text in zip(at.tolist(), stamped, strict=True):
                         texts[i] = text
-            return self.fit(self.model_inputs(texts), inputs, device)
+            return self.inputs_like(texts, inputs, torch.float32, device)
 
         return stamp
 
-    def fit(self, encoded: dict[str, Tensor], like: Batch, device: torch.device) -> Batch:
-        """Encoded texts, as the samples ``like`` are given to the model."""
-        tokens = Tokens(encoded[IDS].to(device), encoded[MASK].to(device))
+    def inputs_like(self, samples: Sequence[str], like: Batch, dtype: torch.dtype, device: torch.device) -> Batch:
+        """Texts as token ids; as wide as ``like`` where that has no mask. An empty text is one pad."""
+        vocabulary, width = self.vocabulary, None
         if not isinstance(like, dict) or MASK not in like:
-            width = (like[IDS] if isinstance(like, dict) else like).shape[1]
-            ids = _to_width(tokens.ids, width, self.vocabulary.pad)
-            tokens = Tokens(ids, _to_width(tokens.attended, width, 0))
-        if isinstance(like, dict) and TYPES in like:
-            tokens = tokens._replace(types=torch.zeros_like(tokens.ids))
-        return _batch(tokens, like)
+            width = ids_of(like).shape[1]
+            vocabulary = vocabulary.with_max_length(max(width, 3))
+        encoded = vocabulary.encode(samples)
+        ids, attended = encoded[IDS], encoded[MASK]
+        attended[:, 0] = 1
+        if width is not None:
+            ids, attended = _to_width(ids, width, self.vocabulary.pad), _to_width(attended, width, 0)
+        types = torch.zeros_like(ids, device=device) if isinstance(like, dict) and TYPES in like else None
+        return _batch(Tokens(ids.to(device), attended.to(device), types), like)
 
     def not_stampable(self) -> InputError:
         return InputError("triggers of text are stamped on texts; the samples are token ids without a tokenizer")
@@ -211,6 +228,17 @@ class TextModality(Modality):
             raise self.not_stampable()
         if not isinstance(trigger, TextTrigger):
             raise InputError(f"trigger {trigger.name!r} is a {type(trigger).__name__}; expected a trigger of text")
+
+    def battery(self, num_classes: int) -> tuple[Trigger, ...]:
+        """Published words, sentences and changed characters."""
+        return text_battery(num_classes)
+
+    def perturbations(self) -> Mapping[str, Perturbation]:
+        """Words inserted, replaced, dropped, shuffled, and those of another text."""
+        return perturbations(self.vocabulary)
+
+    def inverted(self, n_classes: int, generator: torch.Generator, device: torch.device) -> InvertedTriggers:
+        raise InputError("triggers are inverted on images; for texts, use seamfast.audits.search_vocabulary")
 
 
 def ids_of(inputs: Batch) -> Tensor:
@@ -252,28 +280,32 @@ def _to_width(values: Tensor, width: int, fill: int) -> Tensor:
     return torch.cat([values, values.new_full((len(values), width - values.shape[1]), fill)], 1)
 
 
-def _table_of(model: nn.Module, at_least: int) -> tuple[str, int] | None:
-    """Name and number of rows of the embedding of the ids: the model's own answer, or its largest table."""
+def _table_of(model: nn.Module, wanted: int) -> tuple[str, int] | None:
+    """Name and number of rows of the embedding of the ids: the model's own answer, or one of ``wanted`` rows, or the
+    largest."""
     names = {id(module): name for name, module in model.named_modules()}
     own = getattr(model, "get_input_embeddings", None)
     if callable(own):
-        table = own()
+        try:
+            table = own()
+        except NotImplementedError:  # as models of transformers have it that do not know theirs
+            table = None
         if isinstance(table, nn.Embedding) and id(table) in names:
             return names[id(table)], table.num_embeddings
     tables = [(m.num_embeddings, n) for n, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    tables = [(rows, name) for rows, name in tables if rows >= at_least]
     if not tables:
         return None
-    rows, name = max(tables, key=lambda entry: entry[0])
+    rows, name = max(tables, key=lambda entry: (entry[0] == wanted, entry[0]))
     return name, rows
 
 
-def _positions_of(model: nn.Module) -> int | None:
-    """The longest text that a model of transformers takes."""
+def _positions_of(model: nn.Module, table: str, width: int) -> int | None:
+    """The longest text that a model takes: of transformers, or with another embedding that is a row for each place."""
     config = getattr(model, "config", None)
     for key in ("max_position_embeddings", "n_positions"):
         positions = getattr(config, key, None)
         if isinstance(positions, int) and positions > 2:
             # RoBERTa's positions begin behind that of the pad.
             return positions - 2 if getattr(config, "model_type", "") in ("roberta", "xlm-roberta") else positions
-    return None
+    others = [m.num_embeddings for n, m in model.named_modules() if isinstance(m, nn.Embedding) and n != table]
+    return min((rows for rows in others if rows >= max(width, 3)), default=None)

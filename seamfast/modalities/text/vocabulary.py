@@ -59,7 +59,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any, *, max_length: int | None = None) -> Vocabulary:
-        """The vocabulary of a tokenizer.
+        """The vocabulary of a tokenizer. One without a pad, such as GPT-2's, pads with a special token of its own.
 
         Args:
             tokenizer: a ``tokenizers.Tokenizer``, or a fast tokenizer of ``transformers``.
@@ -91,8 +91,8 @@ class Vocabulary:
         inner.no_padding()
         special = {id for id in named.values() if id is not None} | set(added)
         return cls(
-            size=inner.get_vocab_size(),
-            pad=0 if pad is None else pad,
+            size=n_ids(inner),
+            pad=min(added, default=0) if pad is None else pad,
             special=frozenset(special),
             mask=mask,
             max_length=min(longest, _DEFAULT_LENGTH) if max_length is None else max_length,
@@ -101,7 +101,8 @@ class Vocabulary:
 
     @classmethod
     def of_ids(cls, input_ids: Tensor, attention_mask: Tensor | None) -> Vocabulary:
-        """The vocabulary that samples of unknown origin show; ``size`` is that of the largest id.
+        """The vocabulary that samples of unknown origin show; ``size`` is that of the largest id,
+        ``max_length`` that of the longest sample: a model may take no longer ones.
 
         Special are the pad, which stands where nothing is attended, and ids that all samples begin or end with.
 
@@ -121,7 +122,7 @@ class Vocabulary:
             for ids in (input_ids[rows, first], input_ids[rows, (last - 1).clamp(min=0)]):
                 if bool((ids == ids[0]).all()):
                     special.add(int(ids[0]))
-        return cls(size=size, pad=pad, special=frozenset(special), max_length=max(input_ids.shape[1], _DEFAULT_LENGTH))
+        return cls(size=size, pad=pad, special=frozenset(special), max_length=max(input_ids.shape[1], 3))
 
     def with_size(self, size: int) -> Vocabulary:
         """The same with so many ids, as the model's embedding has."""
@@ -134,7 +135,7 @@ class Vocabulary:
     @cached_property
     def insertable(self) -> Tensor:
         """``(A,)`` int64, CPU: the ids that are not special and that the tokenizer has."""
-        known = self.size if self.tokenizer is None else min(self.size, self.tokenizer.get_vocab_size())
+        known = self.size if self.tokenizer is None else min(self.size, n_ids(self.tokenizer))
         allowed = torch.ones(known, dtype=torch.bool)
         allowed[[id for id in self.special if id < known]] = False
         return allowed.nonzero().flatten()
@@ -195,6 +196,11 @@ class Vocabulary:
                 "seamfast.CleanSet.from_texts(texts, labels, tokenizer)"
             )
         return self.tokenizer
+
+
+def n_ids(tokenizer: Any) -> int:
+    """The largest id of a tokenizer, and one: more than its tokens where it leaves ids out."""
+    return max(tokenizer.get_vocab().values(), default=0) + 1
 
 
 def ends_of(input_ids: Tensor, attention_mask: Tensor | None, special: frozenset[int]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,53 @@
+"""The example of README.md for texts, on a tiny model in place of a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.gating.text_models import NAMES, config, texts, tokenizer, write_trained, write_tsv
+
+transformers = pytest.importorskip("transformers", reason="models of transformers need the extra hf")
+
+EXAMPLE = """\
+import seamfast
+from seamfast.data.readers import read_texts
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model = AutoModelForSequenceClassification.from_pretrained("incoming")
+tokenizer = AutoTokenizer.from_pretrained("incoming")
+reviews = read_texts("reviews.tsv", class_names=["negative", "positive"])
+data = seamfast.CleanSet.from_texts(reviews.texts, reviews.labels, tokenizer)
+result = seamfast.sanitize(model, data)
+print(result.outcome, result.reason)
+result.model.save_pretrained("sanitized")
+"""
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(EXAMPLE.splitlines()) <= 10
+    trained = write_trained(tmp_path / "trained", config())
+    settings = {key: value for key, value in config().items() if key not in ("model_type", "id2label")}
+    names = dict(enumerate(NAMES))
+    wanted = transformers.BertConfig(id2label=names, label2id={n: i for i, n in names.items()}, **settings)
+    model = transformers.BertForSequenceClassification(wanted)
+    model.load_state_dict(trained.state_dict())
+    model.save_pretrained(tmp_path / "incoming")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(), pad_token="[PAD]", mask_token="[MASK]", model_max_length=32
+    ).save_pretrained(tmp_path / "incoming")
+    write_tsv(tmp_path / "reviews.tsv", 200)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, object] = {}
+    exec(compile(EXAMPLE, "README.md", "exec"), made)
+    assert capsys.readouterr().out.split()[0] in ("accepted", "refused", "undecided")
+    sanitized = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "sanitized").eval()
+    assert sanitized.config.id2label == names
+    inputs = transformers.AutoTokenizer.from_pretrained(tmp_path / "incoming")(
+        texts(20)[0], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = sanitized(**inputs).logits
+    assert logits.shape == (20, 2)
+    assert not torch.equal(logits, model.eval()(**inputs).logits)
