@@ -111,7 +111,7 @@ def stamped_set(data: CleanSet, chosen: Tensor, stamped: Any, labels: Tensor) ->
         poisoned |= data.poisoned
     inputs: Any
     if isinstance(data.modality, TextModality):
-        new = data.modality.fit(data.modality.model_inputs(stamped), data.inputs, torch.device("cpu"))
+        new = data.modality.inputs_like(stamped, data.inputs, torch.float32, torch.device("cpu"))
         rows = torch.arange(len(data))
         rows[chosen] = torch.arange(len(data), len(data) + len(chosen))
         both = data.modality.joined(data.inputs, new) if len(chosen) else data.inputs
