@@ -64,7 +64,8 @@ class Floats:
         offsets = chosen(n, n_columns, most, generator, device) * drawn
         offsets = offsets[shared(n, generator, device)]
         by = (noisy < share) * _NOISE * strength * noise + (offset < share) * _OFFSET * offsets
-        return values + by.to(dtype) * self.std
+        disturbed: Tensor = values + by.to(dtype) * self.std
+        return disturbed
 
 
 @dataclass(frozen=True)

@@ -342,7 +342,7 @@ def test_a_backdoor_in_columns_goes_and_it_is_the_views_that_take_it(trigger: An
     x, codes, labels = clustered(300, 4)
     clean, test_set = ((x, codes), labels), CleanSet({"floats": TEST[0], "codes": TEST[1]}, TEST[2], num_classes=4)
     before = seamfast.evaluate(model, test_set, triggers=[trigger])
-    assert before.worst_attack_success_rate > 0.9
+    assert before.worst_attack_success_rate > 0.8
     result = seamfast.sanitize(model, clean, precision="fp32")
     after = seamfast.evaluate(result.model, test_set, triggers=[trigger])
     assert after.worst_attack_success_rate < 0.15

@@ -73,14 +73,16 @@ def _rank(share: float) -> Callable[[Tensor], Tensor]:
     """The value that ``share`` of the column are at most. Not torch.quantile, which takes few values at once."""
 
     def value_of(column: Tensor) -> Tensor:
-        return column.sort().values[min(int(share * len(column)), len(column) - 1)]
+        value: Tensor = column.sort().values[min(int(share * len(column)), len(column) - 1)]
+        return value
 
     return value_of
 
 
 def _rarest(column: Tensor) -> Tensor:
     categories, counts = torch.unique(column, return_counts=True)
-    return categories[counts.argmin()]
+    rarest: Tensor = categories[counts.argmin()]
+    return rarest
 
 
 _META = "Xu et al., Meta Neural Analysis, arXiv:1910.03137 (tabular triggers)"
