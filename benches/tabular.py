@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.datasets import make_classification
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ from benches.defences import DEFENCES  # noqa: E402
 from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import TrainConfig, known_attack, poison, train  # noqa: E402
+from seamfast.data import split_by_class  # noqa: E402
 from seamfast.modalities import TabularModality  # noqa: E402
 from seamfast.modalities.batch import named_tensors  # noqa: E402
 from seamfast.record import machine  # noqa: E402
@@ -46,13 +48,21 @@ from seamfast.triggers import FeatureOverwrite, FeatureShift, Trigger  # noqa: E
 OUT = ROOT / "benches" / "results" / "tabular.jsonl"
 RATE, TARGET, FEWEST_CLEAN = 0.05, 1, 250
 N_BINS = 10
+GENERATED = {"n_informative": 10, "n_redundant": 4, "n_classes": 4, "class_sep": 1.6, "flip_y": 0.0, "random_state": 0}
 
 
 # ---- Data. ----
 
 
 def _tables(name: str, root: Path) -> tuple[CleanSet, CleanSet]:
-    """Training and test set: of packages as they are read, MNIST pooled to 7x7, in [0, 1]."""
+    """Training and test set: of packages as they are read, MNIST pooled to 7x7, in [0, 1]; generated, standardized."""
+    if name == "generated":
+        x, y = (torch.tensor(values) for values in make_classification(20_000, 20, **GENERATED))
+        parts = split_by_class(y, holdout_fraction=0.25, forget_fraction=1.0, seed=0)
+        known = x[parts.recovery]
+        x = ((x - known.mean(0)) / known.std(0)).float()
+        train_set, test_set = (CleanSet(x[rows], y[rows], num_classes=4) for rows in (parts.recovery, parts.holdout))
+        return train_set, test_set
     if name != "mnist-49":
         return seamfast.load(name), seamfast.load(name, split="test")
     images = [seamfast.load("mnist", root=root / "mnist", split=split) for split in ("train", "test")]
@@ -80,7 +90,10 @@ def data_of(name: str, root: Path) -> tuple[CleanSet, CleanSet]:
     return binned[0], binned[1]
 
 
-DATA = ("breast-cancer", "digits-table", "mnist-49", "breast-cancer-mixed", "digits-table-mixed", "mnist-49-mixed")
+DATA = (
+    *("breast-cancer", "digits-table", "mnist-49", "generated"),
+    *("breast-cancer-mixed", "digits-table-mixed", "mnist-49-mixed"),
+)
 
 
 # ---- Models. ----
