@@ -46,6 +46,9 @@ _UNSTUDIED = (
     "the checks are about accuracy alone, and no study has measured the cure on samples of kind {!r}: nothing is known "
     "about backdoors that it leaves in such models"
 )
+_REMAINS = (
+    "the checks are about accuracy alone, and in the study of samples of kind {!r} the cure left backdoors in some: {}"
+)
 _PRUNED = {
     "rows": "{n} of {n_all} rows of the embedding {layer} occur in no clean sample: set to the mean of the others, as "
     "a backdoor can be in them",
@@ -165,6 +168,8 @@ class RunRecord:
     def _unknown(self) -> str | None:
         """What an accepted result does not say, where no study stands behind the cure of such samples."""
         modality = self.subject.samples.modality
+        if modality.remains is not None:
+            return _REMAINS.format(modality.name, modality.remains)
         return None if modality.studied else _UNSTUDIED.format(modality.name)
 
     def _of_memory(self, before: Evaluation) -> str | None:

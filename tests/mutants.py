@@ -346,6 +346,14 @@ MUTANTS = [
         "test_sanitize.py",
     ),
     Mutant(
+        "tables-are-accepted-in-silence",
+        "record.py",
+        "if modality.remains is not None:",
+        "if False:",
+        "acceptance of a table reads as a promise, in spite of what its study found",
+        "test_sanitize.py",
+    ),
+    Mutant(
         "teacher-sees-overwritten-columns",
         "modalities/tabular.py",
         "teacher[name] = torch.where(part, observed.blank, value)",

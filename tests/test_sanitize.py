@@ -25,6 +25,7 @@ from seamfast.data import draw_by_class, split_by_class
 from seamfast.engine.model import digest
 from seamfast.errors import SanitizeInterrupted
 from seamfast.methods import SeamAuthorsConfig
+from seamfast.modalities import TabularModality
 from seamfast.report import schema
 from seamfast.triggers import Patch
 
@@ -556,9 +557,7 @@ def test_several_named_inputs(tiny_data: CleanSet) -> None:
     assert digest(result.model) != result.report["model"]["digest_before"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "studied"), [((1, 8, 8), True), ((64,), True), ((8, 8), False), ((1, 1, 8, 8), False)]
-)
+@pytest.mark.parametrize(("shape", "studied"), [((1, 8, 8), True), ((8, 8), False), ((1, 1, 8, 8), False)])
 def test_where_no_study_stands_behind_the_cure_the_verdict_says_so(
     tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged, shape: tuple[int, ...], studied: bool
 ) -> None:
@@ -575,6 +574,22 @@ def test_where_no_study_stands_behind_the_cure_the_verdict_says_so(
     assert result.reason.endswith(f"; {note}") is not studied
     assert (note in result.report["warnings"]) is not studied
     assert ("study" in str(result.report)) is not studied
+
+
+def test_of_tables_the_verdict_says_what_the_study_found_left(
+    tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged
+) -> None:
+    data = enlarged(tiny_data, 4)
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), tiny_model())
+    rows = normalized(data).reshape(len(data), 64)
+    result = seamfast.sanitize(model, (rows, data.labels), method="fine_tune", config=METHODS["fine_tune"])
+    note = (
+        "the checks are about accuracy alone, and in the study of samples of kind 'tabular' the cure left backdoors in "
+        f"some: {TabularModality.remains}"
+    )
+    assert result.accepted, result.reason
+    assert result.reason.endswith(f"; {note}")
+    assert note in result.report["warnings"]
 
 
 def test_inputs_without_patterns_are_warned_of(tiny_data: CleanSet) -> None:

@@ -145,6 +145,7 @@ class Modality(ABC):
         stores_stampable: whether samples are stored in stampable form.
         studied: whether a study measured what the cure leaves of backdoors in such samples; where none did, the report
             says so beside the verdict.
+        remains: what the study found too much left of; the report says it beside the verdict. ``None``: nothing.
         defaults: settings of ``seam`` for such samples, where a caller gives none.
         settings: supported settings of methods, of ``crop_pad``, ``flip``, ``invariances``, ``mixing``, ``occlusions``,
             ``disturbance`` and ``waves``.
@@ -152,6 +153,7 @@ class Modality(ABC):
 
     name: ClassVar[str]
     studied: ClassVar[bool] = False
+    remains: ClassVar[str | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
     settings: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None

@@ -45,6 +45,7 @@ class TabularModality(Modality):
 
     name: ClassVar[str] = "tabular"
     studied = True
+    remains = "up to half of what was triggered, most with two categories as the trigger, or in 20 columns of floats"
     defaults: ClassVar[Mapping[str, Any]] = {
         # Steps are short, and accuracy comes back slowly where each column counts.
         "recover_max_steps": 900,

@@ -359,7 +359,7 @@ def test_defaults_are_those_for_tables_and_nothing_is_left_out() -> None:
     model = planted(FeatureShift.of({1: 4.0}, 1), 500)
     report = seamfast.sanitize(model, ((x, codes), labels), precision="fp32").report
     assert {name: report["config"][name] for name in TabularModality.defaults} == dict(TabularModality.defaults)
-    assert not [warning for warning in report["warnings"] if "kind" in warning or "study" in warning]
+    assert not [warning for warning in report["warnings"] if "left out" in warning or "no study" in warning]
     assert "study" not in report["verdict"]["reason"]
     given = seamfast.sanitize(model, ((x, codes), labels), config=SeamConfig(recover_max_steps=5), precision="fp32")
     assert given.report["config"]["waves"] == SeamConfig().waves
