@@ -60,8 +60,8 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"occlusions": 0, "searches": 0},
     {"searches": 0},
 )
-"""Changes to the settings for texts, one method each. In order: recovery from the forgotten weights, no teacher, neither
-insertions nor edits, no search of the vocabulary."""
+"""Changes to the settings for texts, one method each. In order: recovery from the forgotten weights, no teacher,
+neither insertions nor edits, no search of the vocabulary."""
 NEW_ENCODER = "pretrained"
 
 

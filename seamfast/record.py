@@ -43,6 +43,13 @@ _AUGMENTED = (
     "{} augments, so its held-out samples are draws and say little of the model: give eval_transform= or holdout=, or "
     "let the dataset have an attribute eval_transform"
 )
+_UNSTUDIED = (
+    "the checks are about accuracy alone, and no study has measured the cure on samples of kind {!r}: nothing is known "
+    "about backdoors that it leaves in such models"
+)
+_REMAINS = (
+    "the checks are about accuracy alone, and in the study of samples of kind {!r} the cure left backdoors in some: {}"
+)
 _PRUNED = {
     "rows": "{n} of {n_all} rows of the embedding {layer} occur in no clean sample: set to the mean of the others, as "
     "a backdoor can be in them",
@@ -156,7 +163,16 @@ class RunRecord:
             checks += [replace(c, detail=f"{c.detail}; {hint}") if hint and not c.passed else c for c in judged]
         else:
             checks += [Check(name, None, "the run did not come to it") for name in (WITHIN_BUDGET, WITHIN_LIMIT)]
-        return Verdict(checks, self._rests_on(), f"{checks[-2].detail}; {checks[-1].detail}", pairs)
+        unknown = self._unknown()
+        accepted = "; ".join([checks[-2].detail, checks[-1].detail, *([unknown] if unknown else [])])
+        return Verdict(checks, self._rests_on(), accepted, pairs)
+
+    def _unknown(self) -> str | None:
+        """What an accepted result does not say, where no study stands behind the cure of such samples."""
+        modality = self.subject.samples.modality
+        if modality.remains is not None:
+            return _REMAINS.format(modality.name, modality.remains)
+        return None if modality.studied else _UNSTUDIED.format(modality.name)
 
     def _of_memory(self, before: Evaluation) -> str | None:
         """Whether the model seems to have been trained on the held-out samples: right more often than it is sure.
@@ -267,6 +283,9 @@ class RunRecord:
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)
             found.append(f"samples of kind {kind!r} cannot have {names}: left out, a weaker cure")
+        unknown = self._unknown()
+        if unknown is not None:
+            found.append(unknown)
         if self.returns_probabilities:
             found.append(
                 "the model seems to return probabilities, not logits: take its last softmax off for a better cure"

@@ -194,7 +194,8 @@ class SeamConfig(MethodConfig):
 
         Args:
             name: of the preset.
-            kind: such as ``seamfast.modalities.TextModality``, whose ``presets`` change these settings; ``None``: images.
+            kind: its ``presets`` change these settings, as those of ``seamfast.modalities.TextModality`` do; ``None``:
+                images.
 
         Raises:
             ConfigError: ``preset is 'slow'; expected one of fast, balanced, thorough``.

@@ -41,6 +41,11 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation()
+OF_IMAGES = {
+    "crop_pad": "expected 0, as only images can be cropped: their shape is (N, C, H, W)",
+    "flip": "expected False, as only images can be flipped: their shape is (N, C, H, W)",
+}
+"""What plain tensors and tables say of settings that only images can have."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +146,17 @@ class Modality(ABC):
         name: in reports.
         mean, std: normalization of the stored numbers, if known.
         stores_stampable: whether samples are stored in stampable form.
+        studied: whether a study measured what the cure leaves of backdoors in such samples; where none did, the report
+            says so beside the verdict.
+        remains: what the study found too much left of; the report says it beside the verdict. ``None``: nothing.
         settings: supported settings of methods, of ``crop_pad``, ``flip``, ``invariances``, ``mixing``, ``occlusions``,
             ``disturbance``, ``waves`` and ``searches``.
         presets: changes of the presets of ``seam`` for such samples, by the name of the preset.
     """
 
     name: ClassVar[str]
+    studied: ClassVar[bool] = False
+    remains: ClassVar[str | None] = None
     settings: tuple[str, ...] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     mean: tuple[float, ...] | None = None
