@@ -366,7 +366,7 @@ def test_settings_are_those_for_tables_and_nothing_is_left_out() -> None:
     left_out = "samples of kind 'tabular' cannot have invariances, waves: left out, a weaker cure"
     assert left_out in given.report["warnings"]
     fast = seamfast.sanitize(model, ((x, codes), labels), preset="fast", precision="fp32").report
-    assert fast["config"]["recover_max_steps"] == 100
+    assert fast["config"]["recover_max_steps"] == 300
 
 
 def test_named_labels_of_a_trigger_are_checked() -> None:

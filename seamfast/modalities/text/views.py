@@ -111,17 +111,19 @@ class TextViews:
         return insertable[(uniform * len(insertable)).long()]
 
     def _insertions(self, n: int) -> Tensor:
-        """``(n, LONGEST)`` ids, -1 behind the end."""
+        """``(n, LONGEST)`` ids, -1 behind the end.
+
+        They do not depend on the labels: that nothing is inserted would tell of the class.
+        """
         places = torch.arange(LONGEST, device=self.draws.generator.device)
-        lengths = 1 + (self._uniform(n, 1) * LONGEST).long()
-        spans = self._any(self._uniform(n, LONGEST))
+        is_within = places < 1 + (self._uniform(n, 1) * LONGEST).long()
+        spans = torch.where(is_within, self._any(self._uniform(n, LONGEST)), -1)
         found: Insertions | None = self.draws.found
-        if found is not None:
-            of_class = found.tokens[(self._uniform(n) * len(found.tokens)).long()]
-            shuffled = of_class.gather(1, (self._uniform(n, LONGEST) * _WIDTH).long())
-            phrases = found.phrases[(self._uniform(n).square() * len(found.phrases)).long()]  # the latest more often
-            is_found, is_shuffled = self._uniform(n, 1) < _FOUND, self._uniform(n, 1) < _SHUFFLED
-            sequences = torch.where(is_found, shuffled, spans)
-            spans = torch.where(places < lengths, sequences, -1)
-            return torch.where(is_found & ~is_shuffled, phrases, spans)
-        return torch.where(places < lengths, spans, -1)
+        if found is None:
+            return spans
+        chosen = (self._uniform(n) * len(found.tokens)).long()
+        shuffled = found.tokens[chosen].gather(1, (self._uniform(n, LONGEST) * _WIDTH).long())
+        which = (self._uniform(n).square() * len(found.phrases)).long()  # the latest more often
+        is_shuffled = self._uniform(n, 1) < _SHUFFLED
+        phrases = torch.where(is_shuffled, torch.where(is_within, shuffled, -1), found.phrases[which])
+        return torch.where(self._uniform(n, 1) < _FOUND, phrases, spans)
