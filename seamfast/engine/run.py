@@ -40,7 +40,7 @@ _MOST_LOST_BY_PRUNING = 0.003
 _FEWEST_WATCHED = 256
 """An accuracy near chance is measured to about 2 points with this many samples."""
 
-_SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, natural=2.0)
+_SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, stops_early=False, natural=2.0)
 _LEAST_RATE = 0.3
 """Share of the samples that a phrase moves; what moves fewer is not trained against."""
 _MOST_OF_LENGTH, _MOST_FOUND = 3, 128

@@ -41,6 +41,7 @@ class SearchSettings:
         n_candidates: tokens of the largest scores that are tried, and phrases of each longer length.
         n_beams: phrases of each length that are made longer.
         longest: tokens of a phrase, 1 or more.
+        stops_early: whether phrases are not made longer where one moves all texts.
         natural: see ``natural_tokens``: those of a class are no candidates for it, as they are its own words; ``None``:
             all tokens are candidates.
     """
@@ -50,6 +51,7 @@ class SearchSettings:
     n_candidates: int = 20
     n_beams: int = 3
     longest: int = 4
+    stops_early: bool = True
     natural: float | None = None
 
 
@@ -248,7 +250,8 @@ class _Search:
         found = self._counted(target, others, ranked, settings.n_beams)
         advance(1)
         for length in range(2, settings.longest + 1):
-            if any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found):  # nothing longer can do more
+            moves_all = any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found)
+            if moves_all and settings.stops_early:  # nothing longer can do more
                 advance(settings.longest + 1 - length)
                 break
             if out_of_time():

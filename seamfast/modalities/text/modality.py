@@ -38,8 +38,8 @@ _SETTINGS: dict[str, Any] = {
     # with large embeddings, tells little of how far recovery may go.
     "forget_max_steps": 0,
     "radius": 0.2,
-    "recover_rate": 0.1,
-    "distillation": 0.9,
+    "recover_rate": 0.15,
+    "distillation": 0.8,
     "margin": 0.0,
     "occlusions": 1,
     "plain_end": 0.0,
