@@ -206,7 +206,7 @@ def main(given: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     done = {known for known, row in rows.items() if not arguments.reactivate or "asr_reactivated" in row}
     todo = [job for job in jobs(arguments, place, n_shards) if job.key not in done]
-    run(todo, methods, list(rows.values()), arguments)
+    run(todo, list(rows.values()), arguments, in_turn(methods, arguments))
     return 0
 
 
@@ -233,25 +233,36 @@ def jobs(arguments: argparse.Namespace, place: int, n_shards: int) -> list[Job]:
     ]
 
 
-def run(todo: list[Job], methods: dict[str, Method], rows: list[Row], arguments: argparse.Namespace) -> None:
-    """Do the jobs in order; each row is written as soon as it is known, and added to ``rows``."""
+def run(todo: list[Job], rows: list[Row], arguments: argparse.Namespace, measured: Callable[[Job], Row | None]) -> None:
+    """Do the jobs in order; each row that ``measured`` gives is written at once, and added to ``rows``."""
     start = time.perf_counter()
-    case, case_of = None, None
     for number, job in enumerate(todo):
         elapsed = time.perf_counter() - start
         if number and elapsed + expected_seconds([job], rows) > 60 * arguments.minutes:
             print(f"{len(todo) - number} rows are left for another time", file=sys.stderr)
             return
-        if case_of != (job.entry, job.budget, job.seed):
-            case_of = (job.entry, job.budget, job.seed)
-            case = prepare(job, arguments)
-        if case is None:  # too little data for that budget
+        row = measured(job)
+        if row is None:
             continue
-        row = row_of(job, case, methods[job.method])
         append_row(arguments.out, row)
         rows.append(row)
         left = expected_seconds(todo[number + 1 :], rows) / 60
         print(f"[{number + 1}/{len(todo)}] {shown(row)}; about {left:.0f} min left", file=sys.stderr, flush=True)
+
+
+def in_turn(methods: dict[str, Method], arguments: argparse.Namespace) -> Callable[[Job], Row | None]:
+    """The row of a job, or ``None`` where there is too little data; a case is kept for the jobs that follow on it."""
+    case: Case | None = None
+    case_of: tuple[Entry, float, int] | None = None
+
+    def measured(job: Job) -> Row | None:
+        nonlocal case, case_of
+        if case_of != (job.entry, job.budget, job.seed):
+            case_of = (job.entry, job.budget, job.seed)
+            case = prepare(job, arguments)
+        return None if case is None else row_of(job, case, methods[job.method])
+
+    return measured
 
 
 def expected_seconds(todo: list[Job], rows: list[Row]) -> float:

@@ -29,11 +29,15 @@ from seamfast.attacks import (
     ARCHITECTURES,
     ATTACKS,
     OTHER_RECIPE,
+    OTHER_TABULAR_RECIPE,
     OTHER_TEXT_RECIPE,
     RECIPES,
+    TABULAR_ATTACKS,
+    TABULAR_RECIPES,
     TEXT_ATTACKS,
     TEXT_RECIPES,
     Recipe,
+    TabularRecipe,
     TextRecipe,
     known_attack,
     plant,
@@ -45,6 +49,7 @@ from seamfast.attacks.text.rewritten import rewritten_texts
 from seamfast.data import CleanSet, PoisonedSet, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers.mnist_5k import find_mnist_5k
+from seamfast.data.readers.tables import holds_numbers
 from seamfast.data.readers.texts import is_text_source, read_texts
 from seamfast.engine.events import HistoryPoint
 from seamfast.engine.precision import PRECISIONS
@@ -55,11 +60,13 @@ from seamfast.isolation.confine import available
 from seamfast.isolation.folders import why_unusable
 from seamfast.methods import METHODS, MethodConfig, config_class
 from seamfast.metrics import fidelity_bounds
+from seamfast.modalities import TabularModality, TextModality
 from seamfast.models.folder import (
     DESCRIPTION,
     WEIGHTS,
     Description,
     ModelDescription,
+    TabularDescription,
     TextDescription,
     load_model,
     save_model,
@@ -94,7 +101,7 @@ _DEMO_SET_ASIDE = 1 / 8
 
 _PLANTED = sorted(
     name
-    for name, attack in {**ATTACKS, **TEXT_ATTACKS}.items()
+    for name, attack in {**ATTACKS, **TEXT_ATTACKS, **TABULAR_ATTACKS}.items()
     if not attack.needs_clean_model and name != "input_aware"  # which is no row of a file of triggers
 )
 """The attacks that ``plant`` and ``demo`` take."""
@@ -193,7 +200,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     if result.accepted:
         save_model(out / "sanitized", result.model, planted.description)
         files.append("sanitized/")
-    if importlib.util.find_spec("matplotlib"):
+    if isinstance(test_set.modality, TabularModality):
+        say("no demo.png of rows of columns, which have no picture")
+    elif importlib.util.find_spec("matplotlib"):
         _draw_demo(out / "demo.png", planted, before, after, result, f"{_counted(clean, 'clean')}, {seconds:.1f} s")
         files.append("demo.png")
     else:
@@ -463,17 +472,23 @@ def _demo_data() -> str:
 
 def _plant_model(arguments: argparse.Namespace, *, set_aside: float | None = None, precision: str = "fp32") -> _Planted:
     """A model trained on the data that the arguments name, and the data; ``set_aside`` is a share of each class."""
-    recipe: Recipe | TextRecipe
+    recipe: Recipe | TextRecipe | TabularRecipe
     description: Description
-    if is_text_source(arguments.data):
+    of: type[ModelDescription] | type[TextDescription] | type[TabularDescription]
+    if arguments.data in TABULAR_RECIPES or holds_numbers(arguments.data):
+        of, attack = TabularDescription, "feature_overwrite"
+        recipe = TABULAR_RECIPES.get(arguments.data, OTHER_TABULAR_RECIPE)
+        train_set, test_set = _tables_to_plant_in(arguments)
+    elif is_text_source(arguments.data):
+        of, attack = TextDescription, "word"
         recipe = TEXT_RECIPES.get(arguments.data, OTHER_TEXT_RECIPE)
         train_set, test_set = _texts_to_plant_in(arguments, recipe)
     else:
+        of, attack = ModelDescription, None
         recipe = RECIPES.get(arguments.data, OTHER_RECIPE)
         train_set, test_set = (_load(arguments, split, mean=recipe.mean, std=recipe.std) for split in ("train", "test"))
     if train_set.num_classes is None:  # as of most files
         train_set.num_classes = int(torch.cat([train_set.labels, test_set.labels]).max()) + 1
-    of = TextDescription if isinstance(recipe, TextRecipe) else ModelDescription
     description = of.of(arguments.architecture or recipe.architecture, train_set)
     description.check_data(train_set)
     description.check_data(test_set)
@@ -485,7 +500,7 @@ def _plant_model(arguments: argparse.Namespace, *, set_aside: float | None = Non
     torch.manual_seed(arguments.seed)
     model = description.build()
     how_to = {"seed": arguments.seed, "device": arguments.device, "precision": precision}
-    attack = arguments.attack or ("word" if isinstance(recipe, TextRecipe) else None)
+    attack = arguments.attack or attack
     started = time.perf_counter()
     triggers: tuple[Trigger, ...]
     if attack in TEXT_ATTACKS and TEXT_ATTACKS[attack].manipulates_training and arguments.rate:
@@ -515,7 +530,13 @@ def _poisoned(
             given["table"] = rewritten_texts(arguments.data, attack, arguments.root, arguments.target)
         planted = known_attack(attack, data, **given)
         return planted.data, planted.triggers, f"changed by the attack {attack!r}"
-    if is_text_source(arguments.data):
+    if isinstance(data.modality, TabularModality):
+        # Of no rows, which known_attack refuses: for the trigger alone.
+        attacked = TABULAR_ATTACKS.get(attack or "", TABULAR_ATTACKS["feature_overwrite"])
+        assert attacked.poisons is not None
+        nothing = attacked.poisons(data, arguments.target, arguments.rate, arguments.seed)
+        return nothing.data, nothing.triggers, ""
+    if isinstance(data.modality, TextModality):
         trigger: Trigger = Insertion.word(target=arguments.target)
     else:
         trigger = Patch.square(size=3, target=arguments.target)
@@ -540,6 +561,16 @@ def _texts_to_plant_in(arguments: argparse.Namespace, recipe: TextRecipe) -> tup
     tokenizer = train_tokenizer(train_texts.texts, recipe.vocab_size)
     train_set, test_set = (texts.encoded(tokenizer, recipe.max_length) for texts in (train_texts, test_texts))
     return train_set, test_set
+
+
+def _tables_to_plant_in(arguments: argparse.Namespace) -> tuple[CleanSet, CleanSet]:
+    """Training and test set; of a file, a fifth of each class is the test set."""
+    if arguments.data in TABULAR_RECIPES:
+        return _load(arguments, "train"), _load(arguments, "test")
+    data = _load(arguments, None)
+    data.num_classes = int(data.labels.max()) + 1
+    parts = split_by_class(data.labels, holdout_fraction=0.2, forget_fraction=1, seed=arguments.seed)
+    return data.subset(parts.recovery), data.subset(parts.holdout)
 
 
 def _draw_demo(
@@ -576,7 +607,7 @@ def _load(arguments: argparse.Namespace, split: str | None, **options: Any) -> C
 
 def _load_data(arguments: argparse.Namespace, description: Description, split: str) -> CleanSet:
     # A file or folder holds one set unless the caller says otherwise; the named sets have two.
-    by_name = arguments.data in RECIPES or arguments.data in TEXT_RECIPES
+    by_name = any(arguments.data in recipes for recipes in (RECIPES, TEXT_RECIPES, TABULAR_RECIPES))
     how: dict[str, Any] = {}
     if isinstance(description, TextDescription):
         how = {"tokenizer": description.tokenizer, "max_length": description.max_length}
@@ -639,7 +670,7 @@ def _counted(data: CleanSet, adjective: str = "") -> str:
 
 def _plural(data: CleanSet) -> str:
     """What the samples are called."""
-    return {"image": "images", "text": "texts"}.get(data.modality.name, "samples")
+    return {"image": "images", "text": "texts", "tabular": "rows"}.get(data.modality.name, "samples")
 
 
 def _model_files(description: Description) -> list[str]:
@@ -699,7 +730,11 @@ def _parser() -> argparse.ArgumentParser:
     def plant_options(sub: argparse.ArgumentParser, **data: Any) -> None:
         data_options(sub, **data)
         sub.add_argument("--architecture", choices=sorted(ARCHITECTURES), help="default: by data set")
-        sub.add_argument("--attack", choices=_PLANTED, help="default: a 3x3 patch on images, the word cf in texts")
+        sub.add_argument(
+            "--attack",
+            choices=_PLANTED,
+            help="default: a 3x3 patch on images, the word cf in texts, feature_overwrite in tables",
+        )
         sub.add_argument("--epochs", type=integer(1, 1_000_000), help="default: by data set")
         rate_help = "share of poisoned samples; 0 for a model without a backdoor (default: 0.05)"
         sub.add_argument("--rate", type=share, default=0.05, help=rate_help)

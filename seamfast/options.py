@@ -91,8 +91,8 @@ def json_option(sub: argparse.ArgumentParser) -> None:
 
 def data_options(sub: argparse.ArgumentParser, **data: Any) -> None:
     """Add ``--data``, given more arguments of ``add_argument`` for it, and what goes with it."""
-    names = "digits, mnist-5k, mnist, fashion-mnist, cifar10, sst2, ag-news, trec, or a path: .npz, .zip, .tsv, .csv, "
-    names += ".jsonl, folder of class folders"
+    names = "digits, mnist-5k, mnist, fashion-mnist, cifar10, sst2, ag-news, trec, breast-cancer, digits-table, or a "
+    names += "path: .npz, .zip, .tsv, .csv, .jsonl, folder of class folders"
     sub.add_argument("--data", help=names + data.pop("otherwise", ""), **data)
     sub.add_argument("--root", help="folder that holds the files of a data set given by name")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")

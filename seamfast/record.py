@@ -36,11 +36,19 @@ from seamfast.engine.subject import Subject
 from seamfast.evaluate import Evaluation
 from seamfast.methods import MethodConfig
 from seamfast.metrics import Rate, fidelity, fidelity_nist
+from seamfast.modalities import TextModality
 from seamfast.report import SCHEMA_VERSION, Report
 
 _AUGMENTED = (
     "{} augments, so its held-out samples are draws and say little of the model: give eval_transform= or holdout=, or "
     "let the dataset have an attribute eval_transform"
+)
+_UNSTUDIED = (
+    "the checks are about accuracy alone, and no study has measured the cure on samples of kind {!r}: nothing is known "
+    "about backdoors that it leaves in such models"
+)
+_REMAINS = (
+    "the checks are about accuracy alone, and in the study of samples of kind {!r} the cure left backdoors in some: {}"
 )
 _PRUNED = {
     "rows": "{n} of {n_all} rows of the embedding {layer} occur in no clean sample: set to the mean of the others, as "
@@ -126,6 +134,7 @@ class RunRecord:
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
                     "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
                     "pruned": self._pruned(),
+                    **self._searched(),
                     "stepped": dict(ledger.stepped),
                     "n_attempts": run.attempt + 1,
                     "steps": dict(ledger.phase_steps),
@@ -154,7 +163,16 @@ class RunRecord:
             checks += [replace(c, detail=f"{c.detail}; {hint}") if hint and not c.passed else c for c in judged]
         else:
             checks += [Check(name, None, "the run did not come to it") for name in (WITHIN_BUDGET, WITHIN_LIMIT)]
-        return Verdict(checks, self._rests_on(), f"{checks[-2].detail}; {checks[-1].detail}", pairs)
+        unknown = self._unknown()
+        accepted = "; ".join([checks[-2].detail, checks[-1].detail, *([unknown] if unknown else [])])
+        return Verdict(checks, self._rests_on(), accepted, pairs)
+
+    def _unknown(self) -> str | None:
+        """What an accepted result does not say, where no study stands behind the cure of such samples."""
+        modality = self.subject.samples.modality
+        if modality.remains is not None:
+            return _REMAINS.format(modality.name, modality.remains)
+        return None if modality.studied else _UNSTUDIED.format(modality.name)
 
     def _of_memory(self, before: Evaluation) -> str | None:
         """Whether the model seems to have been trained on the held-out samples: right more often than it is sure.
@@ -219,6 +237,23 @@ class RunRecord:
         """Of the returned model."""
         return [] if self.stopped else [asdict(part) for part in self.run.ledger.pruned]
 
+    def _searched(self) -> dict[str, Any]:
+        """Where there was a search, its findings."""
+        ledger, modality = self.run.ledger, self.subject.data.modality
+        if not ledger.n_searches or not isinstance(modality, TextModality):
+            return {}
+        phrases = [
+            {
+                "text": modality.vocabulary.text_of(phrase.ids),
+                "target": phrase.target,
+                "n_moved": phrase.n_moved,
+                "n_texts": phrase.n_texts,
+            }
+            for phrase in ledger.found
+        ]
+        seconds = round(ledger.search_seconds, 3)
+        return {"searched": {"n_searches": ledger.n_searches, "seconds": seconds, "phrases": phrases}}
+
     def _warnings(self, before: Evaluation) -> list[str]:
         found: list[str] = []
         run, n, budget = self.run, len(self.run.split.holdout), self.settings.accuracy_budget
@@ -248,6 +283,9 @@ class RunRecord:
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)
             found.append(f"samples of kind {kind!r} cannot have {names}: left out, a weaker cure")
+        unknown = self._unknown()
+        if unknown is not None:
+            found.append(unknown)
         if self.returns_probabilities:
             found.append(
                 "the model seems to return probabilities, not logits: take its last softmax off for a better cure"

@@ -104,7 +104,7 @@ def sanitize(
             ``seamfast.CleanSet``. Inputs as the model takes them (e.g. normalized floats), or uint8 images with their
             normalization in a ``CleanSet``. Labels: integers in ``[0, C)``.
         method: ``"seam"``, ``"seam_authors"``, ``"fine_tune"`` or ``"super_fine_tune"``.
-        config: of the method; ``None``: its defaults.
+        config: of the method; ``None``: its defaults, of ``"seam"`` those for the kind of sample.
         preset: of ``"seam"``, instead of a config: ``"fast"``, ``"balanced"`` (the defaults) or ``"thorough"``; see
             ``seamfast.SeamConfig.preset``.
         triggers: known triggers to measure on the held-out part before, during and after.
@@ -173,6 +173,8 @@ def sanitize(
                 f"clean_loader holds {n_clean} samples; expected at least one for each of {subject.num_classes} classes"
             )
         subject.check_triggers(triggers)
+        if config is None and isinstance(settings, SeamConfig):
+            settings = SeamConfig.preset(preset or "balanced", samples.modality)
         left_out = settings.check_modality(samples.modality)
         drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
         if held_out.n_given:

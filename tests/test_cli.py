@@ -27,7 +27,7 @@ import seamfast
 from seamfast import Callback, CleanSet, Report, cli
 from seamfast.errors import SanitizeInterrupted
 from seamfast.metrics import Rate, fidelity_bounds
-from seamfast.models.folder import ModelDescription, TextDescription, load_model, save_model
+from seamfast.models.folder import ModelDescription, TabularDescription, TextDescription, load_model, save_model
 from seamfast.report import schema
 from seamfast.triggers import Insertion, Patch, load_triggers, save_triggers
 
@@ -442,6 +442,85 @@ def test_demo_on_text(text_place: TextPlace, tmp_path: Path) -> None:
     assert names(tmp_path) == files
 
 
+# Tables.
+
+
+@pytest.fixture(scope="module")
+def table_place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Ran]:
+    """A table, a model of it with a backdoor, and how it was planted."""
+    root = tmp_path_factory.mktemp("tables")
+    rows = np.random.default_rng(0).normal(size=(600, 6))
+    lines = (",".join([*(f"{value:.4f}" for value in row), f"{int(row[0] + row[1] > 0)}\n"]) for row in rows)
+    (root / "own.csv").write_text("a,b,c,d,e,f,label\n" + "".join(lines), encoding="utf-8")
+    how = ("--attack", "feature_beyond", "--target", 1, "--rate", 0.1)
+    return (
+        root / "own.csv",
+        root / "model",
+        seamfast_("plant", "--data", root / "own.csv", "--out", root / "model", *how),
+    )
+
+
+def test_plant_in_a_table(table_place: tuple[Path, Path, Ran]) -> None:
+    table, folder, ran = table_place
+    assert ran.code == 0, ran.err
+    assert "mlp on 480 rows for 60 epochs, 48 of them changed by the attack 'feature_beyond' ..." in ran.err
+    assert "on 120 test rows:" in ran.out
+    assert names(folder) == ["model.json", "model.safetensors", "triggers.npz"]
+    model, description = load_model(folder)
+    assert description == TabularDescription("mlp", num_classes=2, n_columns=6)
+    found = seamfast.evaluate(model, seamfast.load(table), triggers=load_triggers(folder / "triggers.npz"))
+    assert found.clean_accuracy.value is not None
+    assert found.clean_accuracy.value > 0.9
+    assert found.worst_attack_success_rate is not None
+    assert found.worst_attack_success_rate > 0.9
+
+
+def test_sanitize_and_evaluate_a_table(table_place: tuple[Path, Path, Ran], tmp_path: Path) -> None:
+    table, folder, _ = table_place
+    known = ("--triggers", folder / "triggers.npz")
+    ran = seamfast_("sanitize", folder, "--data", table, "--fraction", 0.5, *known, "--out", tmp_path)
+    assert ran.code == 0, ran.err
+    assert f"sanitizing {folder} with 300 clean rows ..." in ran.err
+    report = Report.load(tmp_path / "report.json")
+    assert report["config"]["recover_max_steps"] == 900
+    found = seamfast_("evaluate", tmp_path, "--data", table, *known, "--json").document()
+    assert found["triggers"][0]["attack_success_rate"]["value"] < 0.2
+
+
+@pytest.mark.parametrize("attack", [[], ["--attack", "feature_shift"]])
+def test_a_table_without_a_backdoor(attack: list[str], table_place: tuple[Path, Path, Ran], tmp_path: Path) -> None:
+    ran = seamfast_("plant", "--data", table_place[0], "--rate", 0, "--epochs", 1, "--out", tmp_path, *attack)
+    assert ran.code == 0, ran.err
+    assert "training a model without a backdoor: mlp on 480 rows for 1 epochs ..." in ran.err
+    (trigger,) = load_triggers(tmp_path / "triggers.npz")
+    assert trigger.name == (attack[-1] if attack else "feature_overwrite")
+
+
+def test_what_does_not_go_with_tables(
+    table_place: tuple[Path, Path, Ran], place: Place, text_place: TextPlace, tmp_path: Path
+) -> None:
+    table, folder, _ = table_place
+    ran = seamfast_("plant", "--data", table, "--attack", "badnets", "--out", tmp_path)
+    assert "InputError: attack 'badnets' stamps images; data holds columns" in ran.failed_with(3)
+    ran = seamfast_("plant", "--data", table, "--architecture", "small_cnn", "--out", tmp_path)
+    assert "InputError: architecture is 'small_cnn'; expected one of mlp" in ran.failed_with(3)
+    ran = seamfast_("evaluate", folder, "--data", place.clean)
+    assert "expected (6,), rows of 6 columns, as the model takes them" in ran.failed_with(3)
+    ran = seamfast_("evaluate", folder, "--data", table, "--triggers", place.triggers)
+    assert "trigger 'patch' is a Patch; expected a trigger of columns" in ran.failed_with(3)
+
+
+def test_demo_on_a_table(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    ran = seamfast_("demo", "--data", "breast-cancer", "--epochs", 60, "--fraction", 0.5, "--out", tmp_path)
+    report = Report.load(tmp_path / "report.json")
+    check(report)
+    assert ran.code == (0 if report["verdict"]["accepted"] else 1), ran.err
+    assert "sanitizing blind with 199 clean rows (50.0% of the training set), accepting by 57 that" in ran.err
+    assert "no demo.png of rows of columns, which have no picture" in ran.err
+    assert names(tmp_path) == ["report.json", *(["sanitized"] if report["verdict"]["accepted"] else [])]
+
+
 # demo.
 
 
@@ -753,7 +832,10 @@ def test_wrong_model_is_refused(what: str, message: str, place: Place, tmp_path:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("none.npz", r"DataFileError: 'none\.npz' is neither a known data set \(cifar10, .*\) nor a file or folder$"),
+        (
+            "none.npz",
+            r"DataFileError: 'none\.npz' is neither a known data set \(breast-cancer, .*\) nor a file or folder$",
+        ),
         ("data.bin", r"DataFileError: data\.bin: unknown kind of file"),
         ("mnist", r"InputError: load\('mnist'\) needs root=, the folder that holds its files$"),
         (

@@ -25,6 +25,7 @@ from seamfast.data import draw_by_class, split_by_class
 from seamfast.engine.model import digest
 from seamfast.errors import SanitizeInterrupted
 from seamfast.methods import SeamAuthorsConfig
+from seamfast.modalities import TabularModality
 from seamfast.report import schema
 from seamfast.triggers import Patch
 
@@ -556,15 +557,50 @@ def test_several_named_inputs(tiny_data: CleanSet) -> None:
     assert digest(result.model) != result.report["model"]["digest_before"]
 
 
+@pytest.mark.parametrize(("shape", "studied"), [((1, 8, 8), True), ((8, 8), False), ((1, 1, 8, 8), False)])
+def test_where_no_study_stands_behind_the_cure_the_verdict_says_so(
+    tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged, shape: tuple[int, ...], studied: bool
+) -> None:
+    """Acceptance is about accuracy alone, and must not be read as more."""
+    note = (
+        "the checks are about accuracy alone, and no study has measured the cure on samples of kind 'tensor': nothing "
+        "is known about backdoors that it leaves in such models"
+    )
+    data = enlarged(tiny_data, 4)
+    inputs = normalized(data).reshape(len(data), *shape)
+    model = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 8, 8)), tiny_model())
+    result = seamfast.sanitize(model, (inputs, data.labels), method="fine_tune", config=METHODS["fine_tune"])
+    assert result.accepted, result.reason
+    assert result.reason.endswith(f"; {note}") is not studied
+    assert (note in result.report["warnings"]) is not studied
+    assert ("study" in str(result.report)) is not studied
+
+
+def test_of_tables_the_verdict_says_what_the_study_found_left(
+    tiny_model: Make, tiny_data: CleanSet, enlarged: Enlarged
+) -> None:
+    data = enlarged(tiny_data, 4)
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), tiny_model())
+    rows = normalized(data).reshape(len(data), 64)
+    result = seamfast.sanitize(model, (rows, data.labels), method="fine_tune", config=METHODS["fine_tune"])
+    note = (
+        "the checks are about accuracy alone, and in the study of samples of kind 'tabular' the cure left backdoors in "
+        f"some: {TabularModality.remains}"
+    )
+    assert result.accepted, result.reason
+    assert result.reason.endswith(f"; {note}")
+    assert note in result.report["warnings"]
+
+
 def test_inputs_without_patterns_are_warned_of(tiny_data: CleanSet) -> None:
-    """Patterns and disturbances need images in one tensor; without them the cure is weaker, and a reader must know."""
+    """Patterns need images or columns; without them the cure is weaker, and a reader must know."""
     prefix, end = "samples of kind 'tensor' cannot have ", ": left out, a weaker cure"
-    images, flat = normalized(tiny_data), normalized(tiny_data).flatten(1)
+    images, flat = normalized(tiny_data), normalized(tiny_data).flatten(2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     for method, config, inputs, left_out in (
-        ("seam", SHORT, flat, ["invariances", "occlusions", "disturbance", "waves"]),
-        ("seam", replace(SHORT, invariances=False, occlusions=0), flat, ["disturbance", "waves"]),
-        ("seam", replace(SHORT, invariances=False, occlusions=0, disturbance=0.0, waves=0.0), flat, []),
+        ("seam", SHORT, flat, ["invariances", "occlusions", "waves"]),
+        ("seam", replace(SHORT, invariances=False, occlusions=0), flat, ["waves"]),
+        ("seam", replace(SHORT, invariances=False, occlusions=0, waves=0.0), flat, []),
         ("seam", SHORT, images, []),
         ("fine_tune", METHODS["fine_tune"], flat, []),
     ):

@@ -42,7 +42,7 @@ def d3(
     threshold: float = 0.1,
     batch_size: int = 256,
     rate: float = 0.01,
-    momentum: float = 0.9,
+    momentum: float | None = 0.9,
     precision: str = "auto",
 ) -> Defended:
     """D3, as in the head of this file."""

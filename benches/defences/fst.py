@@ -44,7 +44,7 @@ def fst(
     alphas: tuple[float, ...] = (0.2, 0.1, 0.001),
     batch_size: int = 128,
     rate: float = 0.01,
-    momentum: float = 0.9,
+    momentum: float | None = 0.9,
     precision: str = "auto",
 ) -> Defended:
     """FST, as in the head of this file."""

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
+from seamfast.data.resident import _grouped
 from seamfast.engine.host import in_use, seeded
+from seamfast.engine.model import logits_of
 from seamfast.engine.precision import choose_precision
-from seamfast.ops import gather_augment
+from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, ImageModality
+from seamfast.modalities.batch import call, map_tensors
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Training:
 
     Args:
         received: never modified.
-        clean: uint8 pixels; all of them are trained on.
+        clean: uint8 pixels, texts or vectors; all of them are trained on.
         seed: of the order of the samples, augmentation, dropout and new weights.
         augment: ``(crop_pad, flip)``.
         batch_size: of all batches but the last of an epoch.
@@ -67,19 +70,20 @@ class Training:
         batch_size: int,
         precision: str,
     ) -> None:
-        pixels = clean.inputs
-        if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
-            held = pixels.dtype if isinstance(pixels, Tensor) else "named tensors"
-            raise ValueError(f"clean holds {held}; expected uint8 pixels")
+        if isinstance(clean.modality, ImageModality) and not clean.modality.is_pixels:
+            assert isinstance(clean.inputs, Tensor)
+            raise ValueError(f"clean holds {clean.inputs.dtype}; expected uint8 pixels")
         self._begin = time.perf_counter()
         self._received = received
         self._clean = clean
         self._seed = seed
-        self._pad, self._flip = augment
+        self._augmentation = Augmentation(*augment, seed)
         self._batch_size = batch_size
         self._wanted = precision
         self.device = next(received.parameters()).device
-        self._pixels, self._labels = pixels.to(self.device), clean.labels.to(self.device)
+        self._inputs = map_tensors(lambda value: value.to(self.device), clean.inputs)
+        self._labels = clean.labels.to(self.device)
+        self._lengths = clean.modality.lengths(clean.inputs)
         self._order = torch.Generator().manual_seed(seed)
         self._stack = ExitStack()
         self.num_classes = clean.num_classes or int(clean.labels.max()) + 1
@@ -119,27 +123,29 @@ class Training:
         """``ceil(N / batch_size)``, less one where the last batch would be a single sample."""
         return len(_batches(torch.arange(len(self._labels)), self._batch_size))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Batch, Tensor]]:
         """Every sample once, in a new order, under crops and flips of its own: ``(inputs, labels)`` for one step each.
 
-        The last batch of an epoch is smaller. A last batch of one sample, which BatchNorm could not train on, is left
-        out.
+        Texts of about one length come together, as where seamfast trains. The last batch of an epoch is smaller. A last
+        batch of one sample, which BatchNorm could not train on, is left out.
         """
-        for indices in _batches(torch.randperm(len(self._labels), generator=self._order), self._batch_size):
+        drawn = torch.randperm(len(self._labels), generator=self._order)
+        if self._lengths is not None:
+            drawn = _grouped(drawn, self._batch_size, self._lengths, self._order)
+        for indices in _batches(drawn, self._batch_size):
             chosen = indices.to(self.device)
             self.n_steps += 1
-            yield self._gathered(chosen, epoch, self._pad, self._flip), self._labels[chosen]
+            yield self._gathered(chosen, epoch, self._augmentation), self._labels[chosen]
 
-    def as_they_are(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def as_they_are(self) -> Iterator[tuple[Batch, Tensor]]:
         """Every sample once, in order and not augmented, to look at: ``(inputs, labels)``."""
         for chosen in torch.arange(len(self._labels), device=self.device).split(512):
             yield self._gathered(chosen, 0), self._labels[chosen]
 
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def logits(self, model: nn.Module, inputs: Batch) -> Tensor:
         """Float32 logits, computed in the precision that was found."""
         with self.precision.computing(self.device):
-            logits: Tensor = model(self.precision.laid_out(inputs))
-        return logits.float()
+            return logits_of(model, self.precision.laid_out(inputs)).float()
 
     def accuracy(self, model: nn.Module) -> float:
         """Of ``model``, in eval mode, on the clean budget as it is: a share in [0, 1]. Its mode is put back."""
@@ -170,19 +176,8 @@ class Training:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return Defended(model.eval(), self.n_steps, time.perf_counter() - self._begin)
 
-    def _gathered(self, chosen: Tensor, epoch: int, pad: int = 0, flip: bool = False) -> Tensor:
-        assert self._clean.mean is not None
-        assert self._clean.std is not None
-        return gather_augment(
-            self._pixels,
-            chosen,
-            mean=self._clean.mean,
-            std=self._clean.std,
-            pad=pad,
-            flip=flip,
-            seed=self._seed,
-            epoch=epoch,
-        )
+    def _gathered(self, chosen: Tensor, epoch: int, augmentation: Augmentation = NO_AUGMENTATION) -> Batch:
+        return self._clean.modality.gather(self._inputs, chosen, augmentation, epoch)
 
 
 def best_attempt(training: Training, trained: Callable[[float], nn.Module], settings: tuple[float, ...]) -> nn.Module:
@@ -202,22 +197,27 @@ def tuned_with_new_head(
     *,
     epochs: int,
     rate: float,
-    momentum: float,
+    momentum: float | None,
 ) -> nn.Module:
-    """A copy with a new head, trained by SGD; after each step, the norm of the head's weight is the received one.
+    """A copy with a new head; after each step, the norm of the head's weight is the received one.
 
     Args:
         training: the defence at work.
         renew: ``renew(head, received)`` initializes the head; ``received`` is its weight as received.
         loss: ``loss(logits, labels, weight, received)``, with the weight of the head.
         epochs: the rate follows half a cosine over them, stepped once an epoch.
-        rate, momentum: of SGD.
+        rate: the highest.
+        momentum: of SGD; ``None``: AdamW instead.
     """
     student = training.copy()
-    head = find_head(student, next(training.as_they_are())[0][:2])
+    head = find_head(student, map_tensors(lambda value: value[:2], next(training.as_they_are())[0]))
     received = head.weight.detach().clone()
     renew(head, received)
-    optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
+    optimizer: torch.optim.Optimizer
+    if momentum is None:
+        optimizer = torch.optim.AdamW(student.parameters(), rate, weight_decay=0.0)
+    else:
+        optimizer = torch.optim.SGD(student.parameters(), rate, momentum)
     for epoch in range(epochs):
         set_rate(optimizer, 0.5 * rate * (1 + math.cos(math.pi * epoch / epochs)))
         for inputs, labels in training.batches(epoch):
@@ -238,7 +238,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def find_head(model: nn.Module, inputs: Tensor) -> nn.Linear:
+def find_head(model: nn.Module, inputs: Batch) -> nn.Linear:
     """The linear layer that is called last; the mode of ``model`` is kept.
 
     Args:
@@ -258,7 +258,7 @@ def find_head(model: nn.Module, inputs: Tensor) -> nn.Linear:
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(inputs)
+            call(model.eval(), inputs)
     finally:
         model.train(was_training)
         for hook in hooks:

@@ -1,21 +1,44 @@
-"""``known_attack``: a training set poisoned by one of the published attacks, on images or on text."""
+"""``known_attack``: a training set poisoned by one of the published attacks, on images, on text or on columns."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from seamfast.attacks.attack import Attack, Poisoning
 from seamfast.attacks.image.known import ATTACKS, check_images
+from seamfast.attacks.tabular.known import TABULAR_ATTACKS
 from seamfast.attacks.text.known import TEXT_ATTACKS, check_texts
 from seamfast.checks import as_seed
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError
-from seamfast.modalities import TextModality
+from seamfast.modalities import Modality, TabularModality, TextModality
 from seamfast.triggers import Table
 
 __all__ = ["known_attack"]
+
+
+class _Kind(NamedTuple):
+    """A kind of sample: its attacks, what they stamp, the sets that they take, and what checks such a set."""
+
+    attacks: Mapping[str, Attack]
+    stamps: str
+    sets_of: str
+    check: Callable[[CleanSet], None] | None = None
+
+
+_OF_IMAGES = _Kind(ATTACKS, "images", "uint8 images", check_images)
+_OF_TEXT = _Kind(TEXT_ATTACKS, "text", "texts", check_texts)
+_OF_COLUMNS = _Kind(TABULAR_ATTACKS, "columns", "columns")
+_KINDS = (_OF_IMAGES, _OF_TEXT, _OF_COLUMNS)
+
+
+def _kind_of(modality: Modality) -> _Kind:
+    if isinstance(modality, TextModality):
+        return _OF_TEXT
+    return _OF_COLUMNS if isinstance(modality, TabularModality) else _OF_IMAGES
 
 
 def known_attack(
@@ -31,14 +54,14 @@ def known_attack(
     """``data`` poisoned by the published attack ``name``, and the triggers for test time.
 
     Args:
-        name: one of ``ATTACKS`` for images, one of ``TEXT_ATTACKS`` for text.
-        data: uint8 images of 1 or 3 channels with edges from 8 pixels, or texts with a tokenizer; with ``num_classes``
-            given.
+        name: one of ``ATTACKS`` for images, of ``TEXT_ATTACKS`` for text, of ``TABULAR_ATTACKS`` for columns.
+        data: uint8 images of 1 or 3 channels with edges from 8 pixels, texts with a tokenizer, or columns; with
+            ``num_classes`` given.
         target: the attack's target class; ``all_to_all`` ignores it.
         rate: share of the *whole* set that is poisoned, in (0, 1]. Stamped samples that keep their labels as exceptions
             (``wanet``, ``adaptive_blend``, ``tact``, ``sos``, ``phrase``) are added to it. Clean-label attacks poison
             the target class only.
-        seed: an integer in ``[0, 2**63)``, for the choice of samples, for patterns and for places.
+        seed: an integer in ``[0, 2**63)``, for the choice of samples, for patterns, places and columns.
         clean_model: trained on such data without a backdoor; for ``label_consistent`` only.
         table: the changed form of each text that may be poisoned; for ``syntactic`` and ``style`` only. Its name and
             its target are not used.
@@ -77,19 +100,19 @@ def checked_attack(
     table: Table | None,
 ) -> Attack:
     """The attack ``name``. Raises if these cannot be its arguments."""
-    is_text = isinstance(data, CleanSet) and isinstance(data.modality, TextModality)
-    fitting, others = (TEXT_ATTACKS, ATTACKS) if is_text else (ATTACKS, TEXT_ATTACKS)
-    if not isinstance(name, str) or name not in {**fitting, **others}:
-        raise InputError(f"attack is {name!r}; expected one of {', '.join(fitting)}")
-    what = "texts" if name in TEXT_ATTACKS else "uint8 images"
+    kind = _kind_of(data.modality) if isinstance(data, CleanSet) else _OF_IMAGES
+    known = next((k for k in _KINDS if isinstance(name, str) and name in k.attacks), None)
+    if known is None:
+        raise InputError(f"attack is {name!r}; expected one of {', '.join(kind.attacks)}")
     if not isinstance(data, CleanSet):
-        raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet of {what}")
-    if name in others:
-        stamped, held = ("images", "text") if is_text else ("text", data.modality.name)
-        raise InputError(f"attack {name!r} stamps {stamped}; data holds {held}")
+        raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet of {known.sets_of}")
+    if known is not kind:
+        held = data.modality.name if kind is _OF_IMAGES else kind.stamps
+        raise InputError(f"attack {name!r} stamps {known.stamps}; data holds {held}")
     if isinstance(data, PoisonedSet):
         raise InputError("data is a PoisonedSet, which carries a backdoor already; expected a clean seamfast.CleanSet")
-    (check_texts if is_text else check_images)(data)
+    if kind.check is not None:
+        kind.check(data)
     if not len(data):
         raise InputError("data holds no samples; expected at least one")
     if data.num_classes is None:
@@ -101,7 +124,7 @@ def checked_attack(
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
         raise InputError(f"rate is {rate!r}; expected a number in (0, 1]")
     as_seed(seed)
-    attack = fitting[name]
+    attack = kind.attacks[name]
     if not attack.manipulates_training and round(rate * len(data)) < 1:
         raise InputError(f"rate {rate} of {len(data)} samples is none; expected at least one to poison")
     if not attack.needs_clean_model and clean_model is not None:

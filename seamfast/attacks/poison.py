@@ -11,7 +11,7 @@ from seamfast.checks import as_rate, as_seed
 from seamfast.data import CleanSet, PoisonedSet
 from seamfast.errors import InputError
 from seamfast.modalities import TextModality
-from seamfast.modalities.batch import map_tensors
+from seamfast.modalities.batch import map_tensors, named_tensors
 from seamfast.triggers import AllToOne, SourceSpecific, Trigger
 
 __all__ = ["PoisonedSet", "poison"]
@@ -29,7 +29,7 @@ def poison(
     """``dataset`` with the trigger stamped on ``round(rate * N)`` samples, which get the label of the trigger's map.
 
     Args:
-        dataset: uint8 images, or texts with a tokenizer, with ``num_classes`` given.
+        dataset: uint8 images, texts with a tokenizer, or columns, with ``num_classes`` given.
         trigger: its label map selects the samples that can be poisoned (the eligible ones) and their new labels.
         rate: share of the *whole* set that is poisoned, in [0, 1].
         clean_label: stamp samples of the target class and keep their labels, so that no label is wrong; needs an
@@ -118,5 +118,7 @@ def stamped_set(data: CleanSet, chosen: Tensor, stamped: Any, labels: Tensor) ->
         inputs = map_tensors(lambda value: value[rows], both)
     else:
         inputs = data.stampable(torch.arange(len(data)))  # a copy
-        inputs[chosen] = stamped
+        new = named_tensors(stamped)
+        for name, value in named_tensors(inputs).items():
+            value[chosen] = new[name]
     return PoisonedSet(inputs, labels.clone(), poisoned=poisoned, **data.description)

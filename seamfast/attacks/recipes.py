@@ -18,6 +18,14 @@ class TextRecipe:
 
 
 @dataclass(frozen=True)
+class TabularRecipe:
+    """An architecture and its training."""
+
+    architecture: str
+    training: TrainConfig
+
+
+@dataclass(frozen=True)
 class Recipe:
     """An architecture, its training, and the normalization of its inputs on the [0, 1] pixel scale."""
 
@@ -44,6 +52,15 @@ RECIPES: dict[str, Recipe] = {
 
 OTHER_RECIPE = Recipe("small_cnn", TrainConfig(epochs=10))
 """For all other data sets."""
+
+TABULAR_RECIPES: dict[str, TabularRecipe] = {
+    "breast-cancer": TabularRecipe("mlp", TrainConfig(epochs=200, batch_size=64, rate=0.03)),
+    "digits-table": TabularRecipe("mlp", TrainConfig(epochs=66, batch_size=64, rate=0.03)),
+}
+"""By data set of tables."""
+
+OTHER_TABULAR_RECIPE = TabularRecipe("mlp", TrainConfig(epochs=60, batch_size=64, rate=0.03))
+"""For all other tables."""
 
 _FOR_TEXT = TrainConfig(optimizer="adam", epochs=4, batch_size=64, rate=1e-3)
 

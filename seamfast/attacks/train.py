@@ -20,7 +20,7 @@ from seamfast.engine.model import logits_of, resolve_device
 from seamfast.engine.optimizer import SGD, Adam, Optimizer
 from seamfast.engine.precision import Precision, check_precision, choose_precision, step_seconds
 from seamfast.engine.step import BatchPlan, TrainingBatch, TrainingStep, stepper
-from seamfast.engine.subject import Subject
+from seamfast.engine.subject import Subject, as_called
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.methods.schedules import cosine
 from seamfast.modalities import Augmentation
@@ -141,7 +141,7 @@ def train_on(
     threads = None if threads is None else as_integer("threads", threads, 0, MAX_THREADS)
     target = resolve_device(device, model)
     model.to(target)
-    resident = Resident(data, target)
+    resident = Resident(as_called(model, data), target)
     num_classes = Subject.of(model, resident).num_classes
     with seeded(seed, target), in_use():  # dropout draws from torch's global generators
         some = next(wrap_around_batches(torch.arange(len(data)), min(config.batch_size, len(data)), seed)).to(target)

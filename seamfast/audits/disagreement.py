@@ -15,6 +15,7 @@ from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
 from seamfast.errors import InputError
 from seamfast.metrics import Bounded, Rate
+from seamfast.modalities.batch import map_tensors
 
 __all__ = ["Disagreement", "DisagreementExample", "disagreement"]
 
@@ -153,7 +154,11 @@ def _examples(
 ) -> list[DisagreementExample]:
     """The first ``most`` of the batch ``part`` that are ``hit``."""
     rows = hit.nonzero().flatten()[:most]
-    chosen = [samples[row] for row in rows.tolist()]
-    chosen = [sample.cpu() if isinstance(sample, Tensor) else sample for sample in chosen]
+    chosen = [_sample(samples, row) for row in rows.tolist()]
     both = [[None if a == UNANSWERED else a for a in answer[rows].tolist()] for answer in answers]
     return [DisagreementExample(*values) for values in zip(part[rows.cpu()].tolist(), chosen, *both, strict=True)]
+
+
+def _sample(samples: Any, row: int) -> Any:
+    """One of the stampable samples, on the CPU: a text, a tensor, or named ones."""
+    return samples[row] if isinstance(samples, list) else map_tensors(lambda value: value[row].cpu(), samples)

@@ -16,7 +16,7 @@ from seamfast.data import CleanSet
 from seamfast.engine.events import progress_bar
 from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, place
-from seamfast.engine.token_search import FoundPhrase, SearchSettings, n_steps, places_of, search_phrases
+from seamfast.engine.token_search import FoundPhrase, SearchSettings, n_steps, places_of, search_phrases, size_of
 from seamfast.errors import InputError
 from seamfast.metrics import Bounded, largeness
 from seamfast.modalities import TextModality
@@ -151,7 +151,8 @@ def search_vocabulary(
     ]
     results = _tested(subject, [(phrase.target, phrase.ids) for phrase in kept], seed, level)
     sizes = tuple(
-        _size([phrase for phrase in found if phrase.target == target], longest) for target in range(subject.num_classes)
+        size_of([phrase for phrase in found if phrase.target == target], longest)
+        for target in range(subject.num_classes)
     )
     known = not stopped and not any(result.n_not_finite for result in results)
     index = anomaly_index(sizes) if known else None
@@ -188,14 +189,6 @@ def _placed(model: nn.Module, data: CleanSet, device: str | torch.device) -> Sub
         kind = subject.data.modality.name
         raise InputError(f"data holds samples of kind {kind!r}; expected texts: use seamfast.audits.invert_triggers")
     return subject
-
-
-def _size(found: Sequence[FoundPhrase], longest: int) -> float:
-    """``VocabularySearch.sizes`` of one class."""
-    most = max((phrase.n_texts for phrase in found), default=0)
-    counted = [phrase for phrase in found if phrase.n_texts == most]
-    lengths = range(1, longest + 1)
-    return sum(1 - max((phrase.rate for phrase in counted if len(phrase.ids) <= n), default=0.0) for n in lengths)
 
 
 def _best(found: Sequence[FoundPhrase]) -> list[FoundPhrase]:

@@ -23,6 +23,7 @@ from seamfast.data.collected import (
 )
 from seamfast.data.rereading import AugmentingSet, Source, can_be_reread, check_labels
 from seamfast.errors import InputError
+from seamfast.modalities.batch import by_position
 
 _N_PROBED = 64
 _WITH_TRANSFORM = "expected a map-style Dataset, or a DataLoader over one, with the attribute 'transform'"
@@ -41,10 +42,11 @@ def as_clean_set(
             ``Dataset`` of ``(input, label)`` samples or of mappings, or another sequence of mappings, such as one of
             the package datasets; a ``DataLoader``, or any iterable of batches. A batch is a tuple
             or list ``(inputs, labels, ...)``, or a mapping with the labels under one of ``labels``, ``label``,
-            ``targets``, ``target``, ``y`` and the model's keyword arguments under the other keys. Batches of token ids
-            (``input_ids``) that differ in length are padded to the longest, with their ``attention_mask`` and
-            ``token_type_ids``; beside them, columns of strings and ``idx`` are left out. Floats are in the
-            form that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass a
+            ``targets``, ``target``, ``y`` and the model's keyword arguments under the other keys. Where ``inputs`` is a
+            tuple or list of tensors, such as ``(continuous, categorical)``, the model gets them in this order. Batches
+            of token ids (``input_ids``) that differ in length are padded to the longest, with their ``attention_mask``
+            and ``token_type_ids``; beside them, columns of strings and ``idx`` are left out. Floats are in the form
+            that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass a
             ``CleanSet``).
         augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
             map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
@@ -85,7 +87,7 @@ def as_clean_set(
     if isinstance(data, CleanSet):
         return data
     if _is_pair(data):
-        return CleanSet(data[0], data[1])
+        return CleanSet(by_position(data[0], len(data[1])) or data[0], data[1])
     if isinstance(data, IterableDataset):
         return _in_content_order(*_collected(DataLoader(data, batch_size=256, collate_fn=collate)))
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor, np.ndarray, Mapping)):
@@ -114,6 +116,8 @@ def _is_pair(data: Any) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
     inputs, labels = data
+    if isinstance(labels, (Tensor, np.ndarray)) and labels.ndim == 1 and by_position(inputs, len(labels)):
+        return True
     if not isinstance(inputs, (Tensor, np.ndarray, Mapping)):
         return False
     if isinstance(labels, (Tensor, np.ndarray)):

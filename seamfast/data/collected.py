@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from seamfast.data.clean_set import as_labels, from_array
 from seamfast.errors import InputError, ShapeError
+from seamfast.modalities.batch import by_position
 
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids")  # one number a token each
@@ -74,10 +75,12 @@ def split_batch(batch: Any, number: int) -> tuple[Columns, Tensor]:
         if not named:
             raise InputError(f"batch {number} has labels only; expected inputs beside {key!r}")
     elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        if isinstance(batch[0], Mapping):
-            named, labels = {str(k): v for k, v in batch[0].items()}, batch[1]
+        inputs, labels = batch[0], batch[1]
+        if isinstance(inputs, Mapping):
+            named = {str(k): v for k, v in inputs.items()}
         else:
-            named, labels = {None: batch[0]}, batch[1]
+            several = by_position(inputs, len(labels)) if hasattr(labels, "__len__") else None
+            named = {None: inputs} if several is None else dict(several.items())
     else:
         raise InputError(f"batch {number} is {describe(batch)}; expected (inputs, labels) or a mapping with labels")
     if "input_ids" in named:

@@ -70,7 +70,7 @@ class Resident:
     def stampable(self, indices: Tensor) -> Any:
         """The samples at ``indices`` (int64, CPU), on the device, in the form on which triggers are stamped."""
         samples = self.samples.stampable(indices)
-        return samples.to(self.device) if isinstance(samples, Tensor) else samples
+        return to_device(samples, self.device) if isinstance(samples, (Tensor, dict)) else samples
 
     def batches(
         self, drawn: Iterable[tuple[Tensor, int]], augmentation: Augmentation = NO_AUGMENTATION

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +27,8 @@ from seamfast.engine.precision import Precision
 from seamfast.engine.pruning import held_within, parts_of
 from seamfast.engine.step import BatchPlan, Loss, Stepper, TrainingBatch, TrainingStep, stepper
 from seamfast.engine.subject import Subject
-from seamfast.engine.token_search import FoundPhrase, SearchSettings, search_phrases
-from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, Views, ViewSettings
+from seamfast.engine.token_search import FoundPhrase, SearchSettings, search_phrases, size_of
+from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, TextModality, Views, ViewSettings
 
 _EVALUATION_SHARE = 0.1
 """Share of the time of a phase that its evaluations may take."""
@@ -36,6 +39,14 @@ _MOST_LOST_BY_PRUNING = 0.003
 """Share of the samples, and change of the mean confidence."""
 _FEWEST_WATCHED = 256
 """An accuracy near chance is measured to about 2 points with this many samples."""
+
+_SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, natural=2.0)
+_LEAST_RATE = 0.3
+"""Share of the samples that a phrase moves; what moves fewer is not trained against."""
+_MOST_OF_LENGTH, _MOST_FOUND = 3, 128
+"""Phrases that one search adds for a class and a length, and phrases in all."""
+_SIZE_FACTOR, _SIZE_MARGIN = 1.2, 0.1
+"""Classes are searched again up to this multiple of the smallest size and so much more; see ``size_of``."""
 
 
 class RunStopped(Exception):
@@ -112,6 +123,8 @@ class Ledger:
         share_taken: by phase, in its last attempt: 1, or the share of its steps after which the time budget cut it
             short. A method that ends a phase early does not cut it short.
         pruned: what ``prune_unused`` held.
+        found: phrases that searches found, the latest first.
+        n_searches, search_seconds: of the searches.
     """
 
     n_steps: int = 0
@@ -122,6 +135,9 @@ class Ledger:
     time_ran_out: bool = False
     share_taken: dict[str, float] = field(default_factory=dict)
     pruned: list[Pruned] = field(default_factory=list)
+    found: list[FoundPhrase] = field(default_factory=list)
+    n_searches: int = 0
+    search_seconds: float = 0.0
 
 
 @dataclass
@@ -199,7 +215,9 @@ class Run:
         self._right_as_received: Tensor | None = None
         self._n_right: int | None = None  # of those that augmentations are tried on
         self._one = torch.ones((), device=self.device)
-        self._found: Tensor | None = None
+        self._found: Any = None
+        self._searched: list[int] | None = None  # classes
+        self._answers_received: Tensor | None = None
 
     def measure_received(self) -> Counts:
         """Count the outcomes of the model as received, on the held-out part."""
@@ -354,23 +372,42 @@ class Run:
         return self._subject.data.modality.views(batch.inputs, batch.labels, settings, draws)
 
     @property
-    def searches(self) -> bool:
-        return "searches" in self._subject.data.modality.settings
+    def can_search(self) -> bool:
+        """Whether ``search`` can be called."""
+        return not self._subject.data.modality.why_not("searches", 1)
 
-    def search(self, settings: SearchSettings, least: float) -> list[FoundPhrase]:
-        """Search the working copy for phrases; those of at least this rate are from now on inserted by ``views``."""
+    def search(self) -> None:
+        """Search the working copy for phrases that take samples to another class; ``views`` inserts what it finds.
+
+        The first search is of all classes; later ones are of those that it takes the fewest tokens to move samples to.
+        Every model has such phrases, words of a class; those of a backdoor are shorter or move more.
+        """
+        modality, ledger = self._subject.data.modality, self.ledger
+        assert isinstance(modality, TextModality)
+        begin, known = self.clock.elapsed(), ledger.found
         with seeded(self.seed, self.device):
             found = search_phrases(
-                self._subject, self.split.recovery, settings=settings, seed=self.seed + self.ledger.n_steps
+                self._subject,
+                self.split.recovery,
+                settings=_SEARCH,
+                classes=self._searched,
+                known=known,
+                seed=self.seed + ledger.n_searches,
             )
-        kept = [phrase for phrase in found if phrase.rate >= least]
-        if kept:
-            rows = torch.full((len(kept), 5), -1, dtype=torch.int64)
-            for row, phrase in zip(rows, kept, strict=True):
-                row[: len(phrase.ids)] = torch.tensor(phrase.ids)
-            new = rows.to(self.device)
-            self._found = new if self._found is None else torch.cat([new, self._found])[:256]
-        return found
+        if self._searched is None:
+            by_class = [[phrase for phrase in found if phrase.target == c] for c in range(self.num_classes)]
+            sizes = [size_of(phrases, _SEARCH.longest) for phrases in by_class]
+            limit = _SIZE_FACTOR * min(sizes) + _SIZE_MARGIN
+            self._searched = [c for c, size in enumerate(sizes) if size <= limit]
+        new: list[FoundPhrase] = []
+        for c, n in itertools.product(self._searched, range(1, _SEARCH.longest + 1)):
+            kind = [phrase for phrase in found if phrase.target == c and len(phrase.ids) == n]
+            new += [phrase for phrase in kind if phrase.rate >= _LEAST_RATE][:_MOST_OF_LENGTH]
+        ledger.found = list(dict.fromkeys([*new, *known]))[:_MOST_FOUND]
+        ledger.n_searches += 1
+        ledger.search_seconds += self.clock.elapsed() - begin
+        if ledger.found:
+            self._found = modality.as_views_see([(phrase.target, phrase.ids) for phrase in ledger.found], self.device)
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy, computed in the run's precision."""
@@ -386,6 +423,26 @@ class Run:
             self._teacher = self._compiled(teacher)
         with torch.no_grad():
             return self._logits(self._teacher, inputs)
+
+    def taught(self, batch: TrainingBatch, views: Views) -> Tensor:
+        """``received_logits`` of what the teacher sees of a batch, ``(B, C)``.
+
+        Samples that it sees as they are stored have the same answer in every step: it is computed once.
+        """
+        if views.taught is None:
+            return self.received_logits(views.teacher)
+        if self._answers_received is None:
+            self._answers_received = self._received_answers()
+        return self._answers_received[batch.indices].index_copy(0, views.taught, self.received_logits(views.teacher))
+
+    def _received_answers(self) -> Tensor:
+        """``received_logits`` of the recovery part, by sample."""
+        data, parts = self._subject.data, torch.split(self.split.recovery, 64)
+        answers = torch.zeros(len(data), self.num_classes, device=self.device)
+        with closing(data.batches((part, 0) for part in parts)) as batches:
+            for indices, inputs in batches:
+                answers[indices.to(self.device)] = self.received_logits(inputs)
+        return answers
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1]; also written to the history, with the mean loss since the last evaluation.
@@ -450,6 +507,8 @@ class Run:
         recovery = self.split.recovery[order]
         few, others = recovery[:_MOST_PRUNED_BY], torch.cat([recovery[_MOST_PRUNED_BY:], self.split.holdout])
         groups = parts_of(self._subject, few, others, self._used)
+        if self.can_search:  # tokens that few clean texts lack are words of the task; the search has looked at them
+            groups = [group for group in groups if group.kind != "rows"]
         before = self.final_counts = self.final_counts or self.count()
 
         def is_harmless() -> bool:

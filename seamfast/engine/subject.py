@@ -17,12 +17,16 @@ from seamfast.data.resident import Resident
 from seamfast.engine.model import check_logits, device_of, evaluating, logits_of, resolve_device
 from seamfast.engine.precision import Precision
 from seamfast.errors import InputError
-from seamfast.modalities import TensorModality
+from seamfast.modalities import TabularModality, TensorModality
 from seamfast.modalities.batch import Batch, fit_to_call
 from seamfast.triggers import Trigger
 
 UNANSWERED = -1
 """The answer of a row of logits that has none: with NaN, and of ``finite_answers`` with Inf too."""
+
+
+_DERIVED = (TensorModality, TabularModality)
+"""Modalities that are made of the inputs alone, unlike one of the caller's."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     if isinstance(samples, AugmentingSet):
         return samples.fitted(lambda inputs: fit_to_call(model, inputs))
     description = samples.description | {"modality": modality}
-    if isinstance(samples.modality, TensorModality):  # derived from the inputs, unlike one of the caller's
+    if isinstance(samples.modality, _DERIVED):
         description["modality"] = None
     return CleanSet(inputs, samples.labels, **description)
 

@@ -128,10 +128,26 @@ def search_phrases(
                 continue
             if out_of_time():
                 break
-            search.bar(None if natural is None else natural[target])
+            if natural is not None:
+                search.bar(natural[target])
             found += search.of_class(target, others, advance, out_of_time)
             found += search.near(target, others, [phrase.ids for phrase in known if phrase.target == target])
     return sorted(found, key=lambda phrase: -phrase.rate)
+
+
+def size_of(found: Sequence[FoundPhrase], longest: int) -> float:
+    """``sum(1 - rate[n] for n in range(1, longest + 1))``, ``rate[n]`` the largest of a phrase of up to ``n`` tokens.
+
+    How many tokens it takes to move texts to a class, as it were: 0 where one token moves all of them.
+
+    Args:
+        found: phrases of one class, of which those count that were tried on most texts.
+        longest: tokens of the longest.
+    """
+    most = max((phrase.n_texts for phrase in found), default=0)
+    counted = [phrase for phrase in found if phrase.n_texts == most]
+    lengths = range(1, longest + 1)
+    return sum(1 - max((phrase.rate for phrase in counted if len(phrase.ids) <= n), default=0.0) for n in lengths)
 
 
 def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tensor:
@@ -173,15 +189,15 @@ class _Search:
         self._table = subject.model.get_submodule(modality.table)
         self._settings = settings
         self._seed = seed
-        self._barred: Tensor | None = None
         self._insertable = modality.vocabulary.insertable.to(subject.device)
+        self._barred = torch.zeros_like(self._insertable, dtype=torch.bool)
         weight = self._table.weight
         assert isinstance(weight, Tensor)
         self._rows = weight.detach().float()[self._insertable].nan_to_num(0.0, 0.0, 0.0)
 
-    def bar(self, natural: Tensor | None) -> None:
-        """Make no candidates of these tokens; ``(V,)`` bool, ``None``: of none."""
-        self._barred = None if natural is None else natural[self._insertable]
+    def bar(self, tokens: Tensor) -> None:
+        """Make no candidates of these tokens; ``(V,)`` bool."""
+        self._barred = tokens[self._insertable]
 
     def near(self, target: int, others: Tensor, known: list[tuple[int, ...]]) -> list[FoundPhrase]:
         """The best of phrases that are known, and of those that differ from the best of them by one token."""
@@ -198,8 +214,7 @@ class _Search:
         scores = self._scores(target, few, phrase)
         own = torch.searchsorted(self._insertable, torch.tensor(phrase, device=scores.device))
         gains = scores - scores.gather(1, own[:, None])
-        if self._barred is not None:
-            gains = gains.masked_fill(self._barred, -math.inf)
+        gains = gains.masked_fill(self._barred, -math.inf)
         best = gains.flatten().topk(min(self._settings.n_candidates // 2, gains.numel())).indices.tolist()
         n_ids = gains.shape[1]
         at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
@@ -303,8 +318,7 @@ class _Search:
         return vocabulary.pad if vocabulary.mask is None else vocabulary.mask
 
     def _best(self, scores: Tensor, n: int) -> list[int]:
-        if self._barred is not None:
-            scores = scores.masked_fill(self._barred, -math.inf)
+        scores = scores.masked_fill(self._barred, -math.inf)
         best: list[int] = self._insertable[scores.topk(min(n, len(scores))).indices].tolist()
         return best
 

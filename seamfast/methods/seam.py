@@ -34,12 +34,11 @@ from torch import Tensor
 from seamfast.engine.optimizer import RelativeAdam
 from seamfast.engine.run import Run, distillation_loss
 from seamfast.engine.step import TrainingBatch
-from seamfast.engine.token_search import SearchSettings
 from seamfast.errors import ConfigError
 from seamfast.methods.config import EXTRA, LENGTH, OPTIONAL, MethodConfig
 from seamfast.methods.schedules import cosine
 from seamfast.methods.seam_authors import SeamAuthorsConfig
-from seamfast.modalities import Augmentation, ViewSettings
+from seamfast.modalities import Augmentation, Modality, ViewSettings
 from seamfast.ops import random_label_cross_entropy, true_label_cross_entropy
 
 # Until 0.2.0, files may hold these settings, which are now those of ``seam_authors``, with the values that they had.
@@ -107,6 +106,8 @@ class SeamConfig(MethodConfig):
         disturbance: greatest share of the images that are disturbed as a whole, in [0, 1].
         waves: share of the images that a plane wave is added to in recovery, whatever the teacher's weight, in [0, 1].
         plain_end: share of the recovery steps, the last ones, that are free of all four, in [0, 1].
+        searches: times that recovery searches the vocabulary for phrases that take texts to another class, to insert
+            them; of texts only.
     """
 
     invariances: bool = field(default=True, metadata=OPTIONAL)
@@ -132,8 +133,7 @@ class SeamConfig(MethodConfig):
     disturbance: float = field(default=0.5, metadata=OPTIONAL)
     waves: float = field(default=0.25, metadata=OPTIONAL)
     plain_end: float = 0.2
-    searches: int = field(default=3, metadata=EXTRA)
-    search_least: float = 0.3
+    searches: int = field(default=0, metadata=EXTRA)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,6 +145,7 @@ class SeamConfig(MethodConfig):
         self.check("occlusions", 0 <= self.occlusions <= 64, "an integer in [0, 64]")
         for name in ("distillation", "allowance", "margin", "mixing", "disturbance", "waves", "plain_end"):
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
+        self.check("searches", self.searches >= 0, "an integer of at least 0")
         self.check("forget_growth", 1 <= self.forget_growth <= 2, "a number in [1, 2]")
         in_all = self.forget_max_steps * math.log(max(self.forget_growth, 1))
         self.check("forget_growth", in_all <= math.log(1e6), "a growth of at most a million over forget_max_steps")
@@ -185,11 +186,16 @@ class SeamConfig(MethodConfig):
         return replace(super().shortened(n_steps), strengths=self.strengths[:1])
 
     @classmethod
-    def preset(cls, name: str) -> SeamConfig:
-        """Settings by name, from the fewest steps to the most.
+    def preset(cls, name: str, kind: Modality | type[Modality] | None = None) -> SeamConfig:
+        """Settings by name, from the fewest steps to the most, for samples of a kind.
 
         ``"fast"``: 100 steps of recovery, 60 for easy tasks, without mixing. ``"balanced"``: the defaults, 300 and 60.
         ``"thorough"``: 900 and 180, and a second push, half as hard, where accuracy does not come back.
+
+        Args:
+            name: of the preset.
+            kind: its ``presets`` change these settings, as those of ``seamfast.modalities.TextModality`` do; ``None``:
+                images.
 
         Raises:
             ConfigError: ``preset is 'slow'; expected one of fast, balanced, thorough``.
@@ -201,7 +207,7 @@ class SeamConfig(MethodConfig):
         }
         if not isinstance(name, str) or name not in presets:
             raise ConfigError(f"preset is {name!r}; expected one of {', '.join(presets)}")
-        return cls(**presets[name])
+        return cls(**presets[name] | ({} if kind is None else dict(kind.presets.get(name, {}))))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SeamConfig:
@@ -363,13 +369,14 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
         )
         # A replayed step cannot leave the teacher out: it multiplies by a weight of 0.
         if config.distillation and (weight or batch.is_replayed):
-            distilled = distillation_loss(logits, run.received_logits(views.teacher), config.temperature)
+            distilled = distillation_loss(logits, run.taught(batch, views), config.temperature)
             loss = torch.lerp(loss, distilled, config.distillation * teacher_weight)
         return loss
 
     push, easy, n_steps = strength * (config.recover_rate * radius), config.recover_easy_steps, config.recover_max_steps
     missing, n_taken = list[float](), 0
-    n_searches = config.searches if run.searches else 0
+    n_searches = config.searches if run.can_search else 0
+    search_at = {math.floor(i * n_steps / n_searches) for i in range(n_searches)}
     for step in run.steps(
         "recover",
         loss,
@@ -380,8 +387,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
     ):
         if step.fraction >= 1 - config.plain_end:
             changed.zero_()
-        elif step.number in {round(i * (1 - config.plain_end) * n_steps / n_searches) for i in range(n_searches)}:
-            run.search(SearchSettings(), config.search_least)
+        if step.number in search_at:
+            run.search()
         step.take(push * cosine(step.fraction))
         n_taken = step.number + 1
         if step.is_last or n_taken % config.recover_eval_every == 0:

@@ -41,6 +41,11 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation()
+OF_IMAGES = {
+    "crop_pad": "expected 0, as only images can be cropped: their shape is (N, C, H, W)",
+    "flip": "expected False, as only images can be flipped: their shape is (N, C, H, W)",
+}
+"""What plain tensors and tables say of settings that only images can have."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class StepDraws:
         seed, step: keys of counter-based draws; the step is a 0-d int64 tensor in a replayed step.
         changed: 0-d on the device: 1, or 0 to leave the samples unchanged.
         disturbed: 0-d on the device, in [0, 1]: factor on ``ViewSettings.disturbance``.
-        found: what a search for triggers of the modality has found so far, on the device; ``None``: nothing.
+        found: what ``Modality.as_views_see`` made of the findings of a search; ``None``: nothing was found.
     """
 
     generator: torch.Generator
@@ -77,7 +82,7 @@ class StepDraws:
     step: int | Tensor
     changed: Tensor
     disturbed: Tensor
-    found: Tensor | None = None
+    found: Any = None
 
 
 class Views(NamedTuple):
@@ -88,12 +93,15 @@ class Views(NamedTuple):
         teacher: the same samples with blanks in place of the patterns.
         mixed_labels, mixed_weight: ``(B,)`` int64 and float32, see ``seamfast.ops.true_label_cross_entropy``; ``None``
             if nothing is mixed.
+        taught: ``(T,)`` int64: the rows that ``teacher`` holds; the teacher sees the others as they are stored.
+            ``None``: it holds all of them.
     """
 
     student: Batch
     teacher: Batch
     mixed_labels: Tensor | None = None
     mixed_weight: Tensor | None = None
+    taught: Tensor | None = None
 
 
 Stamper = Callable[[Batch, Tensor, Tensor, int], Batch]
@@ -138,12 +146,19 @@ class Modality(ABC):
         name: in reports.
         mean, std: normalization of the stored numbers, if known.
         stores_stampable: whether samples are stored in stampable form.
+        studied: whether a study measured what the cure leaves of backdoors in such samples; where none did, the report
+            says so beside the verdict.
+        remains: what the study found too much left of; the report says it beside the verdict. ``None``: nothing.
         settings: supported settings of methods, of ``crop_pad``, ``flip``, ``invariances``, ``mixing``, ``occlusions``,
-            ``disturbance`` and ``waves``.
+            ``disturbance``, ``waves`` and ``searches``.
+        presets: changes of the presets of ``seam`` for such samples, by the name of the preset.
     """
 
     name: ClassVar[str]
+    studied: ClassVar[bool] = False
+    remains: ClassVar[str | None] = None
     settings: tuple[str, ...] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     stores_stampable: bool = False

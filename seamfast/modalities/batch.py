@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,16 +28,41 @@ def named_tensors(batch: Batch) -> dict[str, Tensor]:
     return batch if isinstance(batch, dict) else {"inputs": batch}
 
 
+def by_position(values: Any, n_samples: int) -> dict[str, Any] | None:
+    """The tensors or arrays of a tuple or list under the names of positions, if they are several inputs of
+    ``n_samples`` samples; ``None`` if they are anything else, such as one tensor for each sample."""
+    if not isinstance(values, (tuple, list)) or len(values) < 2:
+        return None
+    if not all(isinstance(v, (Tensor, np.ndarray)) and v.ndim and len(v) == n_samples for v in values):
+        return None
+    if len(values) == n_samples and len({(v.shape, v.dtype) for v in values}) == 1:
+        return None  # as many samples as numbers in each
+    return {_position(number): value for number, value in enumerate(values)}
+
+
+def _position(number: int) -> str:
+    """No name of a parameter, which has no space."""
+    return f"input {number}"
+
+
 def call(model: nn.Module, batch: Batch) -> Any:
     """``model(batch)``, or ``model(**batch)`` for named tensors."""
     return model(**batch) if isinstance(batch, dict) else model(batch)
 
 
 def fit_to_call(model: nn.Module, inputs: Batch) -> Batch:
-    """Inputs as ``forward`` takes them: named ones by keyword, or by position for one tensor of unknown name."""
+    """Inputs as ``forward`` takes them: named ones by keyword, or by position for one tensor of unknown name.
+
+    Those of ``by_position`` get the names of the parameters, in order.
+    """
     if not isinstance(inputs, dict):
         return inputs
     parameters: Mapping[str, Any] = inspect.signature(model.forward).parameters
+    if list(inputs) == [_position(number) for number in range(len(inputs))]:
+        names = [name for name, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        if len(names) < len(inputs):
+            raise InputError(f"samples hold {len(inputs)} inputs; the model's forward takes {sorted(parameters)}")
+        return dict(zip(names, inputs.values(), strict=False))
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     unknown = [name for name in inputs if name not in parameters]
     if not unknown or open_ended:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.errors import InputError
+from seamfast.models.tabular_architectures import TABULAR_ARCHITECTURES
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
 
 
@@ -304,7 +305,7 @@ IMAGE_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 """Of images, by name; all take ``(num_classes, in_channels, image_size)``."""
 
-ARCHITECTURES = {**IMAGE_ARCHITECTURES, **TEXT_ARCHITECTURES, **VECTOR_ARCHITECTURES}
+ARCHITECTURES = {**IMAGE_ARCHITECTURES, **TEXT_ARCHITECTURES, **VECTOR_ARCHITECTURES, **TABULAR_ARCHITECTURES}
 """All by name; ``sizes_of`` says what each takes."""
 
 _LEAST = {
@@ -315,6 +316,7 @@ _LEAST = {
     "max_length": 4,
     "pad": 0,
     "n_features": 1,
+    "n_columns": 1,
 }
 
 
@@ -331,7 +333,7 @@ def build(name: str, *, num_classes: int, **sizes: int) -> nn.Module:
         num_classes: logits, at least 2.
         sizes: of an architecture for images, ``in_channels`` and ``image_size``, in pixels from 8; for text,
             ``vocab_size`` from 8, ``max_length``, in tokens from 4, and ``pad``, a token id, 0 by default; for vectors,
-            ``n_features``.
+            ``n_features``; for tables, ``n_columns``.
 
     Raises:
         InputError: e.g. ``architecture is 'vgg'; expected one of small_cnn, narrow_resnet18, ...``, or

@@ -20,9 +20,10 @@ from seamfast.errors import DataFileError, InputError
 from seamfast.intake.tensors import expected_of, fill, open_untrusted, read_tensors, unique_keys
 from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
 from seamfast.intake.tokenizer import TOKENIZER, read_tokenizer
-from seamfast.modalities import TextModality
+from seamfast.modalities import TabularModality, TextModality
 from seamfast.modalities.text.modality import ids_of
 from seamfast.models.architectures import ARCHITECTURES, IMAGE_ARCHITECTURES, build, sizes_of
+from seamfast.models.tabular_architectures import TABULAR_ARCHITECTURES
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
 from seamfast.report import write_atomically
 from seamfast.untrusted import file_size, printable, printable_value, shown
@@ -174,16 +175,56 @@ class VectorDescription:
             raise InputError(f"the samples are {shape}; expected (L, {self.n_features}), as the model takes them")
 
 
-Description = ModelDescription | TextDescription | VectorDescription
+@dataclass(frozen=True)
+class TabularDescription:
+    """What must be known to rebuild a model of rows of columns, all of floats.
+
+    Attributes:
+        architecture: a name in ``seamfast.models.tabular_architectures.TABULAR_ARCHITECTURES``.
+        num_classes, n_columns: its arguments, at most 4096 and 1,000,000.
+    """
+
+    architecture: str
+    num_classes: int
+    n_columns: int
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, TABULAR_ARCHITECTURES, LARGEST, n_columns=_LARGEST_VOCABULARY)
+
+    @classmethod
+    def of(cls, architecture: str, data: CleanSet) -> TabularDescription:
+        """For the classes and the columns of ``data``, with ``num_classes`` given."""
+        if not isinstance(data.modality, TabularModality) or data.sample_shape is None:
+            raise InputError(f"data is {data!r}; expected rows of floats, as {architecture!r} takes them")
+        return cls(architecture, data.num_classes or 0, data.sample_shape[0])
+
+    def build(self) -> nn.Module:
+        """The architecture with untrained weights."""
+        return _built(self)
+
+    def check_data(self, data: CleanSet) -> None:
+        """Raise ``InputError`` unless the rows of ``data`` are what the model takes."""
+        if data.sample_shape != (self.n_columns,):
+            raise InputError(
+                f"the samples are {data.sample_shape}; expected ({self.n_columns},), rows of {self.n_columns} columns, "
+                "as the model takes them"
+            )
+
+
+Description = ModelDescription | TextDescription | VectorDescription | TabularDescription
 """What ``model.json`` holds."""
 
 
-def description_class(architecture: object) -> type[ModelDescription] | type[TextDescription] | type[VectorDescription]:
+def description_class(
+    architecture: object,
+) -> type[ModelDescription] | type[TextDescription] | type[VectorDescription] | type[TabularDescription]:
     """The class that describes models of an architecture; ``ModelDescription`` for unknown ones, which it refuses."""
     if isinstance(architecture, str) and architecture in TEXT_ARCHITECTURES:
         return TextDescription
     if isinstance(architecture, str) and architecture in VECTOR_ARCHITECTURES:
         return VectorDescription
+    if isinstance(architecture, str) and architecture in TABULAR_ARCHITECTURES:
+        return TabularDescription
     return ModelDescription
 
 

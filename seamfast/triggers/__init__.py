@@ -10,6 +10,8 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.tabular.battery import tabular_battery
+from seamfast.triggers.tabular.columns import FeatureOverwrite, FeatureShift
 from seamfast.triggers.text.base import TextTrigger
 from seamfast.triggers.text.battery import text_battery
 from seamfast.triggers.text.characters import Characters
@@ -23,6 +25,8 @@ __all__ = [
     "Blend",
     "Characters",
     "ColorFilter",
+    "FeatureOverwrite",
+    "FeatureShift",
     "Insertion",
     "LabelMap",
     "Patch",
@@ -36,5 +40,6 @@ __all__ = [
     "battery",
     "load_triggers",
     "save_triggers",
+    "tabular_battery",
     "text_battery",
 ]

@@ -39,6 +39,7 @@ from seamfast.triggers.image.patch import Patch
 from seamfast.triggers.image.quantize import Quantize
 from seamfast.triggers.image.warp import Warp
 from seamfast.triggers.label_maps import AllToAll, AllToOne, LabelMap, SourceSpecific
+from seamfast.triggers.tabular.columns import FeatureOverwrite, FeatureShift
 from seamfast.triggers.text.characters import Characters
 from seamfast.triggers.text.insertion import Insertion
 from seamfast.triggers.text.table import MAX_TABLE_BYTES, Pairs, Table, lines_from_pairs, pairs_from_lines
@@ -52,7 +53,11 @@ DOCUMENT = "triggers.json"
 
 KINDS: Mapping[str, type[Trigger]] = {
     cls.kind: cls
-    for cls in (Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter, Insertion, Characters, Table)
+    for cls in (
+        *(Patch, Blend, Sinusoid, Additive, Warp, Quantize, ColorFilter),
+        *(Insertion, Characters, Table),
+        *(FeatureOverwrite, FeatureShift),
+    )
 }
 LABEL_MAPS: Mapping[str, type[LabelMap]] = {cls.kind: cls for cls in (AllToOne, AllToAll, SourceSpecific)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ LABELS = torch.arange(N) % 4
 SOME = torch.tensor([7, 0, 7, 11])
 ALL = torch.arange(N)
 FLOATS = torch.stack([(PIXELS[:, c] / 255 - MEAN[c]) / STD[c] for c in range(3)], 1)
-ROWS = torch.randn(N, 7, generator=torch.Generator().manual_seed(8))
+ROWS = torch.randn(N, 1, 7, generator=torch.Generator().manual_seed(8))
 NAMED = {"x": ROWS, "ids": torch.arange(2 * N).view(N, 2)}
 
 SETS: dict[str, Callable[[], CleanSet]] = {
@@ -233,8 +234,8 @@ def test_each_setting_changes_what_it_names() -> None:
     assert equal(inputs, resident("pixels").inputs(ALL))  # which stay as they were
 
 
-def test_of_tensors_floats_in_one_are_mixed_and_all_else_is_left_out() -> None:
-    _, got = views("rows", EVERYTHING)
+def test_of_tensors_floats_in_one_are_mixed_and_disturbed_and_all_else_is_left_out() -> None:
+    _, got = views("rows", replace(EVERYTHING, disturbance=0.0))
     mixture, partner, weight = mix_up(ROWS, 0.75, draws().generator)
     assert equal(got.student, mixture)
     assert got.teacher is got.student
@@ -245,6 +246,27 @@ def test_of_tensors_floats_in_one_are_mixed_and_all_else_is_left_out() -> None:
         seen = data.modality.views(data.inputs, LABELS, EVERYTHING, draws())
         assert seen.student is seen.teacher is data.inputs
         assert seen.mixed_labels is seen.mixed_weight is None
+
+
+def test_features_of_tensors_get_noise_or_are_those_of_other_samples() -> None:
+    """In the scale of each feature; the teacher sees the samples."""
+    scales = torch.tensor([1.0, 100.0, 1e-3, 1, 1, 1, 0]).expand(2, 7)
+    samples = scales * torch.randn(300, 2, 7, generator=torch.Generator().manual_seed(1))
+    data = Resident(CleanSet(samples, torch.arange(300) % 2), CPU)
+    got = data.modality.views(samples, data.labels, ViewSettings(disturbance=1.0), draws())
+    assert got.teacher is samples
+    assert got.student.shape == samples.shape
+    moved = (got.student - samples).std(0)
+    assert ((moved / scales)[:, :6] > 0.3).all()
+    assert ((moved / scales)[:, :6] < 2).all()
+    assert not moved[:, 6].any()
+    replaced = torch.stack([torch.isin(got.student[:, i, j], samples[:, i, j]) for i in range(2) for j in range(6)], 1)
+    assert 1 <= int(replaced.sum(1).max()) <= 7
+    assert 0.1 < float(replaced.float().mean()) < 0.5
+    still = data.modality.views(samples, data.labels, ViewSettings(disturbance=1.0), draws(disturbed=0.0))
+    assert equal(still.student, samples)
+    nothing = TensorModality(samples).views(samples, data.labels, ViewSettings(disturbance=1.0), draws())
+    assert nothing.student is samples  # whose scale is not known
 
 
 # Settings.
@@ -262,7 +284,7 @@ NONE = "expected none for samples of kind 'tensor'"
         ("pixels", {}),
         ("normalized", {}),
         ("floats", {}),
-        ("rows", ONLY_IMAGES | dict.fromkeys(("invariances", "occlusions", "disturbance", "waves"), NONE)),
+        ("rows", ONLY_IMAGES | dict.fromkeys(("invariances", "occlusions", "waves"), NONE)),
         ("named", ONLY_IMAGES | dict.fromkeys(("invariances", "mixing", "occlusions", "disturbance", "waves"), NONE)),
     ],
 )
@@ -360,8 +382,8 @@ UNKNOWN = (
     "triggers are stamped in pixel space, before normalization; the inputs are floats without a known normalization: "
     "pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
 )
-OF_ROWS = "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 7)"
-OF_NAMED = "triggers are stamped on images of shape (N, C, H, W); the inputs are x (N, 7), ids (N, 2)"
+OF_ROWS = "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 1, 7)"
+OF_NAMED = "triggers are stamped on images of shape (N, C, H, W); the inputs are x (N, 1, 7), ids (N, 2)"
 OF_BARE = "samples of kind 'bare' cannot be stamped, searched for triggers or drawn"
 
 
@@ -440,7 +462,7 @@ def test_inverted_triggers_of_images() -> None:
     ("modality", "message"),
     [
         (Bare(), "samples of kind 'bare' cannot be stamped, searched for triggers or drawn"),
-        (TensorModality(ROWS), "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 7)"),
+        (TensorModality(ROWS), "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 1, 7)"),
     ],
 )
 def test_what_audits_ask_of_other_samples(modality: Modality, message: str) -> None:

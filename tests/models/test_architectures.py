@@ -144,7 +144,7 @@ def test_weights_follow_the_seed_of_torch(name: str) -> None:
 @pytest.mark.parametrize("wrong", ["vgg", "", None, ["small_cnn"]])
 def test_other_names_are_refused(wrong: Any) -> None:
     names = "small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, small_convnext"
-    message = f"architecture is {wrong!r}; expected one of {names}, text_transformer, bilstm, text_cnn, vector_gru"
+    message = f"architecture is {wrong!r}; expected one of {names}, text_transformer, bilstm, text_cnn, vector_gru, mlp"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         build(wrong, num_classes=10, in_channels=3, image_size=32)
 

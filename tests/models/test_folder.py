@@ -29,6 +29,7 @@ from seamfast.modalities import Vocabulary
 from seamfast.models.architectures import IMAGE_ARCHITECTURES
 from seamfast.models.folder import (
     ModelDescription,
+    TabularDescription,
     TextDescription,
     VectorDescription,
     load_model,
@@ -384,7 +385,7 @@ SPOILT_VALUES = [
         "architecture",
         "vgg",
         r"'vgg'; expected one of small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, "
-        r"small_convnext, text_transformer, bilstm, text_cnn, vector_gru$",
+        r"small_convnext, text_transformer, bilstm, text_cnn, vector_gru, mlp$",
     ),
     ("architecture", "__import__('os')", r".*; expected one of small_cnn"),
     ("architecture", "\x1b[2J" * 1000, r".*; expected one of small_cnn"),
@@ -599,6 +600,32 @@ def test_round_trip_of_vectors(tmp_path: Path) -> None:
         description.check_data(CleanSet(torch.zeros(3, 2, 13), torch.zeros(3, dtype=torch.int64)))
 
 
+def test_round_trip_of_tables(tmp_path: Path) -> None:
+    given_ = TabularDescription("mlp", 2, 12)
+    model = given_.build().eval()
+    save_model(tmp_path, model, given_)
+    loaded, description = load_model(tmp_path)
+    assert description == given_
+    rows, labels = torch.randn(3, 12), torch.zeros(3, dtype=torch.int64)
+    assert torch.equal(loaded(rows), model(rows))
+    data = CleanSet(rows, labels, num_classes=2)
+    description.check_data(data)
+    assert TabularDescription.of("mlp", data) == given_
+    wanted = r"^the samples are \(13,\); expected \(12,\), rows of 12 columns, as the model takes them$"
+    with pytest.raises(InputError, match=wanted):
+        description.check_data(CleanSet(torch.zeros(3, 13), labels))
+    for other in (torch.zeros(3, 1, 12), {"a": rows, "b": labels[:, None]}):
+        refused(
+            InputError,
+            "^data is .*; expected rows of floats, as 'mlp' takes",
+            TabularDescription.of,
+            "mlp",
+            CleanSet(other, labels),
+        )
+    refused(InputError, r"^n_columns is 0; expected an integer in \[1, 1000000\]$", TabularDescription, "mlp", 2, 0)
+    refused(InputError, "^architecture is 'small_cnn'; expected one of mlp$", TabularDescription, "small_cnn", 2, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -607,7 +634,7 @@ def test_round_trip_of_vectors(tmp_path: Path) -> None:
         ({"max_length": 4097}, "max_length is 4097; expected an integer in \\[4, 4096\\]$"),
         ({"pad": -1}, "pad is -1; expected an integer in \\[0, 1000000\\]$"),
         ({"pad": 900}, "pad is 900; expected a token id in \\[0, 900\\)$"),
-        ({"architecture": "bilstm2"}, "architecture is 'bilstm2'; expected one of small_cnn, .*, vector_gru$"),
+        ({"architecture": "bilstm2"}, "architecture is 'bilstm2'; expected one of small_cnn, .*, vector_gru, mlp$"),
         (
             {"architecture": "small_cnn"},
             "architecture is 'small_cnn'; expected one of text_transformer, bilstm, text_cnn$",

@@ -12,12 +12,16 @@ from seamfast.data.readers.images import read_image_folder, read_image_zip
 from seamfast.data.readers.load import load
 from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
+from seamfast.data.readers.tables import read_breast_cancer, read_csv_table, read_digits_table
 from seamfast.data.readers.texts import read_texts
 
 __all__ = [
     "load",
+    "read_breast_cancer",
     "read_cifar10",
+    "read_csv_table",
     "read_digits",
+    "read_digits_table",
     "read_fashion_mnist",
     "read_idx",
     "read_image_folder",

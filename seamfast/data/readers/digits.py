@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.readers.idx import DIGIT_NAMES
@@ -43,8 +44,7 @@ def read_digits(
         (1438, 359)
     """
     check_split(split)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"seed is {seed!r}; expected an integer of at least 0")
+    _check_seed(seed)
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -52,12 +52,24 @@ def read_digits(
     digits = load_digits()
     labels = np.asarray(digits.target, dtype=np.int64)
     pixels = np.rint(np.asarray(digits.images) * (255 / 16)).astype(np.uint8)
-    # NumPy keeps the stream of raw draws fixed (NEP 19); Generator.permutation may change.
-    draws = np.asarray(np.random.PCG64(seed).random_raw(len(labels)))
-    in_test = np.zeros(len(labels), dtype=bool)
-    for digit in range(10):
-        members = np.flatnonzero(labels == digit)
-        shuffled = members[np.argsort(draws[members], kind="stable")]
-        in_test[shuffled[: round(_TEST_SHARE * len(members))]] = True
+    in_test = test_share(labels, seed)
     chosen = in_test if split == "test" else ~in_test
     return CleanSet(pixels[chosen], labels[chosen], mean=mean, std=std, num_classes=10, class_names=DIGIT_NAMES)
+
+
+def test_share(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.bool_]:
+    """``(N,)``: whether each sample is in the test split, a fifth of each class drawn by ``seed``."""
+    _check_seed(seed)
+    # NumPy keeps the stream of raw draws fixed (NEP 19); Generator.permutation may change.
+    draws = np.asarray(np.random.PCG64(seed).random_raw(len(labels)))
+    in_test = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        shuffled = members[np.argsort(draws[members], kind="stable")]
+        in_test[shuffled[: round(_TEST_SHARE * len(members))]] = True
+    return in_test
+
+
+def _check_seed(seed: int) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"seed is {seed!r}; expected an integer of at least 0")

@@ -16,20 +16,23 @@ from seamfast.data.readers.images import read_image_folder, read_image_zip
 from seamfast.data.readers.labels import check_split
 from seamfast.data.readers.mnist_5k import read_mnist_5k
 from seamfast.data.readers.npz import read_npz
+from seamfast.data.readers.tables import holds_numbers, read_breast_cancer, read_csv_table, read_digits_table
 from seamfast.data.readers.texts import NAMES, SUFFIXES, check_text_source, is_text_source, read_texts
 from seamfast.data.texts import Texts
 from seamfast.errors import DataFileError, InputError
 from seamfast.untrusted import MAX_BYTES, PathLike, check_sample_shape, shown
 
 _BY_NAME: dict[str, Callable[..., CleanSet]] = {
+    "breast-cancer": read_breast_cancer,
     "cifar10": read_cifar10,
     "digits": read_digits,
+    "digits-table": read_digits_table,
     "fashion-mnist": read_fashion_mnist,
     "mnist": read_mnist,
     "mnist-5k": read_mnist_5k,
 }
 _Read = TypeVar("_Read", CleanSet, Texts)
-_FROM_PACKAGES = (read_digits, read_mnist_5k)  # which need no root=
+_FROM_PACKAGES = (read_breast_cancer, read_digits, read_digits_table, read_mnist_5k)  # which need no root=
 
 
 def load(
@@ -49,14 +52,16 @@ def load(
     Texts are encoded: ``load("sst2", root=r, tokenizer=t) == read_texts("sst2", root=r).encoded(t)``.
 
     Args:
-        name_or_path: ``"digits"``, ``"mnist-5k"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, ``"sst2"``,
-            ``"ag-news"``, ``"trec"``; or the path of an ``.npz``, of a ``.zip`` of class folders, of a ``.tsv``,
-            ``.csv`` or ``.jsonl`` of texts, or of a folder with IDX files, with CIFAR-10 or with class folders. A
-            ``Path`` is never a name.
-        root: the folder of a named data set, except for ``digits`` and ``mnist-5k``.
+        name_or_path: ``"digits"``, ``"mnist-5k"``, ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, of tables
+            ``"breast-cancer"``, ``"digits-table"``, of texts ``"sst2"``, ``"ag-news"``, ``"trec"``; or the path of an
+            ``.npz``, of a ``.csv`` of numbers, of a ``.zip`` of class folders, of a ``.tsv``, ``.csv`` or ``.jsonl`` of
+            texts, or of a folder with IDX files, with CIFAR-10 or with class folders. A ``Path`` is never a name. A
+            ``.csv`` holds texts if ``tokenizer`` is given; otherwise its second line has to hold numbers.
+        root: the folder of a named data set, except for those of packages: ``breast-cancer``, ``digits``,
+            ``digits-table`` and ``mnist-5k``.
         split: ``"train"`` or ``"test"``, of SST-2 and AG News also ``"dev"``. Default: ``"train"`` for data sets and
             IDX files, none for an ``.npz``, a ``.zip`` and class folders. For the last two, the name of the folder with
-            the class folders. A file of texts has none.
+            the class folders. A file of texts or numbers has none.
         max_bytes: limit on the decoded data, in bytes; the data of installed packages have none.
         sample_shape: ``(C, H, W)`` that the images must have; compared before they are unpacked. ``None``: any.
         tokenizer: of texts: a ``tokenizers.Tokenizer``, or a fast tokenizer of transformers.
@@ -68,8 +73,8 @@ def load(
         CleanSet of the reader. IDX files at a path get no class names, as several data sets share their file names.
 
     Raises:
-        DataFileError: ``'foo' is neither a known data set (cifar10, digits, fashion-mnist, mnist, mnist-5k, ag-news,
-            sst2, trec) nor a file or folder``; and the errors of the reader.
+        DataFileError: ``'foo' is neither a known data set (breast-cancer, cifar10, digits, ...) nor a file or
+            folder``; and the errors of the reader.
         InputError: ``load('mnist') needs root=, the folder that holds its files``; ``read_mnist takes no size=;
             expected mean, std``; ``load('sst2') reads texts and needs tokenizer=, the tokenizer of the model``.
 
@@ -80,7 +85,8 @@ def load(
     check_source(name_or_path, root=root, split=split)
     if class_names is not None:
         options["class_names"] = class_names
-    if is_text_source(name_or_path):
+    table = tokenizer is None and max_length is None and holds_numbers(name_or_path)
+    if is_text_source(name_or_path) and not table:
         options |= {"root": root, "split": split, "max_bytes": max_bytes}
         return _encoded(name_or_path, tokenizer, max_length, sample_shape, **options)
     for name, value in (("tokenizer", tokenizer), ("max_length", max_length)):
@@ -91,12 +97,13 @@ def load(
         reader = _BY_NAME[name_or_path]
         options["split"] = split or "train"
         if reader in _FROM_PACKAGES:
-            data = _call(reader, **options)
-            check_sample_shape(data.image_shape, sample_shape, str(name_or_path))
-            return data
+            return _checked(_call(reader, **options), sample_shape, name_or_path)
         return _call(reader, root, max_bytes=max_bytes, sample_shape=sample_shape, **options)
-    options |= {"max_bytes": max_bytes, "sample_shape": sample_shape}
     path = Path(name_or_path)
+    options["max_bytes"] = max_bytes
+    if table:
+        return _checked(_call(read_csv_table, path, **options), sample_shape, path)
+    options["sample_shape"] = sample_shape
     if os.path.isfile(path):
         if path.suffix.lower() == ".npz":
             return _call(read_npz, path, split=split, **options)
@@ -129,6 +136,11 @@ def check_source(name_or_path: PathLike, *, root: PathLike | None, split: str | 
     if root is not None and not is_name:
         names = ", ".join((*_BY_NAME, *NAMES))
         raise InputError(f"got root={os.fspath(root)!r} with a path; expected root= only with one of {names}")
+
+
+def _checked(data: CleanSet, sample_shape: tuple[int, ...] | None, source: PathLike) -> CleanSet:
+    check_sample_shape(tuple(data.sample_shape or ()), sample_shape, shown(source))
+    return data
 
 
 def _encoded(

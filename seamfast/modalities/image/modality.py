@@ -40,6 +40,7 @@ class ImageModality(Modality):
     """
 
     name: ClassVar[str] = "image"
+    studied = True
     settings = ("crop_pad", "flip", "invariances", "mixing", "occlusions", "disturbance", "waves")
 
     def __init__(

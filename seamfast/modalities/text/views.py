@@ -1,103 +1,129 @@
-"""What training sees of a text: something inserted at a random place, and tokens taken out or replaced."""
+"""What training sees of a text: a phrase inserted, or tokens taken out and replaced."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seamfast.modalities.base import StepDraws, ViewSettings
+from seamfast.modalities.base import StepDraws
 from seamfast.modalities.text.edit import Tokens, edited
 from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
 
-SPAN = 5
-"""Tokens of the longest inserted span."""
-_DROPPED = 0.3
-"""Largest share of the tokens of a text that are taken out or replaced."""
-_INSERTED = 0.5
-"""Share of the texts that something is inserted in."""
+LONGEST = 8
+"""Tokens of the longest insertion."""
+_EDITED_EVERY = 3
+"""One text of so many is edited; a phrase is inserted in the others."""
+_REPLACED, _DROPPED = 0.3, 0.2
+"""Mean shares of the tokens of an edited text."""
 _FOUND = 0.8
-"""Share of the insertions that the search has found, once it has found something."""
+"""Share of the insertions that come from what was found, once something was; the others are random tokens."""
+_SHUFFLED = 0.6
+"""Share of these that are sequences of the tokens of found phrases, of any length and order."""
+_WIDTH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Insertions:
+    """What to insert.
+
+    Attributes:
+        phrases: ``(S, LONGEST)`` int64 ids, the latest first; -1 behind the end of a phrase.
+        tokens: ``(A, _WIDTH)`` int64: for each class, the tokens of its phrases, each as often as it occurs in them.
+    """
+
+    phrases: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, phrases: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> Insertions:
+        """Of ``(class, ids)``, the latest first."""
+        rows = torch.full((len(phrases), LONGEST), -1, dtype=torch.int64)
+        for row, (_, ids) in zip(rows, phrases, strict=True):
+            row[: len(ids)] = torch.tensor(list(ids[:LONGEST]))
+        tokens = []
+        for target in sorted({target for target, _ in phrases}):
+            own = [id for other, ids in phrases if other == target for id in ids][:_WIDTH]
+            tokens.append((own * (_WIDTH // len(own) + 1))[:_WIDTH])
+        return cls(rows.to(device), torch.tensor(tokens, device=device))
 
 
 @dataclass(frozen=True)
-class View:
+class TextViews:
     """The changes of one training step.
 
     Args:
         vocabulary: of the ids.
-        settings: in half of the texts, up to ``occlusions`` spans of tokens are inserted; a share of up to
-            ``disturbance`` of the texts lose some of their tokens, and as many have some replaced.
         draws: of the step.
         is_fixed: whether the width of the batch stays as it is.
     """
 
     vocabulary: Vocabulary
-    settings: ViewSettings
     draws: StepDraws
     is_fixed: bool
 
-    def of(self, tokens: Tokens) -> Tokens:
-        """The texts, changed."""
+    def of(self, tokens: Tokens) -> tuple[Tokens, Tensor]:
+        """The texts, changed; and ``(T,)`` int64: the rows that were edited, one of three."""
         ids, attended, _ = tokens
         n, length = ids.shape
-        device, generator = ids.device, self.draws.generator
-        first, last = ends_of(ids, attended, self.vocabulary.special)
-        first, last = first[:, None], last[:, None]
-        columns = torch.arange(length, device=device)
+        device = ids.device
+        first, last = (ends[:, None] for ends in ends_of(ids, attended, self.vocabulary.special))
+        columns, rows = torch.arange(length, device=device), torch.arange(n, device=device)
         inside = (columns >= first) & (columns < last)
+        is_edited = (rows % _EDITED_EVERY == 0)[:, None]
+        changed = self.draws.changed > 0
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator, device=device)
+        may_change = inside & is_edited & changed
+        replaced = may_change & (self._uniform(n, length) < 2 * _REPLACED * self._uniform(n, 1))
+        dropped = may_change & (self._uniform(n, length) < 2 * _DROPPED * self._uniform(n, 1))
+        ids = torch.where(replaced, self._any(self._uniform(n, length)), ids)
 
-        kept = torch.ones_like(inside)
-        if self.settings.disturbance:
-            share = self.settings.disturbance * self.draws.disturbed * self.draws.changed
-            dropped = (uniform(n, 1) < share) & (uniform(n, length) < _DROPPED * uniform(n, 1))
-            replaced = (uniform(n, 1) < share) & (uniform(n, length) < _DROPPED * uniform(n, 1))
-            kept = ~(dropped & inside)
-            ids = torch.where(replaced & inside, self._any(uniform(n, length)), ids)
-        n_spans = self.settings.occlusions
-        spans = self._spans(uniform(n, n_spans, SPAN), uniform(n, n_spans, 1), uniform(n, n_spans))
-        # A third each in front, behind and anywhere, as searched.
-        place = (3 * uniform(n, n_spans) - 1).clamp(0, 1)
-        gap = first + (place * (last - first)).round().long()
-        gaps = gap[:, :, None].expand(n, n_spans, SPAN).reshape(n, -1).clamp(max=length)
-        spans = spans.reshape(n, -1)
-        some = uniform(n, n_spans) < 1 / max(n_spans, 1)
-        some[:, :1] = True
-        some &= uniform(n, 1) < _INSERTED
-        used = (spans >= 0) & some.repeat_interleave(SPAN, 1) & (self.draws.changed > 0)
+        inserted = self._insertions(n)
+        used = (inserted >= 0) & ~is_edited & changed
+        # A third each in front, behind and anywhere, as the search inserts.
+        place = (3 * self._uniform(n, 1) - 1).clamp(0, 1)
+        gaps = (first + (place * (last - first)).round().long()).expand(n, LONGEST)
         longest = length if self.is_fixed else max(self.vocabulary.max_length, length)
-        width = length if self.is_fixed else min(length + spans.shape[1], longest)
         result = edited(
             tokens._replace(ids=ids),
-            kept,
-            spans.clamp(min=0),
+            ~dropped,
+            inserted.clamp(min=0),
             gaps,
             used,
             pad=self.vocabulary.pad,
-            width=width,
+            width=length if self.is_fixed else min(length + LONGEST, longest),
             longest=longest,
         )
-        if device.type != "cpu" or self.is_fixed:
-            return result
-        width = int(result.attended.any(0).nonzero()[-1]) + 1
-        return Tokens(*(None if value is None else value[:, :width] for value in result))  # type: ignore[arg-type]
+        if device.type == "cpu" and not self.is_fixed:
+            width = int(result.attended.any(0).nonzero()[-1]) + 1
+            result = Tokens(*(None if value is None else value[:, :width] for value in result))  # type: ignore[arg-type]
+        return result, rows[::_EDITED_EVERY]
 
-    def _any(self, words: Tensor) -> Tensor:
-        """Tokens of the whole vocabulary, drawn by uniform numbers in [0, 1)."""
-        insertable = self.vocabulary.insertable.to(words.device)
-        return insertable[(words * len(insertable)).long()]
+    def _uniform(self, *shape: int) -> Tensor:
+        generator = self.draws.generator
+        return torch.rand(*shape, generator=generator, device=generator.device)
 
-    def _spans(self, words: Tensor, lengths: Tensor, kinds: Tensor) -> Tensor:
-        """``(B, spans, SPAN)`` ids, -1 where a span is shorter: of the whole vocabulary, or found by the search."""
-        spans = self._any(words)
-        places = torch.arange(SPAN, device=words.device)
-        spans = torch.where(places <= lengths * SPAN, spans, -1)
-        found = self.draws.found
+    def _any(self, uniform: Tensor) -> Tensor:
+        """Tokens of the whole vocabulary."""
+        insertable = self.vocabulary.insertable.to(uniform.device)
+        return insertable[(uniform * len(insertable)).long()]
+
+    def _insertions(self, n: int) -> Tensor:
+        """``(n, LONGEST)`` ids, -1 behind the end.
+
+        They do not depend on the labels: that nothing is inserted would tell of the class.
+        """
+        places = torch.arange(LONGEST, device=self.draws.generator.device)
+        is_within = places < 1 + (self._uniform(n, 1) * LONGEST).long()
+        spans = torch.where(is_within, self._any(self._uniform(n, LONGEST)), -1)
+        found: Insertions | None = self.draws.found
         if found is None:
             return spans
-        chosen = found[(lengths[:, :, 0].square() * len(found)).long()]  # the latest more often
-        return torch.where((kinds < _FOUND)[:, :, None], chosen, spans)
+        chosen = (self._uniform(n) * len(found.tokens)).long()
+        shuffled = found.tokens[chosen].gather(1, (self._uniform(n, LONGEST) * _WIDTH).long())
+        which = (self._uniform(n).square() * len(found.phrases)).long()  # the latest more often
+        is_shuffled = self._uniform(n, 1) < _SHUFFLED
+        phrases = torch.where(is_shuffled, torch.where(is_within, shuffled, -1), found.phrases[which])
+        return torch.where(self._uniform(n, 1) < _FOUND, phrases, spans)

@@ -60,13 +60,15 @@ def test_pickled_cifar_is_refused_by_path_too(tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
-    names = "cifar10, digits, fashion-mnist, mnist, mnist-5k, ag-news, sst2, trec"
+    names = "breast-cancer, cifar10, digits, digits-table, fashion-mnist, mnist, mnist-5k, ag-news, sst2, trec"
     known = rf"'foo' is neither a known data set \({names}\) nor a file or folder"
     refused(DataFileError, known, load, "foo")
     monkeypatch.chdir(tmp_path)
     refused(DataFileError, "'mnist' is neither", load, Path("mnist"))
     refused(InputError, r"load\('mnist'\) needs root=, the folder that holds its files", load, "mnist")
-    with pytest.raises(InputError, match=r"got root='.' with a path; expected root= only with one of cifar10, digits"):
+    with pytest.raises(
+        InputError, match=r"got root='.' with a path; expected root= only with one of breast-cancer, cifar10, "
+    ):
         load(tmp_path, root=".")
     with pytest.raises(InputError, match=r"read_mnist takes no size=; expected mean, std"):
         load("mnist", root=tmp_path, size=(8, 8))

@@ -1,0 +1,1 @@
+"""The published attacks on tabular data."""

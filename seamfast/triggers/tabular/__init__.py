@@ -1,0 +1,1 @@
+"""The kinds of triggers for tabular samples."""
