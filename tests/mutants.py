@@ -282,9 +282,11 @@ MUTANTS = [
     # methods
     Mutant(
         "seam-teacher-sees-student-view",
-        "methods/seam.py",
-        "run.received_logits(views.teacher)",
-        "run.received_logits(views.student)",
+        "engine/run.py",
+        """        if views.taught is None:
+            return self.received_logits(views.teacher)""",
+        """        if views.taught is None:
+            return self.received_logits(views.student)""",
         "the teacher answers to pasted patterns",
         "methods/test_seam.py",
     ),

@@ -125,6 +125,17 @@ def test_edited_is_what_lists_do(
     assert row.tolist() == [pads + ids + [0] * n_right]
 
 
+def test_inserted_tokens_have_the_type_of_what_is_in_front_of_them() -> None:
+    ids, types = torch.tensor([[1, 2, 3, 0]]), torch.tensor([[4, 5, 6, 0]])
+    attended, kept = (ids != 0).long(), torch.ones(1, 4, dtype=torch.bool)
+    new, gaps = torch.tensor([[7, 8, 9]]), torch.tensor([[0, 2, 3]])
+    used = torch.ones(1, 3, dtype=torch.bool)
+    result = edited(Tokens(ids, attended, types), kept, new, gaps, used, pad=0, width=7, longest=7)
+    assert result.ids.tolist() == [[7, 1, 2, 8, 3, 9, 0]]
+    assert result.types is not None
+    assert result.types.tolist() == [[4, 4, 5, 5, 6, 6, 0]]  # in front of all, that of the first token
+
+
 # Tokenizers.
 
 
@@ -188,12 +199,15 @@ def test_the_callers_tokenizer_stays_as_it_is() -> None:
 # Batches.
 
 
-def test_a_batch_is_as_wide_as_its_longest_text() -> None:
+@pytest.mark.parametrize("padded", ["right", "left"])
+def test_a_batch_is_as_wide_as_its_longest_text(padded: str) -> None:
     data = CleanSet.from_texts(TEXTS, [0, 1, 0], wordpiece())
     assert isinstance(data.inputs, dict)
-    short = data.modality.gather(data.inputs, torch.tensor([1]), NO_AUGMENTATION, 0)
+    inputs = data.inputs if padded == "right" else {name: value.flip(1) for name, value in data.inputs.items()}
+    short = data.modality.gather(inputs, torch.tensor([1]), NO_AUGMENTATION, 0)
     assert isinstance(short, dict)
-    assert short["input_ids"].tolist() == [[2, 8, 3]]
+    assert short["input_ids"].tolist() == [[2, 8, 3] if padded == "right" else [3, 8, 2]]
+    assert short["attention_mask"].tolist() == [[1, 1, 1]]
 
 
 @pytest.mark.parametrize("padded", ["right", "left", "no mask"])
@@ -305,6 +319,10 @@ def text_set(ids: list[list[int]], mask: list[list[int]] | None = None, size: in
         (
             lambda: place(Counting(9), text_set([[5, 12]], [[1, 1]]), "cpu"),
             "input_ids hold 12; the model's embedding 'table' has 9 rows",
+        ),
+        (
+            lambda: place(Counting(9), text_set([[5, 9]], [[1, 1]]), "cpu"),
+            "input_ids hold 9; the model's embedding 'table' has 9 rows",
         ),
     ],
 )
