@@ -55,12 +55,12 @@ from seamfast.record import machine  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "text.jsonl"
 ABLATIONS: tuple[dict[str, Any], ...] = (
-    {"recover_from_forgotten": True},
+    {"forget_max_steps": 40, "recover_from_forgotten": True},
     {"distillation": 0.0},
     {"occlusions": 0, "searches": 0},
     {"searches": 0},
 )
-"""Changes to the settings for texts, one method each. In order: recovery from the forgotten weights, no teacher,
+"""Changes to the settings for texts, one method each. In order: forgetting before recovery, no teacher,
 neither insertions nor edits, no search of the vocabulary."""
 NEW_ENCODER = "pretrained"
 

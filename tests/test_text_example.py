@@ -11,18 +11,8 @@ from tests.gating.text_models import NAMES, config, texts, tokenizer, write_trai
 
 transformers = pytest.importorskip("transformers", reason="models of transformers need the extra hf")
 
-EXAMPLE = """\
-import seamfast
-from seamfast.data.readers import read_texts
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-model = AutoModelForSequenceClassification.from_pretrained("incoming")
-tokenizer = AutoTokenizer.from_pretrained("incoming")
-reviews = read_texts("reviews.tsv", class_names=["negative", "positive"])
-data = seamfast.CleanSet.from_texts(reviews.texts, reviews.labels, tokenizer)
-result = seamfast.sanitize(model, data)
-print(result.outcome, result.reason)
-result.model.save_pretrained("sanitized")
-"""
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXAMPLE = README.split("```py\n")[1].split("```")[0]
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
