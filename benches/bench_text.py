@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from benches import text_zoo  # noqa: E402
 from benches.rows import append_row, commit  # noqa: E402
 from benches.text_zoo import TextEntry, clean_part  # noqa: E402
 from seamfast import CleanSet, FineTuneConfig, SeamConfig  # noqa: E402
+from seamfast.modalities import TextModality  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 
 STEP_TARGET = 1.15
@@ -76,12 +78,10 @@ def main() -> int:
 def race_steps(entry: TextEntry, model: nn.Module, clean: CleanSet, arguments: argparse.Namespace) -> dict[str, Any]:
     """The three by turns: milliseconds a step, quotients to fine-tuning, and what became of the models."""
     n = arguments.steps
-    usual = SeamConfig()
-    alone = {"recover_max_steps": n, "recover_easy_steps": n, "recover_eval_every": n, "prune": False}
-    alone |= {"radius": 0.05, "forget_max_steps": 0, "margin": 0.0, "plain_end": 0.0, "searches": 0}
-    # margin 0 is the teacher at all steps, and no disturbance; distillation 0 is no teacher at any.
-    with_teacher = SeamConfig(**alone)
-    without = SeamConfig(**alone | {"distillation": 0.0, "margin": usual.margin})
+    usual = SeamConfig.preset("balanced", TextModality)
+    lengths = {"recover_max_steps": n, "recover_easy_steps": n, "recover_eval_every": n}
+    with_teacher = replace(usual, **lengths, searches=0, prune=False)
+    without = replace(with_teacher, distillation=0.0)
     fine_tuning = FineTuneConfig(batch_size=usual.batch_size, max_steps=n, eval_every=n, rate=1e-4, prune=False)
     runs: dict[str, Callable[[], seamfast.SanitizeResult]] = {
         "with_teacher": lambda: seamfast.sanitize(model, clean, config=with_teacher, **how),
