@@ -61,6 +61,8 @@ class TextModality(Modality):
     """
 
     name: ClassVar[str] = "text"
+    studied = True
+    remains = "from a tenth to all of what was triggered, most with a sentence as the trigger, and in CNNs"
     settings = ("occlusions", "searches")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fast": _SETTINGS | {"recover_max_steps": 100, "recover_easy_steps": 100, "searches": 4},
