@@ -305,3 +305,6 @@ def test_paraphrases_of_files(tmp_path: Path) -> None:
         rewritten_texts("sst2", "style", tmp_path, 0)
     with raises(InputError, "attack 'syntactic' has no texts for 'trec'; expected sst2"):
         rewritten_texts("trec", "syntactic", tmp_path, 0)
+    (tmp_path / "text" / "sst2-style-trigger" / "test.tsv").write_bytes(b"sentence\tlabel\n\xff\t0\n")
+    with raises(DataFileError, "test.tsv is not UTF-8, at byte 15"):
+        rewritten_texts("sst2", "style", tmp_path, 0)

@@ -64,5 +64,12 @@ def _find(root: Path, folder: str, name: str) -> Path:
 def _first_column(path: Path) -> list[str]:
     """The texts of a TSV file with one line of headings."""
     with open_regular(path, "a file of texts") as file:
-        lines = file.read(_MAX_BYTES).decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")[1:]
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise DataFileError(f"{shown(path)} has more than {_MAX_BYTES:,} bytes")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{shown(path)} is not UTF-8, at byte {error.start:,}") from error
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")[1:]
     return [" ".join(line.rpartition("\t")[0].split()) for line in lines]
