@@ -86,6 +86,7 @@ class SeamConfig(MethodConfig):
         recover_from_forgotten: ``False``: restore the received weights before recovery, for an ablation; forgetting
             then only finds the radius.
         radius: ``None``: found by forgetting; else this one, above 0.
+        radius_limit: a radius that is found counts as this at most, above 0; ``None``: no limit.
         recover_rate: peak learning rate of the recovery step, as a multiple of the radius.
         recover_max_steps: at least 1.
         recover_easy_steps: so many instead, at least 1, and smaller ones, where the task is easy: its radius is 0.15 or
@@ -119,6 +120,7 @@ class SeamConfig(MethodConfig):
     forget_eval_every: int = 1
     recover_from_forgotten: bool = True
     radius: float | None = None
+    radius_limit: float | None = None
     recover_rate: float = 1.0
     recover_max_steps: int = field(default=300, metadata=LENGTH)
     recover_easy_steps: int = field(default=60, metadata=LENGTH)
@@ -150,6 +152,8 @@ class SeamConfig(MethodConfig):
         in_all = self.forget_max_steps * math.log(max(self.forget_growth, 1))
         self.check("forget_growth", in_all <= math.log(1e6), "a growth of at most a million over forget_max_steps")
         self.check("radius", self.radius is None or 0 < self.radius <= 1000, "None or a number in (0, 1000]")
+        within = self.radius_limit is None or 0 < self.radius_limit <= 1000
+        self.check("radius_limit", within, "None or a number in (0, 1000]")
         self.check("forget_max_steps", self.forget_max_steps >= 1 or self.radius is not None, "at least 1, or a radius")
 
     def forget_rate_at(self, step: int) -> float:
@@ -332,7 +336,8 @@ def forget(run: Run, config: SeamConfig) -> float:
             path.append((moved, run.evaluate_holdout()))
             if path[-1][1] < threshold:
                 break
-    return config.radius or radius_of(path, run.halfway_to_guessing)
+    radius = config.radius or radius_of(path, run.halfway_to_guessing)
+    return radius if config.radius_limit is None else min(radius, config.radius_limit)
 
 
 def radius_of(path: Sequence[tuple[float, float]], halfway: float) -> float:

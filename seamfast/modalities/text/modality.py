@@ -34,10 +34,10 @@ _NAMES = (IDS, MASK, TYPES)
 
 _SETTINGS: dict[str, Any] = {
     "batch_size": 32,
-    # Hundreds of texts cannot teach again what forgetting takes; and the radius, 0.15 of a transformer and 1.6 of a CNN
-    # with large embeddings, tells little of how far recovery may go.
-    "forget_max_steps": 0,
-    "radius": 0.2,
+    # Hundreds of texts cannot teach again what forgetting takes: it only tells the radius. Of a CNN with large
+    # embeddings that is 1.6, which says nothing.
+    "recover_from_forgotten": False,
+    "radius_limit": 0.2,
     "recover_rate": 0.15,
     "distillation": 0.8,
     "margin": 0.0,
