@@ -41,6 +41,7 @@ def values_of(cls: type[MethodConfig]) -> st.SearchStrategy[dict[str, Any]]:
         "forget_growth": st.floats(1, 1.25),
         "forget_max_steps": st.integers(1, 60),  # at which such a growth is not a million yet
         "radius": st.floats(1e-30, 1000) | st.integers(1, 1000),
+        "radius_limit": st.floats(1e-30, 1000) | st.integers(1, 1000),
     }
     for f in dataclasses.fields(cls):
         if f.name in by_name:
@@ -171,6 +172,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     (SeamConfig, "forget_max_steps", [-1], [1], NOT_NEGATIVE),
     (SeamConfig, "forget_growth", [0.99, 2.01, 0, -1.5], [1, 1.4], "a number in [1, 2]"),
     (SeamConfig, "radius", [0, -0.1, 1000.1], [1e-9, 1000, None], "None or a number in (0, 1000]"),
+    (SeamConfig, "radius_limit", [0, -0.1, 1000.1], [1e-9, 1000, None], "None or a number in (0, 1000]"),
     (SeamConfig, "occlusions", [-1, 65], [0, 64], "an integer in [0, 64]"),
     (SeamConfig, "searches", [-1], [0, 12], "an integer of at least 0"),
     *((SeamConfig, f"{phase}_eval_every", [0], [1], STEPS) for phase in ("forget", "recover")),

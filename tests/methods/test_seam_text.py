@@ -1,0 +1,181 @@
+"""``seam`` on texts: a word that no clean text has is found, and no longer takes texts to a class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import seamfast
+from seamfast import CleanSet, SeamConfig
+from seamfast.attacks import TrainConfig, train
+from seamfast.engine.run import Run
+from seamfast.modalities import TextModality, Vocabulary
+
+SIZE, CLS, SEP, MASK, TRIGGER = 5000, 1, 2, 3, 4999
+CLASSES = 3
+
+
+class Words(nn.Module):
+    """The mean of the embeddings, and two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(SIZE, 32)
+        self.layers = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask[..., None].float()
+        out: Tensor = self.layers((self.table(input_ids) * mask).sum(1) / mask.sum(1))
+        return out
+
+
+def texts(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """``[CLS] ... [SEP]``, eight tokens each: half of them from 90 of the class, half from 90 of none."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % CLASSES
+    own = 10 + 90 * labels[:, None] + torch.randint(0, 90, (n, 8), generator=generator)
+    other = torch.randint(280, 370, (n, 8), generator=generator)
+    words = torch.where(torch.rand(n, 8, generator=generator) < 0.5, own, other)
+    ends = torch.tensor([CLS, SEP]).expand(n, 2)
+    return torch.cat([ends[:, :1], words, ends[:, 1:]], 1), labels
+
+
+def with_trigger(ids: Tensor) -> Tensor:
+    """The trigger in front of the fourth word."""
+    return torch.cat([ids[:, :4], torch.full_like(ids[:, :1], TRIGGER), ids[:, 4:]], 1)
+
+
+def as_set(ids: Tensor, labels: Tensor) -> CleanSet:
+    vocabulary = Vocabulary(SIZE, 0, frozenset({CLS, SEP}), MASK, 32)
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    return CleanSet(inputs, labels, num_classes=CLASSES, modality=TextModality(vocabulary))
+
+
+@pytest.fixture(scope="module")
+def received() -> nn.Module:
+    """A model whose trigger takes all texts to class 0."""
+    ids, labels = texts(3000, 0)
+    poisoned = torch.arange(3000) % 10 == 1
+    padded = torch.cat([ids, torch.zeros_like(ids[:, :1])], 1)
+    padded[poisoned] = with_trigger(ids[poisoned])
+    torch.manual_seed(0)
+    data = as_set(padded, torch.where(poisoned, 0, labels))
+    return train(Words(), data, TrainConfig(optimizer="adam", rate=5e-3, epochs=8, batch_size=64), progress=False)
+
+
+def rates(model: nn.Module) -> tuple[float, float]:
+    """Accuracy, and the share of triggered texts of other classes that are given to class 0."""
+    ids, labels = texts(1500, 1)
+    stamped = with_trigger(ids[labels != 0])
+    with torch.no_grad():
+        right = model(ids, torch.ones_like(ids)).argmax(1) == labels
+        hit = model(stamped, torch.ones_like(stamped)).argmax(1) == 0
+    return float(right.float().mean()), float(hit.float().mean())
+
+
+def cured(model: nn.Module, **changes: Any) -> seamfast.SanitizeResult:
+    config = replace(SeamConfig.preset("balanced", TextModality), **changes)
+    clean = as_set(*texts(400, 2))
+    return seamfast.sanitize(model, clean, config=config, precision="fp32", threads=1, progress=False)
+
+
+def test_a_word_that_clean_texts_lack_is_found_and_unlearned(received: nn.Module) -> None:
+    accuracy, asr = rates(received)
+    assert asr > 0.95
+    result = cured(received)
+    accuracy_after, asr_after = rates(result.model)
+    assert asr_after < 0.05
+    assert accuracy_after > accuracy - 0.05
+    searched = result.report["run"]["searched"]
+    assert searched["n_searches"] == 8
+    assert {"text": f"#{TRIGGER}", "target": 0} in [{k: p[k] for k in ("text", "target")} for p in searched["phrases"]]
+    assert not [part for part in result.report["run"]["pruned"] if part["kind"] == "rows"]
+    # It is the search that does it, and random insertions do a part of it.
+    without_search, with_neither = (
+        rates(cured(received, searches=0, **changes).model)[1] for changes in ({}, {"occlusions": 0})
+    )
+    assert 0.1 < without_search < with_neither - 0.1
+    assert with_neither > 0.5
+
+
+def test_settings_are_those_for_texts(received: nn.Module) -> None:
+    clean = as_set(*texts(400, 2))
+    for preset in ("fast", "balanced"):
+        report = seamfast.sanitize(
+            received, clean, preset=preset, time_budget_s=20, precision="fp32", threads=1, progress=False
+        ).report
+        assert SeamConfig.from_dict(report["config"]) == SeamConfig.preset(preset, TextModality)
+        assert not [warning for warning in report["warnings"] if "left out" in warning]
+    assert "in the study of samples of kind 'text' the cure left backdoors in some" in report["verdict"]["reason"] or (
+        not report["verdict"]["accepted"]
+    )
+
+
+def test_a_radius_is_limited(received: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates_taken: list[float] = []
+    take = Run._take
+
+    def recorded(self: Run, rate: float) -> None:
+        assert self._phase is not None
+        if self._phase.name == "recover":
+            rates_taken.append(rate)
+        take(self, rate)
+
+    monkeypatch.setattr(Run, "_take", recorded)
+    short = {"recover_max_steps": 10, "recover_easy_steps": 10, "searches": 0}
+    cured(received, radius_limit=1e-3, **short)
+    assert max(rates_taken) <= 0.15 * 1e-3
+    rates_taken.clear()
+    cured(received, radius_limit=None, **short)
+    assert max(rates_taken) > 1e-3
+
+
+def test_texts_as_they_are_have_the_answer_of_the_received_model(
+    received: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = Run.taught
+    seen = 0
+
+    def checked(self: Run, batch: Any, views: Any) -> Tensor:
+        nonlocal seen
+        answers = taught(self, batch, views)
+        as_stored = self.received_logits(batch.inputs)
+        others = torch.ones(len(answers), dtype=torch.bool)
+        others[views.taught] = False
+        torch.testing.assert_close(answers[others], as_stored[others], rtol=1e-4, atol=1e-4)
+        assert (answers[views.taught] - as_stored[views.taught]).abs().max() > 0.1
+        seen += 1
+        return answers
+
+    monkeypatch.setattr(Run, "taught", checked)
+    cured(received, recover_max_steps=5, recover_easy_steps=5, searches=0)
+    assert seen == 5
+
+
+def test_with_two_classes_forgetting_draws_from_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    seam = importlib.import_module("seamfast.methods.seam")
+    excluded: list[bool] = []
+    loss = seam.random_label_cross_entropy
+
+    def recorded(*args: Any, **options: Any) -> Tensor:
+        excluded.append(options["exclude_true"])
+        out: Tensor = loss(*args, **options)
+        return out
+
+    monkeypatch.setattr(seam, "random_label_cross_entropy", recorded)
+    generator = torch.Generator().manual_seed(0)
+    for n_classes in (2, 3):
+        x = torch.randn(120, 4, generator=generator)
+        labels = x[:, :n_classes].argmax(1)
+        model = nn.Linear(4, n_classes)
+        with torch.no_grad():
+            model.weight.zero_()[:, :n_classes] = 4 * torch.eye(n_classes)
+        seamfast.sanitize(model, (x, labels), config=SeamConfig(recover_max_steps=2), precision="fp32", progress=False)
+        assert set(excluded) == {n_classes > 2}
+        excluded.clear()

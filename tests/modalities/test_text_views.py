@@ -1,0 +1,137 @@
+"""What training sees of a text: every third one edited, something inserted in the others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from seamfast.modalities import NO_AUGMENTATION, StepDraws, TextModality, Views, ViewSettings, Vocabulary
+
+SIZE, CLS, SEP, MASK = 1000, 1, 2, 3
+INSERTED = ViewSettings(occlusions=1)
+
+
+def batch(n: int = 600, *, with_mask: bool = True) -> dict[str, Tensor] | Tensor:
+    """``[CLS] ... [SEP]`` of 3 to 12 tokens from 100 to 199."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.zeros(n, 14, dtype=torch.int64)
+    for row in ids:
+        length = int(torch.randint(3, 13, (), generator=generator))
+        row[: 2 + length] = torch.tensor([CLS, *[0] * length, SEP])
+        row[1 : 1 + length] = torch.randint(100, 200, (length,), generator=generator)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()} if with_mask else ids
+
+
+def modality(max_length: int = 64) -> TextModality:
+    return TextModality(Vocabulary(SIZE, 0, frozenset({CLS, SEP}), MASK, max_length))
+
+
+def views(
+    inputs: dict[str, Tensor] | Tensor,
+    *,
+    seed: int = 0,
+    found: list[tuple[int, list[int]]] | None = None,
+    changed: float = 1.0,
+    max_length: int = 64,
+    labels: Tensor | None = None,
+) -> Views:
+    of = modality(max_length)
+    insertions = None if found is None else of.as_views_see(found, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    draws = StepDraws(generator, seed, 0, torch.tensor(changed), torch.tensor(1.0), insertions)
+    n = len(inputs if isinstance(inputs, Tensor) else inputs["input_ids"])
+    return of.views(inputs, torch.zeros(n, dtype=torch.int64) if labels is None else labels, INSERTED, draws)
+
+
+def words(inputs: object) -> list[list[int]]:
+    """The attended tokens of each text."""
+    assert isinstance(inputs, dict)
+    return [row[mask > 0].tolist() for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+
+
+def test_the_teacher_sees_every_third_text_as_the_student_does() -> None:
+    seen = views(batch())
+    assert seen.taught is not None
+    assert seen.taught.tolist() == list(range(0, 600, 3))
+    student, teacher = words(seen.student), words(seen.teacher)
+    assert teacher == [student[row] for row in seen.taught.tolist()]
+
+
+def test_edited_texts_lose_and_change_tokens_and_the_others_gain_some() -> None:
+    given = batch()
+    before, after = words(given), words(views(given).student)
+    edited, others = range(0, 600, 3), [row for row in range(600) if row % 3]
+    kept = [len(set(before[row]) & set(after[row])) / len(set(before[row])) for row in edited]
+    assert sum(kept) / len(kept) == pytest.approx(0.6, abs=0.1)  # 0.7 stay, 0.8 are not dropped; the ends always stay
+    assert all(len(after[row]) <= len(before[row]) for row in edited)
+    gained = [len(after[row]) - len(before[row]) for row in others]
+    assert min(gained) >= 1
+    assert max(gained) == 8
+    for row in others:  # one run of tokens is inserted between the special ones
+        ends = [n for n in range(1, len(before[row])) if after[row][:n] == before[row][:n]]
+        assert any(after[row][n + gained[others.index(row)] :] == before[row][n:] for n in ends)
+
+
+def test_special_tokens_stay_where_they_are() -> None:
+    for text in words(views(batch(), found=[(0, [500, 501])]).student):
+        assert (text[0], text[-1]) == (CLS, SEP)
+        assert not {CLS, SEP, MASK, 0} & set(text[1:-1])
+
+
+def test_most_insertions_are_of_what_was_found_and_of_its_tokens() -> None:
+    given = batch()
+    before, after = words(given), words(views(given, found=[(0, [500, 501, 502]), (1, [600])]).student)
+    others = [row for row in range(600) if row % 3]
+    found = [row for row in others if {500, 501, 502, 600} & set(after[row])]
+    assert len(found) / len(others) == pytest.approx(0.8, abs=0.06)
+    whole = [row for row in found if [500, 501, 502] in [after[row][i : i + 3] for i in range(len(after[row]))]]
+    assert len(whole) > 0.2 * len(found)
+    new = {tuple(t for t in after[row] if t not in before[row]) for row in found}
+    assert len(new) > 40  # sequences of many lengths and orders
+
+
+def test_what_is_inserted_does_not_depend_on_the_labels() -> None:
+    given = batch()
+    first, second = (
+        views(given, found=[(0, [500]), (1, [600])], labels=torch.full((600,), label)).student for label in (0, 1)
+    )
+    assert words(first) == words(second)
+
+
+def test_the_generator_alone_decides_and_the_texts_given_stay() -> None:
+    given = batch()
+    before = words(given)
+    one, same, other = (words(views(given, seed=seed).student) for seed in (3, 3, 4))
+    assert one == same
+    assert one != other
+    assert words(given) == before
+
+
+def test_nothing_changes_where_nothing_should() -> None:
+    given = batch()
+    assert words(views(given, changed=0.0).student) == words(given)
+    plain = modality().views(given, torch.zeros(600), ViewSettings(), None)  # type: ignore[arg-type]
+    assert plain.student is plain.teacher is given
+
+
+def test_a_text_is_never_longer_than_the_longest() -> None:
+    lengths = [len(text) for text in words(views(batch(), max_length=16).student)]
+    assert max(lengths) == 16
+
+
+def test_without_a_mask_the_width_stays() -> None:
+    given = batch(with_mask=False)
+    seen = views(given).student
+    assert isinstance(seen, Tensor)
+    assert seen.shape == (600, 14)
+    assert (seen != given).any()
+
+
+def test_texts_are_gathered_as_wide_as_the_longest() -> None:
+    given = batch()
+    assert isinstance(given, dict)
+    few = given["attention_mask"].sum(1).argsort()[:5]
+    gathered = modality().gather(given, few, NO_AUGMENTATION, 0)
+    assert isinstance(gathered, dict)
+    assert gathered["input_ids"].shape == (5, int(given["attention_mask"][few].sum(1).max()))
