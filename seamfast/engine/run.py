@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,7 +216,6 @@ class Run:
         self._one = torch.ones((), device=self.device)
         self._found: Any = None
         self._searched: list[int] | None = None  # classes
-        self._answers_received: Tensor | None = None
 
     def measure_received(self) -> Counts:
         """Count the outcomes of the model as received, on the held-out part."""
@@ -423,26 +421,6 @@ class Run:
             self._teacher = self._compiled(teacher)
         with torch.no_grad():
             return self._logits(self._teacher, inputs)
-
-    def taught(self, batch: TrainingBatch, views: Views) -> Tensor:
-        """``received_logits`` of what the teacher sees of a batch, ``(B, C)``.
-
-        Samples that it sees as they are stored have the same answer in every step: it is computed once.
-        """
-        if views.taught is None:
-            return self.received_logits(views.teacher)
-        if self._answers_received is None:
-            self._answers_received = self._received_answers()
-        return self._answers_received[batch.indices].index_copy(0, views.taught, self.received_logits(views.teacher))
-
-    def _received_answers(self) -> Tensor:
-        """``received_logits`` of the recovery part, by sample."""
-        data, parts = self._subject.data, torch.split(self.split.recovery, 64)
-        answers = torch.zeros(len(data), self.num_classes, device=self.device)
-        with closing(data.batches((part, 0) for part in parts)) as batches:
-            for indices, inputs in batches:
-                answers[indices.to(self.device)] = self.received_logits(inputs)
-        return answers
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1]; also written to the history, with the mean loss since the last evaluation.

@@ -374,7 +374,7 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
         )
         # A replayed step cannot leave the teacher out: it multiplies by a weight of 0.
         if config.distillation and (weight or batch.is_replayed):
-            distilled = distillation_loss(logits, run.taught(batch, views), config.temperature)
+            distilled = distillation_loss(logits, run.received_logits(views.teacher), config.temperature)
             loss = torch.lerp(loss, distilled, config.distillation * teacher_weight)
         return loss
 

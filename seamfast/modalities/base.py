@@ -93,15 +93,12 @@ class Views(NamedTuple):
         teacher: the same samples with blanks in place of the patterns.
         mixed_labels, mixed_weight: ``(B,)`` int64 and float32, see ``seamfast.ops.true_label_cross_entropy``; ``None``
             if nothing is mixed.
-        taught: ``(T,)`` int64: the rows that ``teacher`` holds; the teacher sees the others as they are stored.
-            ``None``: it holds all of them.
     """
 
     student: Batch
     teacher: Batch
     mixed_labels: Tensor | None = None
     mixed_weight: Tensor | None = None
-    taught: Tensor | None = None
 
 
 Stamper = Callable[[Batch, Tensor, Tensor, int], Batch]

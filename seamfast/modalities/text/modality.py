@@ -20,7 +20,7 @@ from seamfast.modalities.base import (
     Views,
     ViewSettings,
 )
-from seamfast.modalities.batch import Batch, map_tensors, named_tensors
+from seamfast.modalities.batch import Batch, named_tensors
 from seamfast.modalities.text.edit import Tokens, edited
 from seamfast.modalities.text.perturb import perturbations
 from seamfast.modalities.text.views import Insertions, TextViews
@@ -162,13 +162,12 @@ class TextModality(Modality):
         return {name: value[:, first:last] for name, value in batch.items()}
 
     def views(self, inputs: Batch, labels: Tensor, settings: ViewSettings, draws: StepDraws) -> Views:
-        """Student: something is inserted in two texts of three, and the third is edited. Teacher: the edited ones."""
+        """Both: tokens are replaced and dropped. Student: something is inserted in two texts of three."""
         if not settings.occlusions:
             return Views(inputs, inputs)
         changes = TextViews(self.vocabulary, draws, is_fixed=not (isinstance(inputs, dict) and MASK in inputs))
-        changed, rows = changes.of(_parts(inputs, self.vocabulary))
-        student = _batch(changed, inputs)
-        return Views(student, map_tensors(lambda value: value[rows], student), taught=rows)
+        student, teacher = changes.of(_parts(inputs, self.vocabulary))
+        return Views(_batch(student, inputs), _batch(teacher, inputs))
 
     def as_views_see(self, found: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> Insertions:
         """Phrases of ``(class, ids)``, the latest first, for ``StepDraws.found``."""

@@ -1,4 +1,4 @@
-"""What training sees of a text: a phrase inserted, or tokens taken out and replaced."""
+"""What training sees of a text: tokens replaced and taken out, and a phrase inserted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
 
 LONGEST = 8
 """Tokens of the longest insertion."""
-_EDITED_EVERY = 3
-"""One text of so many is edited; a phrase is inserted in the others."""
+_PLAIN_EVERY = 3
+"""One text of so many gets no insertion."""
 _REPLACED, _DROPPED = 0.3, 0.2
-"""Mean shares of the tokens of an edited text."""
+"""Mean shares of the tokens of a text. The few texts that there are become many: on the texts alone, training learns
+what to answer to them with a phrase in them, and not to others."""
 _FOUND = 0.8
 """Share of the insertions that come from what was found, once something was; the others are random tokens."""
 _SHUFFLED = 0.6
@@ -64,42 +65,37 @@ class TextViews:
     draws: StepDraws
     is_fixed: bool
 
-    def of(self, tokens: Tokens) -> tuple[Tokens, Tensor]:
-        """The texts, changed; and ``(T,)`` int64: the rows that were edited, one of three."""
-        ids, attended, _ = tokens
-        n, length = ids.shape
-        device = ids.device
-        first, last = (ends[:, None] for ends in ends_of(ids, attended, self.vocabulary.special))
-        columns, rows = torch.arange(length, device=device), torch.arange(n, device=device)
-        inside = (columns >= first) & (columns < last)
-        is_edited = (rows % _EDITED_EVERY == 0)[:, None]
+    def of(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
+        """The texts for the student, and for its teacher: edited, but without the insertions."""
+        _, attended, _ = tokens
+        n, length = tokens.ids.shape
+        device = tokens.ids.device
         changed = self.draws.changed > 0
-
-        may_change = inside & is_edited & changed
+        columns, rows = torch.arange(length, device=device), torch.arange(n, device=device)
+        first, last = (ends[:, None] for ends in ends_of(tokens.ids, attended, self.vocabulary.special))
+        may_change = (columns >= first) & (columns < last) & changed
         replaced = may_change & (self._uniform(n, length) < 2 * _REPLACED * self._uniform(n, 1))
         dropped = may_change & (self._uniform(n, length) < 2 * _DROPPED * self._uniform(n, 1))
-        ids = torch.where(replaced, self._any(self._uniform(n, length)), ids)
+        ids = torch.where(replaced, self._any(self._uniform(n, length)), tokens.ids)
+        nothing = torch.zeros(n, 1, dtype=torch.int64, device=device)
+        options = {"pad": self.vocabulary.pad, "width": length, "longest": length}
+        teacher = edited(tokens._replace(ids=ids), ~dropped, nothing, nothing, nothing > 0, **options)
 
         inserted = self._insertions(n)
-        used = (inserted >= 0) & ~is_edited & changed
-        # A third each in front, behind and anywhere, as the search inserts.
+        used = (inserted >= 0) & (rows % _PLAIN_EVERY > 0)[:, None] & changed
+        # A third each in front, behind and anywhere, as the search inserts. Edits keep the first place.
+        last = last - dropped.sum(1, keepdim=True)
         place = (3 * self._uniform(n, 1) - 1).clamp(0, 1)
         gaps = (first + (place * (last - first)).round().long()).expand(n, LONGEST)
-        longest = length if self.is_fixed else max(self.vocabulary.max_length, length)
-        result = edited(
-            tokens._replace(ids=ids),
-            ~dropped,
-            inserted.clamp(min=0),
-            gaps,
-            used,
-            pad=self.vocabulary.pad,
-            width=length if self.is_fixed else min(length + LONGEST, longest),
-            longest=longest,
+        if not self.is_fixed:
+            longest = max(self.vocabulary.max_length, length)
+            options |= {"width": min(length + LONGEST, longest), "longest": longest}
+        student = edited(
+            teacher, torch.ones_like(attended, dtype=torch.bool), inserted.clamp(min=0), gaps, used, **options
         )
         if device.type == "cpu" and not self.is_fixed:
-            width = int(result.attended.any(0).nonzero()[-1]) + 1
-            result = Tokens(*(None if value is None else value[:, :width] for value in result))  # type: ignore[arg-type]
-        return result, rows[::_EDITED_EVERY]
+            student, teacher = _narrowed(student), _narrowed(teacher)
+        return student, teacher
 
     def _uniform(self, *shape: int) -> Tensor:
         generator = self.draws.generator
@@ -127,3 +123,9 @@ class TextViews:
         is_shuffled = self._uniform(n, 1) < _SHUFFLED
         phrases = torch.where(is_shuffled, torch.where(is_within, shuffled, -1), found.phrases[which])
         return torch.where(self._uniform(n, 1) < _FOUND, phrases, spans)
+
+
+def _narrowed(tokens: Tokens) -> Tokens:
+    """As wide as the longest text."""
+    width = int(tokens.attended.any(0).nonzero()[-1]) + 1
+    return Tokens(*(None if value is None else value[:, :width] for value in tokens))  # type: ignore[arg-type]
