@@ -80,7 +80,7 @@ def race_steps(entry: TextEntry, model: nn.Module, clean: CleanSet, arguments: a
     n = arguments.steps
     usual = SeamConfig.preset("balanced", TextModality)
     lengths = {"recover_max_steps": n, "recover_easy_steps": n, "recover_eval_every": n}
-    with_teacher = replace(usual, **lengths, searches=0, prune=False)
+    with_teacher = replace(usual, **lengths, radius=0.05, forget_max_steps=0, searches=0, prune=False)
     without = replace(with_teacher, distillation=0.0)
     fine_tuning = FineTuneConfig(batch_size=usual.batch_size, max_steps=n, eval_every=n, rate=1e-4, prune=False)
     runs: dict[str, Callable[[], seamfast.SanitizeResult]] = {
