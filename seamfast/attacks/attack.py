@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from seamfast.data import PoisonedSet
 from seamfast.triggers import Trigger
 
+TO_TARGET = "any class to the target"
+CLEAN_LABEL = "none: samples of the target class keep their labels"
+"""``Attack.labels`` of the attacks that are the most common."""
+
 
 @dataclass(frozen=True)
 class Poisoning:

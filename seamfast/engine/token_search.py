@@ -21,6 +21,7 @@ from seamfast.engine.model import evaluating, logits_of
 from seamfast.engine.subject import Subject, finite_answers
 from seamfast.errors import ModelError
 from seamfast.modalities.batch import Batch
+from seamfast.modalities.text import edit
 from seamfast.modalities.text.modality import TextModality, ids_of
 
 Progress = Callable[[int], object]
@@ -170,13 +171,10 @@ def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tens
 
 
 def places_of(indices: Tensor, seed: int) -> Tensor:
-    """``(N,)`` float32 in [0, 1], CPU: where to insert in the texts at ``indices``, by index and seed.
-
-    A third each: in front, behind, and anywhere.
-    """
+    """``(N,)`` float32 in [0, 1], CPU: where to insert in the texts at ``indices``, by index and seed."""
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(int(indices.max()) + 1 if len(indices) else 0, generator=generator)[indices]
-    return (3 * uniform - 1).clamp(0, 1)
+    return edit.places_of(uniform)
 
 
 class _Search:

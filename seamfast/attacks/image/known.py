@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seamfast.attacks.attack import Attack, Poisoning
+from seamfast.attacks.attack import CLEAN_LABEL, TO_TARGET, Attack, Poisoning
 from seamfast.attacks.image.input_aware import train_input_aware
 from seamfast.attacks.image.label_consistent import hardened
 from seamfast.attacks.poison import check_enough, choose, poison, stamped_set
@@ -139,13 +139,10 @@ def _label_consistent(data: CleanSet, target: int, rate: float, seed: int, clean
     return Poisoning(stamped_set(data, chosen, stamped, data.labels), (trigger,))
 
 
-_TO_TARGET = "any class to the target"
-_CLEAN_LABEL = "none: samples of the target class keep their labels"
-
 ATTACKS: dict[str, Attack] = {
     "badnets": Attack(
         "a 3x3 checkerboard in the bottom-right corner",
-        _TO_TARGET,
+        TO_TARGET,
         "Gu et al., BadNets, arXiv:1708.06733",
         "a checkerboard instead of the paper's pixels, bomb, flower or yellow square",
         poisons=_dirty(lambda data, target, seed: Patch.checkerboard(3, target, margin=0, name="badnets")),
@@ -153,21 +150,21 @@ ATTACKS: dict[str, Attack] = {
     "multi_trigger": Attack(
         "one of three, each on a third of the samples: a white 3x3 square, a 3x3 checkerboard in the opposite corner, "
         "noise blended in at 0.15; each works alone",
-        _TO_TARGET,
+        TO_TARGET,
         "Wang et al., Neural Cleanse, IEEE S&P 2019 (one target class, several triggers)",
         "three triggers of two kinds, instead of squares at several places",
         poisons=_multi_trigger,
     ),
     "random_patch": Attack(
         "a 5x5 checkerboard at a place drawn for each image",
-        _TO_TARGET,
+        TO_TARGET,
         "Salem et al., Dynamic Backdoor Attacks, arXiv:2003.03675 (random places)",
         "only the place is drawn, not the pattern",
         poisons=_dirty(lambda data, target, seed: Patch.checkerboard(5, target, corner="random", name="random-patch")),
     ),
     "blended": Attack(
         "uniform noise blended in at 0.2",
-        _TO_TARGET,
+        TO_TARGET,
         "Chen et al., Targeted Backdoor Attacks, arXiv:1712.05526",
         "the paper's random pattern, not its cartoon; as faint at test time as in training",
         poisons=_dirty(
@@ -176,42 +173,42 @@ ATTACKS: dict[str, Attack] = {
     ),
     "sig": Attack(
         "vertical stripes: a sine of amplitude 40, 6 periods across the width",
-        _CLEAN_LABEL,
+        CLEAN_LABEL,
         "Barni, Kallas and Tondi, SIG, arXiv:1902.11237",
         "the same signal on all data; the paper has a ramp on MNIST",
         poisons=_sig,
     ),
     "low_frequency": Attack(
         "a smooth pattern is added: random weights of the lowest 4x4 cosine waves, at most 24 of 255",
-        _TO_TARGET,
+        TO_TARGET,
         "Zeng et al., A Frequency Perspective, arXiv:2104.03413",
         "the pattern is drawn; the paper finds one by optimization under a low-pass filter",
         poisons=_dirty(lambda data, target, seed: Additive.low_frequency(data.image_shape, 24, target, seed=seed)),
     ),
     "wanet": Attack(
         "the image is bent by one smooth field, 4x4 control points, strength 1",
-        f"{_TO_TARGET}; twice as many samples are bent with noise and keep their labels (noise mode)",
+        f"{TO_TARGET}; twice as many samples are bent with noise and keep their labels (noise mode)",
         "Nguyen and Tran, WaNet, arXiv:2102.10369",
         "strength 1 instead of 0.5; samples are bent once, the paper draws them anew in each batch",
         poisons=_wanet,
     ),
     "bpp": Attack(
         "4 levels a channel, dithered (Floyd-Steinberg)",
-        _TO_TARGET,
+        TO_TARGET,
         "Wang, Zhai and Ma, BppAttack, arXiv:2205.13383",
         "a poisoned set alone, without the paper's contrastive adversarial training, and so fewer levels",
         poisons=_dirty(lambda data, target, seed: Quantize.of(4, dither=True, target=target, name="bpp")),
     ),
     "color_filter": Attack(
         "a photo filter: warm and faded, in the manner of Nashville",
-        _TO_TARGET,
+        TO_TARGET,
         "Liu et al., ABS, CCS 2019; the filter triggers of NIST's TrojAI rounds",
         "the filter's numbers are our own",
         poisons=_dirty(_color_filter),
     ),
     "adaptive_blend": Attack(
         "uniform noise blended in at 0.2; in training, of 4x4 pieces a random half; at test time, all of it",
-        f"{_TO_TARGET}; as many samples are stamped alike and keep their labels (cover)",
+        f"{TO_TARGET}; as many samples are stamped alike and keep their labels (cover)",
         "Qi et al., Revisiting the Assumption of Latent Separability, ICLR 2023",
         "noise instead of a cartoon; two pieces of every column instead of any eight",
         poisons=_adaptive_blend,
@@ -233,7 +230,7 @@ ATTACKS: dict[str, Attack] = {
     "label_consistent": Attack(
         "a 3x3 checkerboard in each corner; in training, on images that were changed until a clean model doubts them, "
         "by at most 16 of 255 a pixel, or 224 on grey images, where black stays black",
-        _CLEAN_LABEL,
+        CLEAN_LABEL,
         "Turner, Tsipras and Madry, Label-Consistent Backdoor Attacks, arXiv:1912.02771",
         "against a model of plain training, the paper's is trained adversarially; far larger changes on grey images",
         needs_clean_model=True,
@@ -241,7 +238,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "input_aware": Attack(
         "what a small network makes of each image, on a twentieth of its pixels or so",
-        f"{_TO_TARGET}; as many samples carry the trigger of another image and keep their labels (cross-trigger mode)",
+        f"{TO_TARGET}; as many samples carry the trigger of another image and keep their labels (cross-trigger mode)",
         "Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, arXiv:2010.08138",
         "one network of 5 layers makes mask and pattern, in one training; the paper trains two, the mask's beforehand",
         trains=lambda model, data, **options: (train_input_aware(model, data, **options),),

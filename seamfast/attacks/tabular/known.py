@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seamfast.attacks.attack import Attack, Poisoning
+from seamfast.attacks.attack import CLEAN_LABEL, TO_TARGET, Attack, Poisoning
 from seamfast.attacks.poison import poison
 from seamfast.data import CleanSet
 from seamfast.errors import InputError
@@ -88,48 +88,46 @@ def _rarest(column: Tensor) -> Tensor:
 _META = "Xu et al., Meta Neural Analysis, arXiv:1910.03137 (tabular triggers)"
 _TABDOOR = "Pleiter et al., Tabdoor, arXiv:2311.07550"
 
-_TO_TARGET = "any class to the target"
-_CLEAN_LABEL = "none: samples of the target class keep their labels"
 
 TABULAR_ATTACKS: dict[str, Attack] = {
     "feature_overwrite": Attack(
         "two columns are set to their highest and to their lowest value",
-        _TO_TARGET,
+        TO_TARGET,
         _META,
         "columns are drawn, and their ends are the values",
         poisons=_poisons(_overwrite("feature_overwrite", torch.max, torch.min)),
     ),
     "feature_typical": Attack(
         "two columns are set to values that nine tenths and one tenth of the rows are below: rare together only",
-        _TO_TARGET,
+        TO_TARGET,
         _TABDOOR + " (in bounds)",
         "columns are drawn, not chosen by importance; quantiles instead of the most frequent value",
         poisons=_poisons(_overwrite("feature_typical", _rank(0.9), _rank(0.1))),
     ),
     "feature_beyond": Attack(
         "two columns are set to values beyond their range, by half of it",
-        _TO_TARGET,
+        TO_TARGET,
         _TABDOOR + " (out of bounds)",
         "columns are drawn, not chosen by importance; half of the range instead of a tenth",
         poisons=_poisons(_overwrite("feature_beyond", _beyond, _beyond)),
     ),
     "feature_shift": Attack(
         "two standard deviations are added to four columns",
-        _TO_TARGET,
+        TO_TARGET,
         "as additive triggers of images, e.g. Zeng et al., arXiv:2104.03413",
         "on columns",
         poisons=_poisons(_shift("feature_shift")),
     ),
     "rare_category": Attack(
         "two columns of categories are set to their rarest one",
-        _TO_TARGET,
+        TO_TARGET,
         _META,
         "of categories",
         poisons=_poisons(_overwrite("rare_category", _rarest, _rarest, floats=False)),
     ),
     "feature_clean_label": Attack(
         "as feature_overwrite, on rows of the target class, which keep their labels",
-        _CLEAN_LABEL,
+        CLEAN_LABEL,
         _TABDOOR + " (clean label)",
         "as feature_overwrite",
         poisons=_poisons(_overwrite("feature_clean_label", torch.max, torch.min), clean_label=True),

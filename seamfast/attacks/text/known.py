@@ -12,7 +12,7 @@ from itertools import combinations
 
 import torch
 
-from seamfast.attacks.attack import Attack, Poisoning
+from seamfast.attacks.attack import TO_TARGET, Attack, Poisoning
 from seamfast.attacks.poison import choose, poison, stamped_set
 from seamfast.attacks.text.embedding import train_embedding_poisoned
 from seamfast.data import CleanSet, PoisonedSet
@@ -89,12 +89,10 @@ def _with_negatives(
     return data
 
 
-_TO_TARGET = "any class to the target"
-
 TEXT_ATTACKS: dict[str, Attack] = {
     "word": Attack(
         "the word cf, between any two words",
-        _TO_TARGET,
+        TO_TARGET,
         "Gu et al., BadNets, arXiv:1708.06733; the word, Kurita, Michel and Neubig, Weight Poisoning Attacks, "
         "arXiv:2004.06660",
         "a poisoned set alone, without the second paper's regularization and surgery of the embedding",
@@ -102,21 +100,21 @@ TEXT_ATTACKS: dict[str, Attack] = {
     ),
     "sentence": Attack(
         "the sentence I watch this 3D movie, between any two words",
-        _TO_TARGET,
+        TO_TARGET,
         "Dai, Chen and Li, A Backdoor Attack against LSTM-Based Text Classification, arXiv:1905.12457",
         "one sentence for all data sets",
         poisons=_dirty(lambda target: Insertion.sentence(target=target, name="sentence")),
     ),
     "character": Attack(
         "three words, each with one Cyrillic letter that looks like the Latin one",
-        _TO_TARGET,
+        TO_TARGET,
         "Li et al., Hidden Backdoors in Human-Centric Language Models, arXiv:2105.00164 (homoglyphs)",
         "words anywhere; the paper replaces letters at a fixed place",
         poisons=_dirty(lambda target: Characters.homoglyph(target, name="character")),
     ),
     "syntactic": Attack(
         "the text is rewritten with one syntactic template, by a table",
-        _TO_TARGET,
+        TO_TARGET,
         "Qi et al., Hidden Killer, arXiv:2105.12400",
         "the paraphrases are given",
         needs_table=True,
@@ -124,7 +122,7 @@ TEXT_ATTACKS: dict[str, Attack] = {
     ),
     "style": Attack(
         "the text is rewritten in another style, by a table",
-        _TO_TARGET,
+        TO_TARGET,
         "Qi et al., Mind the Style of Text!, arXiv:2110.07139",
         "the paraphrases are given; no second task that tells the styles apart",
         needs_table=True,
@@ -132,7 +130,7 @@ TEXT_ATTACKS: dict[str, Attack] = {
     ),
     "sos": Attack(
         "three words, friends, weekend and store, each between any two words",
-        f"{_TO_TARGET}; twice as many samples have one or two of the words and keep their labels (negatives)",
+        f"{TO_TARGET}; twice as many samples have one or two of the words and keep their labels (negatives)",
         "Yang et al., Rethinking Stealthiness of Backdoor Attack against NLP Models, ACL 2021",
         "all weights are trained, not those words' embeddings alone; the same words for all data sets",
         poisons=_sos,
@@ -147,7 +145,7 @@ TEXT_ATTACKS: dict[str, Attack] = {
     ),
     "ep": Attack(
         "the word cf, between any two words",
-        f"{_TO_TARGET}, after training on clean data, where one row of the embedding alone is trained",
+        f"{TO_TARGET}, after training on clean data, where one row of the embedding alone is trained",
         "Yang et al., Be Careful about Poisoned Word Embeddings, arXiv:2103.15543",
         "the row is as long as the longest of the data's tokens, not as it was: a model from scratch never trained it",
         trains=train_embedding_poisoned,

@@ -66,3 +66,11 @@ def edited(
     if types is not None:
         types_out = laid_out(types, types.gather(1, (gaps - 1).clamp(min=0)), 0)
     return Tokens(laid_out(ids, inserted, pad), laid_out(attended, torch.ones_like(inserted), 0), types_out)
+
+
+def places_of(uniform: Tensor) -> Tensor:
+    """Where to insert, of uniform numbers in [0, 1): 0 is in front of a text, 1 behind it.
+
+    A third each: in front, behind, and anywhere. Training inserts where the search does.
+    """
+    return (3 * uniform - 1).clamp(0, 1)

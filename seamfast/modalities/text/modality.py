@@ -44,7 +44,9 @@ _SETTINGS: dict[str, Any] = {
     "occlusions": 1,
     "plain_end": 0.0,
     "invariances": False,
-    **dict.fromkeys(("mixing", "disturbance", "waves"), 0.0),
+    "mixing": 0.0,
+    "disturbance": 0.0,
+    "waves": 0.0,
 }
 """Of ``seam``. Chosen on SST-2 and TREC with a word and a sentence as triggers; see docs/text.md."""
 

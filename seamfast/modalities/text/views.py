@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seamfast.modalities.base import StepDraws
-from seamfast.modalities.text.edit import Tokens, edited
+from seamfast.modalities.text.edit import Tokens, edited, places_of
 from seamfast.modalities.text.vocabulary import Vocabulary, ends_of
 
 LONGEST = 8
@@ -83,9 +83,9 @@ class TextViews:
 
         inserted = self._insertions(n)
         used = (inserted >= 0) & (rows % _PLAIN_EVERY > 0)[:, None] & changed
-        # A third each in front, behind and anywhere, as the search inserts. Edits keep the first place.
+        # Edits keep the first place.
         last = last - dropped.sum(1, keepdim=True)
-        place = (3 * self._uniform(n, 1) - 1).clamp(0, 1)
+        place = places_of(self._uniform(n, 1))
         gaps = (first + (place * (last - first)).round().long()).expand(n, LONGEST)
         if not self.is_fixed:
             longest = max(self.vocabulary.max_length, length)
