@@ -110,6 +110,8 @@ DEVELOPMENT = (
     ("sst2", "text_transformer", "sentence"),
     ("trec", "bilstm", "word"),
     ("trec", "bilstm", "sentence"),
+    ("trec", "text_cnn", "word"),
+    ("trec", "text_cnn", "sentence"),
 )
 """Data set, architecture and attack of the models on which settings are chosen."""
 

@@ -134,6 +134,7 @@ class RunRecord:
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
                     "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
                     "pruned": self._pruned(),
+                    **self._outlying(),
                     **self._searched(),
                     "stepped": dict(ledger.stepped),
                     "n_attempts": run.attempt + 1,
@@ -236,6 +237,13 @@ class RunRecord:
     def _pruned(self) -> list[dict[str, Any]]:
         """Of the returned model."""
         return [] if self.stopped else [asdict(part) for part in self.run.ledger.pruned]
+
+    def _outlying(self) -> dict[str, Any]:
+        """Of texts, the tokens that were held because their rows stand out."""
+        ledger, modality = self.run.ledger, self.subject.data.modality
+        if not isinstance(modality, TextModality):
+            return {}
+        return {"outlying": [modality.vocabulary.text_of([id]) for id in ledger.outlying]}
 
     def _searched(self) -> dict[str, Any]:
         """Where there was a search, its findings."""

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,9 +23,10 @@ from seamfast.engine.host import seeded
 from seamfast.engine.model import WorkingCopy, logits_of
 from seamfast.engine.optimizer import Optimizer
 from seamfast.engine.precision import Precision
-from seamfast.engine.pruning import held_within, parts_of
+from seamfast.engine.pruning import Group, held_within, parts_of
 from seamfast.engine.step import BatchPlan, Loss, Stepper, TrainingBatch, TrainingStep, stepper
 from seamfast.engine.subject import Subject
+from seamfast.engine.token_rows import surplus_of_rows
 from seamfast.engine.token_search import FoundPhrase, SearchSettings, search_phrases, size_of
 from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, TextModality, Views, ViewSettings
 
@@ -39,9 +40,18 @@ _MOST_LOST_BY_PRUNING = 0.003
 _FEWEST_WATCHED = 256
 """An accuracy near chance is measured to about 2 points with this many samples."""
 
+_CALIBRATED_ON = 512
+"""Views that tell how the received model's answers to changed samples fall on the classes."""
+
+_INSERTED_FROM, _MOST_INSERTED = 4.0, 64
+"""Tokens whose rows have this surplus or more are inserted in training; see ``surplus_of_rows``."""
+_HELD_FROM, _MOST_HELD = 6.0, 32
+"""Of those that no clean text has, rows of this surplus or more are held."""
+_ANY_CLASS = -1
+
 _SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, stops_early=False, natural=2.0)
-_LEAST_RATE = 0.3
-"""Share of the samples that a phrase moves; what moves fewer is not trained against."""
+_LEAST_RATE = 0.6
+"""Share of the samples that a phrase moves; what moves fewer is not trained against: such are words of the task."""
 _MOST_OF_LENGTH, _MOST_FOUND = 3, 128
 """Phrases that one search adds for a class and a length, and phrases in all."""
 _SIZE_FACTOR, _SIZE_MARGIN = 1.2, 0.1
@@ -122,6 +132,8 @@ class Ledger:
         share_taken: by phase, in its last attempt: 1, or the share of its steps after which the time budget cut it
             short. A method that ends a phase early does not cut it short.
         pruned: what ``prune_unused`` held.
+        outlying: ids of the tokens that clean texts lack and whose rows, as received, are much larger than those of
+            other such tokens, by falling surplus.
         found: phrases that searches found, the latest first.
         n_searches, search_seconds: of the searches.
     """
@@ -134,6 +146,7 @@ class Ledger:
     time_ran_out: bool = False
     share_taken: dict[str, float] = field(default_factory=dict)
     pruned: list[Pruned] = field(default_factory=list)
+    outlying: list[int] = field(default_factory=list)
     found: list[FoundPhrase] = field(default_factory=list)
     n_searches: int = 0
     search_seconds: float = 0.0
@@ -214,6 +227,7 @@ class Run:
         self._right_as_received: Tensor | None = None
         self._n_right: int | None = None  # of those that augmentations are tried on
         self._one = torch.ones((), device=self.device)
+        self._suspects: list[int] = []  # tokens
         self._found: Any = None
         self._searched: list[int] | None = None  # classes
 
@@ -222,6 +236,7 @@ class Run:
         counts = self.count()
         self.accuracy_received = counts.accuracy
         self._right_as_received = counts.correct
+        self._compare_rows()
         return counts
 
     # The methods below are in the order in which a method calls them.
@@ -369,6 +384,35 @@ class Run:
         )
         return self._subject.data.modality.views(batch.inputs, batch.labels, settings, draws)
 
+    def received_offsets(self, settings: ViewSettings) -> Tensor:
+        """``(C,)`` float32 to add to ``received_logits``: then the answers to samples as the teacher sees them fall on
+        the classes as the labels do, on average.
+
+        To samples that are changed, a model with a backdoor gives its class more often. 512 views of recovery samples
+        are looked at.
+        """
+        order = torch.randperm(len(self.split.recovery), generator=torch.Generator().manual_seed(self.seed))
+        n_repeats = -(-_CALIBRATED_ON // len(order))
+        indices = self.split.recovery[order].repeat(n_repeats)[:_CALIBRATED_ON]
+        modality, data = self._subject.data.modality, self._subject.data
+        generator = torch.Generator(device=self.device).manual_seed(self._stream_seed("offsets"))
+        logits = []
+        for number, part in enumerate(torch.split(indices, self._batch_size)):
+            draws = StepDraws(
+                generator, self._stream_seed("offsets"), number, changed=self._one, disturbed=0 * self._one
+            )
+            on_device = part.to(data.storage_device)
+            views = modality.views(data.inputs(on_device), data.labels[on_device].to(self.device), settings, draws)
+            logits.append(self.received_logits(views.teacher))
+        # Every class counts one sample more: one without any has no logarithm.
+        n_each = self._subject.samples.labels[indices].bincount(minlength=self.num_classes) + 1
+        return offsets_of(torch.cat(logits).cpu(), n_each / n_each.sum()).to(self.device)
+
+    def insert_outlying(self) -> None:
+        """Have ``views`` insert tokens whose rows are larger than clean texts explain, where there are such."""
+        if self._suspects:
+            self._set_found()
+
     @property
     def can_search(self) -> bool:
         """Whether ``search`` can be called."""
@@ -380,8 +424,7 @@ class Run:
         The first search is of all classes; later ones are of those that it takes the fewest tokens to move samples to.
         Every model has such phrases, words of a class; those of a backdoor are shorter or move more.
         """
-        modality, ledger = self._subject.data.modality, self.ledger
-        assert isinstance(modality, TextModality)
+        ledger = self.ledger
         begin, known = self.clock.elapsed(), ledger.found
         with seeded(self.seed, self.device):
             found = search_phrases(
@@ -405,7 +448,7 @@ class Run:
         ledger.n_searches += 1
         ledger.search_seconds += self.clock.elapsed() - begin
         if ledger.found:
-            self._found = modality.as_views_see([(phrase.target, phrase.ids) for phrase in ledger.found], self.device)
+            self._set_found()
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy, computed in the run's precision."""
@@ -485,8 +528,7 @@ class Run:
         recovery = self.split.recovery[order]
         few, others = recovery[:_MOST_PRUNED_BY], torch.cat([recovery[_MOST_PRUNED_BY:], self.split.holdout])
         groups = parts_of(self._subject, few, others, self._used)
-        if self.can_search:  # tokens that few clean texts lack are words of the task; the search has looked at them
-            groups = [group for group in groups if group.kind != "rows"]
+        groups = [only for group in groups if (only := self._may_be_held(group)) is not None]
         before = self.final_counts = self.final_counts or self.count()
 
         def is_harmless() -> bool:
@@ -525,6 +567,41 @@ class Run:
                 precision=precision or Precision(channels_last=self.compute.precision.channels_last),
                 augmentation=augmentation,
             )
+
+    def _compare_rows(self) -> None:
+        """Find the tokens whose rows, as received, are larger than clean texts explain."""
+        data = self._subject.data
+        if not isinstance(data.modality, TextModality) or data.modality.table is None:
+            return
+        counts = torch.zeros(data.modality.vocabulary.size, dtype=torch.int64, device=self.device)
+        for part in torch.split(torch.cat([self.split.recovery, self.split.holdout]), 256):
+            counts += data.modality.counts(data.inputs(part.to(data.storage_device)))
+        table = self.model.get_submodule(data.modality.table).weight
+        assert isinstance(table, Tensor)
+        allowed = data.modality.vocabulary.insertable.to(self.device)
+        surplus = surplus_of_rows(table.detach(), counts, allowed[allowed < len(table)])
+        order = surplus.argsort(descending=True, stable=True)
+        self._suspects = order[surplus[order] >= _INSERTED_FROM][:_MOST_INSERTED].tolist()
+        self.ledger.outlying = order[(surplus[order] >= _HELD_FROM) & (counts[order] == 0)][:_MOST_HELD].tolist()
+
+    def _set_found(self) -> None:
+        modality = self._subject.data.modality
+        assert isinstance(modality, TextModality)
+        suspects = self._suspects
+        parts = [(_ANY_CLASS, suspects[i : i + _SEARCH.longest]) for i in range(0, len(suspects), _SEARCH.longest)]
+        found = [(phrase.target, phrase.ids) for phrase in self.ledger.found]
+        self._found = modality.as_views_see([*found, *parts], self.device)
+
+    def _may_be_held(self, group: Group) -> Group | None:
+        """Of the rows of tokens, those that stand out: clean texts are few, and most words of the task are in none."""
+        modality = self._subject.data.modality
+        if group.kind != "rows" or not isinstance(modality, TextModality) or modality.table is None:
+            return group
+        if group.layer != modality.table or not self.ledger.outlying:
+            return None
+        may = torch.zeros_like(group.effect, dtype=torch.bool)
+        may[self.ledger.outlying] = True
+        return replace(group, effect=torch.where(may, group.effect, math.inf))
 
     def _take(self, rate: float) -> None:
         """Take the next step, check its loss, and record it."""
@@ -585,3 +662,20 @@ def distillation_loss(logits: Tensor, received: Tensor, temperature: float) -> T
     wanted = F.log_softmax(received / temperature, 1)
     got = F.log_softmax(logits / temperature, 1)
     return temperature**2 * F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+
+
+def offsets_of(logits: Tensor, shares: Tensor, n_rounds: int = 200) -> Tensor:
+    """``(C,)`` offsets with ``softmax(logits + offsets, 1).mean(0) == shares``, of mean 0; all 0 without finite logits.
+
+    Args:
+        logits: ``(N, C)``.
+        shares: ``(C,)``, above 0, of sum 1.
+        n_rounds: of the iteration, in each of which the logarithm of what is missing is added.
+    """
+    logits = logits.double()
+    logits = logits[logits.isfinite().all(1)]
+    offsets = torch.zeros(logits.shape[1], dtype=torch.float64)
+    for _ in range(n_rounds if len(logits) else 0):
+        missing = shares.double().log() - F.softmax(logits + offsets, 1).mean(0).clamp(min=1e-12).log()
+        offsets += missing
+    return (offsets - offsets.mean()).float()

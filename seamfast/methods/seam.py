@@ -96,6 +96,8 @@ class SeamConfig(MethodConfig):
         dropout: whether PyTorch's dropout modules drop in recovery, whose steps are too few to train by it.
         distillation: greatest weight of the received model's answers against the true labels, in [0, 1].
         temperature: of the distillation, above 0.
+        calibration: part of the offsets of the teacher's logits that make its answers to the samples, as it sees them,
+            fall on the classes as the labels do, in [0, 1]: a backdoor draws changed samples to its class. 0: none.
         allowance: held-out accuracy that may be missing while the teacher's weight is 0, in [0, 1]. At most a third of
             what is missing at the first evaluation of recovery, which tells how hard the task is.
         margin: where this much more than the allowance is missing, or more, the teacher has all of its weight and
@@ -128,6 +130,7 @@ class SeamConfig(MethodConfig):
     dropout: bool = False
     distillation: float = 0.8
     temperature: float = 2.0
+    calibration: float = 0.0
     allowance: float = 0.02
     margin: float = 0.06
     mixing: float = field(default=1.0, metadata=OPTIONAL)
@@ -145,7 +148,16 @@ class SeamConfig(MethodConfig):
         self.check_each(("recover_eval_every",), 1, "an integer of at least 1")
         self.check_each(("forget_eval_every", "recover_max_steps", "recover_easy_steps"), 1, "an integer of at least 1")
         self.check("occlusions", 0 <= self.occlusions <= 64, "an integer in [0, 64]")
-        for name in ("distillation", "allowance", "margin", "mixing", "disturbance", "waves", "plain_end"):
+        for name in (
+            "distillation",
+            "calibration",
+            "allowance",
+            "margin",
+            "mixing",
+            "disturbance",
+            "waves",
+            "plain_end",
+        ):
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
         self.check("searches", self.searches >= 0, "an integer of at least 0")
         self.check("forget_growth", 1 <= self.forget_growth <= 2, "a number in [1, 2]")
@@ -365,6 +377,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
     weight = 1.0  # of the teacher
     # Written between steps, read within: the same; 1 while samples are changed, 0 at the plain end.
     teacher_weight, changed = torch.ones((), device=run.device), torch.ones((), device=run.device)
+    offsets = config.calibration * run.received_offsets(settings) if config.calibration else None
+    run.insert_outlying()
 
     def loss(batch: TrainingBatch) -> Tensor:
         views = run.views(batch, settings, changed=changed, disturbed=1 - teacher_weight)
@@ -374,7 +388,9 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
         )
         # A replayed step cannot leave the teacher out: it multiplies by a weight of 0.
         if config.distillation and (weight or batch.is_replayed):
-            distilled = distillation_loss(logits, run.received_logits(views.teacher), config.temperature)
+            wanted = run.received_logits(views.teacher)
+            wanted = wanted if offsets is None else wanted + offsets
+            distilled = distillation_loss(logits, wanted, config.temperature)
             loss = torch.lerp(loss, distilled, config.distillation * teacher_weight)
         return loss
 

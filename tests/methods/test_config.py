@@ -20,8 +20,8 @@ from seamfast.modalities import Modality
 CLASSES = [config for _, config in METHODS.values()]
 # Settings whose range the strategies below must keep; all others follow from their type.
 IN_UNIT = {
-    "accuracy_budget", "accuracy_limit", "allowance", "distillation", "disturbance", "margin", "mixing", "plain_end",
-    "waves",
+    "accuracy_budget", "accuracy_limit", "allowance", "calibration", "distillation", "disturbance", "margin", "mixing",
+    "plain_end", "waves",
 }  # fmt: skip
 BELOW_1 = {"momentum"}
 WITHIN_0_AND_1 = {"holdout_fraction", "forget_fraction", "recover_until"}
@@ -192,7 +192,16 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
     (SeamAuthorsConfig, "recover_until", [0, 1], [0.999, 1e-9], "a number in (0, 1)"),
     *(
         (SeamConfig, name, [-0.1, 1.1], [0, 1], "a number in [0, 1]")
-        for name in ("distillation", "allowance", "margin", "mixing", "disturbance", "waves", "plain_end")
+        for name in (
+            "distillation",
+            "calibration",
+            "allowance",
+            "margin",
+            "mixing",
+            "disturbance",
+            "waves",
+            "plain_end",
+        )  # fmt: skip
     ),
     (FineTuneConfig, "rate", [0, -1], [1e-9], POSITIVE),
     *((SuperFineTuneConfig, f"{name}_rate", [0], [1e-9], POSITIVE) for name in ("base", "forget", "recover")),

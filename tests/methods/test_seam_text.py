@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
-from seamfast import CleanSet, SeamConfig
+from seamfast import CleanSet, FineTuneConfig, SeamConfig
 from seamfast.attacks import TrainConfig, train
 from seamfast.engine.run import Run
 from seamfast.modalities import TextModality, Vocabulary
@@ -83,6 +84,14 @@ def cured(model: nn.Module, **changes: Any) -> seamfast.SanitizeResult:
     return seamfast.sanitize(model, clean, config=config, precision="fp32", threads=1, progress=False)
 
 
+def with_row_times(model: nn.Module, factor: float) -> nn.Module:
+    """The model with the row of the trigger at so many times the median size."""
+    changed = copy.deepcopy(model)
+    rows = changed.table.weight.data
+    rows[TRIGGER] *= factor * rows.norm(dim=1).median() / rows[TRIGGER].norm()
+    return changed
+
+
 def test_a_word_that_clean_texts_lack_is_found_and_unlearned(received: nn.Module) -> None:
     accuracy, asr = rates(received)
     assert asr > 0.95
@@ -93,13 +102,48 @@ def test_a_word_that_clean_texts_lack_is_found_and_unlearned(received: nn.Module
     searched = result.report["run"]["searched"]
     assert searched["n_searches"] == 8
     assert {"text": f"#{TRIGGER}", "target": 0} in [{k: p[k] for k in ("text", "target")} for p in searched["phrases"]]
-    assert not [part for part in result.report["run"]["pruned"] if part["kind"] == "rows"]
+
+
+def test_a_word_whose_row_is_as_small_as_any_is_found_by_the_search(received: nn.Module) -> None:
+    hidden = with_row_times(received, 1.0)
+    assert rates(hidden)[1] > 0.3
+    assert rates(cured(hidden).model)[1] < 0.05
     # It is the search that does it, and random insertions do a part of it.
     without_search, with_neither = (
-        rates(cured(received, searches=0, **changes).model)[1] for changes in ({}, {"occlusions": 0})
+        rates(cured(hidden, searches=0, **changes).model)[1] for changes in ({}, {"occlusions": 0})
     )
-    assert 0.1 < without_search < with_neither - 0.1
-    assert with_neither > 0.5
+    assert 0.1 < without_search < with_neither - 0.05
+
+
+def test_a_row_that_stands_out_is_held_and_its_token_is_named(received: nn.Module) -> None:
+    plain = {"searches": 0, "occlusions": 0, "recover_max_steps": 2, "recover_easy_steps": 2}
+    loud = with_row_times(received, 4.0)
+    seen = texts(400, 2)[0].flatten().unique()
+    with torch.no_grad():
+        loud.table.weight[int(seen[10])] *= 10  # clean texts have it
+    result = cured(loud, **plain)
+    assert result.report["run"]["outlying"] == [f"#{TRIGGER}"]
+    rows = [part for part in result.report["run"]["pruned"] if part["kind"] == "rows"]
+    assert [(part["layer"], part["n"], part["n_all"]) for part in rows] == [("table", 1, SIZE)]
+    row = result.model.table.weight[TRIGGER]
+    torch.testing.assert_close(row, result.model.table.weight[seen].mean(0))
+    assert rates(result.model)[1] < 0.1
+    assert rates(cured(loud, prune=False, **plain).model)[1] > 0.9
+    # Any method does it.
+    tuned = seamfast.sanitize(
+        loud, as_set(*texts(400, 2)), method="fine_tune", config=FineTuneConfig(max_steps=2), threads=1, progress=False
+    )
+    assert tuned.report["run"]["outlying"] == [f"#{TRIGGER}"]
+    assert rates(tuned.model)[1] < 0.1
+
+
+def test_tokens_whose_rows_stand_out_are_inserted(received: nn.Module) -> None:
+    # Without a search, and without holding: the row of the trigger is among those inserted, a hidden one is not.
+    inserted, hidden = (
+        rates(cured(with_row_times(received, factor), searches=0, prune=False).model)[1] for factor in (2.0, 1.0)
+    )
+    assert inserted < 0.05
+    assert hidden > 0.1
 
 
 def test_settings_are_those_for_texts(received: nn.Module) -> None:

@@ -40,6 +40,8 @@ _SETTINGS: dict[str, Any] = {
     "radius_limit": 0.2,
     "recover_rate": 0.15,
     "distillation": 0.8,
+    # All of it would be too much: edited texts say less of their class than whole ones.
+    "calibration": 0.5,
     "margin": 0.0,
     "occlusions": 1,
     "plain_end": 0.0,
@@ -174,6 +176,11 @@ class TextModality(Modality):
     def as_views_see(self, found: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> Insertions:
         """Phrases of ``(class, ids)``, the latest first, for ``StepDraws.found``."""
         return Insertions.of(found, device)
+
+    def counts(self, inputs: Batch) -> Tensor:
+        """``(V,)`` int64: how often each token is in the texts."""
+        ids, attended, _ = _parts(inputs, self.vocabulary)
+        return ids[attended > 0].bincount(minlength=self.vocabulary.size)
 
     def presence(self, inputs: Batch) -> Tensor:
         """``(N, V)`` floats: 1 for each token that is in a text."""
