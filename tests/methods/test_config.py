@@ -201,7 +201,7 @@ RANGES: list[tuple[type[MethodConfig], str, list[Any], list[Any], str]] = [
             "disturbance",
             "waves",
             "plain_end",
-        )  # fmt: skip
+        )
     ),
     (FineTuneConfig, "rate", [0, -1], [1e-9], POSITIVE),
     *((SuperFineTuneConfig, f"{name}_rate", [0], [1e-9], POSITIVE) for name in ("base", "forget", "recover")),
