@@ -172,7 +172,7 @@ def test_a_radius_is_limited(received: nn.Module, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Run, "_take", recorded)
     short = {"recover_max_steps": 10, "recover_easy_steps": 10, "searches": 0}
     cured(received, radius_limit=1e-3, **short)
-    assert max(rates_taken) <= 0.15 * 1e-3
+    assert max(rates_taken) <= 0.1 * 1e-3
     rates_taken.clear()
     cured(received, radius_limit=None, **short)
     assert max(rates_taken) > 1e-3

@@ -38,7 +38,7 @@ _SETTINGS: dict[str, Any] = {
     # embeddings that is 1.6, which says nothing.
     "recover_from_forgotten": False,
     "radius_limit": 0.2,
-    "recover_rate": 0.15,
+    "recover_rate": 0.1,
     "distillation": 0.8,
     # All of it would be too much: edited texts say less of their class than whole ones.
     "calibration": 0.5,
