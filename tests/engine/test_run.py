@@ -15,7 +15,7 @@ from seamfast.data import split_by_class
 from seamfast.data.resident import Resident
 from seamfast.engine.model import WorkingCopy
 from seamfast.engine.optimizer import SGD
-from seamfast.engine.run import Clock, Run
+from seamfast.engine.run import Clock, Run, offsets_of
 from seamfast.engine.step import TrainingBatch
 from seamfast.engine.subject import Subject
 from seamfast.modalities import Augmentation
@@ -277,3 +277,15 @@ def test_counting_shifts_no_draw_of_a_model_that_draws_in_eval_mode(begin: Calla
 def test_the_samples_that_may_be_lost(n: int, budget: float, expected: int) -> None:
     """The budget's share, rounded down, but one where that is none and the budget is not 0."""
     assert n_lost_allowed(n, budget) == expected
+
+
+def test_offsets_make_the_mean_answers_those_wanted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(500, 3, generator=generator) + torch.tensor([3.0, 0.0, -2.0])
+    shares = torch.tensor([0.2, 0.3, 0.5])
+    offsets = offsets_of(logits, shares)
+    torch.testing.assert_close((logits + offsets).softmax(1).mean(0), shares, rtol=0, atol=1e-4)
+    assert abs(float(offsets.mean())) < 1e-6
+    bad = torch.cat([logits, torch.full((5, 3), torch.nan)])
+    torch.testing.assert_close(offsets_of(bad, shares), offsets)
+    assert offsets_of(bad[500:], shares).tolist() == [0.0, 0.0, 0.0]

@@ -146,6 +146,49 @@ def test_tokens_whose_rows_stand_out_are_inserted(received: nn.Module) -> None:
     assert hidden > 0.1
 
 
+class WithPlaces(Words):
+    """With a second table, of places, of which the texts reach ten."""
+
+    def __init__(self, words: nn.Module) -> None:
+        super().__init__()
+        self.load_state_dict(words.state_dict())
+        self.places = nn.Embedding(32, 32)
+        nn.init.zeros_(self.places.weight)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        places = self.places(torch.arange(input_ids.shape[1], device=input_ids.device))
+        mask = attention_mask[..., None].float()
+        out: Tensor = self.layers(((self.table(input_ids) + places) * mask).sum(1) / mask.sum(1))
+        return out
+
+
+def test_rows_of_unseen_tokens_that_do_not_stand_out_stay_and_those_of_places_too(received: nn.Module) -> None:
+    result = cured(WithPlaces(with_row_times(received, 1.0)), searches=0, recover_max_steps=2, recover_easy_steps=2)
+    assert result.report["run"]["outlying"] == []
+    assert not [part for part in result.report["run"]["pruned"] if part["kind"] == "rows"]
+
+
+def test_a_teacher_that_prefers_a_class_is_calibrated(received: nn.Module) -> None:
+    biased = copy.deepcopy(received)
+    with torch.no_grad():
+        biased.layers[2].bias[0] += 4.0
+    neutral = torch.randint(280, 370, (1500, 8), generator=torch.Generator().manual_seed(5))
+    half = torch.cat([texts(1500, 3)[0][:, :5], neutral[:, :4], torch.full((1500, 1), SEP)], 1)
+
+    def share_of_class_0(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float((model(half, torch.ones_like(half)).argmax(1) == 0).float().mean())
+
+    assert share_of_class_0(received) == pytest.approx(1 / 3, abs=0.1)
+    assert share_of_class_0(biased) > 0.5
+    shares = [
+        share_of_class_0(cured(biased, calibration=part, distillation=1.0, searches=0).model)
+        for part in (0.0, 0.5, 1.0)
+    ]
+    assert shares[0] > shares[1] + 0.02 > shares[2] + 0.04
+    assert shares[2] == pytest.approx(1 / 3, abs=0.1)
+
+
 def test_settings_are_those_for_texts(received: nn.Module) -> None:
     clean = as_set(*texts(400, 2))
     for preset in ("fast", "balanced"):
