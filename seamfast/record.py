@@ -55,6 +55,10 @@ _PRUNED = {
     "a backdoor can be in them",
     "layers": "no clean sample reaches the layer {layer}: set to 0, as a backdoor can be in it",
 }
+_PRUNED_TOKENS = (
+    "no clean text has the tokens {names}, of which the model learned more than of others that are as rare: {n} of "
+    "{n_all} rows of the embedding {layer} are set to the mean of the others, as a backdoor can be in them"
+)
 
 
 @dataclass
@@ -287,7 +291,13 @@ class RunRecord:
         if run.ledger.time_ran_out:
             steps = ", ".join(f"{k} {v}" for k, v in run.ledger.phase_steps.items())
             found.append(f"the time budget of {run.clock.budget_s:g} s cut the run short; steps taken: {steps}")
-        found += [_PRUNED[part["kind"]].format(**part) for part in self._pruned() if part["kind"] in _PRUNED]
+        tokens = self._outlying().get("outlying", [])
+        for part in self._pruned():
+            if part["kind"] == "rows" and tokens:
+                names = ", ".join(map(repr, tokens[:10])) + (", ..." if len(tokens) > 10 else "")
+                found.append(_PRUNED_TOKENS.format(names=names, **part))
+            elif part["kind"] in _PRUNED:
+                found.append(_PRUNED[part["kind"]].format(**part))
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)
             found.append(f"samples of kind {kind!r} cannot have {names}: left out, a weaker cure")

@@ -125,6 +125,10 @@ def test_a_row_that_stands_out_is_held_and_its_token_is_named(received: nn.Modul
     assert result.report["run"]["outlying"] == [f"#{TRIGGER}"]
     rows = [part for part in result.report["run"]["pruned"] if part["kind"] == "rows"]
     assert [(part["layer"], part["n"], part["n_all"]) for part in rows] == [("table", 1, SIZE)]
+    assert [text for text in result.report["warnings"] if "rows" in text] == [
+        f"no clean text has the tokens '#{TRIGGER}', of which the model learned more than of others that are as rare: "
+        f"1 of {SIZE} rows of the embedding table are set to the mean of the others, as a backdoor can be in them"
+    ]
     row = result.model.table.weight[TRIGGER]
     torch.testing.assert_close(row, result.model.table.weight[seen].mean(0))
     assert rates(result.model)[1] < 0.1
