@@ -256,6 +256,22 @@ MUTANTS = [
         "engine/test_token_search.py",
     ),
     Mutant(
+        "text-search-around-words-of-the-class",
+        "engine/token_search.py",
+        "search.bar(natural[target])\n                for _",
+        "search.bar(natural[target] & False)\n                for _",
+        "phrases around a token are made of words of the class",
+        "engine/test_token_search.py",
+    ),
+    Mutant(
+        "text-search-around-the-wrong-class",
+        "engine/token_search.py",
+        "sorted(begun.items(), key=lambda pair: -pair[1][1])",
+        "sorted(begun.items(), key=lambda pair: pair[1][1])",
+        "tokens are made longer for the class that they move least to",
+        "engine/test_token_search.py",
+    ),
+    Mutant(
         "text-search-tested-on-used",
         "audits/vocabulary.py",
         "order[n_used : n_used + _TESTED]",

@@ -125,7 +125,7 @@ def search_phrases(
     with evaluating(subject.model), _differentiable():
         answers, order = search.answered(indices)
         for target in range(subject.num_classes) if classes is None else classes:
-            others = order[(subject.samples.labels[order] != target) & (answers != target)][: settings.n_samples]
+            others = search.movable(target, answers, order)
             if not len(others):
                 advance(settings.longest)
                 continue
@@ -135,6 +135,48 @@ def search_phrases(
                 search.bar(natural[target])
             found += search.of_class(target, others, advance, out_of_time)
             found += search.near(target, others, [phrase.ids for phrase in known if phrase.target == target])
+    return sorted(found, key=lambda phrase: -phrase.rate)
+
+
+def search_around(
+    subject: Subject,
+    indices: Tensor,
+    tokens: Sequence[int],
+    *,
+    settings: SearchSettings = SearchSettings(),
+    seed: int = 0,
+) -> list[FoundPhrase]:
+    """Phrases of three to ``longest`` tokens around each of ``tokens``, that take most texts of other classes to one.
+
+    It finds what no search from single tokens does: a phrase of which no part moves texts, but one token of which is
+    suspect. Each token is made longer for all classes, then for the two, or one of two, that this takes texts to most.
+    Tokens that are in a text of a class, and more often than in others, are no candidates for it.
+
+    Args:
+        subject, indices, settings, seed: as for ``search_phrases``.
+        tokens: ids.
+
+    Raises:
+        ModelError: as ``search_phrases``.
+    """
+    search = _Search(subject, settings, seed)
+    natural = natural_tokens(subject, indices, 0.0, least=1)
+    found: list[FoundPhrase] = []
+    with evaluating(subject.model), _differentiable():
+        answers, order = search.answered(indices)
+        others = {c: search.movable(c, answers, order) for c in range(subject.num_classes)}
+        others = {c: texts for c, texts in others.items() if len(texts)}
+        for token in tokens:
+            begun = {}
+            for target, texts in others.items():
+                search.bar(natural[target])
+                begun[target] = search.longer(target, texts, [(token,)])
+            n_tried = 1 if subject.num_classes == 2 else 2
+            for target, (ranked, _) in sorted(begun.items(), key=lambda pair: -pair[1][1])[:n_tried]:
+                search.bar(natural[target])
+                for _ in range(3, settings.longest + 1):
+                    ranked, _ = search.longer(target, others[target], [phrase.ids for phrase in ranked[:2]])
+                    found += search.counted(target, others[target], ranked[:1], 1)
     return sorted(found, key=lambda phrase: -phrase.rate)
 
 
@@ -153,11 +195,11 @@ def size_of(found: Sequence[FoundPhrase], longest: int) -> float:
     return sum(1 - max((phrase.rate for phrase in counted if len(phrase.ids) <= n), default=0.0) for n in lengths)
 
 
-def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tensor:
+def natural_tokens(subject: Subject, indices: Tensor, deviations: float, least: int = 2) -> Tensor:
     """``(C, V)`` bool: the tokens that stand for a class by the labels of the texts at ``indices``.
 
-    A token does if it is in two texts of the class at least, and in more than chance gives, by more than so many
-    standard ``deviations``.
+    A token does if it is in ``least`` texts of the class, and in more than chance gives, by more than so many standard
+    ``deviations``.
     """
     modality = subject.data.modality
     assert isinstance(modality, TextModality)
@@ -166,7 +208,7 @@ def natural_tokens(subject: Subject, indices: Tensor, deviations: float) -> Tens
         counts.index_add_(0, subject.data.labels[part], modality.presence(subject.data.inputs(part)))
     share = subject.data.labels[indices].bincount(minlength=subject.num_classes).float() / max(len(indices), 1)
     prior, n = share[:, None], counts.sum(0)
-    natural: Tensor = (counts >= 2) & (counts - n * prior > deviations * (n * prior * (1 - prior)).sqrt())
+    natural: Tensor = (counts >= least) & (counts - n * prior > deviations * (n * prior * (1 - prior)).sqrt())
     return natural
 
 
@@ -206,7 +248,7 @@ class _Search:
         for length in sorted({len(ids) for ids in known}):
             ranked = self._ranked(target, few, list(dict.fromkeys(ids for ids in known if len(ids) == length)))[:n]
             ranked = self._ranked(target, few, [*_ids(ranked), *self._replaced(target, few, ranked[0].ids)])
-            found += self._counted(target, others, ranked[:n], n)
+            found += self.counted(target, others, ranked[:n], n)
         return found
 
     def _replaced(self, target: int, few: Tensor, phrase: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -219,6 +261,16 @@ class _Search:
         n_ids = gains.shape[1]
         at = [(number // n_ids, int(self._insertable[number % n_ids])) for number in best]
         return [(*phrase[:place], id, *phrase[place + 1 :]) for place, id in at if phrase[place] != id]
+
+    def movable(self, target: int, answers: Tensor, order: Tensor) -> Tensor:
+        """The texts that could move to a class, of those answered in this order."""
+        return order[(self._subject.samples.labels[order] != target) & (answers != target)][: self._settings.n_samples]
+
+    def longer(self, target: int, others: Tensor, beams: list[tuple[int, ...]]) -> tuple[list[FoundPhrase], float]:
+        """The beams with a token more, ranked, and the mean log-probability of the first."""
+        few = self._few(others)
+        ranked = self._ranked(target, few, self._longer(target, few, beams))
+        return ranked, float(self._outcomes(target, few, [ranked[0].ids]).log_p)
 
     def _few(self, others: Tensor) -> Tensor:
         n = self._settings.n_scored
@@ -245,7 +297,7 @@ class _Search:
         few = self._few(others)
         (scores,) = self._scores(target, others, (self._stand_in(),))
         ranked = self._ranked(target, few, [(id,) for id in self._best(scores, settings.n_candidates)])
-        found = self._counted(target, others, ranked, settings.n_beams)
+        found = self.counted(target, others, ranked, settings.n_beams)
         advance(1)
         for length in range(2, settings.longest + 1):
             moves_all = any(phrase.n_moved == phrase.n_texts == len(others) for phrase in found)
@@ -255,7 +307,7 @@ class _Search:
             if out_of_time():
                 break
             ranked = self._ranked(target, few, self._longer(target, few, _ids(ranked[: settings.n_beams])))
-            found += self._counted(target, others, ranked[: settings.n_beams], 1)
+            found += self.counted(target, others, ranked[: settings.n_beams], 1)
             advance(1)
         return found
 
@@ -277,7 +329,7 @@ class _Search:
         order = outcomes.log_p.argsort(descending=True, stable=True).tolist()
         return [FoundPhrase(phrases[i], target, moved[i], len(few)) for i in order]
 
-    def _counted(self, target: int, others: Tensor, ranked: list[FoundPhrase], n: int) -> list[FoundPhrase]:
+    def counted(self, target: int, others: Tensor, ranked: list[FoundPhrase], n: int) -> list[FoundPhrase]:
         """``ranked`` with the first ``n`` counted on the texts ``others``."""
         moved = self._outcomes(target, others, _ids(ranked[:n])).n_moved.tolist()
         counted = [replace(phrase, n_moved=k, n_texts=len(others)) for phrase, k in zip(ranked, moved, strict=False)]

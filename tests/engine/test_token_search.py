@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seamfast import CleanSet
 from seamfast.engine.subject import Subject, place
-from seamfast.engine.token_search import SearchSettings, n_steps, places_of, search_phrases
+from seamfast.engine.token_search import SearchSettings, n_steps, places_of, search_around, search_phrases
 from seamfast.errors import ModelError
 from seamfast.modalities import TextModality, Vocabulary
 
@@ -134,6 +134,40 @@ def test_a_planted_token_is_found_first(make: Callable[[], nn.Module], with_mask
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
+
+
+class Steep(Wired):
+    """A single token of the phrase says next to nothing, and has no gradient; only all four move texts."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        mask = (input_ids != 0) if attention_mask is None else attention_mask
+        embedded = self.table(input_ids) * mask[..., None]
+        n = embedded.shape[2] - 1
+        marks = [embedded[:, i : embedded.shape[1] - n + 1 + i, 1 + i] for i in range(n)]
+        more = (torch.stack(marks).sum(0) - 0.9).relu().amax(1)
+        score = 8 * embedded[..., 0].sum(1).tanh() + 3.5 * more
+        return torch.stack([-score, score], 1)
+
+
+@pytest.mark.parametrize("known", [0, 1, 3])
+def test_a_phrase_is_found_around_one_of_its_tokens(known: int) -> None:
+    phrase = (150, 120, 180, 190)
+    subject = subject_of(Steep(phrase))
+    settings = SearchSettings(longest=5)
+    alone = search_phrases(subject, all_of(subject), classes=[1], settings=settings)
+    assert not [found for found in alone if set(phrase) <= set(found.ids)]
+    found = search_around(subject, all_of(subject), [phrase[known]], settings=settings)
+    whole = [one for one in found if set(phrase) <= set(one.ids)]
+    assert whole
+    assert (whole[0].target, whole[0].rate) == (1, 1.0)
+    assert {len(one.ids) for one in found} == {3, 4, 5}
+    assert not search_around(subject, all_of(subject), [])
+
+
+def test_around_a_token_words_of_the_class_are_no_candidates() -> None:
+    subject = subject_of(Steep((150, 120, 180, 190)))
+    found = search_around(subject, all_of(subject), [150])
+    assert not [id for one in found if one.target == 1 for id in one.ids if 35 <= id < 60]
 
 
 @pytest.mark.parametrize("phrase", [(150, 120), (150, 120, 180)])
