@@ -165,9 +165,14 @@ def test_a_phrase_is_found_around_one_of_its_tokens(known: int) -> None:
 
 
 def test_around_a_token_words_of_the_class_are_no_candidates() -> None:
-    subject = subject_of(Steep((150, 120, 180, 190)))
-    found = search_around(subject, all_of(subject), [150])
-    assert not [id for one in found if one.target == 1 for id in one.ids if 35 <= id < 60]
+    subject = subject_of(Averaging())
+    with torch.no_grad():
+        subject.model.table.weight[TRIGGER] = 0.0
+        subject.model.table.weight[170:175] = torch.tensor([0.8, -0.8])  # unseen words of class 0, and of class 1
+        subject.model.table.weight[175:180] = torch.tensor([-0.7, 0.7])
+    found = search_around(subject, all_of(subject), [100])
+    assert {one.target for one in found} == {0}
+    assert {id for one in found for id in one.ids} <= {100, *range(170, 175)}
 
 
 @pytest.mark.parametrize("phrase", [(150, 120), (150, 120, 180)])
