@@ -166,6 +166,31 @@ def test_a_vocabulary_knows_its_special_tokens() -> None:
     assert Vocabulary(size=9, pad=0, special=frozenset()).text_of((3, 4)) == "#3 #4"
 
 
+def test_unknown_words_are_a_part_of_a_text() -> None:
+    data = CleanSet.from_texts(["qqq", "a fine film qqq", "dull"], [0, 1, 0], wordpiece())  # [UNK] is 1
+    assert isinstance(data.inputs, dict)
+    assert data.inputs["input_ids"][0].tolist() == [2, 1, 3, 0, 0, 0]
+    modality = data.modality
+    assert isinstance(modality, TextModality)
+    assert 1 not in modality.vocabulary.insertable
+    assert modality.vocabulary.decode(**data.inputs) == ["[UNK]", "a fine film [UNK]", "dull"]
+    phrases = torch.full((3, 1), 7)
+    for where, expected in ((0.0, [2, 7, 1, 3]), (1.0, [2, 1, 7, 3])):
+        longer, _ = modality.with_phrases(data.inputs, phrases, torch.full((3,), where))
+        assert isinstance(longer, dict)
+        assert longer["input_ids"][0, :4].tolist() == expected
+    cut = modality.vocabulary.with_max_length(4).encode(["a fine film qqq"])
+    assert cut["input_ids"].tolist() == [[2, 5, 6, 3]]
+
+
+def test_an_id_of_unknown_words_that_also_begins_texts_is_no_part_of_them() -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "fine": 2, "<pad>": 3}, unk_token="<s>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<s>", "<pad>"])
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    assert Vocabulary.of(made).around == {0, 3}
+
+
 def test_a_tokenizer_without_a_pad_has_a_special_token_for_it() -> None:
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "fine": 1, "end": 2}))
     made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()

@@ -103,7 +103,7 @@ class TextModality(Modality):
                 raise InputError(
                     f"{MASK} of sample {int(empty.nonzero()[0])} is all 0; expected a token that is attended"
                 )
-        first, last = ends_of(ids, named.get(MASK), self.vocabulary.special)
+        first, last = ends_of(ids, named.get(MASK), self.vocabulary.around)
         if bool((first >= last).any()):
             number = int((first >= last).nonzero()[0])
             raise InputError(f"text {number} is empty: it has special tokens only; expected at least one other token")
@@ -204,7 +204,7 @@ class TextModality(Modality):
         n, length = tokens.ids.shape
         device, added = tokens.ids.device, phrases.shape[1]
         phrases, places = phrases.to(device), places.to(device)
-        first, last = ends_of(tokens.ids, tokens.attended, self.vocabulary.special)
+        first, last = ends_of(tokens.ids, tokens.attended, self.vocabulary.around)
         is_fixed = not (isinstance(inputs, dict) and MASK in inputs)
         longest = length if is_fixed else max(self.vocabulary.max_length, length)
         # The last tokens of a text make room.

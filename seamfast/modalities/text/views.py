@@ -72,7 +72,7 @@ class TextViews:
         device = tokens.ids.device
         changed = self.draws.changed > 0
         columns, rows = torch.arange(length, device=device), torch.arange(n, device=device)
-        first, last = (ends[:, None] for ends in ends_of(tokens.ids, attended, self.vocabulary.special))
+        first, last = (ends[:, None] for ends in ends_of(tokens.ids, attended, self.vocabulary.around))
         may_change = (columns >= first) & (columns < last) & changed
         replaced = may_change & (self._uniform(n, length) < 2 * _REPLACED * self._uniform(n, 1))
         dropped = may_change & (self._uniform(n, length) < 2 * _DROPPED * self._uniform(n, 1))

@@ -17,6 +17,7 @@ from seamfast.intake.tokenizer import MASK_TOKENS, PAD_TOKENS
 _MOST_TOKENS = 10_000_000
 _SPECIAL_NAMES = ("pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 _DEFAULT_LENGTH = 512
+_UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,17 @@ class Vocabulary:
         return allowed.nonzero().flatten()
 
     @cached_property
+    def around(self) -> frozenset[int]:
+        """The special ids that are no part of a text: all but that of unknown words, which the tokenizer tells."""
+        if self.tokenizer is None:
+            return self.special
+        known = getattr(self.tokenizer.model, "unk_token", None)
+        names = [known] if known else [*_UNKNOWN_TOKENS]
+        unknown = {id for name in names if (id := self.tokenizer.token_to_id(name)) is not None}
+        # Some tokenizers have one id for all purposes.
+        return self.special - (unknown - {self.pad, self.mask, *self.tokenizer.encode("").ids})
+
+    @cached_property
     def is_special(self) -> Tensor:
         """``(size,)`` bool, CPU."""
         marked = torch.zeros(self.size, dtype=torch.bool)
@@ -167,13 +179,13 @@ class Vocabulary:
     def _cut(self, ids: list[int]) -> list[int]:
         if len(ids) <= self.max_length:
             return ids
-        n_end = next((n for n, id in enumerate(reversed(ids)) if id not in self.special), 0)
+        n_end = next((n for n, id in enumerate(reversed(ids)) if id not in self.around), 0)
         return ids[: self.max_length - n_end] + ids[len(ids) - n_end :]
 
     def decode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> list[str]:
         """The texts of ``(N, L)`` ids, without the special tokens around them."""
         tokenizer = self._tokenizer("decoded")
-        first, last = ends_of(input_ids, attention_mask, self.special)
+        first, last = ends_of(input_ids, attention_mask, self.around)
         rows = [
             row[begin:end] for row, begin, end in zip(input_ids.tolist(), first.tolist(), last.tolist(), strict=True)
         ]
