@@ -32,7 +32,11 @@ def surplus_of_rows(rows: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
         ``(V,)`` float32; ``-inf`` for tokens that are not allowed, occur more than eight times, or equally often as
         fewer than twenty do.
     """
-    size = (rows - rows[allowed].mean(0)).norm(dim=1).float()
+    is_allowed = torch.zeros(len(rows), device=rows.device)
+    is_allowed[allowed] = 1.0
+    centre = is_allowed @ rows.float() / is_allowed.sum()
+    # Without a copy of the table.
+    size = torch.cdist(rows.float(), centre[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
     surplus = torch.full_like(size, -torch.inf)
     for n in range(_MOST_SEEN + 1):
         alike = allowed[counts[allowed] == n]

@@ -28,6 +28,8 @@ Progress = Callable[[int], object]
 
 _BATCH = 64
 """Texts of the largest forward pass."""
+_MOST_CLASSES = 8
+"""That a phrase is begun for around a token."""
 _LOWEST = -1e9
 """Log-probability of an answer that is not finite."""
 
@@ -149,8 +151,9 @@ def search_around(
     """Phrases of three to ``longest`` tokens around each of ``tokens``, that take most texts of other classes to one.
 
     It finds what no search from single tokens does: a phrase of which no part moves texts, but one token of which is
-    suspect. Each token is made longer for all classes, then for the two, or one of two, that this takes texts to most.
-    Tokens that are in a text of a class, and more often than in others, are no candidates for it.
+    suspect. Each token is made longer for the eight classes that it draws texts to most, then for the two, or one of
+    two, that this takes them to. Tokens that are in a text of a class, and more often than in others, are no
+    candidates for it.
 
     Args:
         subject, indices, settings, seed: as for ``search_phrases``.
@@ -168,9 +171,9 @@ def search_around(
         others = {c: texts for c, texts in others.items() if len(texts)}
         for token in tokens:
             begun = {}
-            for target, texts in others.items():
+            for target in [c for c in search.drawn_to(token, order) if c in others][:_MOST_CLASSES]:
                 search.bar(natural[target])
-                begun[target] = search.longer(target, texts, [(token,)])
+                begun[target] = search.longer(target, others[target], [(token,)])
             n_tried = 1 if subject.num_classes == 2 else 2
             for target, (ranked, _) in sorted(begun.items(), key=lambda pair: -pair[1][1])[:n_tried]:
                 search.bar(natural[target])
@@ -265,6 +268,14 @@ class _Search:
     def movable(self, target: int, answers: Tensor, order: Tensor) -> Tensor:
         """The texts that could move to a class, of those answered in this order."""
         return order[(self._subject.samples.labels[order] != target) & (answers != target)][: self._settings.n_samples]
+
+    def drawn_to(self, token: int, order: Tensor) -> list[int]:
+        """The classes, by the mean log-probability of texts with the token; the largest first."""
+        some = order[:_BATCH]
+        inputs, _ = self._with_phrases(some, torch.full((len(some), 1), token, device=self._subject.device))
+        with torch.no_grad():
+            log_p = F.log_softmax(self._subject.logits(inputs).float(), 1).nan_to_num(_LOWEST, _LOWEST, _LOWEST).mean(0)
+        return log_p.argsort(descending=True, stable=True).tolist()
 
     def longer(self, target: int, others: Tensor, beams: list[tuple[int, ...]]) -> tuple[list[FoundPhrase], float]:
         """The beams with a token more, ranked, and the mean log-probability of the first."""

@@ -148,16 +148,8 @@ class SeamConfig(MethodConfig):
         self.check_each(("recover_eval_every",), 1, "an integer of at least 1")
         self.check_each(("forget_eval_every", "recover_max_steps", "recover_easy_steps"), 1, "an integer of at least 1")
         self.check("occlusions", 0 <= self.occlusions <= 64, "an integer in [0, 64]")
-        for name in (
-            "distillation",
-            "calibration",
-            "allowance",
-            "margin",
-            "mixing",
-            "disturbance",
-            "waves",
-            "plain_end",
-        ):
+        shares = "distillation calibration allowance margin mixing disturbance waves plain_end"
+        for name in shares.split():
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
         self.check("searches", self.searches >= 0, "an integer of at least 0")
         self.check("forget_growth", 1 <= self.forget_growth <= 2, "a number in [1, 2]")
