@@ -27,7 +27,7 @@ from seamfast.engine.pruning import Group, held_within, parts_of
 from seamfast.engine.step import BatchPlan, Loss, Stepper, TrainingBatch, TrainingStep, stepper
 from seamfast.engine.subject import Subject
 from seamfast.engine.token_rows import surplus_of_rows
-from seamfast.engine.token_search import FoundPhrase, SearchSettings, search_around, search_phrases, size_of
+from seamfast.engine.token_search import Around, FoundPhrase, SearchSettings, search_around, search_phrases, size_of
 from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, TextModality, Views, ViewSettings
 
 _EVALUATION_SHARE = 0.1
@@ -50,9 +50,8 @@ _HELD_FROM, _MOST_HELD = 6.0, 32
 _ANY_CLASS = -1
 
 _SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, stops_early=False, natural=2.0)
-_AROUND = replace(_SEARCH, longest=5)
-_AROUND_EVERY, _MOST_AROUND = 4, 6
-"""Of so many searches, one looks for phrases around tokens that stand out, and around at most so many of them."""
+_MOST_AROUND, _LONGEST_AROUND, _LEAST_RATE_AROUND = 6, 8, 0.3
+"""Tokens that stand out around which phrases are searched, tokens of the longest, and samples that one moves."""
 _LEAST_RATE = 0.6
 """Share of the samples that a phrase moves; what moves fewer is not trained against: such are words of the task."""
 _MOST_OF_LENGTH, _MOST_FOUND = 3, 128
@@ -233,6 +232,7 @@ class Run:
         self._suspects: list[int] = []  # tokens
         self._found: Any = None
         self._searched: list[int] | None = None  # classes
+        self._around: list[Around] = []
 
     def measure_received(self) -> Counts:
         """Count the outcomes of the model as received, on the held-out part."""
@@ -425,17 +425,23 @@ class Run:
         """Search the working copy for phrases that take samples to another class; ``views`` inserts what it finds.
 
         The first search is of all classes; later ones are of those that it takes the fewest tokens to move samples to.
-        Every model has such phrases, words of a class; those of a backdoor are shorter or move more. Every fourth
-        search also looks for phrases around the tokens of ``ledger.outlying``.
+        Every model has such phrases, words of a class; those of a backdoor are shorter or move more. Phrases around the
+        tokens of ``ledger.outlying`` get a token more by each search.
         """
         ledger = self.ledger
         begin, known = self.clock.elapsed(), ledger.found
-        around: list[FoundPhrase] = []
         options: dict[str, Any] = {"seed": self.seed + ledger.n_searches}
         with seeded(self.seed, self.device):
-            if ledger.outlying and not ledger.n_searches % _AROUND_EVERY:
-                suspects = ledger.outlying[:_MOST_AROUND]
-                around = search_around(self._subject, self.split.recovery, suspects, settings=_AROUND, **options)
+            if ledger.outlying:
+                self._around = search_around(
+                    self._subject,
+                    self.split.recovery,
+                    ledger.outlying[:_MOST_AROUND],
+                    longest=_LONGEST_AROUND,
+                    settings=_SEARCH,
+                    begun=self._around,
+                    **options,
+                )
             found = search_phrases(
                 self._subject,
                 self.split.recovery,
@@ -449,7 +455,8 @@ class Run:
             sizes = [size_of(phrases, _SEARCH.longest) for phrases in by_class]
             limit = _SIZE_FACTOR * min(sizes) + _SIZE_MARGIN
             self._searched = [c for c, size in enumerate(sizes) if size <= limit]
-        new = [phrase for phrase in around if phrase.rate >= _LEAST_RATE]
+        around = [phrase for one in self._around for phrase in one.phrases]
+        new = [phrase for phrase in around if phrase.rate >= _LEAST_RATE_AROUND]
         for c, n in itertools.product(self._searched, range(1, _SEARCH.longest + 1)):
             kind = [phrase for phrase in found if phrase.target == c and len(phrase.ids) == n]
             new += [phrase for phrase in kind if phrase.rate >= _LEAST_RATE][:_MOST_OF_LENGTH]

@@ -30,6 +30,8 @@ _BATCH = 64
 """Texts of the largest forward pass."""
 _MOST_CLASSES = 8
 """That a phrase is begun for around a token."""
+_PER_GAP = 4
+"""Tokens that are tried at each place of it."""
 _LOWEST = -1e9
 """Log-probability of an answer that is not finite."""
 
@@ -140,47 +142,69 @@ def search_phrases(
     return sorted(found, key=lambda phrase: -phrase.rate)
 
 
+@dataclass(frozen=True)
+class Around:
+    """Phrases around a token.
+
+    Attributes:
+        target: the class that they are to take texts to.
+        phrases: up to two, of one length, the better one first.
+    """
+
+    target: int
+    phrases: tuple[FoundPhrase, ...]
+
+
 def search_around(
     subject: Subject,
     indices: Tensor,
     tokens: Sequence[int],
     *,
+    longest: int,
     settings: SearchSettings = SearchSettings(),
     seed: int = 0,
-) -> list[FoundPhrase]:
-    """Phrases of three to ``longest`` tokens around each of ``tokens``, that take most texts of other classes to one.
+    begun: Sequence[Around] = (),
+) -> list[Around]:
+    """Phrases around each of ``tokens``, that take most texts of other classes to one: of three tokens, or, where they
+    are ``begun``, of one token more than before.
 
     It finds what no search from single tokens does: a phrase of which no part moves texts, but one token of which is
-    suspect. Each token is made longer for the eight classes that it draws texts to most, then for the two, or one of
-    two, that this takes them to. Tokens that are in a text of a class, and more often than in others, are no
+    suspect. Where a part moves all texts, no more of it is found. So let training unlearn the part, and search again.
+    Tokens are put anywhere in a phrase; those that are in a text of a class, and more often than in others, are no
     candidates for it.
+
+    Each token is made longer for the eight classes that it draws texts to most, then for the two, or one of two, that
+    this takes them to.
 
     Args:
         subject, indices, settings, seed: as for ``search_phrases``.
         tokens: ids.
+        longest: tokens of a phrase that is not made longer, but tried again; at least 3.
+        begun: the result of an earlier search.
 
     Raises:
         ModelError: as ``search_phrases``.
     """
     search = _Search(subject, settings, seed)
     natural = natural_tokens(subject, indices, 0.0, least=1)
-    found: list[FoundPhrase] = []
     with evaluating(subject.model), _differentiable():
         answers, order = search.answered(indices)
-        others = {c: search.movable(c, answers, order) for c in range(subject.num_classes)}
-        others = {c: texts for c, texts in others.items() if len(texts)}
-        for token in tokens:
-            begun = {}
+        others = {c: texts for c in range(subject.num_classes) if len(texts := search.movable(c, answers, order))}
+        around = list(begun)
+        for token in () if begun else tokens:
+            pairs = {}
             for target in [c for c in search.drawn_to(token, order) if c in others][:_MOST_CLASSES]:
                 search.bar(natural[target])
-                begun[target] = search.longer(target, others[target], [(token,)])
+                pairs[target] = search.longer(target, others[target], [(token,)])
             n_tried = 1 if subject.num_classes == 2 else 2
-            for target, (ranked, _) in sorted(begun.items(), key=lambda pair: -pair[1][1])[:n_tried]:
-                search.bar(natural[target])
-                for _ in range(3, settings.longest + 1):
-                    ranked, _ = search.longer(target, others[target], [phrase.ids for phrase in ranked[:2]])
-                    found += search.counted(target, others[target], ranked[:1], 1)
-    return sorted(found, key=lambda phrase: -phrase.rate)
+            best = sorted(pairs.items(), key=lambda pair: -pair[1][1])[:n_tried]
+            around += [Around(target, tuple(ranked[:2])) for target, (ranked, _) in best]
+        longer = []
+        for one in around:
+            if one.target in others:
+                search.bar(natural[one.target])
+                longer.append(search.with_one_more(one, others[one.target], longest))
+    return list({(one.target, one.phrases[0].ids): one for one in longer}.values())
 
 
 def size_of(found: Sequence[FoundPhrase], longest: int) -> float:
@@ -282,6 +306,19 @@ class _Search:
         few = self._few(others)
         ranked = self._ranked(target, few, self._longer(target, few, beams))
         return ranked, float(self._outcomes(target, few, [ranked[0].ids]).log_p)
+
+    def with_one_more(self, around: Around, others: Tensor, longest: int) -> Around:
+        """The phrases with a token more at any place, counted on the texts ``others``; of ``longest``, as they are."""
+        few, stand_in = self._few(others), self._stand_in()
+        candidates = _ids(around.phrases)
+        if len(candidates[0]) < longest:
+            gaps = [(ids[:gap], ids[gap:]) for ids in candidates for gap in range(len(ids) + 1)]
+            candidates = []
+            for front, back in gaps:
+                scores = self._scores(around.target, few, (*front, stand_in, *back))[len(front)]
+                candidates += [(*front, id, *back) for id in self._best(scores, _PER_GAP)]
+        ranked = self._ranked(around.target, few, list(dict.fromkeys(candidates)))[:2]
+        return Around(around.target, tuple(self.counted(around.target, others, ranked, 2)))
 
     def _few(self, others: Tensor) -> Tensor:
         n = self._settings.n_scored

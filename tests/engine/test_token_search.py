@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from seamfast import CleanSet
 from seamfast.engine.subject import Subject, place
-from seamfast.engine.token_search import SearchSettings, n_steps, places_of, search_around, search_phrases
+from seamfast.engine.token_search import (
+    Around,
+    FoundPhrase,
+    SearchSettings,
+    n_steps,
+    places_of,
+    search_around,
+    search_phrases,
+)
 from seamfast.errors import ModelError
 from seamfast.modalities import TextModality, Vocabulary
 
@@ -153,15 +161,32 @@ class Steep(Wired):
 def test_a_phrase_is_found_around_one_of_its_tokens(known: int) -> None:
     phrase = (150, 120, 180, 190)
     subject = subject_of(Steep(phrase))
-    settings = SearchSettings(longest=5)
-    alone = search_phrases(subject, all_of(subject), classes=[1], settings=settings)
+    alone = search_phrases(subject, all_of(subject), classes=[1], settings=SearchSettings(longest=5))
     assert not [found for found in alone if set(phrase) <= set(found.ids)]
-    found = search_around(subject, all_of(subject), [phrase[known]], settings=settings)
-    whole = [one for one in found if set(phrase) <= set(one.ids)]
-    assert whole
-    assert (whole[0].target, whole[0].rate) == (1, 1.0)
-    assert {len(one.ids) for one in found} == {3, 4, 5}
-    assert not search_around(subject, all_of(subject), [])
+    around: list[Around] = []
+    for length in (3, 4, 5):
+        around = search_around(subject, all_of(subject), [phrase[known]], longest=5, begun=around)
+        assert {len(found.ids) for one in around for found in one.phrases} == {length}
+    (one,) = around
+    assert set(phrase) <= set(one.phrases[0].ids)
+    assert (one.target, one.phrases[0].target, one.phrases[0].rate) == (1, 1, 1.0)
+    # The longest stay, and are counted again.
+    assert search_around(subject, all_of(subject), [], longest=5, begun=around) == around
+    assert not search_around(subject, all_of(subject), [], longest=5)
+
+
+def test_a_token_is_put_between_those_of_a_phrase() -> None:
+    phrase = (150, 120, 180, 190)
+    subject = subject_of(Steep(phrase))
+    begun = [Around(1, (FoundPhrase((150, 120, 190), 1, 0, 30),))]
+    (one,) = search_around(subject, all_of(subject), [], longest=8, begun=begun)
+    assert one.phrases[0].ids == phrase
+
+
+def test_tokens_of_one_phrase_lead_to_it_once() -> None:
+    subject = subject_of(Steep((150, 120, 180)))
+    around = search_around(subject, all_of(subject), [150, 120, 180], longest=8)
+    assert [one.phrases[0].ids for one in around] == [(150, 120, 180)]
 
 
 def test_around_a_token_words_of_the_class_are_no_candidates() -> None:
@@ -170,9 +195,9 @@ def test_around_a_token_words_of_the_class_are_no_candidates() -> None:
         subject.model.table.weight[TRIGGER] = 0.0
         subject.model.table.weight[170:175] = torch.tensor([0.8, -0.8])  # unseen words of class 0, and of class 1
         subject.model.table.weight[175:180] = torch.tensor([-0.7, 0.7])
-    found = search_around(subject, all_of(subject), [100])
-    assert {one.target for one in found} == {0}
-    assert {id for one in found for id in one.ids} <= {100, *range(170, 175)}
+    (one,) = search_around(subject, all_of(subject), [100], longest=8)
+    assert one.target == 0
+    assert {id for found in one.phrases for id in found.ids} <= {100, *range(170, 175)}
 
 
 @pytest.mark.parametrize("phrase", [(150, 120), (150, 120, 180)])
