@@ -45,8 +45,8 @@ _CALIBRATED_ON = 512
 
 _INSERTED_FROM, _MOST_INSERTED = 4.0, 64
 """Tokens whose rows have this surplus or more are inserted in training; see ``surplus_of_rows``."""
-_HELD_FROM, _MOST_HELD = 6.0, 32
-"""Of those that no clean text has, rows of this surplus or more are held."""
+_HELD_FROM = 6.0
+"""Of those that no clean text has, all rows of this surplus or more are held: with a limit, decoys could fill it."""
 _ANY_CLASS = -1
 
 _SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, stops_early=False, natural=2.0)
@@ -598,7 +598,7 @@ class Run:
         surplus = surplus_of_rows(table.detach(), counts, allowed[allowed < len(table)])
         order = surplus.argsort(descending=True, stable=True)
         self._suspects = order[surplus[order] >= _INSERTED_FROM][:_MOST_INSERTED].tolist()
-        self.ledger.outlying = order[(surplus[order] >= _HELD_FROM) & (counts[order] == 0)][:_MOST_HELD].tolist()
+        self.ledger.outlying = order[(surplus[order] >= _HELD_FROM) & (counts[order] == 0)].tolist()
 
     def _set_found(self) -> None:
         modality = self._subject.data.modality

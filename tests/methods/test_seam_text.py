@@ -141,6 +141,15 @@ def test_a_row_that_stands_out_is_held_and_its_token_is_named(received: nn.Modul
     assert rates(tuned.model)[1] < 0.1
 
 
+def test_decoys_do_not_keep_a_row_from_being_held(received: nn.Module) -> None:
+    loud = with_row_times(received, 4.0)
+    with torch.no_grad():
+        loud.table.weight[1000:1200] *= 20  # larger than the trigger's, and in no text
+    result = cured(loud, searches=0, occlusions=0, recover_max_steps=2, recover_easy_steps=2)
+    assert len(result.report["run"]["outlying"]) == 201
+    assert rates(result.model)[1] < 0.1
+
+
 def test_tokens_whose_rows_stand_out_are_inserted(received: nn.Module) -> None:
     # Without a search, and without holding: the row of the trigger is among those inserted, a hidden one is not.
     inserted, hidden = (

@@ -66,7 +66,7 @@ class TextModality(Modality):
 
     name: ClassVar[str] = "text"
     studied = True
-    remains = "from a tenth to all of what was triggered, most with a sentence as the trigger, and in CNNs"
+    remains = "from a tenth to a half of what was triggered, and more where several words make up the trigger"
     settings = ("occlusions", "searches")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fast": _SETTINGS | {"recover_max_steps": 100, "recover_easy_steps": 100, "searches": 4},
