@@ -329,6 +329,14 @@ MUTANTS = [
         "methods/test_seam_text.py",
     ),
     Mutant(
+        "seam-text-phrases-do-not-grow",
+        "engine/run.py",
+        "self._around += [Around(c, pairs)] if pairs else []",
+        "self._around += []",
+        "the rest of a phrase of which a part moves all texts is not found",
+        "methods/test_seam_text.py",
+    ),
+    Mutant(
         "seam-text-outlying-are-not-inserted",
         "methods/seam.py",
         "    run.insert_outlying()\n",
