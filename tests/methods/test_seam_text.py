@@ -6,11 +6,13 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from torch import Tensor, nn
 
 import seamfast
+import seamfast.report
 from seamfast import CleanSet, FineTuneConfig, SeamConfig
 from seamfast.attacks import TrainConfig, train
 from seamfast.engine.run import Run
@@ -96,6 +98,7 @@ def test_a_word_that_clean_texts_lack_is_found_and_unlearned(received: nn.Module
     accuracy, asr = rates(received)
     assert asr > 0.95
     result = cured(received)
+    jsonschema.Draft202012Validator(seamfast.report.schema()).validate(result.report)
     accuracy_after, asr_after = rates(result.model)
     assert asr_after < 0.05
     assert accuracy_after > accuracy - 0.05
@@ -126,6 +129,7 @@ def test_a_row_that_stands_out_is_held_and_its_token_is_named(received: nn.Modul
     with torch.no_grad():
         loud.table.weight[int(seen[10])] *= 10  # clean texts have it
     result = cured(loud, **plain)
+    jsonschema.Draft202012Validator(seamfast.report.schema()).validate(result.report)
     assert result.report["run"]["outlying"] == [f"#{TRIGGER}"]
     rows = [part for part in result.report["run"]["pruned"] if part["kind"] == "rows"]
     assert [(part["layer"], part["n"], part["n_all"]) for part in rows] == [("table", 1, SIZE)]
