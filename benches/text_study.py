@@ -59,9 +59,11 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"distillation": 0.0},
     {"occlusions": 0, "searches": 0},
     {"searches": 0},
+    {"calibration": 0.0},
+    {"prune": False},
 )
 """Changes to the settings for texts, one method each. In order: forgetting before recovery, no teacher,
-neither insertions nor edits, no search of the vocabulary."""
+neither insertions nor edits, no search of the vocabulary, the teacher not calibrated, and rows that stand out not held."""
 NEW_ENCODER = "pretrained"
 
 
