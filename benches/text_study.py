@@ -63,7 +63,7 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"prune": False},
 )
 """Changes to the settings for texts, one method each. In order: forgetting before recovery, no teacher,
-neither insertions nor edits, no search of the vocabulary, the teacher not calibrated, and rows that stand out not held."""
+neither insertions nor edits, no search of the vocabulary, no calibration, and no row held."""
 NEW_ENCODER = "pretrained"
 
 
