@@ -331,8 +331,8 @@ MUTANTS = [
     Mutant(
         "seam-text-phrases-do-not-grow",
         "engine/run.py",
-        "self._around += [Around(c, pairs)] if pairs else []",
-        "self._around += []",
+        "begun=self._around,",
+        "begun=(),",
         "the rest of a phrase of which a part moves all texts is not found",
         "methods/test_seam_text.py",
     ),

@@ -52,8 +52,6 @@ _ANY_CLASS = -1
 _SEARCH = SearchSettings(n_samples=32, n_scored=16, longest=4, stops_early=False, natural=2.0)
 _MOST_AROUND, _LONGEST_AROUND, _LEAST_RATE_AROUND = 6, 8, 0.3
 """Tokens that stand out around which phrases are searched, tokens of the longest, and samples that one moves."""
-_MOST_GROWN = 2
-"""Classes whose phrases of two tokens, as the first search finds them, are grown too."""
 _LEAST_RATE = 0.6
 """Share of the samples that a phrase moves; what moves fewer is not trained against: such are words of the task."""
 _MOST_OF_LENGTH, _MOST_FOUND = 3, 128
@@ -428,13 +426,13 @@ class Run:
 
         The first search is of all classes; later ones are of those that it takes the fewest tokens to move samples to.
         Every model has such phrases, words of a class; those of a backdoor are shorter or move more. Phrases around the
-        tokens of ``ledger.outlying``, and the best that the first search finds, get a token more by each search.
+        tokens of ``ledger.outlying`` get a token more by each search.
         """
         ledger = self.ledger
         begin, known = self.clock.elapsed(), ledger.found
         options: dict[str, Any] = {"seed": self.seed + ledger.n_searches}
         with seeded(self.seed, self.device):
-            if ledger.outlying or self._around:
+            if ledger.outlying:
                 self._around = search_around(
                     self._subject,
                     self.split.recovery,
@@ -457,9 +455,6 @@ class Run:
             sizes = [size_of(phrases, _SEARCH.longest) for phrases in by_class]
             limit = _SIZE_FACTOR * min(sizes) + _SIZE_MARGIN
             self._searched = [c for c, size in enumerate(sizes) if size <= limit]
-            for c in sorted(self._searched, key=lambda c: sizes[c])[:_MOST_GROWN]:
-                pairs = tuple(phrase for phrase in found if phrase.target == c and len(phrase.ids) == 2)[:2]
-                self._around += [Around(c, pairs)] if pairs else []
         around = [phrase for one in self._around for phrase in one.phrases]
         new = [phrase for phrase in around if phrase.rate >= _LEAST_RATE_AROUND]
         for c, n in itertools.product(self._searched, range(1, _SEARCH.longest + 1)):
