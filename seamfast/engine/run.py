@@ -394,9 +394,8 @@ class Run:
         To samples that are changed, a model with a backdoor gives its class more often. 512 views of recovery samples
         are looked at.
         """
-        order = torch.randperm(len(self.split.recovery), generator=torch.Generator().manual_seed(self.seed))
-        n_repeats = -(-_CALIBRATED_ON // len(order))
-        indices = self.split.recovery[order].repeat(n_repeats)[:_CALIBRATED_ON]
+        recovery = self._shuffled_recovery()
+        indices = recovery.repeat(-(-_CALIBRATED_ON // len(recovery)))[:_CALIBRATED_ON]
         modality, data = self._subject.data.modality, self._subject.data
         generator = torch.Generator(device=self.device).manual_seed(self._stream_seed("offsets"))
         logits = []
@@ -540,8 +539,7 @@ class Run:
         most 0.3 % may be lost, twice as many answers change, and the mean confidence shift by 0.003. See
         ``seamfast.engine.pruning``.
         """
-        order = torch.randperm(len(self.split.recovery), generator=torch.Generator().manual_seed(self.seed))
-        recovery = self.split.recovery[order]
+        recovery = self._shuffled_recovery()
         few, others = recovery[:_MOST_PRUNED_BY], torch.cat([recovery[_MOST_PRUNED_BY:], self.split.holdout])
         groups = parts_of(self._subject, few, others, self._used)
         groups = [only for group in groups if (only := self._may_be_held(group)) is not None]
@@ -583,6 +581,11 @@ class Run:
                 precision=precision or Precision(channels_last=self.compute.precision.channels_last),
                 augmentation=augmentation,
             )
+
+    def _shuffled_recovery(self) -> Tensor:
+        """The samples of recovery, in an order by the seed."""
+        order = torch.randperm(len(self.split.recovery), generator=torch.Generator().manual_seed(self.seed))
+        return self.split.recovery[order]
 
     def _compare_rows(self) -> None:
         """Find the tokens whose rows, as received, are larger than clean texts explain."""

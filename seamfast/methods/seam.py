@@ -369,7 +369,8 @@ def recover(run: Run, config: SeamConfig, strength: float, radius: float) -> int
     weight = 1.0  # of the teacher
     # Written between steps, read within: the same; 1 while samples are changed, 0 at the plain end.
     teacher_weight, changed = torch.ones((), device=run.device), torch.ones((), device=run.device)
-    offsets = config.calibration * run.received_offsets(settings) if config.calibration else None
+    is_calibrated = config.distillation > 0 and config.calibration > 0
+    offsets = config.calibration * run.received_offsets(settings) if is_calibrated else None
     run.insert_outlying()
 
     def loss(batch: TrainingBatch) -> Tensor:
