@@ -118,9 +118,12 @@ class ProbedEncoder(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
-        embedding = embedding_of(self.encoder(*inputs, **named))
-        standardized = (embedding - self.center) / self.spread
+        standardized = self.standardized(embedding_of(self.encoder(*inputs, **named)))
         return {"logits": F.linear(standardized, self.weight, self.bias), "embedding": standardized}
+
+    def standardized(self, embeddings: Tensor) -> Tensor:
+        """``(embeddings - center) / spread``."""
+        return (embeddings - self.center) / self.spread
 
     @torch.no_grad()
     def fit(self, standardized: Tensor, groups: Tensor) -> None:
