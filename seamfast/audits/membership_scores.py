@@ -60,18 +60,19 @@ def modified_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ``(N,)`` float64, at most 0.
 
     Source: L. Song and P. Mittal, Systematic evaluation of privacy risks of machine learning models, USENIX Security
-        2021, arXiv:2003.10595, equation 7.
+        2021, arXiv:2003.10595.
     """
     logits = _checked(logits, labels)
-    log_p = logits.log_softmax(1)
     top = logits.argmax(1, keepdim=True)
-    # Of the largest probability the complement is summed, as 1 - p may round to 0; the others are at most 1/2.
-    rest = logits.scatter(1, top, -math.inf).logsumexp(1, keepdim=True) - logits.logsumexp(1, keepdim=True)
-    log_complement = torch.log1p(-log_p.exp().clamp(max=0.5)).scatter(1, top, rest)
-    terms = log_p.exp() * log_complement
+    # The largest probability may round to 1: its logarithms come from its confidence. The others are at most 1/2.
+    margin = logits.gather(1, top) - logits.scatter(1, top, -math.inf).logsumexp(1, keepdim=True)
+    log_p = logits.log_softmax(1).scatter(1, top, F.logsigmoid(margin))
+    log_complement = torch.log1p(-log_p.exp().clamp(max=0.5)).scatter(1, top, F.logsigmoid(-margin))
     true = labels[:, None]
     own = log_complement.gather(1, true).exp() * log_p.gather(1, true)
-    return (terms.sum(1, keepdim=True) - terms.gather(1, true) + own)[:, 0].clamp(max=0)
+    # The label's term is replaced: taken off again, it would leave its rounding.
+    terms = (log_p.exp() * log_complement).scatter(1, true, own)
+    return terms.sum(1)
 
 
 def rmia(

@@ -142,18 +142,28 @@ def separation(
         if scores.isnan().any():
             raise InputError(f"{name} hold NaN, first at position {int(scores.isnan().nonzero()[0])}; expected numbers")
     generator = torch.Generator().manual_seed(seed)
-    grid, ranks = torch.unique(torch.cat([members, outsiders]).cpu(), return_inverse=True)
+    ranks, n_ranks = _ranks(members.cpu(), outsiders.cpu())
     parts: list[Tensor] = []
-    for rank in (ranks[: len(members)], ranks[len(members) :]):
+    for rank in ranks:
         mixed = rank[torch.randperm(len(rank), generator=generator)]
         parts += [mixed[: len(rank) // 2], mixed[len(rank) // 2 :]]
-    values = _figures([torch.bincount(part, minlength=len(grid))[None].double() for part in parts])[:, 0]
-    n_rows = max(_CHUNK // (len(ranks) + len(grid)), 1)
+    values = _figures([torch.bincount(part, minlength=n_ranks)[None].double() for part in parts])[:, 0]
+    n_rows = max(_CHUNK // (len(members) + len(outsiders) + 4 * n_ranks), 1)
     replicates = [
-        _figures([_resampled(part, min(n_rows, n_boot - first), len(grid), generator) for part in parts])
+        _figures([_resampled(part, min(n_rows, n_boot - first), n_ranks, generator) for part in parts])
         for first in range(0, n_boot, n_rows)
     ]
     return Separation(values, torch.cat(replicates, 1), level)
+
+
+def _ranks(members: Tensor, outsiders: Tensor) -> tuple[tuple[Tensor, Tensor], int]:
+    """int64 ranks of both, in the order of the scores, and their number.
+
+    Members between two neighbors among the outsiders share a rank: no figure tells them apart.
+    """
+    grid, of_outsiders = torch.unique(outsiders, return_inverse=True)
+    lower, upper = torch.searchsorted(grid, members), torch.searchsorted(grid, members, right=True)
+    return (lower + upper, 2 * of_outsiders + 1), 2 * len(grid) + 1
 
 
 def _resampled(ranks: Tensor, n_rows: int, n_ranks: int, generator: torch.Generator) -> Tensor:
@@ -168,13 +178,15 @@ def _figures(counts: list[Tensor]) -> Tensor:
 
     Args:
         counts: ``(B, K)`` float64 for each half of the members and each half of the outsiders: how many have each of
-            the K scores, in increasing order.
+            the K ranks.
     """
-    below = [count.cumsum(1) for count in counts]  # at or below each score: not taken for members by a higher threshold
+    below = [
+        count.cumsum(1) for count in counts
+    ]  # at or below each rank: not taken for members by the threshold above it
     n_members, n_outsiders = below[0][0, -1] + below[1][0, -1], below[2][0, -1] + below[3][0, -1]
     members, outsiders = below[0] + below[1], below[2] + below[3]
     auc = ((counts[0] + counts[1]) * (outsiders - (counts[2] + counts[3]) / 2)).sum(1) / (n_members * n_outsiders)
-    # TPR - FPR of the threshold above each score, in each half; the last is 0, as is that of a threshold below all.
+    # TPR - FPR of the threshold above each rank, in each half; the last is 0, as is that of a threshold below all.
     gains = [below[2 + half] / below[2 + half][0, -1] - below[half] / below[half][0, -1] for half in (0, 1)]
     balanced = torch.zeros_like(auc)
     for half in (0, 1):
@@ -186,6 +198,6 @@ def _figures(counts: list[Tensor]) -> Tensor:
             found.append(torch.full_like(auc, math.nan))
             continue
         allowed = (n_outsiders * rate + 1e-9).floor()
-        first = (n_outsiders - outsiders > allowed).sum(1, keepdim=True)  # the lowest threshold is above this score
-        found.append(1 - members.gather(1, first)[:, 0] / n_members)
+        first = (n_outsiders - outsiders > allowed).sum(1, keepdim=True)  # the lowest threshold is above this rank
+        found.append((n_members - members.gather(1, first)[:, 0]) / n_members)
     return torch.stack(found)
