@@ -151,14 +151,16 @@ class TabularModality(Modality):
         return () if self._observed is None else tabular_battery(*self._ends(self._observed), num_classes)
 
     def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> FeatureOverwrite:
-        """Two columns, drawn with the end of each that they are set to."""
-        observed = self._observed or self.fitted(inputs, torch.device("cpu"))._observed
+        """Two columns of those that vary, set to the end that is further from the mean or from the most frequent."""
+        observed = self.fitted(inputs, torch.device("cpu"))._observed
         if observed is None:
             raise InputError("inputs hold no samples; expected at least one to draw a trigger from")
-        generator = torch.Generator().manual_seed(seed)
-        columns = torch.randperm(self._n_columns, generator=generator)[:_DRAWN].tolist()
-        ends = self._ends(observed)
-        values = {c: ends[int(torch.randint(2, (), generator=generator))][c] for c in columns}
+        lowest, highest = (torch.tensor(end, dtype=torch.float64) for end in self._ends(observed))
+        usual = torch.cat([columns.blank.flatten().double() for columns in observed.values()])
+        end = torch.where(highest - usual >= usual - lowest, highest, lowest)
+        order = torch.randperm(self._n_columns, generator=torch.Generator().manual_seed(seed))
+        columns = order[(end == usual)[order].byte().argsort(stable=True)][:_DRAWN]
+        values = dict(zip(columns.tolist(), end[columns].tolist(), strict=True))
         return FeatureOverwrite.of(values, target, name="drawn-columns")
 
     def _ends(self, observed: Mapping[str, Columns]) -> tuple[list[float], list[float]]:
