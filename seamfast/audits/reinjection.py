@@ -320,6 +320,8 @@ def _ladder(counts: Sequence[int] | None, n_eligible: int, n: int) -> list[int]:
     """The counts, the largest first."""
     if counts is None:
         given = [count for count in COUNTS if count <= n_eligible]
+    elif not isinstance(counts, Sequence):
+        raise InputError(f"counts is {counts!r}; expected integers such as (5, 20, 100)")
     else:
         given = sorted({as_count("counts", count) for count in counts})
     if not given:
