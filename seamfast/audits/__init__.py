@@ -1,12 +1,23 @@
-"""Blind audits of a model in memory: where stamped samples go, which triggers or words it obeys, where two
-models differ.
+"""Audits of a model in memory.
 
-Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can show.
+Blind ones look for a backdoor: where stamped samples go, which triggers or words the model obeys, where two models
+differ. Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can
+show. The others measure other weaknesses, which a cure may change: ``docs/sequela.md``.
 """
 
 from seamfast.audits.battery import stamped_evidence
 from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
 from seamfast.audits.vocabulary import retest_phrases, search_vocabulary
+from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_accuracy
 
-__all__ = ["disagreement", "invert_triggers", "retest_phrases", "search_vocabulary", "stamped_evidence"]
+__all__ = [
+    "adversarial_accuracy",
+    "calibration",
+    "class_accuracy",
+    "disagreement",
+    "invert_triggers",
+    "retest_phrases",
+    "search_vocabulary",
+    "stamped_evidence",
+]
