@@ -2,22 +2,28 @@
 
 Blind ones look for a backdoor: where stamped samples go, which triggers or words the model obeys, where two models
 differ. Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can
-show. The others measure other weaknesses, which a cure may change: ``docs/sequela.md``.
+show. The others measure other weaknesses, which a cure may change; ``docs/sequela.md`` describes them.
 """
 
 from seamfast.audits.battery import stamped_evidence
 from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
+from seamfast.audits.membership import Membership, Reference, membership
+from seamfast.audits.references import train_references
 from seamfast.audits.vocabulary import retest_phrases, search_vocabulary
 from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_accuracy
 
 __all__ = [
+    "Membership",
+    "Reference",
     "adversarial_accuracy",
     "calibration",
     "class_accuracy",
     "disagreement",
     "invert_triggers",
+    "membership",
     "retest_phrases",
     "search_vocabulary",
     "stamped_evidence",
+    "train_references",
 ]
