@@ -10,12 +10,15 @@ from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
 from seamfast.audits.membership import Membership, Reference, membership
 from seamfast.audits.references import train_references
+from seamfast.audits.sequela import AUDITS, Sequela, sequela
 from seamfast.audits.vocabulary import retest_phrases, search_vocabulary
 from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_accuracy
 
 __all__ = [
+    "AUDITS",
     "Membership",
     "Reference",
+    "Sequela",
     "adversarial_accuracy",
     "calibration",
     "class_accuracy",
@@ -24,6 +27,7 @@ __all__ = [
     "membership",
     "retest_phrases",
     "search_vocabulary",
+    "sequela",
     "stamped_evidence",
     "train_references",
 ]

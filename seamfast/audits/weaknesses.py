@@ -376,7 +376,7 @@ class AdversarialAccuracy:
 
     def figures(self) -> dict[str, Figure]:
         """The numbers to compare models by: the accuracy at each eps."""
-        return {f"accuracy at {self._name(one.eps)}": Figure.of(one.rate) for one in self.levels}
+        return {f"accuracy_at_{self._name(one.eps)}": Figure.of(one.rate) for one in self.levels}
 
     def changes_to(self, after: AdversarialAccuracy) -> dict[str, Figure]:
         """``after - self`` of each figure, sample by sample; the bounds hold for all at once."""
@@ -389,7 +389,7 @@ class AdversarialAccuracy:
         return found
 
     def _name(self, eps: float) -> str:
-        return f"{eps * 255:.3g}/255" if self.unit == "pixel" else f"{eps:.3g} std"
+        return f"{eps * 255:.3g}/255" if self.unit == "pixel" else f"{eps:.3g}_std"
 
 
 def adversarial_accuracy(
@@ -448,7 +448,8 @@ def adversarial_accuracy(
     most = None if n_samples is None else as_count("n_samples", n_samples)
     batch_size, seed = as_count("batch_size", batch_size), as_seed(seed)
     subject = place(model, data, device)
-    unit = _adjustable(subject, torch.arange(1)).unit  # raises where there is nothing to change
+    check_adjustable(subject.samples)
+    unit = _adjustable(subject, torch.arange(1)).unit
     if sizes is None:
         sizes = _EPS_OF_FEATURES if unit == OF_FEATURES else _EPS_OF_PIXELS
     generator = torch.Generator().manual_seed(seed)
@@ -478,12 +479,17 @@ def adversarial_accuracy(
     )
 
 
+def check_adjustable(data: CleanSet) -> None:
+    """Raise unless the samples hold floats that can change."""
+    if data.modality.adjustable(data.inputs, torch.arange(1), torch.float32, torch.device("cpu")) is None:
+        kind = f"samples of kind {data.modality.name!r} hold no floats"
+        raise InputError(f"{kind}; expected images or floats, which can change a little")
+
+
 def _adjustable(subject: Subject, indices: Tensor) -> Adjustable:
     samples, data = subject.samples, subject.data
     found = samples.modality.adjustable(samples.inputs, indices, data.dtype, data.device)
-    if found is None:
-        kind = f"samples of kind {samples.modality.name!r} hold no floats"
-        raise InputError(f"{kind}; expected images or floats, which can change a little")
+    assert found is not None
     return found
 
 

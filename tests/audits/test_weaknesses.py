@@ -185,7 +185,7 @@ def test_eps_is_in_pixels_whatever_the_normalization(mean: float, std: float, st
     assert found.unit == "pixel"
     assert (found.clean.n_hit, found.clean.n_total) == (5, 5)
     assert [(one.eps, one.rate.n_hit) for one in found.levels] == [(2 / 255, 3), (8 / 255, 1)]
-    assert set(found.figures()) == {"accuracy at 2/255", "accuracy at 8/255"}
+    assert set(found.figures()) == {"accuracy_at_2/255", "accuracy_at_8/255"}
 
 
 def test_pixels_stay_in_their_range() -> None:
@@ -283,7 +283,7 @@ def test_more_steps_and_larger_changes_find_more(digits: tuple[CleanSet, CleanSe
     weaker = adversarial_accuracy(clean_model, digits[1], eps=[0.05, 0.2], n_samples=120, n_steps=1)
     assert weaker.levels[1].rate.n_hit >= large
     changes = found.changes_to(weaker)
-    assert changes["accuracy at 51/255"].value == pytest.approx((weaker.levels[1].rate.n_hit - large) / 120)
+    assert changes["accuracy_at_51/255"].value == pytest.approx((weaker.levels[1].rate.n_hit - large) / 120)
     again = adversarial_accuracy(clean_model, digits[1], eps=[0.05, 0.2], n_samples=120)
     assert again.to_dict() == found.to_dict()
 
