@@ -9,7 +9,9 @@ from seamfast.audits.battery import stamped_evidence
 from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
 from seamfast.audits.membership import Membership, Reference, membership
+from seamfast.audits.reactivation import Reactivation, reactivation
 from seamfast.audits.references import train_references
+from seamfast.audits.reinjection import Reinjection, reinjection
 from seamfast.audits.sequela import AUDITS, Sequela, sequela
 from seamfast.audits.vocabulary import retest_phrases, search_vocabulary
 from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_accuracy
@@ -17,7 +19,9 @@ from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_
 __all__ = [
     "AUDITS",
     "Membership",
+    "Reactivation",
     "Reference",
+    "Reinjection",
     "Sequela",
     "adversarial_accuracy",
     "calibration",
@@ -25,6 +29,8 @@ __all__ = [
     "disagreement",
     "invert_triggers",
     "membership",
+    "reactivation",
+    "reinjection",
     "retest_phrases",
     "search_vocabulary",
     "sequela",

@@ -12,11 +12,14 @@ import torch
 from torch import nn
 
 from seamfast.audits.membership import Membership, Reference, membership
+from seamfast.audits.reactivation import Reactivation, reactivation
+from seamfast.audits.reinjection import Reinjection, reinjection
 from seamfast.audits.weaknesses import adversarial_accuracy, calibration, check_adjustable, class_accuracy
 from seamfast.checks import as_level, as_seed, check_time_budget, short
 from seamfast.data import CleanSet
+from seamfast.engine.model import device_of
 from seamfast.errors import InputError
-from seamfast.metrics import Figure
+from seamfast.metrics import Figure, Rate, rate_difference
 from seamfast.triggers import Trigger
 
 __all__ = ["AUDITS", "Audit", "Change", "Compared", "Given", "Sequela", "check_audits", "sequela"]
@@ -43,8 +46,13 @@ class Given:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What each audit takes."""
-        return {"level": self.level, "seed": self.seed, "device": self.device, "progress": self.progress}
+        """What each audit takes that only reads the model."""
+        return self.options_of_training | {"level": self.level}
+
+    @property
+    def options_of_training(self) -> dict[str, Any]:
+        """What each audit takes that trains a copy."""
+        return {"seed": self.seed, "device": self.device, "progress": self.progress}
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Audit:
 
     Attributes:
         meaning: in a few words.
-        needs: names of attributes of ``Given``, one of which must be there; empty: nothing but ``data``.
+        needs: names of attributes of ``Given``: of each group, one must be there.
         measure: of one model.
         figures: the numbers of a result, by name.
         changes: from one result to another, by name of figure: the difference with its bounds.
@@ -61,7 +69,7 @@ class Audit:
     """
 
     meaning: str
-    needs: tuple[str, ...]
+    needs: tuple[tuple[str, ...], ...]
     measure: Callable[[nn.Module, Given], Any]
     figures: Callable[[Any], dict[str, Figure]]
     changes: Callable[[Any, Any], dict[str, Figure]]
@@ -96,6 +104,58 @@ def _n_samples(result: Mapping[str, Membership]) -> dict[str, int]:
     return {name: one.member_accuracy.n_total + one.outsider_accuracy.n_total for name, one in result.items()}
 
 
+def _reinjection(model: nn.Module, given: Given) -> Reinjection:
+    assert given.clean is not None
+    return reinjection(model, given.clean, given.data, time_budget_s=given.time_budget_s, **given.options_of_training)
+
+
+def _injected(result: Reinjection) -> dict[str, Figure]:
+    """Numbers of one seed, without bounds; a count that was not reached has no value."""
+    n = result.before.attack_success_rate.n_total
+    counts = {f"steps_with_{count}": steps for count, steps in result.steps.items()}
+    numbers = {"fewest_poisoned": result.fewest, **counts}
+    return {name: Figure(number, None, None, n) for name, number in numbers.items()}
+
+
+def _injection_changes(before: Reinjection, after: Reinjection) -> dict[str, Figure]:
+    """Differences of the numbers, and ``steps_ratio``: below 1, the later model is easier to poison."""
+    first, second = _injected(before), _injected(after)
+    found = {name: _less(second[name], first[name]) for name in first}
+    n = after.before.attack_success_rate.n_total
+    return {**found, "steps_ratio": Figure(after.ratio_to(before), None, None, n)}
+
+
+def _less(figure: Figure, other: Figure) -> Figure:
+    known = figure.value is not None and other.value is not None
+    return Figure(figure.value - other.value if known else None, None, None, figure.n)  # type: ignore[operator]
+
+
+def _check_injection(given: Given) -> None:
+    assert given.clean is not None
+    modality = given.clean.modality
+    modality.check_trigger(modality.drawn_trigger(given.clean.inputs, 0, given.seed))
+
+
+def _reactivation(model: nn.Module, given: Given) -> Reactivation:
+    assert given.clean is not None
+    options = given.options_of_training | {"time_budget_s": given.time_budget_s}
+    return reactivation(model, given.clean, given.triggers, given.data, **options)
+
+
+def _success(result: Reactivation) -> dict[str, Rate]:
+    return {"attack_success_rate": result.asr_before, "attack_success_rate_retrained": result.asr_after}
+
+
+def _success_changes(before: Reactivation, after: Reactivation) -> dict[str, Figure]:
+    first, second = _success(before), _success(after)
+    return {name: rate_difference(first[name], second[name]) for name in first}
+
+
+def _check_triggers(given: Given) -> None:
+    for trigger in given.triggers:
+        given.data.modality.check_trigger(trigger)
+
+
 AUDITS: dict[str, Audit] = {
     "calibration": Audit(
         "errors of the confidence: ECE, Brier score, negative log-likelihood",
@@ -123,12 +183,28 @@ AUDITS: dict[str, Audit] = {
     ),
     "membership": Audit(
         "how well training data can be told from other samples",
-        ("members", "clean"),
+        (("members", "clean"),),
         _membership,
         lambda result: _separations({name: one.attacks for name, one in result.items()}, _n_samples(result)),
         lambda before, after: _separations(
             {name: one.change_from(before[name]) for name, one in after.items()}, _n_samples(after)
         ),
+    ),
+    "reinjection": Audit(
+        "poisoned samples and steps that bring another backdoor in",
+        (("clean",),),
+        _reinjection,
+        _injected,
+        _injection_changes,
+        _check_injection,
+    ),
+    "reactivation": Audit(
+        "attack success of the known trigger after a short fine-tuning by the attacker",
+        (("clean",), ("triggers",)),
+        _reactivation,
+        lambda result: {name: Figure.of(rate) for name, rate in _success(result).items()},
+        _success_changes,
+        _check_triggers,
     ),
 }
 """The audits by name; one row each."""
@@ -235,9 +311,10 @@ def check_audits(audits: Any, given: Given) -> tuple[str, ...]:
         if not isinstance(name, str) or name not in AUDITS:
             raise InputError(f"audits hold {short(name)}; expected names in {', '.join(AUDITS)}")
         audit = AUDITS[name]
-        if audit.needs and not any(getattr(given, need) for need in audit.needs):
-            wanted = " or ".join(f"{need}=" for need in audit.needs)
-            raise InputError(f"audits hold {name!r}, which lacks {audit.needs[0]}; expected {wanted}")
+        for group in audit.needs:
+            if not any(getattr(given, need) for need in group):
+                wanted = " or ".join(f"{need}=" for need in group)
+                raise InputError(f"audits hold {name!r}, which lacks {group[0]}; expected {wanted}")
         audit.check(given)
     return tuple(dict.fromkeys(audits))
 
@@ -266,10 +343,12 @@ def sequela(
     Args:
         received, sanitized: models of the same classes, e.g. before and after a cure.
         data: samples that neither model was trained on, as outsiders and to measure on.
-        audits: names in ``AUDITS``: ``"calibration"``, ``"class_accuracy"``, ``"adversarial"``, ``"membership"``.
+        audits: names in ``AUDITS``: ``"calibration"``, ``"class_accuracy"``, ``"adversarial"``, ``"membership"``,
+            ``"reinjection"``, ``"reactivation"``.
         members: samples that ``received`` was trained on: of ``"membership"``, the set ``"training"``.
-        clean: samples that the cure trained on, new members: of ``"membership"``, the set ``"clean"``.
-        triggers: of the known backdoor.
+        clean: samples that the cure trained on, new members: of ``"membership"``, the set ``"clean"``. The attacker of
+            ``"reinjection"`` and ``"reactivation"`` trains on them too.
+        triggers: of the known backdoor, for ``"reactivation"``.
         references: models of ``seamfast.audits.train_references``, for sharper attacks of ``"membership"``.
         level: of the bounds, in (0, 1).
         time_budget_s: for all audits. One that it does not suffice for is left out: time is looked at between the
@@ -310,7 +389,13 @@ def sequela(
         device=device,
         progress=progress,
     )
-    return measured(received, sanitized, check_audits(audits, given), given, time_budget_s)
+    names = check_audits(audits, given)
+    for name, model in (("received", received), ("sanitized", sanitized)):
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{name} is a {type(model).__name__}; expected a torch.nn.Module")
+    if device == "auto":
+        given = replace(given, device=device_of(received))
+    return measured(received, sanitized, names, given, time_budget_s)
 
 
 def measured(
@@ -330,10 +415,13 @@ def measured(
             given = replace(given, time_budget_s=(deadline - start) / 2)
         before = audit.measure(received, given)
         took = time.perf_counter() - start
-        if time.perf_counter() + took > deadline:
+        if time.perf_counter() + took > deadline or not _is_complete(before):
             left_out[name] = f"the time budget did not suffice: the received model alone took {took:.1f} s"
             continue
         after = audit.measure(sanitized, given)
+        if not _is_complete(after):
+            left_out[name] = "the time budget did not suffice for the sanitized model"
+            continue
         first, second = audit.figures(before), audit.figures(after)
         changes = tuple(
             Change(figure, first.get(figure), second.get(figure), change)
@@ -341,6 +429,11 @@ def measured(
         )
         compared[name] = Compared(before, after, changes, time.perf_counter() - start)
     return Sequela(compared, left_out, len(given.data), given.level, given.seed)
+
+
+def _is_complete(result: Any) -> bool:
+    """Of an audit that trains: whether its own time sufficed."""
+    return not isinstance(result, (Reactivation, Reinjection)) or result.complete
 
 
 def _values(result: Any) -> dict[str, Any]:

@@ -252,6 +252,10 @@ class Modality(ABC):
         """Triggers of the known attack families."""
         return ()
 
+    def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> Trigger:
+        """A trigger of such samples that no known attack has, drawn by ``seed``; ``inputs`` are samples to suit."""
+        raise self.not_stampable()
+
     def perturbations(self) -> Mapping[str, Perturbation]:
         """Changes by name, for the comparison of two models."""
         return {}

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from seamfast import CleanSet
-from seamfast.audits import AUDITS, Sequela, adversarial_accuracy, calibration, membership, sequela
+from seamfast import CleanSet, triggers
+from seamfast.audits import AUDITS, Sequela, adversarial_accuracy, calibration, membership, reactivation, reinjection, sequela
 from seamfast.errors import InputError
+from seamfast.metrics import rate_difference
 
+TARGET = 3  # of the planted model
 CHEAP = ("calibration", "class_accuracy", "adversarial")
 
 
@@ -52,6 +54,31 @@ def test_membership_is_measured_by_set(
     assert change.before.n == 300 + len(test)
     assert "training.loss.tpr_at_1_percent" in changes
     assert "training.loss.tpr_at_0_1_percent" not in changes  # 359 outsiders cannot tell
+
+
+def test_an_attacker_trains_copies_of_both(
+    digits: tuple[CleanSet, CleanSet], planted_model: nn.Module, clean_model: nn.Module
+) -> None:
+    train, test = digits
+    clean, trigger = train.subset(range(100)), triggers.Patch.checkerboard(3, TARGET, margin=0)
+    names = ["reinjection", "reactivation"]
+    found = sequela(planted_model, clean_model, test, audits=names, clean=clean, triggers=[trigger], seed=5)
+    injected, activated = (found.audits[name] for name in names)
+    assert injected.before.to_dict() == reinjection(planted_model, clean, test, seed=5).to_dict()
+    assert activated.after.to_dict() == reactivation(clean_model, clean, trigger, test, seed=5).to_dict()
+    changes = {change.name: change for compared in found.audits.values() for change in compared.changes}
+    assert changes["steps_ratio"].change.value == injected.after.ratio_to(injected.before)
+    fewest = changes["fewest_poisoned"]
+    assert (fewest.before.value, fewest.after.value) == (injected.before.fewest, injected.after.fewest)
+    assert {name for name in changes if name.startswith("steps_with_")} == {
+        f"steps_with_{count}" for count in injected.before.steps
+    }
+    success = changes["attack_success_rate_retrained"]
+    assert success.before.value == activated.before.asr_after.value > 0.9
+    assert success.change == rate_difference(activated.before.asr_after, activated.after.asr_after)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
+    with pytest.raises(InputError, match="audits hold 'reactivation', which lacks triggers; expected triggers="):
+        sequela(planted_model, clean_model, test, audits=names, clean=clean)
 
 
 def test_changes_are_after_less_before(found: Sequela) -> None:
@@ -94,6 +121,7 @@ def test_models_are_left_as_they_were(digits: tuple[CleanSet, CleanSet]) -> None
             {"audits": ["membership"]},
             "audits hold 'membership', which lacks members; expected members= or clean=",
         ),
+        ({"audits": ["reinjection"]}, "audits hold 'reinjection', which lacks clean; expected clean="),
         ({"audits": ["privacy"]}, f"audits hold 'privacy'; expected names in {', '.join(AUDITS)}"),
         ({"audits": [3]}, f"audits hold 3; expected names in {', '.join(AUDITS)}"),
         ({"audits": "calibration"}, f"audits is 'calibration'; expected names in {', '.join(AUDITS)}"),
@@ -117,6 +145,19 @@ def test_data_that_an_audit_cannot_use_is_refused_before_any_work() -> None:
     data = CleanSet({"input_ids": torch.arange(12).view(3, 4)}, torch.tensor([0, 1, 1]))
     with pytest.raises(InputError, match="samples of kind 'text' hold no floats; expected images or floats"):
         sequela(nn.Identity(), nn.Identity(), data, audits=["calibration", "adversarial"])
+
+
+def test_images_that_cannot_be_stamped_are_refused_before_any_work() -> None:
+    data = CleanSet(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 1]))
+    with pytest.raises(InputError, match="triggers are stamped in pixel space, before normalization"):
+        sequela(nn.Identity(), nn.Identity(), data, clean=data, audits=["calibration", "reinjection"])
+
+
+@pytest.mark.parametrize("name", ["received", "sanitized"])
+def test_what_is_no_model_is_refused(name: str, digits: tuple[CleanSet, CleanSet], clean_model: nn.Module) -> None:
+    models = {"received": clean_model, "sanitized": clean_model, name: {}}
+    with pytest.raises(InputError, match=f"{name} is a dict; expected a torch.nn.Module"):
+        sequela(**models, data=digits[1])
 
 
 def test_what_the_time_does_not_suffice_for_is_left_out(

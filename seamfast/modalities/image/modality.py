@@ -33,6 +33,11 @@ from seamfast.triggers.base import Trigger
 from seamfast.triggers.image.base import ImageTrigger
 from seamfast.triggers.image.battery import battery
 from seamfast.triggers.image.checks import ImageShape
+from seamfast.triggers.image.patch import Patch
+from seamfast.triggers.label_maps import AllToOne
+
+_SMALLEST_PATCH, _LARGEST_PATCH = 3, 5
+"""Edges of a drawn patch, in pixels."""
 
 
 class ImageModality(Modality):
@@ -192,6 +197,21 @@ class ImageModality(Modality):
 
     def battery(self, num_classes: int) -> tuple[Trigger, ...]:
         return battery(self.shape, num_classes)
+
+    def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> Patch:
+        """A patch of random pixels, 3x3 to 5x5, at a random place."""
+        channels, height, width = self.shape
+        side = min(max(min(height, width) // 8, _SMALLEST_PATCH), _LARGEST_PATCH, height, width)
+        generator = torch.Generator().manual_seed(seed)
+        pattern = torch.randint(256, (channels, side, side), generator=generator, dtype=torch.uint8)
+        row, column = (int(torch.randint(n - side + 1, (), generator=generator)) for n in (height, width))
+        return Patch(
+            name="drawn-patch",
+            target=AllToOne(target),
+            pattern=pattern.numpy(),
+            mask=np.ones((side, side)),
+            position=(row, column),
+        )
 
     def perturbations(self) -> Mapping[str, Perturbation]:
         return PERTURBATIONS
