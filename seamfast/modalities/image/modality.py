@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import InputError, ShapeError
-from seamfast.modalities.base import Augmentation, Modality, Perturbation, Stamper, StepDraws, Views, ViewSettings
+from seamfast.modalities.base import (
+    Adjustable,
+    Augmentation,
+    Modality,
+    Perturbation,
+    Stamper,
+    StepDraws,
+    Views,
+    ViewSettings,
+)
 from seamfast.modalities.batch import Batch
 from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.image.masks import MaskedPatterns
@@ -206,6 +215,24 @@ class ImageModality(Modality):
 
     def perturbations(self) -> Mapping[str, Perturbation]:
         return PERTURBATIONS
+
+    def adjustable(self, inputs: Batch, indices: Tensor, dtype: torch.dtype, device: torch.device) -> Adjustable | None:
+        """Pixels in [0, 1], where the normalization is known: those of floats are recovered, and not rounded."""
+        assert isinstance(inputs, Tensor)
+        if self.mean is None or self.std is None:
+            return super().adjustable(inputs, indices, dtype, device)
+        chosen = inputs[indices.to(inputs.device)].to(device)
+        if self.is_pixels:
+            pixels = chosen.float() / 255
+        else:
+            mean, std = (chosen.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            pixels = (chosen.float() * std + mean).clamp(0, 1)
+        one = torch.ones((), device=device)
+
+        def as_inputs(values: dict[str, Tensor]) -> Tensor:
+            return self.model_inputs(values["inputs"], dtype)
+
+        return Adjustable({"inputs": pixels}, {"inputs": one}, {"inputs": 0 * one}, {"inputs": one}, "pixel", as_inputs)
 
     def inverted(self, n_classes: int, generator: torch.Generator, device: torch.device) -> MaskedPatterns:
         return MaskedPatterns(self.shape, n_classes, generator, device)
