@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from seamfast.errors import InputError
 from seamfast.metrics import Rate
 from seamfast.triggers import Trigger
 
-__all__ = ["InjectionPoint", "Reinjection", "ReinjectionCurve", "reinjection"]
+__all__ = ["InjectionPoint", "Reinjection", "ReinjectionCurve", "reinjection", "steps_ratio"]
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 _CLEAN, _POISONED = 56, 8
@@ -128,11 +128,7 @@ class Reinjection:
         ):
             if mine != others:
                 raise InputError(f"the other has {name} {others}; expected {mine}, as here")
-        both = [(self.steps[count], other.steps[count]) for count in self.steps]
-        reached = [(a or self.max_steps, b or self.max_steps) for a, b in both if a or b]
-        if not reached or not (self.complete and other.complete):
-            return None
-        return math.exp(sum(math.log(a / b) for a, b in reached) / len(reached))
+        return steps_ratio(self.steps, other.steps, self.max_steps) if self.complete and other.complete else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -150,6 +146,13 @@ class Reinjection:
             "untried": list(self.untried),
             "complete": self.complete,
         }
+
+
+def steps_ratio(steps: Mapping[int, int | None], others: Mapping[int, int | None], max_steps: int) -> float | None:
+    """``Reinjection.ratio_to`` of the ``steps`` of two models, which have the same counts."""
+    both = [(steps[count], others[count]) for count in steps]
+    logs = [math.log((a or max_steps) / (b or max_steps)) for a, b in both if a or b]
+    return math.exp(sum(logs) / len(logs)) if logs else None
 
 
 def reinjection(
