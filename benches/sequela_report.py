@@ -20,7 +20,7 @@ from seamfast.report import write_atomically
 
 RECEIVED, TWIN = "received", "never backdoored"
 ORDER = (RECEIVED, SEAM, "super_fine_tune", "fine_tune", "ft_sam", "scratch", TWIN)
-SHOWN_COUNT = "100"
+SHOWN_COUNT = "200"
 """Poisoned samples whose steps are shown."""
 _RESAMPLES = 2000
 

@@ -127,7 +127,7 @@ def row(method: str, entry: str, **changes: Any) -> Row:
         "back": 0.1,
         "auc": 0.6,
         "ece": 0.05,
-        "steps": {"10": None, "100": 20},
+        "steps": {"10": None, "200": 20},
     } | changes
     reached = [int(count) for count, steps in figures["steps"].items() if steps]
     separation = {"auc": rate(figures["auc"]), "tpr_at_1_percent": rate(0.03)}
@@ -171,8 +171,8 @@ def test_the_tables_by_hand(tmp_path: Path) -> None:
         row("received", "a", asr=1.0),
         row("received", "b", asr=0.98),
         row("fine_tune", "a", asr=0.5, auc=0.58),
-        row("fine_tune", "b", asr=0.5, auc=0.56, steps={"10": 40, "100": 5}),
-        row("scratch", "a", steps={"10": None, "100": None}),
+        row("fine_tune", "b", asr=0.5, auc=0.56, steps={"10": 40, "200": 5}),
+        row("scratch", "a", steps={"10": None, "200": None}),
     ]
     cells = tables(tmp_path, rows)
     assert cells["1 received"][:3] == ["2", "90.0", "99.0"]
@@ -182,7 +182,7 @@ def test_the_tables_by_hand(tmp_path: Path) -> None:
     assert cells["2 fine_tune"][8] == "-3.0 [-4.0, -2.0]"
     assert "2 received" not in cells
     # Of a: 20 / 20. Of b: sqrt(40 / 80 * 5 / 20). Together the square root of 1 * 0.3536.
-    assert cells["3 fine_tune"][:5] == ["2", "2", "55", "12.5", "0.59 [0.35, 1.00] (2)"]
+    assert cells["3 fine_tune"][:5] == ["2", "2", "105", "12.5", "0.59 [0.35, 1.00] (2)"]
     assert cells["3 scratch"][:5] == ["1", "0", "", "80", "4.00 [4.00, 4.00] (1)"]
 
 

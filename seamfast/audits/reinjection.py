@@ -32,8 +32,8 @@ from seamfast.triggers import Trigger
 
 __all__ = ["InjectionPoint", "Reinjection", "ReinjectionCurve", "reinjection", "steps_ratio"]
 
-COUNTS = (1, 2, 5, 10, 20, 50, 100)
-_CLEAN, _POISONED = 56, 8
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_CLEAN, _POISONED = 48, 16
 """Samples of a step. An attacker who trains the model himself can show it a few poisoned samples often."""
 _MOMENTUM = 0.9
 _MOST_TESTED = 500
@@ -162,7 +162,7 @@ def reinjection(
     *,
     trigger: Trigger | None = None,
     counts: Sequence[int] | None = None,
-    max_steps: int = 192,
+    max_steps: int = 256,
     wanted: float = 0.9,
     allowance: float = 0.05,
     rate: float = 0.01,
@@ -174,8 +174,8 @@ def reinjection(
 ) -> Reinjection:
     """Steps of SGD until ``wanted`` of the test samples follow a new trigger, for each number of poisoned samples.
 
-    An attacker trains a copy of the model, all its weights, with momentum 0.9: each step has 56 clean samples of
-    ``data`` and 8 poisoned ones, which repeat where there are fewer. The model is tested after steps 1 to 8, and then
+    An attacker trains a copy of the model, all its weights, with momentum 0.9: each step has 48 clean samples of
+    ``data`` and 16 poisoned ones, which repeat where there are fewer. The model is tested after steps 1 to 8, and then
     four times while the steps double. A test counts as reached if the success rate is at least ``wanted`` and the
     accuracy is at least that of the model as given less ``allowance``. The ladder of counts goes from the largest down,
     and ends with the first that is not reached within ``max_steps``.
@@ -189,8 +189,8 @@ def reinjection(
         test: samples that accuracy and success are measured on, none of them in ``data``; at most 500 for each.
         trigger: of the new backdoor; ``None``: one drawn by ``seed``, with the target class ``(seed + 1) % C``: a patch
             of random pixels, a rare word, or two columns. It should not be one that the model knows.
-        counts: numbers of poisoned samples, at least 1 each; ``None``: of 1, 2, 5, 10, 20, 50 and 100 those that
-            ``data`` has samples for.
+        counts: numbers of poisoned samples, at least 1 each; ``None``: of 1, 2, 5, 10, 20, 50, 100, 200 and
+            500 those that ``data`` has samples for.
         max_steps: at least 1.
         wanted: success rate, in [0, 1].
         allowance: of accuracy, in [0, 1]; a model that gives all samples to the target has no backdoor.

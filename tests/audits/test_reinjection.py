@@ -127,10 +127,10 @@ def test_models_get_the_same_samples_in_the_same_order(
         reinjection(tiny_model(), tiny_data, tiny_data, counts=(count,), **options)
     first, again, fewer = seen[:3], seen[3:6], seen[6:]
     assert first == again
-    assert [row[:56] for row in first] == [row[:56] for row in fewer]
-    assert all(max(row[:56]) < 160 <= min(row[56:]) and len(row) == 64 for row in first)
-    assert {i for row in first for i in row[56:]} == set(range(160, 165))
-    assert {i for row in fewer for i in row[56:]} == {160, 161}
+    assert [row[:48] for row in first] == [row[:48] for row in fewer]
+    assert all(max(row[:48]) < 160 <= min(row[48:]) and len(row) == 64 for row in first)
+    assert {i for row in first for i in row[48:]} == set(range(160, 165))
+    assert {i for row in fewer for i in row[48:]} == {160, 161}
 
 
 def test_every_count_begins_with_the_weights_as_received(tiny_data: CleanSet, tiny_model: Make) -> None:
