@@ -151,7 +151,7 @@ def _ratio(group: dict[tuple[str, int], Row], others: dict[tuple[str, int], Row]
     if not logs:
         return ""
     mean, low, high = (math.exp(x) for x in _mean_and_bounds(sorted(logs)))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}] ({len(logs)})"
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}] ({len(logs)})" if len(logs) > 1 else f"{mean:.2f} (1)"
 
 
 def _shown(rows: Sequence[Row], figure: Figure, form: Callable[[float], str]) -> str:
@@ -163,7 +163,7 @@ def _with_bounds(values: Sequence[float]) -> str:
     if not values:
         return ""
     mean, low, high = _mean_and_bounds(values)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" if len(values) > 1 else f"{mean:+.1f}"
 
 
 def _mean_and_bounds(values: Sequence[float]) -> tuple[float, float, float]:

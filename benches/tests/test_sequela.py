@@ -180,10 +180,12 @@ def test_the_tables_by_hand(tmp_path: Path) -> None:
     # ASR: -50 and -48 points; AUC: -2 and -4 hundredths. The bounds are those of two values.
     assert cells["2 fine_tune"][2] == "-49.0 [-50.0, -48.0]"
     assert cells["2 fine_tune"][8] == "-3.0 [-4.0, -2.0]"
+    assert cells["2 scratch"][0] == "1"
+    assert cells["2 scratch"][2] == "-98.0"
     assert "2 received" not in cells
     # Of a: 20 / 20. Of b: sqrt(40 / 80 * 5 / 20). Together the square root of 1 * 0.3536.
     assert cells["3 fine_tune"][:5] == ["2", "2", "105", "12.5", "0.59 [0.35, 1.00] (2)"]
-    assert cells["3 scratch"][:5] == ["1", "0", "", "80", "4.00 [4.00, 4.00] (1)"]
+    assert cells["3 scratch"][:5] == ["1", "0", "", "80", "4.00 (1)"]
 
 
 def test_equal_rows_give_equal_tables(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from seamfast.audits.retraining import (
     Attacker,
@@ -23,6 +22,7 @@ from seamfast.audits.retraining import (
 from seamfast.checks import as_count, as_rate, as_seed, check_time_budget
 from seamfast.data import CleanSet
 from seamfast.data.resident import wrap_around_batches
+from seamfast.engine.counting import OnBatch
 from seamfast.engine.events import progress_bar
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.subject import as_called
@@ -242,7 +242,7 @@ def reinjection(
         before = attack.point(0)
         least = (before.accuracy.value or 0.0) - allowance
         for number, count in enumerate(ladder):
-            curve, complete = attack.curve(count, wanted, least, end, bar)
+            curve, complete = attack.curve(count, wanted, least, end, bar.update)
             curves.append(curve)
             bar.update((number + 1) * max_steps - bar.n)
             if curve.steps is None:
@@ -283,7 +283,7 @@ class _Attack:
         return InjectionPoint(steps, success, self._attacker.accuracy(self._plain))
 
     def curve(
-        self, count: int, wanted: float, least: float, end: float, bar: tqdm[Any]
+        self, count: int, wanted: float, least: float, end: float, advance: OnBatch
     ) -> tuple[ReinjectionCurve, bool]:
         """From the weights as received; and whether there was time for it."""
         points: list[InjectionPoint] = []
@@ -293,7 +293,7 @@ class _Attack:
                 if time.perf_counter() >= end:
                     return ReinjectionCurve(count, None, tuple(points)), False
                 self._attacker.step(indices)
-                bar.update()
+                advance(1)
                 if step in self._looks:
                     self._attacker.check_finite()
                     points.append(self.point(step))
