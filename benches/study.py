@@ -19,9 +19,9 @@ settings changed, more of which ``--ablation`` takes as JSON; and those of ``ben
 two hours of two cores: twelve attacks and more on three data sets, 5 % clean data, one seed.
 
 ``--reactivate`` does to the cured model what its attacker might: 5 epochs on 2 % clean data, among which 5 triggered
-images have the attacker's label, SGD 0.01. The row then has the ASR of that, beside that of the never-backdoored model
-of the zoo, before and after the same. Source: Min et al., "Uncovering, Explaining, and Mitigating the Superficial
-Safety of Backdoor Defense", NeurIPS 2024, arXiv:2410.09838.
+images have the attacker's label, SGD 0.01: ``seamfast.audits.reactivation``. The row then has the ASR of that, beside
+that of the never-backdoored model of the zoo, before and after the same. Source: Min et al., "Uncovering, Explaining,
+and Mitigating the Superficial Safety of Backdoor Defense", NeurIPS 2024, arXiv:2410.09838.
 
 ``--unseen`` draws the clean data from one half of the test set and measures on the other. Beside the rows of clean data
 out of the training set they show how far acceptance can be trusted, and count in no other table.
@@ -44,7 +44,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
@@ -53,12 +52,12 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from benches import study_report, zoo  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
-from benches.defences.training import Training  # noqa: E402
 from benches.rows import Row, append_row, commit, read_rows  # noqa: E402
 from benches.study_report import SEAM, Key, key  # noqa: E402
 from benches.zoo import Entry, clean_part, measure, read  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
+from seamfast.audits import reactivation  # noqa: E402
 from seamfast.data import split_by_class  # noqa: E402
 from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.metrics import fidelity, fidelity_nist  # noqa: E402
@@ -390,32 +389,12 @@ def fidelities(before: Row, after: dict[str, float | None]) -> Row:
 def reactivated(
     model: nn.Module, backdoor: Backdoor, name: str, train_set: CleanSet, test_set: CleanSet, seed: int
 ) -> float | None:
-    """ASR after 5 epochs on 2 % clean data with 5 triggered images, SGD 0.01, momentum 0.9, batches of 128."""
+    """ASR after the re-activation of ``seamfast.audits`` on 2 % clean data, with 5 triggered images of all others."""
     few = clean_part(name, train_set, 0.02, seed + 1)  # other images than the defence had, but for chance
-    data = retraining_set(backdoor, few, train_set, 5, seed)
-    with Training(model, data, seed=seed, augment=(0, False), batch_size=128, precision="auto") as training:
-        tuned = training.copy()
-        optimizer = torch.optim.SGD(tuned.parameters(), 0.01, momentum=0.9)
-        for epoch in range(5):
-            for inputs, labels in training.batches(epoch):
-                optimizer.zero_grad()
-                F.cross_entropy(training.logits(tuned, inputs), labels).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return rates(training.finish(tuned).model, backdoor, test_set)["asr"]
-
-
-def retraining_set(backdoor: Backdoor, clean: CleanSet, train_set: CleanSet, n: int, seed: int) -> CleanSet:
-    """``clean``, and ``n`` images of ``train_set``, stamped by turns of triggers and labeled as the attacker wants."""
-    assert train_set.num_classes is not None
-    everything = torch.arange(len(clean))
-    images, labels = [clean.pixels(everything)], [clean.labels]
-    order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(seed))
-    for number, trigger in enumerate(backdoor.triggers):
-        eligible = order[trigger.target.eligible(train_set.labels[order], train_set.num_classes)]
-        drawn = eligible[number :: len(backdoor.triggers)][: len(range(number, n, len(backdoor.triggers)))]
-        images.append(trigger.stamp(train_set.pixels(drawn), sample_ids=drawn, seed=seed))
-        labels.append(trigger.target.targets(train_set.labels[drawn], train_set.num_classes))
-    return CleanSet(torch.cat(images), torch.cat(labels), mean=clean.mean, std=clean.std, num_classes=clean.num_classes)
+    found = reactivation(
+        model, few, backdoor.triggers, test_set, source=train_set, seed=seed, precision="auto", progress=False
+    )
+    return found.asr_after.value
 
 
 if __name__ == "__main__":

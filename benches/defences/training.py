@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import seamfast
-from seamfast.data.resident import _grouped
+from seamfast.data.resident import one_pass
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import logits_of
 from seamfast.engine.precision import choose_precision
@@ -121,7 +121,7 @@ class Training:
     @property
     def steps_an_epoch(self) -> int:
         """``ceil(N / batch_size)``, less one where the last batch would be a single sample."""
-        return len(_batches(torch.arange(len(self._labels)), self._batch_size))
+        return len(one_pass(torch.arange(len(self._labels)), self._batch_size, torch.Generator()))
 
     def batches(self, epoch: int) -> Iterator[tuple[Batch, Tensor]]:
         """Every sample once, in a new order, under crops and flips of its own: ``(inputs, labels)`` for one step each.
@@ -129,10 +129,8 @@ class Training:
         Texts of about one length come together, as where seamfast trains. The last batch of an epoch is smaller. A last
         batch of one sample, which BatchNorm could not train on, is left out.
         """
-        drawn = torch.randperm(len(self._labels), generator=self._order)
-        if self._lengths is not None:
-            drawn = _grouped(drawn, self._batch_size, self._lengths, self._order)
-        for indices in _batches(drawn, self._batch_size):
+        samples = torch.arange(len(self._labels))
+        for indices in one_pass(samples, self._batch_size, self._order, self._lengths):
             chosen = indices.to(self.device)
             self.n_steps += 1
             yield self._gathered(chosen, epoch, self._augmentation), self._labels[chosen]
@@ -226,11 +224,6 @@ def tuned_with_new_head(
             optimizer.step()
             set_norm(head.weight, received.norm())
     return student
-
-
-def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    batches = list(order.split(batch_size))
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -17,10 +17,10 @@ from torch import nn
 from benches import study, study_report, zoo
 from benches.zoo import Entry
 from seamfast import CleanSet, attacks
-from seamfast.attacks import Backdoor, TrainConfig
+from seamfast.attacks import TrainConfig
 from seamfast.engine.model import digest
 from seamfast.errors import InputError
-from seamfast.triggers import AllToOne, Patch
+from seamfast.triggers import AllToOne
 
 NOWHERE = Path("nowhere")  # digits come with scikit-learn
 DIGITS = {("digits", "small_cnn"): TrainConfig(epochs=10, batch_size=64, rate=0.1)}
@@ -445,18 +445,6 @@ def test_shards_divide_the_core_between_them(monkeypatch: pytest.MonkeyPatch) ->
     assert len(everything) == (12 + 1) * 13 + (14 + 3 + 1) * 13 + (14 + 1) * 4
     assert {job.entry.attack for job in seen[0]} == {"clean", *attacks.ATTACKS, *zoo.OWN}
     assert {(job.entry.rate, job.entry.seed, job.budget, job.seed) for job in seen[0]} == {(0.05, 0, 0.05, 0)}
-
-
-def test_five_images_are_stamped_by_turns_and_labelled_as_the_attacker_wants(tiny_data: CleanSet) -> None:
-    triggers = (Patch.square(2, target=1, name="a"), Patch.square(2, target=3, corner="top-left", name="b"))
-    clean = tiny_data.subset(range(8))
-    got = study.retraining_set(Backdoor("", triggers), clean, tiny_data, 5, 0)
-    assert len(got) == 8 + 5
-    assert torch.equal(got.inputs[:8], clean.inputs)
-    assert got.labels[8:].tolist() == [1, 1, 1, 3, 3]
-    for image, place in zip(got.inputs[8:], [-3] * 3 + [1] * 2, strict=True):
-        square = slice(place, place + 2) if place > 0 else slice(5, 7)
-        assert (image[0, square, square] == 255).all()
 
 
 def test_what_is_left_is_told_from_the_rows() -> None:

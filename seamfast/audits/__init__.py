@@ -1,25 +1,39 @@
-"""Audits of a model in memory: where stamped samples go, which triggers or words it obeys, where two models differ,
-and whether its training data can be told from other samples.
+"""Audits of a model in memory.
 
-Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each of the blind
-ones can show, ``docs/sequela.md`` what ``membership`` measures.
+Blind ones look for a backdoor: where stamped samples go, which triggers or words the model obeys, where two models
+differ. Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can
+show. The others measure other weaknesses, which a cure may change; ``docs/sequela.md`` describes them.
 """
 
 from seamfast.audits.battery import stamped_evidence
 from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
 from seamfast.audits.membership import Membership, Reference, membership
+from seamfast.audits.reactivation import Reactivation, reactivation
 from seamfast.audits.references import train_references
+from seamfast.audits.reinjection import Reinjection, reinjection
+from seamfast.audits.sequela import AUDITS, Sequela, sequela
 from seamfast.audits.vocabulary import retest_phrases, search_vocabulary
+from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_accuracy
 
 __all__ = [
+    "AUDITS",
     "Membership",
+    "Reactivation",
     "Reference",
+    "Reinjection",
+    "Sequela",
+    "adversarial_accuracy",
+    "calibration",
+    "class_accuracy",
     "disagreement",
     "invert_triggers",
     "membership",
+    "reactivation",
+    "reinjection",
     "retest_phrases",
     "search_vocabulary",
+    "sequela",
     "stamped_evidence",
     "train_references",
 ]

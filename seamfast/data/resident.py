@@ -166,6 +166,21 @@ def wrap_around_batches(samples: Tensor, batch_size: int, seed: int, lengths: Te
         order = order[batch_size:]
 
 
+def one_pass(
+    samples: Tensor, batch_size: int, generator: torch.Generator, lengths: Tensor | None = None
+) -> list[Tensor]:
+    """Batches of ``batch_size`` of one ``randperm`` of the samples: each once, the last batch smaller.
+
+    A last batch of one sample, which BatchNorm could not train on, is left out. ``lengths`` is as for
+    ``wrap_around_batches``.
+    """
+    drawn = samples[torch.randperm(len(samples), generator=generator)]
+    if lengths is not None:
+        drawn = _grouped(drawn, batch_size, lengths, generator)
+    batches = list(torch.split(drawn, batch_size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
 def _grouped(drawn: Tensor, batch_size: int, lengths: Tensor, generator: torch.Generator) -> Tensor:
     """Samples of about one length side by side, in a random order of batches."""
     batches: list[Tensor] = []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, finite_answers, place
 from seamfast.gating.policy import AuditSettings
 from seamfast.gating.sentences import disagreement_sentences
-from seamfast.metrics import Bounded, largeness
+from seamfast.metrics import Bounded, largeness, paired_difference
 from seamfast.modalities import TextModality
 from seamfast.record import rate_values
 
@@ -207,20 +205,10 @@ def _on_grey(mask: Tensor, pattern: Tensor) -> Tensor:
 
 
 def change(before: Tensor, after: Tensor, level: float) -> dict[str, Any]:
-    """How accuracy changed between two ``is_right``, sample by sample, which is more exact than two separate rates.
-
-    The interval is the adjusted Wald interval for a difference of paired proportions, which keeps its coverage where
-    few pairs differ. Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of
-    binomial proportions based on paired data", J. Educ. Behav. Stat. 37, 2012.
-    """
+    """How accuracy changed between two ``is_right``, sample by sample, which is more exact than two separate rates."""
     n, n_lost, n_gained = len(before), int((before & ~after).sum()), int((~before & after).sum())
-    lost, gained = (n_lost + 1) / (n + 2), (n_gained + 1) / (n + 2)
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((lost + gained - (lost - gained) ** 2) / (n + 2))
-    share = {
-        "value": (n_lost - n_gained) / n,
-        "low": max(lost - gained - half, -1.0),
-        "high": min(lost - gained + half, 1.0),
-    }
+    lost = paired_difference(n_lost, n_gained, n, level=level)
+    share = {"value": lost.value, "low": lost.low, "high": lost.high}
     return {"n": n, "n_lost": n_lost, "n_gained": n_gained, "accuracy_lost": share}
 
 

@@ -101,6 +101,29 @@ class Views(NamedTuple):
     mixed_weight: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Adjustable:
+    """Samples as floats that may change by small amounts, each within its range.
+
+    Attributes:
+        values: by name, ``(B, ...)`` floats.
+        scale: by name, the size of one unit of each, which broadcasts with ``values``.
+        lowest, highest: by name, the range.
+        unit: what the scale is, in a few words.
+        as_inputs: values as the model takes them; differentiable.
+    """
+
+    values: dict[str, Tensor]
+    scale: dict[str, Tensor]
+    lowest: dict[str, Tensor]
+    highest: dict[str, Tensor]
+    unit: str
+    as_inputs: Callable[[dict[str, Tensor]], Batch]
+
+
+OF_FEATURES = "standard deviation of the feature"
+"""The unit of ``Adjustable`` samples other than images."""
+
 Stamper = Callable[[Batch, Tensor, Tensor, int], Batch]
 """``stamper(inputs, indices, trigger_ids, seed)``: the samples at the indices, each with the trigger of its id, as the
 model takes them."""
@@ -229,9 +252,35 @@ class Modality(ABC):
         """Triggers of the known attack families."""
         return ()
 
+    def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> Trigger:
+        """A trigger of such samples that no known attack has, drawn by ``seed``; ``inputs`` are samples to suit."""
+        raise self.not_stampable()
+
     def perturbations(self) -> Mapping[str, Perturbation]:
         """Changes by name, for the comparison of two models."""
         return {}
+
+    def adjustable(self, inputs: Batch, indices: Tensor, dtype: torch.dtype, device: torch.device) -> Adjustable | None:
+        """The samples at ``indices`` (int64), which the model takes as ``dtype`` on ``device``; all floats among them
+        may change, within the range of each feature in ``inputs``. ``None``: they hold no floats."""
+        tensors = named_tensors(inputs)
+        floats = {name: value.float() for name, value in tensors.items() if value.is_floating_point()}
+        if not floats:
+            return None
+        chosen = {name: value[indices.to(value.device)].to(device) for name, value in tensors.items()}
+
+        def as_inputs(values: dict[str, Tensor]) -> Batch:
+            changed = chosen | {name: value.to(dtype) for name, value in values.items()}
+            return changed if isinstance(inputs, dict) else changed["inputs"]
+
+        return Adjustable(
+            {name: chosen[name].float() for name in floats},
+            {name: value.std(0, correction=0).to(device) for name, value in floats.items()},
+            {name: value.amin(0).to(device) for name, value in floats.items()},
+            {name: value.amax(0).to(device) for name, value in floats.items()},
+            OF_FEATURES,
+            as_inputs,
+        )
 
     def inverted(self, n_classes: int, generator: torch.Generator, device: torch.device) -> InvertedTriggers:
         """Random initial triggers of a search, equal for all classes."""

@@ -16,8 +16,11 @@ from seamfast.modalities.columns import Categories, Columns, Floats, chosen, sha
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.tabular.base import TabularTrigger, changed
 from seamfast.triggers.tabular.battery import tabular_battery
+from seamfast.triggers.tabular.columns import FeatureOverwrite
 
 _CATEGORIES = (torch.int64, torch.int32)
+_DRAWN = 2
+"""Columns of a drawn trigger."""
 _MOST_OVERWRITTEN = 0.15
 """Share of the columns of each tensor, where that is more than ``ViewSettings.occlusions``."""
 
@@ -145,17 +148,32 @@ class TabularModality(Modality):
 
     def battery(self, num_classes: int) -> tuple[Trigger, ...]:
         """``tabular_battery`` of the observed columns."""
-        if self._observed is None:
-            return ()
+        return () if self._observed is None else tabular_battery(*self._ends(self._observed), num_classes)
+
+    def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> FeatureOverwrite:
+        """Two columns of those that vary, set to the end that is further from the mean or from the most frequent."""
+        observed = self.fitted(inputs, torch.device("cpu"))._observed
+        if observed is None:
+            raise InputError("inputs hold no samples; expected at least one to draw a trigger from")
+        lowest, highest = (torch.tensor(end, dtype=torch.float64) for end in self._ends(observed))
+        usual = torch.cat([columns.blank.flatten().double() for columns in observed.values()])
+        end = torch.where(highest - usual >= usual - lowest, highest, lowest)
+        order = torch.randperm(self._n_columns, generator=torch.Generator().manual_seed(seed))
+        columns = order[(end == usual)[order].byte().argsort(stable=True)][:_DRAWN]
+        values = dict(zip(columns.tolist(), end[columns].tolist(), strict=True))
+        return FeatureOverwrite.of(values, target, name="drawn-columns")
+
+    def _ends(self, observed: Mapping[str, Columns]) -> tuple[list[float], list[float]]:
+        """The lowest and the highest value of each column."""
         ends: tuple[list[float], list[float]] = ([], [])
-        for observed in self._observed.values():
-            if isinstance(observed, Floats):
-                both = observed.lowest, observed.highest
+        for columns in observed.values():
+            if isinstance(columns, Floats):
+                both = columns.lowest, columns.highest
             else:
-                both = observed.table[:, 0], observed.table[:, -1]
+                both = columns.table[:, 0], columns.table[:, -1]
             for values, found in zip(ends, both, strict=True):
                 values.extend(found.tolist())
-        return tabular_battery(*ends, num_classes)
+        return ends
 
     def perturbations(self) -> Mapping[str, Perturbation]:
         """Up to three columns with other values, and noise; none of categories in the latter."""

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from seamfast.errors import InputError, ShapeError
-from seamfast.modalities.base import Augmentation, Modality, Perturbation, Stamper, StepDraws, Views, ViewSettings
+from seamfast.modalities.base import (
+    Adjustable,
+    Augmentation,
+    Modality,
+    Perturbation,
+    Stamper,
+    StepDraws,
+    Views,
+    ViewSettings,
+)
 from seamfast.modalities.batch import Batch
 from seamfast.modalities.image.disturb import add_plane_waves, disturb
 from seamfast.modalities.image.masks import MaskedPatterns
@@ -24,6 +33,11 @@ from seamfast.triggers.base import Trigger
 from seamfast.triggers.image.base import ImageTrigger
 from seamfast.triggers.image.battery import battery
 from seamfast.triggers.image.checks import ImageShape
+from seamfast.triggers.image.patch import Patch
+from seamfast.triggers.label_maps import AllToOne
+
+_SMALLEST_PATCH, _LARGEST_PATCH = 3, 5
+"""Edges of a drawn patch, in pixels."""
 
 
 class ImageModality(Modality):
@@ -184,8 +198,41 @@ class ImageModality(Modality):
     def battery(self, num_classes: int) -> tuple[Trigger, ...]:
         return battery(self.shape, num_classes)
 
+    def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> Patch:
+        """A patch of random pixels, 3x3 to 5x5, at a random place."""
+        channels, height, width = self.shape
+        side = min(max(min(height, width) // 8, _SMALLEST_PATCH), _LARGEST_PATCH, height, width)
+        generator = torch.Generator().manual_seed(seed)
+        pattern = torch.randint(256, (channels, side, side), generator=generator, dtype=torch.uint8)
+        row, column = (int(torch.randint(n - side + 1, (), generator=generator)) for n in (height, width))
+        return Patch(
+            name="drawn-patch",
+            target=AllToOne(target),
+            pattern=pattern.numpy(),
+            mask=np.ones((side, side)),
+            position=(row, column),
+        )
+
     def perturbations(self) -> Mapping[str, Perturbation]:
         return PERTURBATIONS
+
+    def adjustable(self, inputs: Batch, indices: Tensor, dtype: torch.dtype, device: torch.device) -> Adjustable | None:
+        """Pixels in [0, 1], where the normalization is known: those of floats are recovered, and not rounded."""
+        assert isinstance(inputs, Tensor)
+        if self.mean is None or self.std is None:
+            return super().adjustable(inputs, indices, dtype, device)
+        chosen = inputs[indices.to(inputs.device)].to(device)
+        if self.is_pixels:
+            pixels = chosen.float() / 255
+        else:
+            mean, std = (chosen.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            pixels = (chosen.float() * std + mean).clamp(0, 1)
+        one = torch.ones((), device=device)
+
+        def as_inputs(values: dict[str, Tensor]) -> Tensor:
+            return self.model_inputs(values["inputs"], dtype)
+
+        return Adjustable({"inputs": pixels}, {"inputs": one}, {"inputs": 0 * one}, {"inputs": one}, "pixel", as_inputs)
 
     def inverted(self, n_classes: int, generator: torch.Generator, device: torch.device) -> MaskedPatterns:
         return MaskedPatterns(self.shape, n_classes, generator, device)

@@ -29,6 +29,7 @@ from seamfast.modalities.text.vocabulary import Vocabulary, ends_of, n_ids
 from seamfast.triggers.base import Trigger
 from seamfast.triggers.text.base import TextTrigger
 from seamfast.triggers.text.battery import text_battery
+from seamfast.triggers.text.insertion import Insertion
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _NAMES = (IDS, MASK, TYPES)
@@ -272,6 +273,19 @@ class TextModality(Modality):
     def battery(self, num_classes: int) -> tuple[Trigger, ...]:
         """Published words, sentences and changed characters."""
         return text_battery(num_classes)
+
+    def drawn_trigger(self, inputs: Batch, target: int, seed: int) -> Insertion:
+        """A word of the vocabulary, at a random place: one of the rarest in ``inputs`` that are one token each."""
+        vocabulary = self.vocabulary
+        if vocabulary.tokenizer is None:
+            raise self.not_stampable()
+        allowed = vocabulary.insertable
+        shuffled = allowed[torch.randperm(len(allowed), generator=torch.Generator().manual_seed(seed))]
+        for id in shuffled[self.counts(inputs).cpu()[shuffled].argsort(stable=True)].tolist():
+            word = vocabulary.text_of([id])
+            if word.isalpha() and vocabulary.tokenizer.encode(word, add_special_tokens=False).ids == [id]:
+                return Insertion.word(word, target, name="drawn-word")
+        raise InputError("the tokenizer has no word of one token; expected a trigger to be given")
 
     def perturbations(self) -> Mapping[str, Perturbation]:
         """Words inserted, replaced, dropped, shuffled, and those of another text."""
