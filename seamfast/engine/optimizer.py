@@ -188,7 +188,8 @@ def _trained(model: nn.Module) -> list[Tensor]:
 
 
 def _rms(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor.detach().float()) / math.sqrt(tensor.numel())
+    norm: Tensor = torch.linalg.vector_norm(tensor.detach().float())
+    return norm / math.sqrt(tensor.numel())
 
 
 def _root_of_fan_in(matrix: Tensor) -> float:
