@@ -770,6 +770,19 @@ def test_presets_are_passed_on(
     assert [(kwargs["preset"], kwargs["config"]) for kwargs in given] == [(preset, None)]
 
 
+# --trainable.
+
+
+def test_parameters_to_train_are_named_by_patterns(place: Place, tmp_path: Path) -> None:
+    ran = seamfast_(*place.cure, "--trainable", "9.*", "--trainable", "7.weight", "--json")
+    assert ran.document()["run"]["trainable"] == {
+        "mode": "named",
+        "n_tensors": 8,
+        "n_trained": 3,
+        "n_frozen_changed": 0,
+    }
+
+
 # Refused input: exit code 3, one line, no traceback, nothing written.
 
 
@@ -886,6 +899,11 @@ OPTIONS = [
             "sanitize",
             ["--preset", "fast", "--config", "{config}"],
             "ConfigError: preset is 'fast' and a config is given; expected one of them$",
+        ),
+        (
+            "sanitize",
+            ["--trainable", "x.*"],
+            r"ConfigError: trainable holds 'x\.\*', which matches no parameter; expec",
         ),
         ("plant", ["--target", 4], r"InputError: .*4"),
         ("plant", ["--rate", 1], r"InputError: rate 1\.0 asks for 640 poisoned samples; only 480 of 640 can be$"),

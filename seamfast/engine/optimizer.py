@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 _FLOOR = 0.1
-"""Least size of a tensor for its rate, as a share of the usual one: many biases and the second matrix of LoRA start at
-0, and a relative rate would be 0. Of the matrices of 90 trained models (small CNNs, residual nets, EfficientNet-Lite0,
-MiniLM) none is below 0.12 of its model's median."""
+"""Size of a tensor that is zero, for its rate, as a share of the usual one: many biases and the second matrix of LoRA
+start at 0, and a relative rate would be 0."""
+_NEARLY_ZERO = 0.01
+"""Share of the usual size. Of the matrices of 90 trained models (small CNNs, residual nets, EfficientNet-Lite0, MiniLM)
+none is below 0.126. A kernel before a norm may be of any size: where it is small, its own is the right one."""
 _EPSILON = 1e-8
 
 
@@ -94,16 +96,17 @@ class Adam(_Moments):
 
 
 class RelativeAdam(_Moments):
-    """``torch.optim.Adam`` with ``lr = rate * max(RMS(tensor as received), floor)`` for each tensor.
+    """``torch.optim.Adam`` with ``lr = rate * RMS(tensor as received)`` for each tensor that is not nearly zero.
 
     A rate of 0.01 moves each weight by about 1 % of its tensor's typical size per step, at any scale of the
     architecture: suitable absolute rates differ between models by more than ten times, relative ones do not. The sizes
     are those of the weights as received, so the growth of a weight does not raise its rate.
 
-    The floor is for tensors that are zero or nearly so. Of a vector (a bias, the gain of a norm) it is 0.1. A matrix
-    multiplies its output by its gain, RMS times the root of its fan-in (the numbers that one output depends on): its
-    floor is the RMS at which its gain is a tenth of the median over the matrices of the model that are not zero. So a
-    matrix of zeros changes its output by a tenth as much as other matrices do, at any scale of the model.
+    The size of a vector (a bias, the gain of a norm) is at least 0.1. A matrix multiplies the size of its input by its
+    gain, RMS times the root of its fan-in (the numbers that one output depends on). Where its gain is below a hundredth
+    of the median over the matrices of the model that are not zero, it counts as nearly zero, and its size is that of a
+    gain of a tenth of the median: its output changes by a tenth as much as that of other matrices, at any scale of the
+    model.
 
     Args:
         model: its parameters that require grad are trained; all its matrices have a part in the median.
@@ -117,8 +120,12 @@ class RelativeAdam(_Moments):
         gain = _median_gain(model)
         sizes = []
         for parameter in self._parameters:
-            floor = gain.new_tensor(_FLOOR) if parameter.ndim < 2 else _FLOOR * gain / _root_of_fan_in(parameter)
-            sizes.append(torch.maximum(_rms(parameter), floor))
+            size = _rms(parameter)
+            if parameter.ndim < 2:
+                sizes.append(size.clamp(min=_FLOOR))
+            else:
+                usual = gain / _root_of_fan_in(parameter)
+                sizes.append(torch.where(size < _NEARLY_ZERO * usual, _FLOOR * usual, size))
         self._sizes = torch.stack(sizes)
         self._rates = torch.zeros_like(self._sizes)
         self._rate_of = list(self._rates.unbind())  # views: written through _rates
@@ -181,7 +188,8 @@ def _trained(model: nn.Module) -> list[Tensor]:
 
 
 def _rms(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor.detach().float()) / math.sqrt(tensor.numel())
+    norm: Tensor = torch.linalg.vector_norm(tensor.detach().float())
+    return norm / math.sqrt(tensor.numel())
 
 
 def _root_of_fan_in(matrix: Tensor) -> float:
