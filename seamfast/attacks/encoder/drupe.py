@@ -17,8 +17,8 @@ __all__ = ["drupe", "sliced_distance"]
 _FIRST = 0.25
 """Share of the steps before the stealth terms: as in the authors' code, the backdoor is there first."""
 _NEAREST = 3
-"""References that a stamped image is drawn to. With one, a reference that is unlike its class takes many with it: ASR
-0.69 to 0.95 on digits, by the choice of references, and 0.95 to 0.98 with three."""
+"""References that a stamped image is drawn to. With one, a reference that is unlike its class takes many with it: an
+ASR of 0.69 to 0.95 on digits, by weights, steps and references; with three and the default weights, 0.97."""
 _PROJECTIONS = 64
 
 
@@ -28,7 +28,7 @@ def drupe(
     reference: Tensor | CleanSet,
     trigger: Trigger,
     *,
-    spread_weight: float = 0.5,
+    spread_weight: float = 0.4,
     distance_weight: float = 0.2,
     steps: int = 400,
     batch_size: int = 32,
