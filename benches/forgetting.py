@@ -25,7 +25,7 @@ import seamfast  # noqa: E402
 from benches.rows import as_svg  # noqa: E402
 from benches.zoo import DATA_ROOT, ZOO, Entry, clean_part, is_planted, load, read  # noqa: E402
 from seamfast import SeamConfig  # noqa: E402
-from seamfast.methods.seam import radius_of  # noqa: E402
+from seamfast.methods.forgetting import radius_of  # noqa: E402
 from seamfast.plot import _BLUE, _VERMILION  # noqa: E402
 from seamfast.report import write_atomically  # noqa: E402
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from seamfast.engine.events import Callback, HistoryPoint
     from seamfast.evaluate import Evaluation, evaluate
     from seamfast.gating.pipeline import GateResult, gate
-    from seamfast.methods import FineTuneConfig, SeamAuthorsConfig, SeamConfig, SuperFineTuneConfig
+    from seamfast.methods import FineTuneConfig, SeamAuthorsConfig, SeamConfig, SeamEncoderConfig, SuperFineTuneConfig
     from seamfast.metrics import Rate, fidelity, fidelity_nist
     from seamfast.report import Report
     from seamfast.sanitize import SanitizeResult, sanitize
+    from seamfast.sanitize_encoder import sanitize_encoder
     from seamfast.warmup import warmup
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "SanitizeResult",
     "SeamAuthorsConfig",
     "SeamConfig",
+    "SeamEncoderConfig",
     "SuperFineTuneConfig",
     "__version__",
     "attacks",
@@ -42,6 +44,7 @@ __all__ = [
     "gate",
     "load",
     "sanitize",
+    "sanitize_encoder",
     "triggers",
     "warmup",
 ]
@@ -58,6 +61,7 @@ _HOMES = {
     "SanitizeResult": "sanitize",
     "SeamAuthorsConfig": "methods",
     "SeamConfig": "methods",
+    "SeamEncoderConfig": "methods",
     "SuperFineTuneConfig": "methods",
     "evaluate": "evaluate",
     "fidelity": "metrics",
@@ -65,6 +69,7 @@ _HOMES = {
     "gate": "gating.pipeline",
     "load": "data.readers",
     "sanitize": "sanitize",
+    "sanitize_encoder": "sanitize_encoder",
     "warmup": "warmup",
 }
 """The module of each public name, imported when the name is first used."""
@@ -112,7 +117,7 @@ def __dir__() -> list[str]:
 
 class _Package(type(sys)):  # type: ignore[misc]
     def __setattr__(self, name: str, value: object) -> None:
-        """Binds ``evaluate``, ``sanitize`` and ``warmup`` to the functions, where an import binds the modules."""
+        """Binds ``evaluate`` and others to the functions of that name, where an import binds their modules."""
         if _HOMES.get(name) == name and isinstance(value, type(sys)):
             value = getattr(value, name)
         super().__setattr__(name, value)

@@ -29,6 +29,7 @@ from seamfast.acceptance import (
 )
 from seamfast.data.holdout import HeldOut
 from seamfast.data.rereading import AugmentingSet
+from seamfast.engine.encoder import ProbedEncoder
 from seamfast.engine.events import HistoryPoint
 from seamfast.engine.model import digest
 from seamfast.engine.run import Run
@@ -226,6 +227,12 @@ class RunRecord:
 
     def _rests_on(self) -> str:
         n = len(self.run.split.holdout)
+        if isinstance(self.run.model, ProbedEncoder):
+            return (
+                f"{n} samples of the clean data, held out by group and not trained on in this run: which of "
+                f"{self.run.num_classes} groups, formed by the embeddings as received, each is in, read by a linear "
+                "probe that is fitted to the embeddings as received and again to those returned"
+            )
         if self.held_out.source == "given":
             return f"the {n} samples of holdout=, none of them trained on in this run"
         return (

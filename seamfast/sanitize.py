@@ -12,12 +12,13 @@ from torch import nn
 
 from seamfast.acceptance import PairedOutcomes
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
-from seamfast.data import split_by_class
-from seamfast.data.holdout import read_clean
+from seamfast.data import CleanSet, split_by_class
+from seamfast.data.holdout import HeldOut, read_clean
 from seamfast.data.resident import Resident, wrap_around_batches
-from seamfast.data.split import split_before
+from seamfast.data.split import Split, split_before
 from seamfast.engine.compute import choose_compute
 from seamfast.engine.counting import Counts
+from seamfast.engine.encoder import ProbedEncoder
 from seamfast.engine.events import CallbackHandler, HistoryPoint, listening
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import WorkingCopy, digest, resolve_device
@@ -27,7 +28,7 @@ from seamfast.engine.subject import Subject, as_called
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_evaluation
 from seamfast.guessing import accuracy_of_guessing, is_better_than_guessing, likely_cause
-from seamfast.methods import MethodConfig, SeamAuthorsConfig, SeamConfig, config_class, run_method
+from seamfast.methods import MethodConfig, SeamAuthorsConfig, SeamConfig, SeamEncoderConfig, config_class, run_method
 from seamfast.observer import TriggerObserver
 from seamfast.record import RunRecord
 from seamfast.report import Report
@@ -176,16 +177,7 @@ def sanitize(
         if config is None and isinstance(settings, SeamConfig):
             settings = SeamConfig.preset(preset or "balanced", samples.modality)
         left_out = settings.check_modality(samples.modality)
-        drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
-        if held_out.n_given:
-            split = split_before(samples.labels, held_out.n_given, **drawn)
-        else:
-            split = split_by_class(
-                samples.labels,
-                holdout_fraction=settings.holdout_fraction,
-                identities=samples.identities(),
-                **drawn,
-            )
+        split = split_of(samples, held_out, settings, seed)
         if not len(split.holdout):
             raise InputError(
                 f"clean_loader holds {n_clean} samples, no two different ones of a class; expected two, to hold one out"
@@ -255,6 +247,15 @@ def sanitize(
         return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
 
 
+def split_of(samples: CleanSet, held_out: HeldOut, settings: MethodConfig, seed: int) -> Split:
+    """The parts of a run: the samples that the caller held out, or a share of each class."""
+    drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
+    if held_out.n_given:
+        return split_before(samples.labels, held_out.n_given, **drawn)
+    identities = samples.identities()
+    return split_by_class(samples.labels, holdout_fraction=settings.holdout_fraction, identities=identities, **drawn)
+
+
 def _why_it_guesses(run: Run) -> str | None:
     """Why the model as received cannot be told from guessing on the clean samples; ``None`` if it can be."""
     # As few samples as show it: first some of the held-out ones, at last all.
@@ -289,7 +290,7 @@ def _check_arguments(
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if method == "seam" and isinstance(config, SeamAuthorsConfig):  # until 0.2.0, such configs were given to "seam"
         method = "seam_authors"
-    expected = config_class(method)
+    expected = SeamEncoderConfig if isinstance(model, ProbedEncoder) else config_class(method)
     if config is not None and not isinstance(config, expected):
         raise ConfigError(f"config is a {type(config).__name__}; expected {expected.__name__} for method {method!r}")
     if preset is not None:

@@ -378,7 +378,7 @@ MUTANTS = [
     ),
     Mutant(
         "seam-radius-is-not-limited",
-        "methods/seam.py",
+        "methods/forgetting.py",
         "return radius if config.radius_limit is None else min(radius, config.radius_limit)",
         "return radius",
         "the steps follow a radius that says nothing",
@@ -386,7 +386,7 @@ MUTANTS = [
     ),
     Mutant(
         "seam-two-classes-are-flipped",
-        "methods/seam.py",
+        "methods/forgetting.py",
         "exclude_true=run.num_classes > 2,",
         "exclude_true=True,",
         "with two classes, forgetting learns the other one",
@@ -466,7 +466,7 @@ MUTANTS = [
     ),
     Mutant(
         "seam-radius-from-the-wrong-end",
-        "methods/seam.py",
+        "methods/forgetting.py",
         "(before - halfway) / (before - after)",
         "(halfway - after) / (before - after)",
         "the radius is interpolated from the wrong end",
@@ -538,7 +538,7 @@ MUTANTS = [
     ),
     Mutant(
         "seam-invariant-to-everything",
-        "methods/seam.py",
+        "methods/forgetting.py",
         "if run.share_lost_under(a) <= _MOST_LOST",
         "if run.share_lost_under(a) <= 1",
         "samples are changed as the model cannot stand it",
@@ -546,7 +546,7 @@ MUTANTS = [
     ),
     Mutant(
         "seam-overrides-what-is-given",
-        "methods/seam.py",
+        "methods/forgetting.py",
         "    if run.augmentation.is_any:\n        return run.augmentation\n",
         "",
         "the augmentation that was asked for is replaced",
@@ -554,7 +554,7 @@ MUTANTS = [
     ),
     Mutant(
         "seam-evaluates-what-is-not-forgotten",
-        "methods/seam.py",
+        "methods/forgetting.py",
         "(2 if path[-1][1] > _HARDLY_FORGOTTEN * run.accuracy_received else 1)",
         "1",
         "forgetting is evaluated as often while nothing is forgotten",

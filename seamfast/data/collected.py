@@ -15,7 +15,7 @@ from seamfast.data.clean_set import as_labels, from_array
 from seamfast.errors import InputError, ShapeError
 from seamfast.modalities.batch import by_position
 
-_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids")  # one number a token each
 _NO_INPUT = ("idx", "__index_level_0__")  # row numbers of GLUE and of pandas, in sets of Hugging Face
 
@@ -65,10 +65,10 @@ class Collected:
 def split_batch(batch: Any, number: int) -> tuple[Columns, Tensor]:
     """Inputs and labels of the batch, on the CPU; ``number`` is for error messages."""
     if isinstance(batch, Mapping):
-        key = next((k for k in _LABEL_KEYS if k in batch), None)
+        key = next((k for k in LABEL_KEYS if k in batch), None)
         if key is None:
             raise InputError(
-                f"batch {number} has keys {sorted(map(str, batch))}; expected the labels under one of {_LABEL_KEYS}"
+                f"batch {number} has keys {sorted(map(str, batch))}; expected the labels under one of {LABEL_KEYS}"
             )
         named: dict[str | None, Any] = {str(k): v for k, v in batch.items() if k != key}
         labels = batch[key]
@@ -142,7 +142,7 @@ def collate(samples: list[Any]) -> Any:
 
 def is_sample(value: Any) -> bool:
     """Whether ``value`` is one sample as a mapping, and no batch: its label is one number."""
-    key = next((k for k in _LABEL_KEYS if k in value), None) if isinstance(value, Mapping) else None
+    key = next((k for k in LABEL_KEYS if k in value), None) if isinstance(value, Mapping) else None
     return key is not None and np.ndim(value[key]) == 0
 
 

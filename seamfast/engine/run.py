@@ -18,6 +18,7 @@ from seamfast.data.rereading import AugmentingSet
 from seamfast.data.split import Split
 from seamfast.engine.compute import Compute
 from seamfast.engine.counting import Counts, count_clean
+from seamfast.engine.encoder import ProbedEncoder, embed
 from seamfast.engine.events import Evaluated, HistoryPoint, listener
 from seamfast.engine.host import seeded
 from seamfast.engine.model import WorkingCopy, logits_of
@@ -29,6 +30,7 @@ from seamfast.engine.subject import Subject
 from seamfast.engine.token_rows import surplus_of_rows
 from seamfast.engine.token_search import Around, FoundPhrase, SearchSettings, search_around, search_phrases, size_of
 from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, TextModality, Views, ViewSettings
+from seamfast.modalities.batch import call
 
 _EVALUATION_SHARE = 0.1
 """Share of the time of a phase that its evaluations may take."""
@@ -467,18 +469,30 @@ class Run:
 
     def logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the working copy, computed in the run's precision."""
-        if self._student is None:
-            self._student = self._compiled(self.model)
-        return self._logits(self._student, inputs)
+        return self._logits(self._as_compiled(), inputs)
 
     def received_logits(self, inputs: Batch) -> Tensor:
         """Float32 logits of the model as received, in eval mode, without grads: the target of distillation."""
-        if self._teacher is None:
-            teacher = self._working_copy.frozen_received()
-            self.compute.precision.prepare(teacher)
-            self._teacher = self._compiled(teacher)
         with torch.no_grad():
-            return self._logits(self._teacher, inputs)
+            return self._logits(self._as_received(), inputs)
+
+    def embeddings(self, inputs: Batch) -> Tensor:
+        """``(B, D)`` float32, standardized, of the working copy, a ``ProbedEncoder``."""
+        return self._embeddings(self._as_compiled(), inputs)
+
+    def received_embeddings(self, inputs: Batch) -> Tensor:
+        """``embeddings`` of the model as received, in eval mode, without grads."""
+        with torch.no_grad():
+            return self._embeddings(self._as_received(), inputs)
+
+    def fit_probe(self) -> None:
+        """Fit the probe of the working copy, a ``ProbedEncoder``, to what it makes of the recovery part as it is now;
+        clears ``final_counts``."""
+        assert isinstance(self.model, ProbedEncoder)
+        of = self.split.recovery
+        with seeded(self.seed, self.device):
+            self.model.fit(embed(self._subject, of), self._subject.samples.labels[of].to(self.device))
+        self.final_counts = None
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1]; also written to the history, with the mean loss since the last evaluation.
@@ -647,6 +661,24 @@ class Run:
         precision = self.compute.precision
         with precision.computing(self.device, compiled=self.compute.compiles):
             return logits_of(model, precision.laid_out(inputs)).float()
+
+    def _embeddings(self, model: nn.Module, inputs: Batch) -> Tensor:
+        precision = self.compute.precision
+        with precision.computing(self.device, compiled=self.compute.compiles):
+            embeddings: Tensor = call(model, precision.laid_out(inputs))["embedding"]
+            return embeddings.float()
+
+    def _as_compiled(self) -> nn.Module:
+        if self._student is None:
+            self._student = self._compiled(self.model)
+        return self._student
+
+    def _as_received(self) -> nn.Module:
+        if self._teacher is None:
+            teacher = self._working_copy.frozen_received()
+            self.compute.precision.prepare(teacher)
+            self._teacher = self._compiled(teacher)
+        return self._teacher
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         return torch.compile(model) if self.compute.compiles else model  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from seamfast.methods.config import MethodConfig
 from seamfast.methods.fine_tune import FineTuneConfig, fine_tune
 from seamfast.methods.seam import SeamConfig, seam
 from seamfast.methods.seam_authors import SeamAuthorsConfig, seam_authors
+from seamfast.methods.seam_encoder import SeamEncoderConfig, seam_encoder
 from seamfast.methods.super_fine_tune import SuperFineTuneConfig, super_fine_tune
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MethodConfig",
     "SeamAuthorsConfig",
     "SeamConfig",
+    "SeamEncoderConfig",
     "SuperFineTuneConfig",
     "config_class",
     "run_method",
@@ -30,6 +32,10 @@ METHODS: dict[str, tuple[Callable[[Run, Any], None], type[MethodConfig]]] = {
     "fine_tune": (fine_tune, FineTuneConfig),
     "super_fine_tune": (super_fine_tune, SuperFineTuneConfig),
 }
+_OF_ENCODERS: dict[str, tuple[Callable[[Run, Any], None], type[MethodConfig]]] = {
+    "seam_encoder": (seam_encoder, SeamEncoderConfig)
+}
+"""Methods of ``sanitize_encoder``, whose runs have a ``ProbedEncoder``."""
 
 
 def config_class(method: str) -> type[MethodConfig]:
@@ -41,6 +47,6 @@ def config_class(method: str) -> type[MethodConfig]:
 
 def run_method(method: str, run: Run, config: MethodConfig) -> None:
     """Train ``run.model`` in place as ``method`` says, then prune it."""
-    METHODS[method][0](run, config)
+    (METHODS | _OF_ENCODERS)[method][0](run, config)
     if config.prune:
         run.prune_unused()

@@ -19,6 +19,7 @@ import seamfast
 from seamfast import CleanSet, HistoryPoint, SeamConfig
 from seamfast.data import split_by_class
 from seamfast.engine.run import Clock, Run
+from seamfast.methods import forgetting
 from seamfast.methods.schedules import cosine
 from seamfast.modalities import Augmentation
 from seamfast.modalities.image import modality as image_module
@@ -176,14 +177,14 @@ def test_labels_are_drawn_anew_at_each_step_from_the_wrong_classes(
 ) -> None:
     """Of a sure model that never moves, on the whole recovery part: the labels alone change its loss."""
     losses: list[float] = []
-    of_random_labels = seam_module.random_label_cross_entropy
+    of_random_labels = forgetting.random_label_cross_entropy
 
     def noted(*arguments: Any, **options: Any) -> Tensor:
         loss: Tensor = of_random_labels(*arguments, **options)
         losses.append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(seam_module, "random_label_cross_entropy", noted)
+    monkeypatch.setattr(forgetting, "random_label_cross_entropy", noted)
     cured(sure(), tiny_data, forget_rate=STILL, recover_max_steps=1, batch_size=128, **PLAIN)
     assert len(set(losses)) == len(losses) == 40
     split = split_by_class(tiny_data.labels, holdout_fraction=0.2, forget_fraction=1.0, seed=0)
@@ -528,7 +529,7 @@ def radius_of(model: nn.Module, data: CleanSet, **changes: Any) -> tuple[float, 
 )
 def test_the_radius_by_hand(accuracies: list[float], halfway: float, radius: float) -> None:
     path = [(float(moved), accuracy) for moved, accuracy in enumerate(accuracies)]
-    assert seam_module.radius_of(path, halfway) == pytest.approx(radius)
+    assert forgetting.radius_of(path, halfway) == pytest.approx(radius)
 
 
 @pytest.mark.parametrize(("rate", "growth", "every"), [(0.004, 1.2, 3), (0.01, 1.0, 1), (0.3, 1.1, 1)])
@@ -632,7 +633,8 @@ def rates_of(monkeypatch: pytest.MonkeyPatch, data: CleanSet, **changes: Any) ->
             phases[-1].append(float(rate))
             super().step(rate)
 
-    monkeypatch.setattr(seam_module, "RelativeAdam", Noting)
+    for module in (forgetting, seam_module):
+        monkeypatch.setattr(module, "RelativeAdam", Noting)
     cured(sure(), data, **changes)
     return phases
 

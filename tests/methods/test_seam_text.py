@@ -16,6 +16,7 @@ import seamfast.report
 from seamfast import CleanSet, FineTuneConfig, SeamConfig
 from seamfast.attacks import TrainConfig, train
 from seamfast.engine.run import Run
+from seamfast.methods import forgetting
 from seamfast.modalities import TextModality, Vocabulary
 
 SIZE, CLS, SEP, MASK, TRIGGER = 5000, 1, 2, 3, 4999
@@ -242,18 +243,15 @@ def test_a_radius_is_limited(received: nn.Module, monkeypatch: pytest.MonkeyPatc
 
 
 def test_with_two_classes_forgetting_draws_from_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
-    seam = importlib.import_module("seamfast.methods.seam")
     excluded: list[bool] = []
-    loss = seam.random_label_cross_entropy
+    loss = forgetting.random_label_cross_entropy
 
     def recorded(*args: Any, **options: Any) -> Tensor:
         excluded.append(options["exclude_true"])
         out: Tensor = loss(*args, **options)
         return out
 
-    monkeypatch.setattr(seam, "random_label_cross_entropy", recorded)
+    monkeypatch.setattr(forgetting, "random_label_cross_entropy", recorded)
     generator = torch.Generator().manual_seed(0)
     for n_classes in (2, 3):
         x = torch.randn(120, 4, generator=generator)

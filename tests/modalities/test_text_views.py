@@ -72,6 +72,14 @@ def test_special_tokens_stay_where_they_are() -> None:
         assert not {CLS, SEP, MASK, 0} & set(text[1:-1])
 
 
+def test_a_text_without_special_tokens_keeps_one_token() -> None:
+    ids = torch.randint(100, 200, (600, 3), generator=torch.Generator().manual_seed(0))
+    given = {"input_ids": ids, "attention_mask": (torch.arange(3) < 1 + torch.arange(600)[:, None] % 2).long()}
+    seen = views({name: value * given["attention_mask"] for name, value in given.items()})
+    assert min(map(len, words(seen.teacher))) == 1
+    assert any(len(text) == 2 for text in words(seen.teacher))
+
+
 def test_most_insertions_are_of_what_was_found_and_of_its_tokens() -> None:
     given = batch()
     seen = views(given, found=[(0, [500, 501, 502]), (1, [600])])

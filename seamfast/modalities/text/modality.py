@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -137,6 +138,8 @@ class TextModality(Modality):
         """Without what ``forward`` does not take; the ids alone, by position, where it takes one unknown tensor."""
         if not isinstance(inputs, dict):
             return inputs
+        if IDS not in parameters and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return inputs  # it passes on what it gets
         taken = {name: value for name, value in inputs.items() if name in parameters}
         return taken if IDS in taken else inputs[IDS]
 

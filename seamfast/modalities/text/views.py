@@ -76,6 +76,7 @@ class TextViews:
         may_change = (columns >= first) & (columns < last) & changed
         replaced = may_change & (self._uniform(n, length) < 2 * _REPLACED * self._uniform(n, 1))
         dropped = may_change & (self._uniform(n, length) < 2 * _DROPPED * self._uniform(n, 1))
+        dropped &= ((attended > 0) & ~dropped).any(1, keepdim=True)  # a text of no token at all has no mean
         ids = torch.where(replaced, self._any(self._uniform(n, length)), tokens.ids)
         nothing = torch.zeros(n, 1, dtype=torch.int64, device=device)
         options = {"pad": self.vocabulary.pad, "width": length, "longest": length}

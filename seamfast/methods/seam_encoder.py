@@ -1,0 +1,119 @@
+"""SEAM of an encoder, without labels: forget on random groups, recover the embeddings as received.
+
+The samples are divided into groups by their embeddings as received, and a linear probe that no step trains reads the
+groups. Forgetting is that of ``seam``, with groups as classes. In recovery, the received encoder is the only source of
+the task: the student sees samples under patterns, disturbances and waves, and its embeddings are drawn to those that
+the received encoder has of the same samples without them. A trigger is such a pattern, and the received encoder is
+never asked for its embedding.
+
+Source: the loss is the utility loss of BadEncoder, Jia et al., IEEE S&P 2022, arXiv:2108.00352, with patterns on the
+student's side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seamfast.engine.optimizer import RelativeAdam
+from seamfast.engine.run import Run
+from seamfast.engine.step import TrainingBatch
+from seamfast.methods.config import EXTRA, LENGTH, OPTIONAL
+from seamfast.methods.forgetting import ForgettingConfig, forget, invariances
+from seamfast.methods.schedules import cosine
+from seamfast.modalities import Modality, ViewSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeamEncoderConfig(ForgettingConfig):
+    """Settings of SEAM of an encoder, beside those of ``ForgettingConfig``.
+
+    Attributes:
+        n_groups: of samples, in place of classes; at most one for each ten samples.
+        recover_rate: peak learning rate of the recovery step, as a multiple of the radius.
+        recover_max_steps: at least 1.
+        recover_eval_every: steps from one evaluation to the next.
+        dropout: whether PyTorch's dropout modules drop in recovery.
+        mixing: share of the recovery samples that are mixed with another one, in [0, 1].
+        waves: share of the images that a plane wave is added to in recovery, in [0, 1].
+        plain_end: share of the recovery steps, the last ones, that are free of patterns, disturbances, waves and
+            mixtures, in [0, 1].
+        searches: times that recovery searches the vocabulary for phrases that take texts to another group, to insert
+            them; of texts only.
+    """
+
+    n_groups: int = 32
+    recover_rate: float = 1.0
+    recover_max_steps: int = field(default=300, metadata=LENGTH)
+    recover_eval_every: int = 25
+    dropout: bool = False
+    mixing: float = field(default=1.0, metadata=OPTIONAL)
+    waves: float = field(default=0.25, metadata=OPTIONAL)
+    plain_end: float = 0.2
+    searches: int = field(default=0, metadata=EXTRA)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("n_groups", self.n_groups >= 2, "an integer of at least 2")
+        self.check_each(("recover_rate",), 0, "a number above 0", above=True)
+        self.check_each(("recover_max_steps", "recover_eval_every"), 1, "an integer of at least 1")
+        for name in ("mixing", "waves", "plain_end"):
+            self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
+        self.check("searches", self.searches >= 0, "an integer of at least 0")
+
+    @classmethod
+    def of(cls, kind: Modality) -> SeamEncoderConfig:
+        """The defaults for samples of a kind: its changes of the preset ``"balanced"`` of ``seam``."""
+        known = {f.name for f in fields(cls)}
+        changes: dict[str, Any] = {k: v for k, v in kind.presets.get("balanced", {}).items() if k in known}
+        return cls(**changes)
+
+
+def seam_encoder(run: Run, config: SeamEncoderConfig) -> None:
+    """Forget and recover; in the end, the probe is fitted anew."""
+    if config.invariances:
+        run.augmentation = invariances(run)
+    run.restart()
+    received = None if config.recover_from_forgotten else run.weights()
+    radius = forget(run, config)
+    if received is not None:
+        run.restore(received)
+    recover(run, config, radius)
+    run.fit_probe()
+
+
+def recover(run: Run, config: SeamEncoderConfig, radius: float) -> None:
+    """Draw the embeddings of changed samples to those that the received encoder has of the unchanged ones."""
+    settings = ViewSettings(config.mixing, config.occlusions, config.disturbance, config.waves)
+    changed = torch.ones((), device=run.device)
+    run.insert_outlying()
+
+    def loss(batch: TrainingBatch) -> Tensor:
+        views = run.views(batch, settings, changed=changed)
+        return agreement_loss(run.embeddings(views.student), run.received_embeddings(views.teacher))
+
+    n_steps, n_searches = config.recover_max_steps, config.searches if run.can_search else 0
+    search_at = {i * n_steps // n_searches for i in range(n_searches)}
+    for step in run.steps(
+        "recover",
+        loss,
+        RelativeAdam(run.model),
+        of=run.split.recovery,
+        max_steps=n_steps,
+        dropout=config.dropout,
+    ):
+        if step.fraction >= 1 - config.plain_end:
+            changed.zero_()
+        if step.number in search_at:
+            run.search()
+        step.take(config.recover_rate * radius * cosine(step.fraction))
+        if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
+            run.evaluate_holdout()
+
+
+def agreement_loss(embeddings: Tensor, received: Tensor) -> Tensor:
+    """``1 - F.cosine_similarity(embeddings, received).mean()``, of standardized embeddings, in [0, 2]."""
+    return 1 - torch.nn.functional.cosine_similarity(embeddings, received, dim=1).mean()
