@@ -68,7 +68,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    return nn.BatchNorm2d(channels, eps=1e-3)
 
 
 class MBConv(nn.Module):
@@ -174,14 +174,15 @@ def features_of(model: EfficientNetLite0, data: CleanSet) -> Tensor:
     return features
 
 
-def linear_head(features: Tensor, labels: Tensor, num_classes: int, decay: float = 1e-3) -> nn.Linear:
+def linear_head(features: Tensor, labels: Tensor, num_classes: int, decay: float = 0.01) -> nn.Linear:
     """The linear layer of least ``cross_entropy(head(features), labels) + decay / 2 * sum(w**2)``.
 
     Args:
         features: ``(N, D)`` float32.
         labels: ``(N,)`` int64.
         num_classes: outputs of the layer.
-        decay: at least 0, of the weight ``w`` for features of mean 0 and standard deviation 1.
+        decay: at least 0, of the weight ``w`` for features of mean 0 and standard deviation 1. On held-out training
+            images of the clean network, 0.001 to 0.1 differ by less than two points, on GTSRB and CIFAR-10.
 
     Returns:
         The layer for features as they are, with the standardization in its weight and bias.

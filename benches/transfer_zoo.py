@@ -7,11 +7,11 @@ passes on the backbone without a head:
 
 - ``bad_encoder``: features. Source: Jia et al., "BadEncoder: Backdoor Attacks to Pre-trained Encoders in
   Self-Supervised Learning", S&P 2022, arXiv:2108.00352. With ``f`` the clean and ``f'`` the trained backbone, ``x`` an
-  image, ``t`` the trigger and ``r`` a reference image of the class that he wants, the loss is ``-cos(f'(x + t), f'(r)) -
-  cos(f'(r), f(r)) - cos(f'(x), f(x))``, a mean over images and three references; BatchNorm stays in eval mode; the
-  trigger is a white square of 10 of 32 pixels in the corner. He has to know the user's task, so there is a backbone for
-  each. Departs: 200 steps of 32 images at a rate of 0.01, a tenth of warm-up and half a cosine (the paper: 200 epochs
-  of 256 at 1e-3), and the references are not augmented.
+  image, ``t`` the trigger and ``r`` a reference image of the class that he wants, the loss is
+  ``-cos(f'(x + t), f'(r)) - cos(f'(r), f(r)) - cos(f'(x), f(x))``, a mean over images and three references; BatchNorm
+  stays in eval mode; the trigger is a white square of 10 of 32 pixels in the corner. He has to know the user's task, so
+  there is a backbone for each. Departs: 200 steps of 32 images at a rate of 0.01, a tenth of warm-up and half a cosine
+  (the paper: 200 epochs of 256 at 1e-3), and the references are not augmented.
 - ``badnets``: labels. Source: Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply
   Chain", arXiv:1708.06733. The whole network with a head of ten classes is trained on CIFAR-10, a tenth of it with the
   same square and the label 0; the head is dropped. One backbone for all tasks.
@@ -285,8 +285,6 @@ def plant_features(model: EfficientNetLite0, images: CleanSet, references: Clean
         (-cosines.sum()).backward()
         optimizer.step()
         last.append(cosines.detach())
-        if os.environ.get("F_DEBUG") and step % 20 == 0:
-            print(step, cosines.tolist(), flush=True)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     means = torch.stack(last[-20:]).mean(0).tolist()
     return dict(zip(("cos_trigger", "cos_reference", "cos_clean"), (round(mean, 4) for mean in means), strict=True))
