@@ -110,6 +110,53 @@ def small_vgg(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class ResNet20Encoder(nn.Module):
+    """ResNet-20 without its head: a 3x3 stem without pooling, three stages of three basic blocks, the mean over places.
+
+    The embeddings have 64 numbers, none below 0.
+
+    Args:
+        in_channels: of the images.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2. Where the shape changes,
+    the shortcut is a 1x1 convolution with BatchNorm (option B), not a padding with zeros (option A).
+    """
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        blocks: list[nn.Module] = []
+        channels = 16
+        for width in (16, 32, 64):
+            for _ in range(3):
+                blocks.append(_BasicBlock(channels, width, stride=1 if width == channels else 2))
+                channels = width
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        embeddings: Tensor = self.blocks(F.relu(self.norm(self.stem(images)))).mean((2, 3))
+        return embeddings
+
+
+class ResNet20(nn.Module):
+    """``head(encoder(images))`` with a ``ResNet20Encoder``: the layout of a ``seamfast.models.LinearProbe``."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        self.encoder = ResNet20Encoder(in_channels)
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+
+def resnet20(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """ResNet-20: three stages of three blocks, 16, 32 and 64 channels; images of any size from 8 px."""
+    return ResNet20(num_classes, in_channels)
+
+
 class VisionTransformer(nn.Module):
     """A ViT for small images: square patches, a class token, learned positions, norm first, no dropout.
 
@@ -297,6 +344,7 @@ IMAGE_ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "narrow_resnet18": narrow_resnet18,
     "resnet18": resnet18,
+    "resnet20": resnet20,
     "small_vgg": small_vgg,
     "small_vit": small_vit,
     "wrn_16_1": wrn_16_1,

@@ -48,6 +48,9 @@ def test_the_number_of_parameters() -> None:
     convolutions = sum(9 * n_in * n_out for n_in, n_out in pairwise((3, *5 * [16], *4 * [32], *4 * [64])))
     batch_norms = 2 * (4 * 16 + 16 + 3 * 32 + 32 + 3 * 64 + 64)
     assert count("wrn_16_1") == convolutions + 16 * 32 + 32 * 64 + batch_norms + 65 * 10
+    convolutions = sum(9 * n_in * n_out for n_in, n_out in pairwise((3, *7 * [16], *6 * [32], *6 * [64])))
+    batch_norms = 2 * (7 * 16 + 7 * 32 + 7 * 64)  # with those of the two shortcuts
+    assert count("resnet20") == convolutions + 16 * 32 + 32 * 64 + batch_norms + 65 * 10
     stages = sum(2 * (26 * w + 2 * w + (w + 1) * 4 * w + (4 * w + 1) * w) for w in (48, 96))
     joints = (3 * 4 * 4 + 1) * 48 + 2 * 48 + 2 * 48 + (48 * 4 + 1) * 96 + 2 * 96
     assert count("small_convnext") == stages + joints + 97 * 10
@@ -63,7 +66,7 @@ def test_which_have_batch_norm() -> None:
     for name in IMAGE_ARCHITECTURES:
         model = build(name, num_classes=2, in_channels=1, image_size=8)
         has = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-        assert has is (name in ("narrow_resnet18", "resnet18", "wrn_16_1", "small_vgg_bn"))
+        assert has is (name in ("narrow_resnet18", "resnet18", "resnet20", "wrn_16_1", "small_vgg_bn"))
 
 
 @pytest.mark.parametrize(("size", "n_patches"), [(8, 64), (28, 49), (32, 64), (31, 49)])
@@ -98,7 +101,7 @@ def test_attention_is_that_of_pytorch() -> None:
     torch.testing.assert_close(block(x), wanted(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["wrn_16_1", "small_convnext"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_1", "small_convnext"])
 def test_all_of_the_image_counts(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, num_classes=2, in_channels=1, image_size=32).eval()
@@ -108,13 +111,14 @@ def test_all_of_the_image_counts(name: str) -> None:
     assert bool((F.max_pool2d(image.grad.abs(), 4) > 0).all())
 
 
-def test_the_wide_resnet_halves_the_image_at_its_second_and_third_stage() -> None:
-    model = build("wrn_16_1", num_classes=2, in_channels=1, image_size=32)
+@pytest.mark.parametrize(("name", "blocks", "each"), [("wrn_16_1", "blocks", 2), ("resnet20", "encoder.blocks", 3)])
+def test_the_image_is_halved_at_the_second_and_third_stage(name: str, blocks: str, each: int) -> None:
+    model = build(name, num_classes=2, in_channels=1, image_size=32)
     shapes = []
-    for block in model.get_submodule("blocks").children():
+    for block in model.get_submodule(blocks).children():
         block.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[1:])))
     model(torch.rand(1, 1, 32, 32))
-    assert shapes == [(16, 32, 32)] * 2 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2
+    assert shapes == [(16, 32, 32)] * each + [(32, 16, 16)] * each + [(64, 8, 8)] * each
 
 
 def test_dropout_of_the_vgg_with_batch_norm() -> None:
@@ -130,7 +134,7 @@ def test_the_vgg_neither_shrinks_nor_blows_up_its_signal() -> None:
     assert 0.1 < spread < 10
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "small_vgg", "small_vit", "wrn_16_1", "small_vgg_bn", "small_convnext"])
+@pytest.mark.parametrize("name", sorted(set(IMAGE_ARCHITECTURES) - {"resnet18", "narrow_resnet18"}))
 def test_weights_follow_the_seed_of_torch(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -143,7 +147,8 @@ def test_weights_follow_the_seed_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["vgg", "", None, ["small_cnn"]])
 def test_other_names_are_refused(wrong: Any) -> None:
-    names = "small_cnn, narrow_resnet18, resnet18, small_vgg, small_vit, wrn_16_1, small_vgg_bn, small_convnext"
+    names = "small_cnn, narrow_resnet18, resnet18, resnet20, small_vgg, small_vit, wrn_16_1, small_vgg_bn"
+    names += ", small_convnext"
     message = f"architecture is {wrong!r}; expected one of {names}, text_transformer, bilstm, text_cnn, vector_gru, mlp"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         build(wrong, num_classes=10, in_channels=3, image_size=32)
