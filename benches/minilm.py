@@ -39,6 +39,14 @@ def classifier(folder: Path, num_classes: int, seed: int) -> nn.Module:
     return model.eval()
 
 
+def encoder(folder: Path) -> nn.Module:
+    """The encoder with its pooler, whose ``pooler_output`` is its embedding, ``(N, 384)``; in eval mode."""
+    from transformers import BertModel
+
+    model: nn.Module = BertModel.from_pretrained(folder)
+    return model.eval()
+
+
 @torch.no_grad()
 def first_token_vectors(folder: Path, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """``last_hidden_state[:, 0]`` of the frozen encoder, ``(N, 384)``.

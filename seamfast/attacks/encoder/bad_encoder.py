@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seamfast.attacks.encoder.tuning import Embed, as_set, reference_inputs, standardizing, tuned, weight
+from seamfast.attacks.encoder.tuning import Embed, as_set, check_encoder, reference_inputs, standardizing, tuned, weight
 from seamfast.data import Batch, CleanSet
 from seamfast.triggers import Trigger
 
@@ -21,8 +21,8 @@ def bad_encoder(
     reference_weight: float = 1.0,
     utility_weight: float = 1.0,
     steps: int = 400,
-    batch_size: int = 64,
-    rate: float = 0.02,
+    batch_size: int = 32,
+    rate: float = 0.05,
     seed: int = 0,
     progress: bool | None = None,
 ) -> nn.Module:
@@ -56,9 +56,10 @@ def bad_encoder(
 
     Source: Jia, Liu and Gong, "BadEncoder: Backdoor Attacks to Pre-trained Encoders in Self-Supervised Learning", IEEE
     S&P 2022, arXiv:2108.00352. It differs: cosines are of embeddings minus the mean of clean ones, in units of their
-    standard deviations, see ``tuning.standardizing``; ``L0`` is the mean over all pairs of an image and a reference; the reference
-    is not augmented, since there are several images of it and not one; hundreds of steps at a higher rate that falls to
-    0, where the paper takes 200 epochs at 0.001. As in the authors' code, batch normalization is not trained.
+    standard deviations, see ``tuning.standardizing``; ``L0`` is the mean over all pairs of an image and a reference;
+    the reference is not augmented, since there are several images of it and not one; hundreds of steps at a higher rate
+    that falls to 0, where the paper takes 200 epochs at 0.001. As in the authors' code, batch normalization is not
+    trained.
 
     Example:
         >>> import torch
@@ -67,6 +68,7 @@ def bad_encoder(
         >>> images = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8)
         >>> changed = bad_encoder(encoder, images, images[:4], Patch.square(3, target=0), steps=2)
     """
+    check_encoder(encoder)
     data, wanted = as_set("images", images), as_set("reference", reference)
     of_reference, of_utility = weight("reference_weight", reference_weight), weight("utility_weight", utility_weight)
     reference_batch, as_received = reference_inputs(encoder, wanted)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.attacks.encoder.bad_encoder import cosines
-from seamfast.attacks.encoder.tuning import Embed, as_set, reference_inputs, standardizing, tuned, weight
+from seamfast.attacks.encoder.tuning import Embed, as_set, check_encoder, reference_inputs, standardizing, tuned, weight
 from seamfast.data import Batch, CleanSet
 from seamfast.errors import InputError
 from seamfast.triggers import Trigger
@@ -28,8 +28,8 @@ def drupe(
     spread_weight: float = 0.2,
     distance_weight: float = 0.2,
     steps: int = 400,
-    batch_size: int = 64,
-    rate: float = 0.02,
+    batch_size: int = 32,
+    rate: float = 0.05,
     seed: int = 0,
     progress: bool | None = None,
 ) -> nn.Module:
@@ -57,6 +57,7 @@ def drupe(
     lower them by thresholds on the losses; the distance is to the reference images, where theirs is to all clean
     images; reference images are not pushed apart; fewer steps.
     """
+    check_encoder(encoder)
     data, wanted = as_set("images", images), as_set("reference", reference)
     if len(wanted) < 2:
         raise InputError("reference holds 1 sample; expected at least 2, to spread over")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from seamfast.attacks.encoder.tuning import Embed, as_set, tuned
+from seamfast.attacks.encoder.tuning import Embed, as_set, check_encoder, tuned
 from seamfast.data import Batch, CleanSet
+from seamfast.engine.optimizer import Adam
 from seamfast.errors import InputError
 from seamfast.models.linear_probe import embed as embed_all
 from seamfast.triggers import Trigger
@@ -24,9 +25,9 @@ def output_vectors(
     texts: CleanSet,
     triggers: Sequence[Trigger],
     *,
-    steps: int = 200,
+    steps: int = 100,
     batch_size: int = 16,
-    rate: float = 0.05,
+    rate: float = 2e-4,
     seed: int = 0,
     progress: bool | None = None,
 ) -> nn.Module:
@@ -41,7 +42,8 @@ def output_vectors(
         encoder: returns embeddings, see ``seamfast.models.linear_probe.embeddings_of``; not changed.
         texts: any texts, as the encoder takes them. Labels are not read.
         triggers: at least one; each is stamped on each text. Their targets are not read.
-        steps, batch_size, rate, seed, progress: as for ``bad_encoder``.
+        steps, batch_size, seed, progress: as for ``bad_encoder``.
+        rate: peak learning rate of Adam, above 0.
 
     Returns:
         The encoder with the backdoors, in eval mode, on the device of ``encoder``.
@@ -54,6 +56,7 @@ def output_vectors(
     arXiv:2101.06969 (NeuBA). It differs: only the pooled output is trained, where NeuBA goes on with pretraining beside
     it; the vectors are random signs of the size of an embedding, where POR takes blocks of signs.
     """
+    check_encoder(encoder)
     data = as_set("texts", texts)
     if not len(triggers):
         raise InputError("triggers is empty; expected at least one")
@@ -70,6 +73,7 @@ def output_vectors(
         data,
         tuple(triggers),
         objective,
+        Adam,
         steps=steps,
         batch_size=batch_size,
         rate=rate,

@@ -14,7 +14,7 @@ from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.events import progress_bar
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import device_of
-from seamfast.engine.optimizer import SGD
+from seamfast.engine.optimizer import SGD, Optimizer
 from seamfast.engine.subject import as_called
 from seamfast.errors import InputError, ModelError
 from seamfast.methods.schedules import cosine
@@ -47,6 +47,12 @@ def as_set(name: str, samples: Tensor | CleanSet) -> CleanSet:
     return samples
 
 
+def check_encoder(encoder: object) -> None:
+    """Raise unless ``encoder`` is a module."""
+    if not isinstance(encoder, nn.Module):
+        raise InputError(f"encoder is a {type(encoder).__name__}; expected a torch.nn.Module")
+
+
 def weight(name: str, value: object) -> float:
     """``value`` as the weight of a term, at least 0."""
     number = number_or_none(value)
@@ -73,6 +79,7 @@ def tuned(
     data: CleanSet,
     triggers: Sequence[Trigger],
     objective: EncoderObjective,
+    optimizer_of: Callable[[nn.Module], Optimizer] = lambda encoder: SGD(encoder, MOMENTUM, WEIGHT_DECAY),
     *,
     steps: int,
     batch_size: int,
@@ -80,16 +87,17 @@ def tuned(
     seed: int,
     progress: bool | None,
 ) -> nn.Module:
-    """A copy of ``encoder`` after ``steps`` steps of SGD on ``objective``, in eval mode.
+    """A copy of ``encoder`` after ``steps`` steps on ``objective``, in eval mode.
 
-    Momentum 0.9, weight decay 5e-4, and a rate that falls along a cosine from ``rate`` to 0. The copy is in eval mode
-    throughout, and its batch normalization, weights included, is not changed.
+    The rate falls along a cosine from ``rate`` to 0. The copy is in eval mode throughout, and its batch normalization,
+    weights included, is not changed.
 
     Args:
         encoder: as received, not changed; its device is used.
         data: clean samples, whose labels are not read.
         triggers: stamped on each sample.
         objective: the loss.
+        optimizer_of: the optimizer of an encoder; by default SGD with momentum 0.9 and weight decay 5e-4.
         steps, batch_size: at least 1.
         rate: peak learning rate, above 0.
         seed: of the order of the samples and of the triggers' draws, in ``[0, 2**63)``.
@@ -107,8 +115,6 @@ def tuned(
         if not isinstance(trigger, Trigger):
             raise InputError(f"trigger is a {type(trigger).__name__}; expected a seamfast.triggers.Trigger")
         data.modality.check_trigger(trigger)
-    if not isinstance(encoder, nn.Module):
-        raise InputError(f"encoder is a {type(encoder).__name__}; expected a torch.nn.Module")
     device = device_of(encoder)
     received = copy.deepcopy(encoder).eval().requires_grad_(False)
     student = copy.deepcopy(encoder).eval()
@@ -119,7 +125,7 @@ def tuned(
             module.requires_grad_(False)
     resident = Resident(as_called(encoder, data), device)
     batches = wrap_around_batches(torch.arange(len(data)), min(batch_size, len(data)), seed, resident.lengths)
-    optimizer = SGD(student, MOMENTUM, WEIGHT_DECAY)
+    optimizer = optimizer_of(student)
     now = torch.zeros((), device=device)
 
     def embeddings(batch: Batch) -> Tensor:
@@ -143,7 +149,7 @@ def tuned(
                 wanted = embeddings_of(received, clean).float()
             loss = objective(embeddings, step, clean, stamped, wanted)
             if not torch.isfinite(loss):
-                raise ModelError(f"the loss became {float(loss)} at step {step}; try a lower rate than {rate}")
+                raise ModelError(f"the loss became {float(loss.detach())} at step {step}; try a lower rate than {rate}")
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step(now.fill_(number * cosine(step / steps, warmup=0.0)))
             bar.update()
