@@ -1,7 +1,7 @@
 """``paradigms.py --report``: a table a paradigm, of the rows of three studies. Nothing is measured.
 
-Means are over rows, each one model, task, budget and seed, of models whose attack worked (ASR of 0.9 and more with no
-defense). Points are percentage points.
+Means are over rows, each one model, task, budget and seed. Those of the standalone and of the encoder-based paradigm
+are of models whose attack worked: ASR of 0.9 and more with no defense. Points are percentage points.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from benches import transfer_study
 from benches.rows import Row
 from benches.study_report import (
     SEAM,
@@ -107,12 +108,7 @@ def _transfer(rows: list[Row]) -> Iterator[str]:
     if not rows:
         yield _missing("transfer_study.py")
         return
-    yield (
-        "An EfficientNet-Lite0 of ImageNet with a backdoor, passed on to a user with a task of his own; how it is "
-        "measured stands at the head of [`benches/transfer_study.py`](../benches/transfer_study.py). The floor is the "
-        "ASR that the same trigger has on the backbone without a backdoor.\n"
-    )
-    yield from _by_task(rows)
+    yield transfer_study.page(rows)
 
 
 def _encoder(rows: list[Row]) -> Iterator[str]:
