@@ -260,6 +260,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         method=arguments.method,
         config=config,
         preset=arguments.preset,
+        trainable=arguments.trainable,
         triggers=triggers,
         seed=arguments.seed,
         device=arguments.device,
@@ -770,6 +771,8 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("--config", help="TOML file with settings of the method")
     cure.add_argument("--preset", help="of seam, in place of a config: fast, balanced (default) or thorough")
     cure.add_argument("--triggers", help="npz of known triggers: measured for the report, never used")
+    trainable_help = "parameter to train, by name or pattern such as 'head.*'; may be repeated (default: all)"
+    cure.add_argument("--trainable", action="append", metavar="NAME", help=trainable_help)
     cure.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the training steps (default: auto)")
     cure.add_argument("--time-budget", type=seconds, help="seconds for the run")
     cure.add_argument("--out", help="folder for report.json and, if accepted, the model; holds none yet")

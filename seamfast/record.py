@@ -34,6 +34,7 @@ from seamfast.engine.events import HistoryPoint
 from seamfast.engine.model import digest
 from seamfast.engine.run import Run
 from seamfast.engine.subject import Subject
+from seamfast.engine.trainable import has_adapters
 from seamfast.evaluate import Evaluation
 from seamfast.methods import MethodConfig
 from seamfast.metrics import Rate, fidelity, fidelity_nist
@@ -61,6 +62,9 @@ _PRUNED_TOKENS = (
     "{n_all} rows of the embedding {layer} are set to the mean of the others, as a backdoor can be in them"
 )
 
+_N_NAMED = 5
+"""Tensors that a warning names."""
+
 
 @dataclass
 class RunRecord:
@@ -78,6 +82,7 @@ class RunRecord:
         guesses: why the model was refused before training, or ``None``.
         stopped: why the run ended early, or ``None``.
         digest_after: of the returned model.
+        frozen_changed: names of the parameters that were frozen as given and differ in the returned model.
     """
 
     given: nn.Module
@@ -96,6 +101,7 @@ class RunRecord:
     confidence: float = math.nan
     stopped: str | None = None
     digest_after: str | None = None
+    frozen_changed: list[str] = field(default_factory=list)
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def report(self) -> Report:
@@ -138,6 +144,12 @@ class RunRecord:
                     "precision": {"chosen": precision.name, "reason": precision.reason, "trials": trials},
                     "threads": {"chosen": run.compute.threads, "reason": run.compute.threads_reason},
                     "augmentation": {"crop_pad": run.augmentation.pad, "flip": run.augmentation.flip},
+                    "trainable": {
+                        "mode": self.run.trained.mode,
+                        "n_tensors": sum(1 for _ in self.given.parameters()),
+                        "n_trained": len(self.run.trained.names),
+                        "n_frozen_changed": len(self.frozen_changed),
+                    },
                     "pruned": self._pruned(),
                     **self._outlying(),
                     **self._searched(),
@@ -273,6 +285,21 @@ class RunRecord:
         seconds = round(ledger.search_seconds, 3)
         return {"searched": {"n_searches": ledger.n_searches, "seconds": seconds, "phrases": phrases}}
 
+    def _of_training(self) -> list[str]:
+        """Warnings about tensors that the run should have left, and about others that it did not reach."""
+        found: list[str] = []
+        if self.frozen_changed:
+            names = _listed(self.frozen_changed)
+            alone = "; an adapter saved alone is without these changes" if has_adapters(self.given) else ""
+            found.append(f"{len(self.frozen_changed)} tensors that were frozen were changed: {names}{alone}")
+        unreached = [] if self.stopped else self.run.unreached()
+        if unreached:
+            found.append(
+                f"the loss does not depend on {len(unreached)} of {len(self.run.trained.names)} tensors "
+                f"({_listed(unreached)}): a backdoor in them stays"
+            )
+        return found
+
     def _warnings(self, before: Evaluation) -> list[str]:
         found: list[str] = []
         run, n, budget = self.run, len(self.run.split.holdout), self.settings.accuracy_budget
@@ -305,6 +332,7 @@ class RunRecord:
                 found.append(_PRUNED_TOKENS.format(names=names, **part))
             elif part["kind"] in _PRUNED:
                 found.append(_PRUNED[part["kind"]].format(**part))
+        found += self._of_training()
         if self.left_out:
             kind, names = self.subject.samples.modality.name, ", ".join(self.left_out)
             found.append(f"samples of kind {kind!r} cannot have {names}: left out, a weaker cure")
@@ -316,6 +344,10 @@ class RunRecord:
                 "the model seems to return probabilities, not logits: take its last softmax off for a better cure"
             )
         return found
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_N_NAMED]) + (", ..." if len(names) > _N_NAMED else "")
 
 
 def comparison(before: Evaluation, after: Evaluation | None) -> dict[str, Any]:

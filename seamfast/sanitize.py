@@ -25,6 +25,7 @@ from seamfast.engine.model import WorkingCopy, digest, resolve_device
 from seamfast.engine.precision import Precision, check_precision
 from seamfast.engine.run import Clock, Run, RunStopped
 from seamfast.engine.subject import Subject, as_called
+from seamfast.engine.trainable import changed_frozen, check_trainable, choose_trainable
 from seamfast.errors import ConfigError, InputError, SanitizeInterrupted
 from seamfast.evaluate import as_evaluation
 from seamfast.guessing import accuracy_of_guessing, is_better_than_guessing, likely_cause
@@ -75,6 +76,7 @@ def sanitize(
     preset: str | None = None,
     triggers: Sequence[Trigger] = (),
     holdout: Any = None,
+    trainable: str | Sequence[str] | None = None,
     augments: bool | None = None,
     eval_transform: Callable[[Any], Any] | None = None,
     seed: int = 0,
@@ -112,6 +114,13 @@ def sanitize(
         holdout: samples that the training of ``model`` did not see, in any form that ``clean_loader`` takes, of the
             same kind and normalization. They are never trained on: samples of ``clean_loader`` that are among them are
             left out. ``None``: a fifth of each class of ``clean_loader`` is held out.
+        trainable: the parameters that are trained and pruned. ``"all"``: all of floating-point numbers, also those that
+            do not require grad. ``"as_given"``: those that require grad. A list: those of these names, or of names that
+            match these patterns (``"*.lora_*"``), as in ``named_parameters``. ``None``: ``"as_given"`` for a model with
+            adapters (LoRA, IA3, a module of PEFT) some of whose parameters are frozen and some are not, else ``"all"``.
+            The other parameters keep every bit, and so do the buffers of modules without a trained parameter, such as
+            the running statistics of a frozen BatchNorm, which normalizes by them in training too. The report counts
+            the parameters that were frozen as given and were changed.
         augments: whether each read of ``clean_loader`` gives different samples. ``True``: training reads them again,
             which requires a map-style ``Dataset`` or a ``DataLoader`` over one; held-out samples stay as first read.
             ``False``: all are read once. ``None``: detected by reading up to 64 samples twice. ``seed`` seeds torch's
@@ -161,12 +170,14 @@ def sanitize(
     threads, seed = as_threads(threads), as_seed(seed)
     check_flag("deterministic", deterministic)
     check_flag("compile", compile)
+    check_trainable(trainable)
     target = resolve_device(device, model)
+    trained = choose_trainable(model, trainable)
     # Dropout and loaders draw from torch's global generators. Grads are needed even if the caller disabled them.
     with seeded(seed, target), torch.inference_mode(False), in_use():
         read, held_out = read_clean(clean_loader, holdout, augments=augments, eval_transform=eval_transform)
         samples = as_called(model, read)
-        copied = WorkingCopy(model, target)
+        copied = WorkingCopy(model, target, trained)
         subject = Subject.of(copied.model, Resident(samples, target))
         n_clean = len(samples) - held_out.n_given
         if n_clean < subject.num_classes:
@@ -243,6 +254,7 @@ def sanitize(
             handler.close()
         returned = copied.finish() if record.stopped is None else _copy_of(model)
         record.digest_after = digest(returned)
+        record.frozen_changed = changed_frozen(model, returned)
         report = record.report()
         return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
 

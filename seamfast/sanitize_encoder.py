@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import WorkingCopy, device_of, digest, resolve_device
 from seamfast.engine.run import Clock
 from seamfast.engine.subject import Subject, as_called
+from seamfast.engine.trainable import choose_trainable
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.methods import SeamEncoderConfig
 from seamfast.metrics import Rate
@@ -45,6 +46,7 @@ def sanitize_encoder(
     *,
     labelled: Any = None,
     config: SeamEncoderConfig | None = None,
+    trainable: str | Sequence[str] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     precision: str = "auto",
@@ -72,7 +74,7 @@ def sanitize_encoder(
         labelled: a few labeled samples of a downstream task, in any form that ``sanitize`` takes. Nothing is trained on
             them: the accuracy of their nearest neighbors, before and after, is in the report.
         config: ``None``: the defaults for the kind of sample.
-        seed, device, precision, threads, deterministic, compile, time_budget_s, progress, callbacks: as of
+        trainable, seed, device, precision, threads, deterministic, compile, time_budget_s, progress, callbacks: as of
             ``sanitize``.
 
     Returns:
@@ -97,6 +99,7 @@ def sanitize_encoder(
     if config is not None and not isinstance(config, SeamEncoderConfig):
         raise ConfigError(f"config is a {type(config).__name__}; expected a SeamEncoderConfig")
     check_time_budget(time_budget_s)
+    choose_trainable(encoder, trainable)
     clock, seed, target = Clock(time_budget_s), as_seed(seed), resolve_device(device, encoder)
     with seeded(seed, target), torch.inference_mode(False), in_use():
         samples = as_called(encoder, as_unlabelled(unlabelled))
@@ -110,6 +113,7 @@ def sanitize_encoder(
         samples,
         method="seam_encoder",
         config=settings,
+        trainable=_under_probe(trainable),
         seed=seed,
         device=target,
         precision=precision,
@@ -134,6 +138,13 @@ def sanitize_encoder(
     }
     report["encoder"] = {"dimension": len(probed.center), "n_groups": len(probed.bias), **compared}
     return SanitizeResult(returned.encoder, report, result.history, result.accepted)
+
+
+def _under_probe(trainable: str | Sequence[str] | None) -> str | list[str] | None:
+    """Names and patterns of the encoder's parameters as those of a ``ProbedEncoder``."""
+    if trainable is None or isinstance(trainable, str):
+        return trainable
+    return [f"encoder.{pattern}" for pattern in trainable]
 
 
 def _probed(

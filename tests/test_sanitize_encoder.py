@@ -111,6 +111,18 @@ def test_what_comes_back(encoder: Make, tiny_data: CleanSet) -> None:
     assert "linear probe" in report["verdict"]["rests_on"]
 
 
+def test_only_what_is_asked_for_is_trained(encoder: Make, tiny_data: CleanSet) -> None:
+    given = encoder()
+    result = seamfast.sanitize_encoder(given, tiny_data, config=SHORT, trainable=["4.*"], **PLAIN)
+    moved = {n for (n, p), q in zip(given.named_parameters(), result.model.parameters(), strict=True) if (p != q).any()}
+    assert moved == {"4.weight", "4.bias"}
+    assert result.report["run"]["trainable"]["mode"] == "named"
+    with pytest.raises(
+        ConfigError, match=r"trainable holds 'head\.\*', which matches no parameter; .* such as '0\.weight'"
+    ):
+        seamfast.sanitize_encoder(given, tiny_data, trainable=["head.*"], **PLAIN)
+
+
 def test_labels_are_not_read(encoder: Make, tiny_data: CleanSet) -> None:
     assert isinstance(tiny_data.inputs, Tensor)
     other = CleanSet(tiny_data.inputs, tiny_data.labels.flip(0), **tiny_data.description)

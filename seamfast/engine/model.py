@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from seamfast.engine.trainable import Trainable, choose_trainable
 from seamfast.errors import InputError, ModelError
 from seamfast.modalities.batch import Batch, call
 
@@ -90,16 +91,25 @@ def digest(model: nn.Module) -> str:
 
 
 class WorkingCopy:
-    """A deep copy of a model in float32 on ``device``, all parameters trainable, until ``finish``.
+    """A deep copy of a model in float32 on ``device``, until ``finish``; the parameters to train require grad.
 
     The given model is not modified: its weights, grads, mode, hooks and device stay as they are.
+
+    Attributes:
+        trained: what the run trains.
+
+    Args:
+        model: to be copied.
+        device: of the copy.
+        trained: the parameters to train; ``None``: all.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, trained: Trainable | None = None) -> None:
         self._given_device = device_of(model)
         check_weights(model)
         self._given = model
         self._device = device
+        self.trained = trained or choose_trainable(model, "all")
         try:
             self.model = copy.deepcopy(model)
         except Exception as error:
@@ -112,9 +122,16 @@ class WorkingCopy:
         self._trainable = {name: p.requires_grad for name, p in self.model.named_parameters()}
         self._training = {name: m.training for name, m in self.model.named_modules()}
         self.model.to(device=device, dtype=torch.float32)  # casts floats only: integer buffers keep their dtype
-        self.model.requires_grad_(True)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self.trained.names)
         self.model.zero_grad(set_to_none=True)
         self._received = self.weights()
+
+    def train(self) -> None:
+        """Train mode, except for modules whose buffers stay as they are: their own mode is eval."""
+        self.model.train()
+        for name in self.trained.fixed:
+            self.model.get_submodule(name).training = False  # not that of what is in it, such as dropout
 
     def reset(self) -> None:
         """Restore the weights and buffers as received."""
@@ -151,9 +168,16 @@ class WorkingCopy:
         return rounded
 
     def finish(self) -> nn.Module:
-        """The copy in the dtypes, mode, trainability and device of the given model."""
+        """The copy in the dtypes, mode, trainability and device of the given model.
+
+        What is not trained has the bits of the given model: float64, which the run rounds, too.
+        """
         self.model.zero_grad(set_to_none=True)
+        kept = self._not_trained()
         for name, tensor in _tensors(self.model):
+            if name in kept:
+                tensor.data = kept[name].detach().clone()
+                continue
             # A buffer made in the first forward pass, such as a cache, has no recorded dtype.
             tensor.data = tensor.data.to(device=self._given_device, dtype=self._dtypes.get(name, tensor.dtype))
             if name in self._contiguous:
@@ -163,6 +187,16 @@ class WorkingCopy:
         for name, module in self.model.named_modules():
             module.training = self._training[name]
         return self.model
+
+    def _not_trained(self) -> dict[str, Tensor]:
+        """Of the given model: the parameters that are not trained, and the buffers of the modules without any."""
+        kept: dict[str, Tensor] = {
+            name: p for name, p in self._given.named_parameters() if name not in self.trained.names
+        }
+        for path in self.trained.fixed:
+            for name, buffer in self._given.get_submodule(path).named_buffers(path, recurse=False):
+                kept[name] = buffer
+        return kept
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

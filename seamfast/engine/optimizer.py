@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 _FLOOR = 0.1
-"""Least size of a vector (bias, norm gain) for its rate: many biases start at 0, and a relative rate would be 0."""
+"""Least size of a tensor for its rate, as a share of the usual one: many biases and the second matrix of LoRA start at
+0, and a relative rate would be 0. Of the matrices of 90 trained models (small CNNs, residual nets, EfficientNet-Lite0,
+MiniLM) none is below 0.12 of its model's median."""
 _EPSILON = 1e-8
 
 
@@ -72,7 +74,7 @@ class Adam(_Moments):
     """``torch.optim.Adam``: absolute rates, weight decay added to the gradients.
 
     Args:
-        model: all its parameters are trained.
+        model: its parameters that require grad are trained.
         betas: Adam's decay rates of the running moments.
         weight_decay: at least 0.
 
@@ -92,14 +94,19 @@ class Adam(_Moments):
 
 
 class RelativeAdam(_Moments):
-    """``torch.optim.Adam`` with ``lr = rate * RMS(tensor as received)`` for each tensor.
+    """``torch.optim.Adam`` with ``lr = rate * max(RMS(tensor as received), floor)`` for each tensor.
 
     A rate of 0.01 moves each weight by about 1 % of its tensor's typical size per step, at any scale of the
     architecture: suitable absolute rates differ between models by more than ten times, relative ones do not. The sizes
     are those of the weights as received, so the growth of a weight does not raise its rate.
 
+    The floor is for tensors that are zero or nearly so. Of a vector (a bias, the gain of a norm) it is 0.1. A matrix
+    multiplies its output by its gain, RMS times the root of its fan-in (the numbers that one output depends on): its
+    floor is the RMS at which its gain is a tenth of the median over the matrices of the model that are not zero. So a
+    matrix of zeros changes its output by a tenth as much as other matrices do, at any scale of the model.
+
     Args:
-        model: all its parameters are trained.
+        model: its parameters that require grad are trained; all its matrices have a part in the median.
         betas: Adam's decay rates of the running moments.
 
     Source: relative step sizes, Shazeer and Stern, "Adafactor", arXiv:1804.04235, section 8.
@@ -107,10 +114,11 @@ class RelativeAdam(_Moments):
 
     def __init__(self, model: nn.Module, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         super().__init__(model, betas)
+        gain = _median_gain(model)
         sizes = []
         for parameter in self._parameters:
-            size = torch.linalg.vector_norm(parameter.detach().float()) / math.sqrt(parameter.numel())
-            sizes.append(size.clamp(min=_FLOOR if parameter.ndim < 2 else 1e-8))
+            floor = gain.new_tensor(_FLOOR) if parameter.ndim < 2 else _FLOOR * gain / _root_of_fan_in(parameter)
+            sizes.append(torch.maximum(_rms(parameter), floor))
         self._sizes = torch.stack(sizes)
         self._rates = torch.zeros_like(self._sizes)
         self._rate_of = list(self._rates.unbind())  # views: written through _rates
@@ -131,7 +139,7 @@ class SGD:
     """``torch.optim.SGD`` with momentum: weight decay added to the gradients.
 
     Args:
-        model: all its parameters are trained.
+        model: its parameters that require grad are trained.
         momentum: in [0, 1).
         weight_decay: at least 0.
         nesterov: use Nesterov's momentum.
@@ -169,7 +177,25 @@ class SGD:
 
 
 def _trained(model: nn.Module) -> list[Tensor]:
-    return [p for p in model.parameters() if p.numel()]
+    return [p for p in model.parameters() if p.requires_grad and p.numel()]
+
+
+def _rms(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor.detach().float()) / math.sqrt(tensor.numel())
+
+
+def _root_of_fan_in(matrix: Tensor) -> float:
+    return math.sqrt(matrix[0].numel())
+
+
+def _median_gain(model: nn.Module) -> Tensor:
+    """Median of RMS times the root of the fan-in over the matrices that are not zero; 1 if all are. 0-d float32."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and p.numel() and p.is_floating_point()]
+    if not matrices:
+        return torch.ones((), device=next(model.parameters()).device)
+    gains = torch.stack([_rms(p) * _root_of_fan_in(p) for p in matrices])
+    gains = gains[gains > 0]
+    return gains.median() if len(gains) else gains.new_ones(())
 
 
 def _by_gradient(parameters: list[Tensor], *state: list[Tensor]) -> list[list[list[Tensor]]]:

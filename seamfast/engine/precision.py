@@ -255,6 +255,6 @@ def _name(bf16: bool, channels_last: bool) -> str:
 def _key(model: nn.Module, inputs: Batch, requested: str) -> object:
     """The key of a choice: structure, shapes and threads, not weights."""
     structure = tuple((name, type(module)) for name, module in model.named_modules())
-    shapes = tuple((name, tuple(p.shape), p.device) for name, p in model.named_parameters())
+    shapes = tuple((name, tuple(p.shape), p.device, p.requires_grad) for name, p in model.named_parameters())
     sizes = tuple((name, tuple(value.shape), value.dtype) for name, value in named_tensors(inputs).items())
     return structure, shapes, sizes, requested, torch.get_num_threads()

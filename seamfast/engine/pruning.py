@@ -98,9 +98,10 @@ def parts_of(
 ) -> list[Group]:
     """What can be held of a model, and how much its logits for the samples at ``indices`` depend on it.
 
-    One forward and one backward pass, in eval mode and float32. Left out are layers whose weights are computed, such as
-    parametrized ones, and embeddings whose weights another module shares. Of the inputs of linear layers, only those
-    that are the same for all samples can be held; of embeddings, only rows that no sample has.
+    One forward and one backward pass, in eval mode and float32. Left out are layers with a frozen parameter, layers
+    whose weights are computed, such as parametrized ones, and embeddings whose weights another module shares. Of the
+    inputs of linear layers, only those that are the same for all samples can be held; of embeddings, only rows that no
+    sample has.
 
     Args:
         subject: the model and its data.
@@ -142,11 +143,15 @@ class _Meter:
         self._layers: dict[str, nn.Module] = {
             name: m
             for name, m in modules.items()
-            if isinstance(m, _CHANNELS_SECOND + _CHANNELS_LAST) and m._parameters.get("weight") is not None
+            if isinstance(m, _CHANNELS_SECOND + _CHANNELS_LAST)
+            and m._parameters.get("weight") is not None
+            and _is_trained(m)
         }
         n_owners = Counter(id(m._parameters.get("weight")) for m in modules.values())
         self._tables = {
-            name: m for name, m in modules.items() if isinstance(m, _TABLES) and n_owners[id(m.weight)] == 1
+            name: m
+            for name, m in modules.items()
+            if isinstance(m, _TABLES) and n_owners[id(m.weight)] == 1 and _is_trained(m)
         }
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._called: set[int] = set()
@@ -267,6 +272,11 @@ class _Outputs:
         mean = self.total / self.n if has_mean else torch.zeros_like(self.total)
         change = torch.cat(self.products) - mean * torch.cat(self.slopes)
         return change.square().mean(0).sqrt(), mean
+
+
+def _is_trained(layer: nn.Module) -> bool:
+    """Whether all of its own parameters are: what is frozen must not be held."""
+    return all(p.requires_grad for p in layer.parameters(recurse=False))
 
 
 def _parameters(layer: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -174,6 +174,7 @@ class Run:
 
     Attributes:
         model: the working copy, trained in place.
+        trained: the parameters to train.
         num_classes, seed, split, device: of the run.
         compute: threads, precision and layout; plain float32 until it is set.
         clock: seconds since the call, and its time budget.
@@ -205,6 +206,7 @@ class Run:
         accuracy_budget: float,
     ) -> None:
         self.model = subject.model
+        self.trained = working_copy.trained
         self.num_classes = subject.num_classes
         self.seed = seed
         self.split = split
@@ -306,7 +308,7 @@ class Run:
         self.final_counts = None
         self.ledger.share_taken[name] = 1.0
         listener().begin_phase(name, max_steps)
-        self.model.train()
+        self._working_copy.train()
         if not dropout:
             for module in self.model.modules():
                 if isinstance(module, _DROPOUTS):
@@ -565,6 +567,17 @@ class Run:
 
         held = held_within(groups, self.model, is_harmless)
         self.ledger.pruned = [Pruned(group.layer, group.kind, n, len(group.effect)) for group, n in held]
+
+    def unreached(self) -> list[str]:
+        """Names of the parameters to train that no loss depended on, but for those of layers that pruning cleared; none
+        before the first step."""
+        cleared = {part.layer for part in self.ledger.pruned if part.kind == "layers"}
+        to_train = {name for name in self.trained.names if name.rpartition(".")[0] not in cleared}
+        return [
+            name
+            for name, p in self.model.named_parameters()
+            if self._used and p.numel() and name in to_train - self._used
+        ]
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers as they are now, by name."""

@@ -90,14 +90,68 @@ def test_sizes_are_those_of_the_weights_as_given() -> None:
     assert rms(model.weight) > 10 * size
 
 
-def test_zero_biases_move_and_zero_matrices_hardly() -> None:
-    model = nn.Linear(3, 3)
+def test_zero_biases_and_zero_matrices_move() -> None:
+    """Without another matrix, the gain of a usual one is 1: 0.1 / sqrt(4) is the floor of a matrix of four columns."""
+    model = nn.Linear(4, 3)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     with_grads(model, 0)
     take(RelativeAdam(model), 0.1)
     torch.testing.assert_close(model.bias.detach().abs(), torch.full((3,), 0.01), rtol=1e-3, atol=0)
-    assert 0 < rms(model.weight) < 1e-8
+    torch.testing.assert_close(model.weight.detach().abs(), torch.full((3, 4), 0.005), rtol=1e-3, atol=0)
+
+
+class Adapted(nn.Module):
+    """A frozen matrix, and a pair of which the second is zero, as LoRA begins."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.base = nn.Parameter(scale * torch.randn(12, 16, generator=generator), requires_grad=False)
+        self.lora_a = nn.Parameter(scale * torch.randn(4, 16, generator=generator))
+        self.lora_b = nn.Parameter(torch.zeros(12, 4))
+        self.conv_b = nn.Parameter(torch.zeros(12, 4, 3, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_a_matrix_of_zeros_moves_a_tenth_of_what_others_move_of_their_outputs(scale: float) -> None:
+    """At any scale of the model, by the median of the matrices that are not zero, frozen ones too."""
+    model = Adapted(scale)
+    gain = min(rms(model.base) * 4, rms(model.lora_a) * 4)  # of an even number, torch's median is the lower one
+    before = model.lora_a.detach().clone()
+    for parameter in (model.lora_a, model.lora_b, model.conv_b):
+        parameter.grad = torch.full_like(parameter, 1.0)
+    take(RelativeAdam(model), 0.01)
+    expected = {model.lora_b: 0.01 * 0.1 * gain / 2, model.conv_b: 0.01 * 0.1 * gain / 6}
+    for parameter, step in expected.items():
+        torch.testing.assert_close(-parameter.detach(), torch.full_like(parameter, step), rtol=1e-3, atol=0)
+    moved = before - model.lora_a.detach()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * rms(before)), rtol=1e-3, atol=1e-9)
+
+
+def test_a_matrix_above_the_floor_has_its_own_size() -> None:
+    """The least of the trained models that were looked at has an eighth of the median gain."""
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(3)))
+    with torch.no_grad():
+        model[2].weight.mul_(0.125 * rms(model[1].weight) / rms(model[2].weight))
+        model[0].weight.mul_(rms(model[1].weight) / rms(model[0].weight))
+    before = model[2].weight.detach().clone()
+    model[2].weight.grad = torch.ones(8, 8)
+    take(RelativeAdam(model), 0.01)
+    moved = before - model[2].weight.detach()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * rms(before)), rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", [RelativeAdam, Adam, SGD])
+def test_a_frozen_tensor_is_not_trained(make: Any) -> None:
+    model = Adapted()
+    with_grads(model, 0)
+    before = model.base.detach().clone()
+    optimizer = make(model)
+    take(optimizer, 0.1)
+    assert torch.equal(model.base.detach(), before)
+    assert not any(value.shape == model.base.shape for value in optimizer.state)
+    assert model.lora_b.detach().abs().max() > 0
 
 
 def test_a_rate_of_zero_moves_nothing(tiny_model: Make) -> None:
