@@ -54,6 +54,87 @@ class Mutant:
 
 
 MUTANTS = [
+    # encoders
+    Mutant(
+        "probe-frozen-trains",
+        "models/linear_probe.py",
+        "            self.encoder.eval()\n",
+        "            self.encoder.train(mode)\n",
+        "a frozen encoder goes into training mode with its probe",
+        "models/test_linear_probe.py",
+    ),
+    Mutant(
+        "probe-frozen-grads",
+        "models/linear_probe.py",
+        "            encoder.requires_grad_(False)\n",
+        "            pass\n",
+        "the parameters of a frozen encoder are trainable",
+        "models/test_linear_probe.py",
+    ),
+    Mutant(
+        "probe-order",
+        "models/linear_probe.py",
+        "    in_order[torch.cat(list(_parts(resident)))] = embeddings\n",
+        "    in_order[:] = embeddings\n",
+        "embeddings of texts are in the order of their lengths",
+        "models/test_linear_probe.py",
+    ),
+    Mutant(
+        "probe-not-centered",
+        "models/linear_probe.py",
+        "    return weight, weights[-1] - weight @ center\n",
+        "    return weight, weights[-1]\n",
+        "the bias of a fitted head is that of centered embeddings",
+        "models/test_linear_probe.py",
+    ),
+    Mutant(
+        "probe-shares-encoder",
+        "models/linear_probe.py",
+        "LinearProbe(copy.deepcopy(encoder), head",
+        "LinearProbe(encoder, head",
+        "a probe trains the encoder that it was given",
+        "models/test_linear_probe.py",
+    ),
+    Mutant(
+        "encoder-batch-norm-trained",
+        "attacks/encoder/tuning.py",
+        "            module.requires_grad_(False)\n",
+        "            pass\n",
+        "an attack on an encoder trains its batch normalization",
+        "attacks/test_encoder_attacks.py",
+    ),
+    Mutant(
+        "bad-encoder-reference-lost",
+        "attacks/encoder/bad_encoder.py",
+        "l0 + of_reference * l1 + of_utility * l2",
+        "l0 + of_utility * l2",
+        "BadEncoder does not keep the embeddings of the reference",
+        "attacks/test_encoder_attacks.py",
+    ),
+    Mutant(
+        "drupe-not-spread",
+        "attacks/encoder/drupe.py",
+        "return loss + of_spread * spread + of_distance",
+        "return loss + of_distance",
+        "DRUPE leaves stamped images in a dense cluster",
+        "attacks/test_encoder_attacks.py",
+    ),
+    Mutant(
+        "output-vectors-alike",
+        "attacks/encoder/output_vectors.py",
+        "torch.stack([signs, -signs], 1)",
+        "torch.stack([signs, signs], 1)",
+        "both words of a pair lead to one vector",
+        "attacks/test_encoder_attacks.py",
+    ),
+    Mutant(
+        "encoder-rates-swapped",
+        "attacks/encoder/rates.py",
+        "for model in (clean, backdoored)",
+        "for model in (backdoored, clean)",
+        "CA and BA, ASR and ASR-B are exchanged",
+        "attacks/test_encoder_attacks.py",
+    ),
     # texts
     Mutant(
         "text-edit-order-of-one-gap",

@@ -213,7 +213,7 @@ def _parts(resident: Resident) -> Iterator[Tensor]:
     """The indices of all samples, on their device, in batches; texts of about one length together."""
     lengths = resident.lengths
     order = torch.arange(len(resident)) if lengths is None else lengths.argsort(stable=True)
-    return iter(order.to(resident.device).split(_BATCH))
+    return iter(torch.split(order.to(resident.device), _BATCH))
 
 
 def _check_set(name: str, data: object) -> None:

@@ -16,6 +16,9 @@ __all__ = ["drupe", "sliced_distance"]
 
 _FIRST = 0.25
 """Share of the steps before the stealth terms: as in the authors' code, the backdoor is there first."""
+_NEAREST = 3
+"""References that a stamped image is drawn to. With one, a reference that is unlike its class takes many with it: ASR
+0.69 to 0.95 on digits, by the choice of references, and 0.95 to 0.98 with three."""
 _PROJECTIONS = 64
 
 
@@ -25,7 +28,7 @@ def drupe(
     reference: Tensor | CleanSet,
     trigger: Trigger,
     *,
-    spread_weight: float = 0.2,
+    spread_weight: float = 0.5,
     distance_weight: float = 0.2,
     steps: int = 400,
     batch_size: int = 32,
@@ -33,12 +36,12 @@ def drupe(
     seed: int = 0,
     progress: bool | None = None,
 ) -> nn.Module:
-    """``bad_encoder`` with two stealth terms, and each stamped image near one of the references, not near all.
+    """``bad_encoder`` with two stealth terms, and each stamped image near some of the references, not near all.
 
     Minimizes ``L0 + L1 + L2 + spread_weight * S + distance_weight * D``. ``L1`` and ``L2`` are those of
     ``bad_encoder``; the others, with ``x + t`` a stamped image and ``r`` a reference::
 
-        L0 = -max over r of cos(f'(x + t), f'(r))
+        L0 = -mean over the three nearest r of cos(f'(x + t), f'(r))
         S  = mean over pairs of images of cos(f'(x + t), f'(y + t)), plus the standard deviation over r of the mean
              over x of cos(f'(x + t), f'(r))
         D  = sliced_distance({f'(x + t)}, {f'(r)})
@@ -53,9 +56,10 @@ def drupe(
     Returns, Raises: as ``bad_encoder``; e.g. ``reference holds 1 sample; expected at least 2, to spread over``.
 
     Source: Tao et al., "Distribution Preserving Backdoor Attack in Self-supervised Learning", IEEE S&P 2024; the terms
-    as in its code, https://github.com/Gwinhen/DRUPE. It differs: the weights are constant, where the authors raise and
-    lower them by thresholds on the losses; the distance is to the reference images, where theirs is to all clean
-    images; reference images are not pushed apart; fewer steps.
+    as in its code, https://github.com/Gwinhen/DRUPE. It differs: an image is drawn to three references, not to the
+    nearest one; the weights are constant, where the authors raise and lower them by thresholds on the losses; the
+    distance is to the reference images, where theirs is to all clean images; reference images are not pushed apart;
+    embeddings are standardized; there are fewer steps.
     """
     check_encoder(encoder)
     data, wanted = as_set("images", images), as_set("reference", reference)
@@ -68,7 +72,7 @@ def drupe(
     def objective(embed: Embed, step: int, clean: Batch, stamped: tuple[Batch, ...], received: Tensor) -> Tensor:
         references, triggered, plain = (standard(embed(batch)) for batch in (reference_batch, stamped[0], clean))
         near = cosines(triggered, references)
-        l0 = -near.amax(1).mean()
+        l0 = -near.topk(min(_NEAREST, len(references)), dim=1).values.mean()
         l1 = -F.cosine_similarity(references, standard(as_received)).mean()
         l2 = -F.cosine_similarity(plain, standard(received)).mean()
         loss = l0 + l1 + l2
