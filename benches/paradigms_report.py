@@ -122,8 +122,9 @@ def _encoder(rows: list[Row]) -> Iterator[str]:
         "encoder without a backdoor, under a head of the same data (ASR-B); CA is the accuracy of that. BA is the "
         "accuracy of the received encoder and its head, before and after.\n"
     )
-    for budget, of_budget in sorted(grouped(rows, "budget").items()):
-        yield f"### {_share(budget)} of the downstream training set\n"
+    for budget, of_budget in sorted(grouped(rows, "budget").items(), key=lambda item: (item[0] >= 1, -item[0])):
+        share = "" if budget >= 1 else " of the downstream training set"
+        yield f"### Labeled images: {budget_name(budget)}{share}\n"
         yield from _by_task(of_budget)
         yield "Model by model, with 95 % bounds of the ASR:\n"
         yield _by_model([row for row in of_budget if row["asr_before"] >= PLANTED])
@@ -179,10 +180,6 @@ def _by_model(rows: list[Row]) -> str:
 
 def _n(found: Row) -> str:
     return f"{found['n']}" + (f" ({found['n_failed']} failed)" if found["n_failed"] else "")
-
-
-def _share(budget: float) -> str:
-    return "All" if budget == 1 else f"{100 * budget:g} %"
 
 
 def _missing(name: str) -> str:

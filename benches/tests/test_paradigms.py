@@ -40,8 +40,8 @@ ENCODER = [
     row(entry="b-on-gtsrb", asr_after=0.0, acc_after=0.8, fidelity=1.0),  # below its floor
     row(method="fine_tune", accepted=None, asr_after=0.9, acc_after=0.7),
     row(entry="c-on-gtsrb", asr_before=0.5),  # did not work
-    row(entry="a-on-cifar10", data="cifar10", budget=1.0),
-    row(entry="a-on-cifar10", data="cifar10", budget=1.0, method="nad", failed="NaN"),
+    row(entry="a-on-cifar10", data="cifar10", budget=20.0),
+    row(entry="a-on-cifar10", data="cifar10", budget=20.0, method="nad", failed="NaN"),
 ]
 
 
@@ -82,8 +82,8 @@ def test_encoders_have_a_table_for_each_budget() -> None:
         "| cifar10 | nad | 0 (1 failed) |" + "  |" * 10,
         "| a-on-cifar10 | nad | 0 | 81.0% | 80.0% | NaN |" + "  |" * 4,
         "Left out, as the attack did not reach an ASR of 90 % with no defense: c-on-gtsrb (50.0%).",
-        "### 5 % of the downstream training set",
-        "### All of the downstream training set",
+        "### Labeled images: 5 % of the downstream training set",
+        "### Labeled images: 20 a class",
     )
     for line in wanted:
         assert line in lines, line
@@ -171,7 +171,7 @@ def options(had: Received, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
     monkeypatch.setattr(encoder_zoo, "chosen", lambda arguments: encoder_zoo.declared()[:3])
     monkeypatch.setattr(encoder_zoo, "is_planted", lambda entry, zoo: entry in (first, first.clean_twin))
     monkeypatch.setattr(paradigms, "received", lambda task, arguments: had)
-    return ["--out", str(tmp_path / "rows"), "--downstream", "gtsrb", "--budgets", "0.5"]
+    return ["--out", str(tmp_path / "rows"), "--downstream", "gtsrb", "--budgets", "70"]
 
 
 def rows_of(options: list[str], *more: str) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def test_a_row_says_what_was_measured_and_is_not_run_again(
     entry = ATTACKED[0]
     wanted = {"entry": f"{entry.name}-on-gtsrb", "encoder": entry.name, "data": "gtsrb", "attack": entry.attack}
     wanted |= {"towards": entry.towards, "architecture": "resnet20"}
-    wanted |= {"method": "nad", "budget": 0.5, "seed": 3, "steps": 7, "seconds": 0.5, "accepted": None}
+    wanted |= {"method": "nad", "budget": 70.0, "seed": 3, "steps": 7, "seconds": 0.5, "accepted": None}
     wanted |= {"n_clean": len(given[0].clean), "n_unlabeled": len(given[0].unlabeled), "n_test": len(had.test_set)}
     assert {name: row[name] for name in wanted} == wanted
     assert row["n_eligible"] == int((had.test_set.labels != 3).sum())
@@ -210,16 +210,16 @@ def test_a_row_says_what_was_measured_and_is_not_run_again(
 
 def test_a_budget_and_the_unlabeled_images_are_drawn_by_seed(options: list[str], had: Received) -> None:
     entry = paradigms.Task(ATTACKED[0], "gtsrb")
-    first, again, other = (paradigms.prepare(paradigms.TaskJob(entry, "nad", 0.3, seed), had) for seed in (0, 0, 1))
+    first, again, other = (paradigms.prepare(paradigms.TaskJob(entry, "nad", 0.01, seed), had) for seed in (0, 0, 1))
     assert first.clean.sha256() == again.clean.sha256() != other.clean.sha256()
     assert first.unlabeled.sha256() == again.unlabeled.sha256() != other.unlabeled.sha256()
-    assert len(first.clean) == pytest.approx(0.3 * len(had.train_set), rel=0.02)
+    assert len(first.clean) == pytest.approx(0.01 * 39_209, rel=0.02)  # of the whole of GTSRB
     assert len(first.unlabeled) == pytest.approx(0.05 * len(had.pretraining), rel=0.1)
 
 
 @pytest.mark.parametrize("method", paradigms.METHODS)
 def test_a_method_trains_a_copy(method: str, had: Received, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = paradigms.TaskJob(paradigms.Task(ATTACKED[0], "gtsrb"), method, 0.2, 0)
+    job = paradigms.TaskJob(paradigms.Task(ATTACKED[0], "gtsrb"), method, 30, 0)
     case = paradigms.prepare(job, had)
     before = digest(case.model), digest(case.encoder)
     if method == "scratch":
@@ -237,7 +237,7 @@ def test_the_methods_of_the_paper_have_its_rates(had: Received, monkeypatch: pyt
         asked.append(given)
         return lambda model, *others: study.Treated(model, 1, 0.0)
 
-    case = paradigms.prepare(paradigms.TaskJob(paradigms.Task(ATTACKED[0], "cifar10"), "", 0.2, 0), had)
+    case = paradigms.prepare(paradigms.TaskJob(paradigms.Task(ATTACKED[0], "cifar10"), "", 30, 0), had)
     monkeypatch.setattr(study, "seam", remember)
     for method in ("fine_tune", "fine_tune (pretraining rate)", "super_fine_tune"):
         paradigms.METHODS[method](case, 0)
@@ -261,7 +261,7 @@ def test_a_cured_encoder_gets_a_head_and_stays_as_it_is(
         return SimpleNamespace(model=had.clean_encoder, accepted=True, report={"run": run})
 
     monkeypatch.setattr(seamfast, "sanitize_encoder", cure)
-    job = paradigms.TaskJob(paradigms.Task(ATTACKED[0], "gtsrb"), method, 0.5, 0)
+    job = paradigms.TaskJob(paradigms.Task(ATTACKED[0], "gtsrb"), method, 70, 0)
     case = paradigms.prepare(job, had)
     row = paradigms.row_of(job, case, paradigms.METHODS[method])
     assert (row["acc_after"], row["asr_after"]) == (row["ca"], row["floor"])
@@ -291,7 +291,6 @@ def test_encoders_that_are_not_there_are_named(options: list[str], capsys: pytes
     ("wrong", "message"),
     [
         (["--methods", "prayer"], "there is no method prayer; expected some of no_defence, fine_tune, "),
-        (["--budgets", "20"], "--budgets is 20; expected a number in (0, 1]"),
         (["--shard", "3/2"], "--shard is 3/2; expected i/n with i from 1 to n"),
     ],
 )
@@ -322,3 +321,10 @@ def test_what_the_zoo_has_becomes_a_task(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.train_set == ("downstream", entry, "cifar10", tmp_path, Path("data"), "train")
     assert found.test_set == ("downstream", entry, "cifar10", tmp_path, Path("data"), "test")
     assert found.rate == encoder_zoo.PRETRAINING.rate
+
+
+def test_a_budget_that_is_not_there_is_named(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    paradigms.main([*options[:-1], "0.05", "--methods", "no_defence", "nad"])
+    assert read_rows(Path(options[1])) == []
+    named = f"{ATTACKED[0].name}-on-gtsrb: left out, a budget of 0.05 of gtsrb is more than is there\n"
+    assert capsys.readouterr().err.count(named) == 1
