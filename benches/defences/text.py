@@ -11,9 +11,9 @@ have for such heads.
 
 ``fine_tune``: that, with cross-entropy.
 
-``super_fine_tune``: cycles of the rate, first high, then low. Source: Sha et al., arXiv:2212.09067, whose peaks for SGD
-are ten times and a tenth of the usual 0.01, from a base of 0.03 of it; here the same shares of ``usual_rate``, two
-triangles a phase, half of the steps in each.
+``super_fine_tune``: cycles of the rate, first high, then low. Source: Sha et al., arXiv:2212.09067. By a guide to it,
+its peaks for SGD are ten times and a tenth of the usual 0.01, from a base of 0.03 of it; here the same shares of
+``usual_rate``, two triangles a phase, half of the steps in each.
 
 ``meft``: maximum entropy, then cross-entropy. Source: Liu et al., "Maximum Entropy Loss, the Silver Bullet Targeting
 Backdoor Attacks in Pre-trained Language Models", ACL Findings 2023, whose loss is the sum of ``p log p`` over the
