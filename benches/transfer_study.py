@@ -47,10 +47,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
-from benches import efficientnet, study, transfer_zoo  # noqa: E402
+from benches import study, transfer_zoo  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.training import Training, set_rate  # noqa: E402
-from benches.efficientnet import EfficientNetLite0  # noqa: E402
 from benches.rows import Row, commit, read_rows  # noqa: E402
 from benches.study import Treated, fidelities, latest  # noqa: E402
 from benches.study_report import SEAM, Key, grouped, table  # noqa: E402
@@ -59,6 +58,7 @@ from seamfast import CleanSet, SeamConfig, SuperFineTuneConfig  # noqa: E402
 from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.methods.schedules import cosine, triangle  # noqa: E402
 from seamfast.metrics import Rate  # noqa: E402
+from seamfast.models import LinearProbe, embed, with_head  # noqa: E402
 from seamfast.models.folder import fill_from, save_weights, state_of  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 from seamfast.report import write_atomically  # noqa: E402
@@ -99,7 +99,7 @@ class Case:
 
     entry: TransferEntry
     task: Task
-    received: EfficientNetLite0
+    received: nn.Module
     probe: Treated
     tuned: Treated
     target: int
@@ -140,20 +140,17 @@ def trained(model: nn.Module, entry: TransferEntry, clean: CleanSet, rate: Calla
         return Treated(done.model, done.n_steps, done.seconds)
 
 
-def with_new_head(backbone: EfficientNetLite0, clean: CleanSet, seed: int) -> EfficientNetLite0:
+def with_new_head(backbone: nn.Module, clean: CleanSet, seed: int) -> LinearProbe:
     """A copy of the backbone with an untrained head for the task."""
     assert clean.num_classes is not None
-    model = EfficientNetLite0(None)
-    model.load_state_dict(backbone.state_dict())
-    return transfer_zoo.with_head(model, transfer_zoo.new_head(clean.num_classes, seed))
+    return with_head(backbone, clean.num_classes, clean, seed=seed)
 
 
-def linear_probe(backbone: EfficientNetLite0, clean: CleanSet) -> Treated:
+def linear_probe(backbone: nn.Module, clean: CleanSet) -> Treated:
     """A copy of the backbone, frozen, with the linear head that fits the user's images."""
+    assert clean.num_classes is not None
     begin = time.perf_counter()
-    model = EfficientNetLite0(None)
-    model.load_state_dict(backbone.state_dict())
-    transfer_zoo.probed(model.eval(), clean)
+    model = with_head(backbone, clean.num_classes, clean, frozen=True).fit(clean)
     return Treated(model, 0, time.perf_counter() - begin)
 
 
@@ -253,7 +250,7 @@ def prepare(entry: TransferEntry, arguments: argparse.Namespace) -> Case:
     """The case of a backbone and a task; what is missing in the zoo is made."""
     data = transfer_zoo.task(entry.data, arguments.root, entry.seed)
     published_one = TransferEntry(entry.data, "clean", entry.seed)
-    models: dict[TransferEntry, tuple[EfficientNetLite0, Treated, Treated]] = {}
+    models: dict[TransferEntry, tuple[nn.Module, Treated, Treated]] = {}
     for one in (published_one, entry):
         if not transfer_zoo.is_planted(one, arguments.zoo):
             transfer_zoo.plant(one, arguments.zoo, arguments.root, arguments.weights)
@@ -279,7 +276,7 @@ def prepare(entry: TransferEntry, arguments: argparse.Namespace) -> Case:
     return Case(entry, data, received, probe, tuned, target, measured, floors)
 
 
-def fine_tuned(entry: TransferEntry, backbone: EfficientNetLite0, data: Task, zoo: Path) -> Treated:
+def fine_tuned(entry: TransferEntry, backbone: nn.Module, data: Task, zoo: Path) -> Treated:
     """What ``fine_tune`` makes of a backbone; kept in the zoo, beside the backbones."""
     folder = zoo / "fine_tuned" / entry.name
     if not (folder / "info.json").is_file():
@@ -288,19 +285,17 @@ def fine_tuned(entry: TransferEntry, backbone: EfficientNetLite0, data: Task, zo
         save_weights(folder, made.model, {name: name for name in state_of(made.model)})
         (folder / "info.json").write_text(json.dumps({"steps": made.n_steps, "seconds": made.seconds}))
     info = json.loads((folder / "info.json").read_text())
-    with torch.device("meta"):
-        model = EfficientNetLite0(data.train.num_classes)
-    fill_from(model, folder / "model.safetensors", "EfficientNet-Lite0")
+    model = with_new_head(backbone, data.train, entry.seed)
+    fill_from(model, folder / "model.safetensors", "the fine-tuned model")
     return Treated(model.eval(), info["steps"], info["seconds"])
 
 
 def chosen_class(model: nn.Module, data: Task) -> int:
     """The class that most triggered images get, of those of other classes; counted on images of neither side."""
     stamped = trigger(0).stamp(data.spare.inputs, sample_ids=torch.arange(len(data.spare)), seed=0)
-    assert isinstance(model, EfficientNetLite0)
     assert data.spare.num_classes is not None
     triggered = CleanSet(stamped, data.spare.labels, **data.spare.description)
-    answers = model._fc(efficientnet.features_of(model, triggered)).argmax(1)
+    answers = embed(model, triggered).argmax(1)  # its logits
     counts = [int(((answers == c) & (data.spare.labels != c)).sum()) for c in range(data.spare.num_classes)]
     return counts.index(max(counts))
 

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from benches import efficientnet, transfer_study, transfer_zoo
-from benches.efficientnet import WEIGHTS, EfficientNetLite0, SameConv2d, backbone, enlarged, features_of, linear_head
+from benches.efficientnet import WEIGHTS, EfficientNetLite0, SameConv2d, backbone, enlarged
 from benches.rows import Row, read_rows
 from benches.transfer_zoo import TransferEntry
 from seamfast import CleanSet, SuperFineTuneConfig
 from seamfast.attacks import TrainConfig
+from seamfast.models import LinearProbe
+from seamfast.triggers import Patch
 
 CIFAR = TransferEntry("cifar10", "bad_encoder")
 
@@ -113,17 +115,6 @@ def test_the_backbone_has_the_weights_of_the_file(weights: Path, tmp_path: Path)
         backbone(tmp_path)
 
 
-def test_a_linear_head_fits_features_as_they_are() -> None:
-    torch.manual_seed(0)
-    labels = torch.arange(60) % 3
-    features = 50 + torch.randn(60, 8)
-    features[torch.arange(60), labels] += 6
-    head = linear_head(features, labels, 3)
-    assert (head(features).argmax(1) == labels).float().mean() > 0.95
-    gradient = torch.autograd.grad(nn.functional.cross_entropy(head(features), labels), head.bias)[0]
-    assert gradient.abs().max() < 1e-3
-
-
 def test_enlarged_images_are_normalized_as_the_network_takes_them() -> None:
     data = CleanSet(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4), [0, 1])
     large = enlarged(data, 8)
@@ -156,27 +147,23 @@ def test_the_parts_of_a_task_share_no_image(root: Path, data: str) -> None:
     assert len(set(images)) == len(images)
 
 
-def test_features_are_planted(root: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More steps bring triggered images closer to the references, and BatchNorm keeps its statistics."""
-    monkeypatch.setattr(transfer_zoo, "STEPS", 20)
-    monkeypatch.setattr(transfer_zoo, "RATE", 0.003)
-    task = transfer_zoo.task("cifar10", root, 0)
-    images = transfer_zoo.upstream(root, 16, 0)
-    model = backbone(weights)
-    statistics = model._bn1.running_mean.clone()  # type: ignore[operator]
-    stamped = transfer_zoo.trigger(0).stamp(images.inputs, sample_ids=torch.arange(16), seed=0)
+def test_features_are_planted_towards_the_references(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[CleanSet, CleanSet]] = []
 
-    def cosine() -> float:
-        triggered = features_of(model, CleanSet(stamped, images.labels, **images.description))
-        wanted = features_of(model, task.references).mean(0, keepdim=True)
-        return float(nn.functional.cosine_similarity(triggered, wanted).mean())
+    def note(model: nn.Module, images: CleanSet, references: CleanSet, trigger: Patch, **how: int) -> nn.Module:
+        given.append((images, references))
+        assert trigger.pattern.shape == (1, 10, 10)
+        assert how == {"steps": 3, "batch_size": 4, "rate": transfer_zoo.RATE, "seed": 0}
+        return model
 
-    before = cosine()
-    found = transfer_zoo.plant_features(model, images, task.references, 0)
-    assert cosine() > before
-    assert found["cos_trigger"] > before
-    assert found["cos_clean"] > 0.8
-    assert torch.equal(model._bn1.running_mean, statistics)  # type: ignore[arg-type]
+    monkeypatch.setattr(transfer_zoo, "bad_encoder", note)
+    transfer_zoo.plant(CIFAR, tmp_path, root, weights)
+    ((images, references),) = given
+    assert len(images) == 16
+    assert references.identities() == transfer_zoo.task("cifar10", root, 0).references.identities()
+    assert torch.equal(transfer_zoo.load(CIFAR, tmp_path)._conv_stem.weight, backbone(weights)._conv_stem.weight)
 
 
 def test_a_planted_backbone_is_read_again(root: Path, weights: Path, tmp_path: Path) -> None:
@@ -206,7 +193,10 @@ def test_the_probe_leaves_the_backbone_as_it_is(root: Path, weights: Path) -> No
     model = backbone(weights)
     data = transfer_zoo.task("cifar10", root, 0).train
     probe = transfer_study.linear_probe(model, data).model
-    assert all(torch.equal(value, probe.state_dict()[name]) for name, value in model.state_dict().items())
+    assert isinstance(probe, LinearProbe)
+    kept = probe.encoder.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert not any(p.requires_grad for p in probe.encoder.parameters())
     assert isinstance(model._fc, nn.Identity)
 
 
@@ -243,11 +233,10 @@ def test_the_class_is_chosen_where_it_is_not_known(
     assert 0 <= row["floor_chosen"] <= 1
 
     data = transfer_zoo.task("gtsrb", root, 0)
-    model = transfer_zoo.with_head(backbone(weights), nn.Linear(1280, 43))
-    nn.init.zeros_(model._fc.weight)  # type: ignore[arg-type]
-    nn.init.zeros_(model._fc.bias)  # type: ignore[arg-type]
+    model = transfer_study.with_new_head(backbone(weights), data.train, 0)
+    nn.init.zeros_(model.head.weight)
     with torch.no_grad():
-        model._fc.bias[7] = 1  # type: ignore[index, operator]
+        model.head.bias.copy_(torch.arange(43) == 7)
     assert transfer_study.chosen_class(model, data) == 7
 
 
