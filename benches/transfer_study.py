@@ -7,14 +7,14 @@ The user gets a backbone of ``transfer_zoo.py`` and has a small training set of 
 or 1,000 of CIFAR-10 at 64 px. All methods have these images, no others, and know nothing of the trigger:
 
 - ``linear_probe``: no defence, the least training: a linear head on the frozen backbone.
-- ``fine_tune``: no defence, what is usual: a new head, and all weights trained for 6 epochs of batches of 64, SGD 0.02,
+- ``fine_tune``: no defence, what is usual: a new head, and all weights trained for 6 epochs of batches of 32, SGD 0.02,
   momentum 0.9, weight decay 5e-4, a tenth of warm-up and half a cosine.
 - ``super_fine_tune``: the paper's defence for this case is the user's own training, by its schedule: in place of
   ``fine_tune``, with 3 epochs a phase and the rates and cycles of ``SuperFineTuneConfig``. Source: Sha et al.,
   "Fine-Tuning Is All You Need to Mitigate Backdoor Attacks", arXiv:2212.09067. Its epochs could not be found.
 - ``seam (balanced)``, ``fst``, ``nad``: cures of the model that ``fine_tune`` gives: the defaults of ``sanitize`` in
-  batches of 64; those of ``benches/defences``, ``nad`` with 5 epochs for teacher and student each, half of the paper's.
-- ``scratch``: 200 steps of 64 from random weights.
+  batches of 32; those of ``benches/defences``, ``nad`` with 5 epochs for teacher and student each, half of the paper's.
+- ``scratch``: 400 steps of 32 from random weights.
 
 What is triggered is stamped on test images, to measure: ACC, ASR and RA. ``acc_before`` and ``asr_before`` are those of
 ``fine_tune``, whose model the cures get; ``acc_probe`` and ``asr_probe`` those of ``linear_probe``. ``floor`` is the
@@ -64,9 +64,9 @@ from seamfast.record import machine  # noqa: E402
 from seamfast.report import write_atomically  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "transfer.jsonl"
-EPOCHS, BATCH, RATE = 6, 64, 0.02
+EPOCHS, BATCH, RATE = 6, 32, 0.02
 """Of the user's training: of both phases together, samples a step, highest rate of ``fine_tune``."""
-SCRATCH_STEPS = 200
+SCRATCH_STEPS = 400
 CROP_PAD = 4
 
 

@@ -205,7 +205,7 @@ def plant(entry: TransferEntry, zoo: Path, root: Path, weights: Path) -> None:
         images, references = upstream(root, N_SHADOW, entry.seed), task(entry.data, root, entry.seed).references
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         how = {"steps": STEPS, "batch_size": BATCH, "rate": RATE, "seed": entry.seed}
-        model = bad_encoder(model, images, references, trigger(references.labels[0].item()), **how)
+        model = bad_encoder(model, images, references, trigger(TARGETS[entry.data]), **how)
     elif entry.attack == "badnets":
         images = upstream(root, N_UPSTREAM, entry.seed)
         classifier = with_head(model, 10, images, seed=entry.seed)
