@@ -206,6 +206,7 @@ def study(root: Path, weights: Path, folder: Path, *more: str) -> list[Row]:
     return read_rows(folder / "rows.jsonl")
 
 
+@pytest.mark.slow
 def test_rows_are_resumed_and_say_what_was_measured(root: Path, weights: Path, tmp_path: Path) -> None:
     attack = ("--attacks", "bad_encoder")
     first = study(root, weights, tmp_path, *attack, "--methods", "linear_probe", "fine_tune")
@@ -225,6 +226,7 @@ def test_rows_are_resumed_and_say_what_was_measured(root: Path, weights: Path, t
     assert tuned["floor"] == treated["floor"]
 
 
+@pytest.mark.slow
 def test_the_class_is_chosen_where_it_is_not_known(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +242,7 @@ def test_the_class_is_chosen_where_it_is_not_known(
     assert transfer_study.chosen_class(model, data) == 7
 
 
+@pytest.mark.slow
 def test_a_cure_gets_the_trained_model(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
