@@ -17,10 +17,10 @@ or 1,000 of CIFAR-10 at 64 px. All methods have these images, no others, and kno
 - ``scratch``: 400 steps of 32 from random weights.
 
 What is triggered is stamped on test images, to measure: ACC, ASR and RA. ``acc_before`` and ``asr_before`` are those of
-``fine_tune``, whose model the cures get; ``acc_probe`` and ``asr_probe`` those of ``linear_probe``. ``floor`` is the
-ASR, for the same class, of the backbone as published: under its own ``linear_probe`` for ``linear_probe``, under
-``fine_tune`` for all others. Where the class is chosen (see ``transfer_zoo.py``), ``floor_chosen`` is that for the
-class chosen on the published backbone.
+``fine_tune``, whose model the cures get; ``acc_probe`` and ``asr_probe`` those of ``linear_probe``. ``ca`` and
+``floor`` are ACC and, for the same class, ASR of the backbone as published: under its own ``linear_probe`` for
+``linear_probe``, under ``fine_tune`` for all others. Where the class is chosen (see ``transfer_zoo.py``),
+``floor_chosen`` is the ASR for the class chosen on the published backbone.
 
 A row of ``--out`` is one backbone, task, method and seed; what has a row is not run again. Seconds are of one thread,
 on a machine that may have other load; those of a cure come after those of ``fine_tune``. ``--report`` measures nothing:
@@ -94,7 +94,7 @@ class Case:
         tuned: what ``fine_tune`` made.
         target: the class to which the trigger should lead.
         measured: of the row, what all methods share.
-        floors: by method, ``floor`` and ``floor_chosen``; those of ``fine_tune`` for what has none of its own.
+        floors: by method, ``ca``, ``floor`` and ``floor_chosen``; those of ``fine_tune`` for what has none of its own.
     """
 
     entry: TransferEntry
@@ -263,8 +263,10 @@ def prepare(entry: TransferEntry, arguments: argparse.Namespace) -> Case:
     other = chosen_class(models[published_one][1].model, data) if is_chosen else None
     floors = {}
     for name, model in zip(("linear_probe", "fine_tune"), models[published_one][1:], strict=True):
+        clean_one = rates(model.model, data, target)
         floors[name] = {
-            "floor": rates(model.model, data, target)["asr"],
+            "ca": clean_one["acc"],
+            "floor": clean_one["asr"],
             "floor_chosen": None if other is None else rates(model.model, data, other)["asr"],
         }
     before = rates(tuned.model, data, target)
@@ -348,8 +350,8 @@ def _page(rows: list[Row]) -> Iterator[str]:
         "how it is measured stands at the head of [`benches/transfer_study.py`](../benches/transfer_study.py), how the "
         "backdoors were made at that of [`benches/transfer_zoo.py`](../benches/transfer_zoo.py). `linear_probe` and "
         "`fine_tune` are no defence. `super_fine_tune` is the user's training by another schedule; the others but "
-        '`scratch` get the model of `fine_tune`. "ACC lost" is in points, against `fine_tune`. The floor is the ASR on '
-        "the backbone without a backdoor.\n"
+        '`scratch` get the model of `fine_tune`. "ACC lost" is in points, against `fine_tune`. CA and floor are '
+        "ACC and ASR on the backbone without a backdoor.\n"
     )
     for (data, attack), of_attack in grouped(rows, "data", "attack").items():
         first = of_attack[0]
@@ -362,14 +364,14 @@ def _page(rows: list[Row]) -> Iterator[str]:
         if first["is_chosen"]:
             worst = max(row["floor_chosen"] for row in of_attack)
             yield f"The class chosen in the same way on the backbone without a backdoor gets {worst:.1%} at most.\n"
-        heads = ["method", "seeds", "ACC", "ACC lost", "ASR", "floor", "RA", "s", "accepted"]
+        heads = ["method", "seeds", "CA", "ACC", "ACC lost", "ASR", "floor", "RA", "s", "accepted"]
         yield table(heads, [_line(method, group) for method, group in grouped(of_attack, "method").items()])
 
 
 def _line(method: str, rows: list[Row]) -> list[str]:
     ended = [row for row in rows if "failed" not in row]
     if not ended:
-        return [method, f"0 ({len(rows)} failed)", *[""] * 6, rows[0]["failed"]]
+        return [method, f"0 ({len(rows)} failed)", *[""] * 7, rows[0]["failed"]]
 
     def mean(name: str) -> float:
         return sum(row[name] for row in ended) / len(ended)
@@ -380,6 +382,7 @@ def _line(method: str, rows: list[Row]) -> list[str]:
     return [
         method,
         str(len(ended)),
+        f"{mean('ca'):.1%}",
         f"{mean('acc_after'):.1%}",
         f"{100 * (mean('acc_before') - mean('acc_after')):.1f}",
         f"{asr.value:.1%} [{asr.low:.1%}, {asr.high:.1%}]",

@@ -223,7 +223,7 @@ def test_rows_are_resumed_and_say_what_was_measured(root: Path, weights: Path, t
     assert probe["n_clean"] == 30
     assert probe["n_eligible"] == int(0.9 * probe["n_test"])
     assert probe["floor_chosen"] is None
-    assert tuned["floor"] == treated["floor"]
+    assert (tuned["ca"], tuned["floor"]) == (treated["ca"], treated["floor"])
 
 
 @pytest.mark.slow
@@ -262,6 +262,7 @@ def test_a_cure_gets_the_trained_model(
 def made_row(method: str, asr: float, **more: object) -> Row:
     row: Row = {"entry": "cifar10-bad_encoder-0", "data": "cifar10", "attack": "bad_encoder", "method": method}
     row |= {"n_clean": 1000, "n_test": 1000, "n_eligible": 900, "target": 0, "is_chosen": False, "floor": 0.02}
+    row |= {"ca": 0.81}
     row |= {"acc_before": 0.8, "acc_after": 0.79, "asr_after": asr, "ra_after": 0.5, "seconds": 61.2, "accepted": None}
     return row | {"floor_chosen": None} | more
 
@@ -274,8 +275,8 @@ def test_the_report_has_a_line_a_method_with_bounds() -> None:
         {"entry": "cifar10-bad_encoder-0", "failed": "NaN", "method": "scratch"} | made_row("scratch", 0.0),
     ]
     page = transfer_study.page(rows)
-    assert "| linear_probe | 1 | 79.0% | 1.0 | 100.0% [99.6%, 100.0%] | 2.0% | 50.0% | 61 |  |" in page
-    assert "| nad | 2 | 79.0% | 1.0 | 30.0% [27.9%, 32.2%] |" in page
+    assert "| linear_probe | 1 | 81.0% | 79.0% | 1.0 | 100.0% [99.6%, 100.0%] | 2.0% | 50.0% | 61 |  |" in page
+    assert "| nad | 2 | 81.0% | 79.0% | 1.0 | 30.0% [27.9%, 32.2%] |" in page
     assert "| scratch | 0 (1 failed) |" in page
     assert page.index("linear_probe |") < page.index("nad |") < page.index("scratch |")
     assert "target class 0.\n" in page
