@@ -14,6 +14,8 @@ or 1,000 of CIFAR-10 at 64 px. All methods have these images, no others, and kno
   "Fine-Tuning Is All You Need to Mitigate Backdoor Attacks", arXiv:2212.09067. Its epochs could not be found.
 - ``seam (balanced)``, ``fst``, ``nad``: cures of the model that ``fine_tune`` gives: the defaults of ``sanitize`` in
   batches of 32; those of ``benches/defences``, ``nad`` with 5 epochs for teacher and student each, half of the paper's.
+- ``seam (balanced) of linear_probe``: the same of the model of ``linear_probe``, all of whose weights it trains: for a
+  user who trains nothing else.
 - ``scratch``: 400 steps of 32 from random weights.
 
 What is triggered is stamped on test images, to measure: ACC, ASR and RA. ``acc_before`` and ``asr_before`` are those of
@@ -30,6 +32,7 @@ it writes the tables, ``transfer.part.md``, to ``--docs``.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import math
@@ -68,6 +71,7 @@ EPOCHS, BATCH, RATE = 6, 32, 0.02
 """Of the user's training: of both phases together, samples a step, highest rate of ``fine_tune``."""
 SCRATCH_STEPS = 400
 CROP_PAD = 4
+SEAM_OF_PROBE = f"{SEAM} of linear_probe"
 
 
 @dataclass(frozen=True)
@@ -173,10 +177,23 @@ def super_fine_tune(case: Case) -> Treated:
 
 
 def seam(case: Case) -> Treated:
-    """``seamfast.sanitize`` of the trained model by its defaults, in batches of ``BATCH``."""
+    """``sanitized`` of the model of ``fine_tune``."""
+    return sanitized(case.tuned.model, case)
+
+
+def seam_of_probe(case: Case) -> Treated:
+    """``sanitized`` of the model of ``linear_probe``, all of it trainable."""
+    model = copy.deepcopy(case.probe.model)
+    assert isinstance(model, LinearProbe)
+    model.frozen = False
+    return sanitized(model.requires_grad_(True), case)
+
+
+def sanitized(model: nn.Module, case: Case) -> Treated:
+    """``seamfast.sanitize`` by its defaults, in batches of ``BATCH``."""
     begin = time.perf_counter()
     config = SeamConfig(batch_size=BATCH)
-    result = seamfast.sanitize(case.tuned.model, case.task.train, config=config, seed=case.entry.seed, progress=False)
+    result = seamfast.sanitize(model, case.task.train, config=config, seed=case.entry.seed, progress=False)
     run = result.report["run"]
     seconds = time.perf_counter() - begin
     return Treated(result.model, sum(run["steps"].values()), seconds, result.accepted, run["n_attempts"])
@@ -199,6 +216,7 @@ METHODS: dict[str, Method] = {
     "fine_tune": lambda case: case.tuned,
     "super_fine_tune": super_fine_tune,
     SEAM: seam,
+    SEAM_OF_PROBE: seam_of_probe,
     "fst": published("fst"),
     "nad": published("nad", teacher_epochs=5, epochs=5),
     "scratch": published("scratch", n_steps=SCRATCH_STEPS, batch_size=BATCH),
@@ -349,9 +367,9 @@ def _page(rows: list[Row]) -> Iterator[str]:
         "An EfficientNet-Lite0 of ImageNet with a backdoor is passed on to a user who trains it for a task of his own; "
         "how it is measured stands at the head of [`benches/transfer_study.py`](../benches/transfer_study.py), how the "
         "backdoors were made at that of [`benches/transfer_zoo.py`](../benches/transfer_zoo.py). `linear_probe` and "
-        "`fine_tune` are no defence. `super_fine_tune` is the user's training by another schedule; the others but "
-        '`scratch` get the model of `fine_tune`. "ACC lost" is in points, against `fine_tune`. CA and floor are '
-        "ACC and ASR on the backbone without a backdoor.\n"
+        "`fine_tune` are no defence. `super_fine_tune` is the user's training by another schedule; the cures get the "
+        'model of `fine_tune`, or of `linear_probe` where it says so. "ACC lost" is in points, against `fine_tune`. CA '
+        "and floor are ACC and ASR on the backbone without a backdoor.\n"
     )
     for (data, attack), of_attack in grouped(rows, "data", "attack").items():
         first = of_attack[0]

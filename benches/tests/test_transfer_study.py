@@ -259,6 +259,27 @@ def test_a_cure_gets_the_trained_model(
     assert len(given) == 1
 
 
+def test_the_probe_is_sanitized_with_all_its_weights(
+    root: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = transfer_zoo.task("cifar10", root, 0)
+    probe = transfer_study.linear_probe(backbone(weights), task.train)
+    case = transfer_study.Case(CIFAR, task, probe.model, probe, probe, 0, {}, {})
+    given: list[nn.Module] = []
+
+    def note(model: nn.Module, case: transfer_study.Case) -> transfer_study.Treated:
+        given.append(model)
+        return probe
+
+    monkeypatch.setattr(transfer_study, "sanitized", note)
+    transfer_study.METHODS[transfer_study.SEAM_OF_PROBE](case)
+    (model,) = given
+    assert isinstance(model, LinearProbe)
+    assert not model.frozen
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in probe.model.encoder.parameters())  # type: ignore[union-attr]
+
+
 def made_row(method: str, asr: float, **more: object) -> Row:
     row: Row = {"entry": "cifar10-bad_encoder-0", "data": "cifar10", "attack": "bad_encoder", "method": method}
     row |= {"n_clean": 1000, "n_test": 1000, "n_eligible": 900, "target": 0, "is_chosen": False, "floor": 0.02}
