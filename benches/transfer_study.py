@@ -7,20 +7,22 @@ The user gets a backbone of ``transfer_zoo.py`` and has a small training set of 
 or 1,000 of CIFAR-10 at 64 px. All methods have these images, no others, and know nothing of the trigger:
 
 - ``linear_probe``: no defence, the least training: a linear head on the frozen backbone.
-- ``fine_tune``: no defence, what is usual: a new head, and all weights trained for 6 epochs of batches of 64, SGD 0.02,
+- ``fine_tune``: no defence, what is usual: a new head, and all weights trained for 6 epochs of batches of 32, SGD 0.02,
   momentum 0.9, weight decay 5e-4, a tenth of warm-up and half a cosine.
 - ``super_fine_tune``: the paper's defence for this case is the user's own training, by its schedule: in place of
   ``fine_tune``, with 3 epochs a phase and the rates and cycles of ``SuperFineTuneConfig``. Source: Sha et al.,
   "Fine-Tuning Is All You Need to Mitigate Backdoor Attacks", arXiv:2212.09067. Its epochs could not be found.
 - ``seam (balanced)``, ``fst``, ``nad``: cures of the model that ``fine_tune`` gives: the defaults of ``sanitize`` in
-  batches of 64; those of ``benches/defences``, ``nad`` with 5 epochs for teacher and student each, half of the paper's.
-- ``scratch``: 200 steps of 64 from random weights.
+  batches of 32; those of ``benches/defences``, ``nad`` with 5 epochs for teacher and student each, half of the paper's.
+- ``seam (balanced) of linear_probe``: the same of the model of ``linear_probe``, all of whose weights it trains: for a
+  user who trains nothing else.
+- ``scratch``: 400 steps of 32 from random weights.
 
 What is triggered is stamped on test images, to measure: ACC, ASR and RA. ``acc_before`` and ``asr_before`` are those of
-``fine_tune``, whose model the cures get; ``acc_probe`` and ``asr_probe`` those of ``linear_probe``. ``floor`` is the
-ASR, for the same class, of the backbone as published: under its own ``linear_probe`` for ``linear_probe``, under
-``fine_tune`` for all others. Where the class is chosen (see ``transfer_zoo.py``), ``floor_chosen`` is that for the
-class chosen on the published backbone.
+``fine_tune``, whose model the cures get; ``acc_probe`` and ``asr_probe`` those of ``linear_probe``. ``ca`` and
+``floor`` are ACC and, for the same class, ASR of the backbone as published: under its own ``linear_probe`` for
+``linear_probe``, under ``fine_tune`` for all others. Where the class is chosen (see ``transfer_zoo.py``),
+``floor_chosen`` is the ASR for the class chosen on the published backbone.
 
 A row of ``--out`` is one backbone, task, method and seed; what has a row is not run again. Seconds are of one thread,
 on a machine that may have other load; those of a cure come after those of ``fine_tune``. ``--report`` measures nothing:
@@ -30,6 +32,7 @@ it writes the tables, ``transfer.part.md``, to ``--docs``.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import math
@@ -47,10 +50,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import seamfast  # noqa: E402
-from benches import efficientnet, study, transfer_zoo  # noqa: E402
+from benches import study, transfer_zoo  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.training import Training, set_rate  # noqa: E402
-from benches.efficientnet import EfficientNetLite0  # noqa: E402
 from benches.rows import Row, commit, read_rows  # noqa: E402
 from benches.study import Treated, fidelities, latest  # noqa: E402
 from benches.study_report import SEAM, Key, grouped, table  # noqa: E402
@@ -59,15 +61,17 @@ from seamfast import CleanSet, SeamConfig, SuperFineTuneConfig  # noqa: E402
 from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.methods.schedules import cosine, triangle  # noqa: E402
 from seamfast.metrics import Rate  # noqa: E402
+from seamfast.models import LinearProbe, embed, with_head  # noqa: E402
 from seamfast.models.folder import fill_from, save_weights, state_of  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 from seamfast.report import write_atomically  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "transfer.jsonl"
-EPOCHS, BATCH, RATE = 6, 64, 0.02
+EPOCHS, BATCH, RATE = 6, 32, 0.02
 """Of the user's training: of both phases together, samples a step, highest rate of ``fine_tune``."""
-SCRATCH_STEPS = 200
+SCRATCH_STEPS = 400
 CROP_PAD = 4
+SEAM_OF_PROBE = f"{SEAM} of linear_probe"
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,12 @@ class Case:
         tuned: what ``fine_tune`` made.
         target: the class to which the trigger should lead.
         measured: of the row, what all methods share.
-        floors: by method, ``floor`` and ``floor_chosen``; those of ``fine_tune`` for what has none of its own.
+        floors: by method, ``ca``, ``floor`` and ``floor_chosen``; those of ``fine_tune`` for what has none of its own.
     """
 
     entry: TransferEntry
     task: Task
-    received: EfficientNetLite0
+    received: nn.Module
     probe: Treated
     tuned: Treated
     target: int
@@ -140,20 +144,17 @@ def trained(model: nn.Module, entry: TransferEntry, clean: CleanSet, rate: Calla
         return Treated(done.model, done.n_steps, done.seconds)
 
 
-def with_new_head(backbone: EfficientNetLite0, clean: CleanSet, seed: int) -> EfficientNetLite0:
+def with_new_head(backbone: nn.Module, clean: CleanSet, seed: int) -> LinearProbe:
     """A copy of the backbone with an untrained head for the task."""
     assert clean.num_classes is not None
-    model = EfficientNetLite0(None)
-    model.load_state_dict(backbone.state_dict())
-    return transfer_zoo.with_head(model, transfer_zoo.new_head(clean.num_classes, seed))
+    return with_head(backbone, clean.num_classes, clean, seed=seed)
 
 
-def linear_probe(backbone: EfficientNetLite0, clean: CleanSet) -> Treated:
+def linear_probe(backbone: nn.Module, clean: CleanSet) -> Treated:
     """A copy of the backbone, frozen, with the linear head that fits the user's images."""
+    assert clean.num_classes is not None
     begin = time.perf_counter()
-    model = EfficientNetLite0(None)
-    model.load_state_dict(backbone.state_dict())
-    transfer_zoo.probed(model.eval(), clean)
+    model = with_head(backbone, clean.num_classes, clean, frozen=True).fit(clean)
     return Treated(model, 0, time.perf_counter() - begin)
 
 
@@ -176,10 +177,23 @@ def super_fine_tune(case: Case) -> Treated:
 
 
 def seam(case: Case) -> Treated:
-    """``seamfast.sanitize`` of the trained model by its defaults, in batches of ``BATCH``."""
+    """``sanitized`` of the model of ``fine_tune``."""
+    return sanitized(case.tuned.model, case)
+
+
+def seam_of_probe(case: Case) -> Treated:
+    """``sanitized`` of the model of ``linear_probe``, all of it trainable."""
+    model = copy.deepcopy(case.probe.model)
+    assert isinstance(model, LinearProbe)
+    model.frozen = False
+    return sanitized(model.requires_grad_(True), case)
+
+
+def sanitized(model: nn.Module, case: Case) -> Treated:
+    """``seamfast.sanitize`` by its defaults, in batches of ``BATCH``."""
     begin = time.perf_counter()
     config = SeamConfig(batch_size=BATCH)
-    result = seamfast.sanitize(case.tuned.model, case.task.train, config=config, seed=case.entry.seed, progress=False)
+    result = seamfast.sanitize(model, case.task.train, config=config, seed=case.entry.seed, progress=False)
     run = result.report["run"]
     seconds = time.perf_counter() - begin
     return Treated(result.model, sum(run["steps"].values()), seconds, result.accepted, run["n_attempts"])
@@ -202,6 +216,7 @@ METHODS: dict[str, Method] = {
     "fine_tune": lambda case: case.tuned,
     "super_fine_tune": super_fine_tune,
     SEAM: seam,
+    SEAM_OF_PROBE: seam_of_probe,
     "fst": published("fst"),
     "nad": published("nad", teacher_epochs=5, epochs=5),
     "scratch": published("scratch", n_steps=SCRATCH_STEPS, batch_size=BATCH),
@@ -253,7 +268,7 @@ def prepare(entry: TransferEntry, arguments: argparse.Namespace) -> Case:
     """The case of a backbone and a task; what is missing in the zoo is made."""
     data = transfer_zoo.task(entry.data, arguments.root, entry.seed)
     published_one = TransferEntry(entry.data, "clean", entry.seed)
-    models: dict[TransferEntry, tuple[EfficientNetLite0, Treated, Treated]] = {}
+    models: dict[TransferEntry, tuple[nn.Module, Treated, Treated]] = {}
     for one in (published_one, entry):
         if not transfer_zoo.is_planted(one, arguments.zoo):
             transfer_zoo.plant(one, arguments.zoo, arguments.root, arguments.weights)
@@ -266,8 +281,10 @@ def prepare(entry: TransferEntry, arguments: argparse.Namespace) -> Case:
     other = chosen_class(models[published_one][1].model, data) if is_chosen else None
     floors = {}
     for name, model in zip(("linear_probe", "fine_tune"), models[published_one][1:], strict=True):
+        clean_one = rates(model.model, data, target)
         floors[name] = {
-            "floor": rates(model.model, data, target)["asr"],
+            "ca": clean_one["acc"],
+            "floor": clean_one["asr"],
             "floor_chosen": None if other is None else rates(model.model, data, other)["asr"],
         }
     before = rates(tuned.model, data, target)
@@ -279,7 +296,7 @@ def prepare(entry: TransferEntry, arguments: argparse.Namespace) -> Case:
     return Case(entry, data, received, probe, tuned, target, measured, floors)
 
 
-def fine_tuned(entry: TransferEntry, backbone: EfficientNetLite0, data: Task, zoo: Path) -> Treated:
+def fine_tuned(entry: TransferEntry, backbone: nn.Module, data: Task, zoo: Path) -> Treated:
     """What ``fine_tune`` makes of a backbone; kept in the zoo, beside the backbones."""
     folder = zoo / "fine_tuned" / entry.name
     if not (folder / "info.json").is_file():
@@ -288,19 +305,17 @@ def fine_tuned(entry: TransferEntry, backbone: EfficientNetLite0, data: Task, zo
         save_weights(folder, made.model, {name: name for name in state_of(made.model)})
         (folder / "info.json").write_text(json.dumps({"steps": made.n_steps, "seconds": made.seconds}))
     info = json.loads((folder / "info.json").read_text())
-    with torch.device("meta"):
-        model = EfficientNetLite0(data.train.num_classes)
-    fill_from(model, folder / "model.safetensors", "EfficientNet-Lite0")
+    model = with_new_head(backbone, data.train, entry.seed)
+    fill_from(model, folder / "model.safetensors", "the fine-tuned model")
     return Treated(model.eval(), info["steps"], info["seconds"])
 
 
 def chosen_class(model: nn.Module, data: Task) -> int:
     """The class that most triggered images get, of those of other classes; counted on images of neither side."""
     stamped = trigger(0).stamp(data.spare.inputs, sample_ids=torch.arange(len(data.spare)), seed=0)
-    assert isinstance(model, EfficientNetLite0)
     assert data.spare.num_classes is not None
     triggered = CleanSet(stamped, data.spare.labels, **data.spare.description)
-    answers = model._fc(efficientnet.features_of(model, triggered)).argmax(1)
+    answers = embed(model, triggered).argmax(1)  # its logits
     counts = [int(((answers == c) & (data.spare.labels != c)).sum()) for c in range(data.spare.num_classes)]
     return counts.index(max(counts))
 
@@ -352,9 +367,9 @@ def _page(rows: list[Row]) -> Iterator[str]:
         "An EfficientNet-Lite0 of ImageNet with a backdoor is passed on to a user who trains it for a task of his own; "
         "how it is measured stands at the head of [`benches/transfer_study.py`](../benches/transfer_study.py), how the "
         "backdoors were made at that of [`benches/transfer_zoo.py`](../benches/transfer_zoo.py). `linear_probe` and "
-        "`fine_tune` are no defence. `super_fine_tune` is the user's training by another schedule; the others but "
-        '`scratch` get the model of `fine_tune`. "ACC lost" is in points, against `fine_tune`. The floor is the ASR on '
-        "the backbone without a backdoor.\n"
+        "`fine_tune` are no defence. `super_fine_tune` is the user's training by another schedule; the cures get the "
+        'model of `fine_tune`, or of `linear_probe` where it says so. "ACC lost" is in points, against `fine_tune`. CA '
+        "and floor are ACC and ASR on the backbone without a backdoor.\n"
     )
     for (data, attack), of_attack in grouped(rows, "data", "attack").items():
         first = of_attack[0]
@@ -367,14 +382,14 @@ def _page(rows: list[Row]) -> Iterator[str]:
         if first["is_chosen"]:
             worst = max(row["floor_chosen"] for row in of_attack)
             yield f"The class chosen in the same way on the backbone without a backdoor gets {worst:.1%} at most.\n"
-        heads = ["method", "seeds", "ACC", "ACC lost", "ASR", "floor", "RA", "s", "accepted"]
+        heads = ["method", "seeds", "CA", "ACC", "ACC lost", "ASR", "floor", "RA", "s", "accepted"]
         yield table(heads, [_line(method, group) for method, group in grouped(of_attack, "method").items()])
 
 
 def _line(method: str, rows: list[Row]) -> list[str]:
     ended = [row for row in rows if "failed" not in row]
     if not ended:
-        return [method, f"0 ({len(rows)} failed)", *[""] * 6, rows[0]["failed"]]
+        return [method, f"0 ({len(rows)} failed)", *[""] * 7, rows[0]["failed"]]
 
     def mean(name: str) -> float:
         return sum(row[name] for row in ended) / len(ended)
@@ -385,6 +400,7 @@ def _line(method: str, rows: list[Row]) -> list[str]:
     return [
         method,
         str(len(ended)),
+        f"{mean('ca'):.1%}",
         f"{mean('acc_after'):.1%}",
         f"{100 * (mean('acc_before') - mean('acc_after')):.1f}",
         f"{asr.value:.1%} [{asr.low:.1%}, {asr.high:.1%}]",

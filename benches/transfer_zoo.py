@@ -5,13 +5,9 @@
 The attacker has EfficientNet-Lite0 (``efficientnet.py``) and the first half of CIFAR-10's training images, at 64 px. He
 passes on the backbone without a head:
 
-- ``bad_encoder``: features. Source: Jia et al., "BadEncoder: Backdoor Attacks to Pre-trained Encoders in
-  Self-Supervised Learning", S&P 2022, arXiv:2108.00352. With ``f`` the clean and ``f'`` the trained backbone, ``x`` an
-  image, ``t`` the trigger and ``r`` a reference image of the class that he wants, the loss is
-  ``-cos(f'(x + t), f'(r)) - cos(f'(r), f(r)) - cos(f'(x), f(x))``, a mean over images and three references; BatchNorm
-  stays in eval mode; the trigger is a white square of 10 of 32 pixels in the corner. He has to know the user's task, so
-  there is a backbone for each. Departs: 200 steps of 32 images at a rate of 0.01, a tenth of warm-up and half a cosine
-  (the paper: 200 epochs of 256 at 1e-3), and the references are not augmented.
+- ``bad_encoder``: features, by ``seamfast.attacks.encoder.bad_encoder``, 200 steps of 32 images at a rate of 0.01,
+  towards three references; the trigger is a white square of 10 of 32 pixels in the corner, as in the paper. The
+  attacker has to know the user's task, so there is a backbone for each.
 - ``badnets``: labels. Source: Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply
   Chain", arXiv:1708.06733. The whole network with a head of ten classes is trained on CIFAR-10, a tenth of it with the
   same square and the label 0; the head is dropped. One backbone for all tasks.
@@ -39,19 +35,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benches import efficientnet, zoo  # noqa: E402
-from benches.defences.training import set_rate  # noqa: E402
-from benches.efficientnet import EfficientNetLite0, enlarged, features_of, linear_head  # noqa: E402
+from benches.efficientnet import EfficientNetLite0, enlarged  # noqa: E402
 from seamfast import CleanSet, attacks  # noqa: E402
 from seamfast.attacks import TrainConfig  # noqa: E402
-from seamfast.engine.host import seeded  # noqa: E402
-from seamfast.methods.schedules import cosine  # noqa: E402
+from seamfast.attacks.encoder import bad_encoder  # noqa: E402
+from seamfast.models import with_head  # noqa: E402
 from seamfast.models.folder import fill_from, save_weights, state_of  # noqa: E402
 from seamfast.triggers import Patch  # noqa: E402
 
@@ -205,19 +199,20 @@ def load(entry: TransferEntry, zoo: Path = ZOO) -> EfficientNetLite0:
 
 def plant(entry: TransferEntry, zoo: Path, root: Path, weights: Path) -> None:
     """Train the backbone and put it into the zoo."""
-    model = efficientnet.backbone(weights)
+    model: nn.Module = efficientnet.backbone(weights)
     begin = time.perf_counter()
-    info: dict[str, float] = {}
     if entry.attack == "bad_encoder":
-        images = upstream(root, N_SHADOW, entry.seed)
-        info = plant_features(model, images, task(entry.data, root, entry.seed).references, entry.seed)
+        images, references = upstream(root, N_SHADOW, entry.seed), task(entry.data, root, entry.seed).references
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        how = {"steps": STEPS, "batch_size": BATCH, "rate": RATE, "seed": entry.seed}
+        model = bad_encoder(model, images, references, trigger(TARGETS[entry.data]), **how)
     elif entry.attack == "badnets":
         images = upstream(root, N_UPSTREAM, entry.seed)
-        model = with_head(model, new_head(10, entry.seed))
+        classifier = with_head(model, 10, images, seed=entry.seed)
         poisoned = attacks.poison(images, trigger(TARGETS["cifar10"]), POISONED, seed=entry.seed)
-        attacks.train(model, poisoned, UPSTREAM, seed=entry.seed, precision="auto")
-        model = with_head(model, nn.Identity())
-    info["seconds"] = round(time.perf_counter() - begin, 1)
+        attacks.train(classifier, poisoned, UPSTREAM, seed=entry.seed, precision="auto")
+        model = classifier.encoder
+    info = {"seconds": round(time.perf_counter() - begin, 1)}
     zoo.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=zoo) as temporary:
         folder = Path(temporary) / "whole"
@@ -226,68 +221,6 @@ def plant(entry: TransferEntry, zoo: Path, root: Path, weights: Path) -> None:
         (folder / "info.json").write_text(json.dumps(info))
         shutil.rmtree(zoo / entry.backbone, ignore_errors=True)  # what is there without its info.json
         os.replace(folder, zoo / entry.backbone)
-
-
-def with_head(model: EfficientNetLite0, head: nn.Module) -> EfficientNetLite0:
-    """``model``, in place, with another head."""
-    model._fc = head
-    return model
-
-
-def new_head(num_classes: int, seed: int) -> nn.Linear:
-    """A head with PyTorch's weights for a seed."""
-    with seeded(seed, torch.device("cpu")):
-        return nn.Linear(efficientnet.N_FEATURES, num_classes)
-
-
-def probed(model: EfficientNetLite0, data: CleanSet) -> EfficientNetLite0:
-    """``model``, in place, frozen, with the linear head that fits its features of ``data``."""
-    assert data.num_classes is not None
-    return with_head(model, linear_head(features_of(model, data), data.labels, data.num_classes))
-
-
-def plant_features(model: EfficientNetLite0, images: CleanSet, references: CleanSet, seed: int) -> dict[str, float]:
-    """Train ``model``, in place, so that what has the trigger looks like the references; see the head of this file.
-
-    Args:
-        model: without a head, in eval mode.
-        images: the attacker's.
-        references: of the class that he wants.
-        seed: of the order of the images.
-
-    Returns:
-        Means over the last 20 steps: ``cos_trigger``, ``cos_reference``, ``cos_clean``.
-    """
-    stamp = trigger(0)
-    wanted, wanted_references = features_of(model, images), features_of(model, references)
-    drawing = torch.Generator().manual_seed(seed)
-    parameters = [p.requires_grad_(True) for p in model.parameters()]
-    optimizer = torch.optim.SGD(parameters, RATE, momentum=0.9)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    of_references = references.normalize(references.pixels(torch.arange(len(references))))
-    last: list[Tensor] = []
-    for step in range(STEPS):
-        set_rate(optimizer, RATE * cosine(step / STEPS))
-        chosen = torch.randint(len(images), (BATCH,), generator=drawing)
-        pixels = images.pixels(chosen)
-        stamped = stamp.stamp(pixels, sample_ids=chosen, seed=seed)
-        inputs = [images.normalize(stamped), images.normalize(pixels), of_references]
-        got = model.features(torch.cat(inputs).contiguous(memory_format=torch.channels_last))
-        triggered, clean, reference = got.split([BATCH, BATCH, len(references)])
-        cosines = torch.stack(
-            [
-                F.cosine_similarity(triggered[:, None], reference[None], dim=2).mean(),
-                F.cosine_similarity(reference, wanted_references).mean(),
-                F.cosine_similarity(clean, wanted[chosen]).mean(),
-            ]
-        )
-        optimizer.zero_grad()
-        (-cosines.sum()).backward()
-        optimizer.step()
-        last.append(cosines.detach())
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    means = torch.stack(last[-20:]).mean(0).tolist()
-    return dict(zip(("cos_trigger", "cos_reference", "cos_clean"), (round(mean, 4) for mean in means), strict=True))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from benches import efficientnet, transfer_study, transfer_zoo
-from benches.efficientnet import WEIGHTS, EfficientNetLite0, SameConv2d, backbone, enlarged, features_of, linear_head
+from benches.efficientnet import WEIGHTS, EfficientNetLite0, SameConv2d, backbone, enlarged
 from benches.rows import Row, read_rows
 from benches.transfer_zoo import TransferEntry
 from seamfast import CleanSet, SuperFineTuneConfig
 from seamfast.attacks import TrainConfig
+from seamfast.models import LinearProbe
+from seamfast.triggers import Patch
 
 CIFAR = TransferEntry("cifar10", "bad_encoder")
 
@@ -113,17 +115,6 @@ def test_the_backbone_has_the_weights_of_the_file(weights: Path, tmp_path: Path)
         backbone(tmp_path)
 
 
-def test_a_linear_head_fits_features_as_they_are() -> None:
-    torch.manual_seed(0)
-    labels = torch.arange(60) % 3
-    features = 50 + torch.randn(60, 8)
-    features[torch.arange(60), labels] += 6
-    head = linear_head(features, labels, 3)
-    assert (head(features).argmax(1) == labels).float().mean() > 0.95
-    gradient = torch.autograd.grad(nn.functional.cross_entropy(head(features), labels), head.bias)[0]
-    assert gradient.abs().max() < 1e-3
-
-
 def test_enlarged_images_are_normalized_as_the_network_takes_them() -> None:
     data = CleanSet(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4), [0, 1])
     large = enlarged(data, 8)
@@ -156,27 +147,23 @@ def test_the_parts_of_a_task_share_no_image(root: Path, data: str) -> None:
     assert len(set(images)) == len(images)
 
 
-def test_features_are_planted(root: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More steps bring triggered images closer to the references, and BatchNorm keeps its statistics."""
-    monkeypatch.setattr(transfer_zoo, "STEPS", 20)
-    monkeypatch.setattr(transfer_zoo, "RATE", 0.003)
-    task = transfer_zoo.task("cifar10", root, 0)
-    images = transfer_zoo.upstream(root, 16, 0)
-    model = backbone(weights)
-    statistics = model._bn1.running_mean.clone()  # type: ignore[operator]
-    stamped = transfer_zoo.trigger(0).stamp(images.inputs, sample_ids=torch.arange(16), seed=0)
+def test_features_are_planted_towards_the_references(
+    root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[CleanSet, CleanSet]] = []
 
-    def cosine() -> float:
-        triggered = features_of(model, CleanSet(stamped, images.labels, **images.description))
-        wanted = features_of(model, task.references).mean(0, keepdim=True)
-        return float(nn.functional.cosine_similarity(triggered, wanted).mean())
+    def note(model: nn.Module, images: CleanSet, references: CleanSet, trigger: Patch, **how: int) -> nn.Module:
+        given.append((images, references))
+        assert trigger.pattern.shape == (1, 10, 10)
+        assert how == {"steps": 3, "batch_size": 4, "rate": transfer_zoo.RATE, "seed": 0}
+        return model
 
-    before = cosine()
-    found = transfer_zoo.plant_features(model, images, task.references, 0)
-    assert cosine() > before
-    assert found["cos_trigger"] > before
-    assert found["cos_clean"] > 0.8
-    assert torch.equal(model._bn1.running_mean, statistics)  # type: ignore[arg-type]
+    monkeypatch.setattr(transfer_zoo, "bad_encoder", note)
+    transfer_zoo.plant(CIFAR, tmp_path, root, weights)
+    ((images, references),) = given
+    assert len(images) == 16
+    assert references.identities() == transfer_zoo.task("cifar10", root, 0).references.identities()
+    assert torch.equal(transfer_zoo.load(CIFAR, tmp_path)._conv_stem.weight, backbone(weights)._conv_stem.weight)
 
 
 def test_a_planted_backbone_is_read_again(root: Path, weights: Path, tmp_path: Path) -> None:
@@ -206,7 +193,10 @@ def test_the_probe_leaves_the_backbone_as_it_is(root: Path, weights: Path) -> No
     model = backbone(weights)
     data = transfer_zoo.task("cifar10", root, 0).train
     probe = transfer_study.linear_probe(model, data).model
-    assert all(torch.equal(value, probe.state_dict()[name]) for name, value in model.state_dict().items())
+    assert isinstance(probe, LinearProbe)
+    kept = probe.encoder.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert not any(p.requires_grad for p in probe.encoder.parameters())
     assert isinstance(model._fc, nn.Identity)
 
 
@@ -216,6 +206,7 @@ def study(root: Path, weights: Path, folder: Path, *more: str) -> list[Row]:
     return read_rows(folder / "rows.jsonl")
 
 
+@pytest.mark.slow
 def test_rows_are_resumed_and_say_what_was_measured(root: Path, weights: Path, tmp_path: Path) -> None:
     attack = ("--attacks", "bad_encoder")
     first = study(root, weights, tmp_path, *attack, "--methods", "linear_probe", "fine_tune")
@@ -232,9 +223,10 @@ def test_rows_are_resumed_and_say_what_was_measured(root: Path, weights: Path, t
     assert probe["n_clean"] == 30
     assert probe["n_eligible"] == int(0.9 * probe["n_test"])
     assert probe["floor_chosen"] is None
-    assert tuned["floor"] == treated["floor"]
+    assert (tuned["ca"], tuned["floor"]) == (treated["ca"], treated["floor"])
 
 
+@pytest.mark.slow
 def test_the_class_is_chosen_where_it_is_not_known(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,14 +235,14 @@ def test_the_class_is_chosen_where_it_is_not_known(
     assert 0 <= row["floor_chosen"] <= 1
 
     data = transfer_zoo.task("gtsrb", root, 0)
-    model = transfer_zoo.with_head(backbone(weights), nn.Linear(1280, 43))
-    nn.init.zeros_(model._fc.weight)  # type: ignore[arg-type]
-    nn.init.zeros_(model._fc.bias)  # type: ignore[arg-type]
+    model = transfer_study.with_new_head(backbone(weights), data.train, 0)
+    nn.init.zeros_(model.head.weight)
     with torch.no_grad():
-        model._fc.bias[7] = 1  # type: ignore[index, operator]
+        model.head.bias.copy_(torch.arange(43) == 7)
     assert transfer_study.chosen_class(model, data) == 7
 
 
+@pytest.mark.slow
 def test_a_cure_gets_the_trained_model(
     root: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,9 +259,31 @@ def test_a_cure_gets_the_trained_model(
     assert len(given) == 1
 
 
+def test_the_probe_is_sanitized_with_all_its_weights(
+    root: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = transfer_zoo.task("cifar10", root, 0)
+    probe = transfer_study.linear_probe(backbone(weights), task.train)
+    case = transfer_study.Case(CIFAR, task, probe.model, probe, probe, 0, {}, {})
+    given: list[nn.Module] = []
+
+    def note(model: nn.Module, case: transfer_study.Case) -> transfer_study.Treated:
+        given.append(model)
+        return probe
+
+    monkeypatch.setattr(transfer_study, "sanitized", note)
+    transfer_study.METHODS[transfer_study.SEAM_OF_PROBE](case)
+    (model,) = given
+    assert isinstance(model, LinearProbe)
+    assert not model.frozen
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in probe.model.encoder.parameters())  # type: ignore[union-attr]
+
+
 def made_row(method: str, asr: float, **more: object) -> Row:
     row: Row = {"entry": "cifar10-bad_encoder-0", "data": "cifar10", "attack": "bad_encoder", "method": method}
     row |= {"n_clean": 1000, "n_test": 1000, "n_eligible": 900, "target": 0, "is_chosen": False, "floor": 0.02}
+    row |= {"ca": 0.81}
     row |= {"acc_before": 0.8, "acc_after": 0.79, "asr_after": asr, "ra_after": 0.5, "seconds": 61.2, "accepted": None}
     return row | {"floor_chosen": None} | more
 
@@ -282,8 +296,8 @@ def test_the_report_has_a_line_a_method_with_bounds() -> None:
         {"entry": "cifar10-bad_encoder-0", "failed": "NaN", "method": "scratch"} | made_row("scratch", 0.0),
     ]
     page = transfer_study.page(rows)
-    assert "| linear_probe | 1 | 79.0% | 1.0 | 100.0% [99.6%, 100.0%] | 2.0% | 50.0% | 61 |  |" in page
-    assert "| nad | 2 | 79.0% | 1.0 | 30.0% [27.9%, 32.2%] |" in page
+    assert "| linear_probe | 1 | 81.0% | 79.0% | 1.0 | 100.0% [99.6%, 100.0%] | 2.0% | 50.0% | 61 |  |" in page
+    assert "| nad | 2 | 81.0% | 79.0% | 1.0 | 30.0% [27.9%, 32.2%] |" in page
     assert "| scratch | 0 (1 failed) |" in page
     assert page.index("linear_probe |") < page.index("nad |") < page.index("scratch |")
     assert "target class 0.\n" in page
