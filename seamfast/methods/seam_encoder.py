@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seamfast.engine.optimizer import RelativeAdam
@@ -115,5 +116,5 @@ def recover(run: Run, config: SeamEncoderConfig, radius: float) -> None:
 
 
 def agreement_loss(embeddings: Tensor, received: Tensor) -> Tensor:
-    """``1 - F.cosine_similarity(embeddings, received).mean()``, of standardized embeddings, in [0, 2]."""
-    return 1 - torch.nn.functional.cosine_similarity(embeddings, received, dim=1).mean()
+    """``F.mse_loss(embeddings, received) / 2`` of standardized embeddings: 1 for such as have nothing in common."""
+    return F.mse_loss(embeddings, received) / 2
