@@ -27,6 +27,7 @@ from seamfast.acceptance import (
     Verdict,
     accuracy_checks,
 )
+from seamfast.audits.sequela import Sequela
 from seamfast.data.holdout import HeldOut
 from seamfast.data.rereading import AugmentingSet
 from seamfast.engine.events import HistoryPoint
@@ -77,6 +78,8 @@ class RunRecord:
         guesses: why the model was refused before training, or ``None``.
         stopped: why the run ended early, or ``None``.
         digest_after: of the returned model.
+        sequela: of the audits that were asked for, or ``None``.
+        audit_seconds: that they took.
     """
 
     given: nn.Module
@@ -95,6 +98,8 @@ class RunRecord:
     confidence: float = math.nan
     stopped: str | None = None
     digest_after: str | None = None
+    sequela: Sequela | None = None
+    audit_seconds: float = 0.0
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def report(self) -> Report:
@@ -146,11 +151,13 @@ class RunRecord:
                     "seconds": {
                         **{k: round(v, 3) for k, v in ledger.phase_seconds.items()},
                         "evaluations": round(ledger.evaluation_seconds, 3),
+                        **({} if self.sequela is None else {"audits": round(self.audit_seconds, 3)}),
                         "total": total,
                     },
                     "time_ran_out": ledger.time_ran_out,
                     "stopped": self.stopped,
                 },
+                **({} if self.sequela is None else {"sequela": self.sequela.to_dict()}),
                 "history": [point.to_dict() for point in self.history],
                 "machine": machine(),
                 "warnings": self._warnings(before),
@@ -308,6 +315,8 @@ class RunRecord:
             found.append(
                 "the model seems to return probabilities, not logits: take its last softmax off for a better cure"
             )
+        if self.sequela is not None:
+            found += [f"the audit {name!r} was left out: {why}" for name, why in self.sequela.left_out.items()]
         return found
 
 

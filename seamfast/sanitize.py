@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from seamfast.acceptance import PairedOutcomes
+from seamfast.audits.sequela import Given, Sequela, check_audits, measured
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
-from seamfast.data import split_by_class
+from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.holdout import read_clean
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.data.split import split_before
@@ -83,6 +84,7 @@ def sanitize(
     deterministic: bool = False,
     compile: bool = False,
     time_budget_s: float | None = None,
+    audits: Sequence[str] = (),
     progress: bool | None = None,
     callbacks: Iterable[Any] = (),
 ) -> SanitizeResult:
@@ -132,6 +134,11 @@ def sanitize(
             has no such algorithm, and requires ``CUBLAS_WORKSPACE_CONFIG``.
         compile: run the model through ``torch.compile``, which takes half a minute or more before the first step.
         time_budget_s: seconds for the whole call; schedules are shortened to fit. ``None``: no limit.
+        audits: names in ``seamfast.audits.AUDITS``, for the report: how the cure changed the weakness to other attacks,
+            by ``seamfast.audits.sequela`` on the held-out part, after the cure. Its ``clean`` members are the recovery
+            part; the training data of ``model`` are not known here. ``triggers`` are those of ``"reactivation"``. They
+            take what the cure leaves of ``time_budget_s``; one that this does not suffice for, or that fails, is left
+            out, with a warning.
         progress: show a progress bar on stderr; ``None``: if that is a terminal.
         callbacks: objects with some of the methods of ``seamfast.Callback``.
 
@@ -191,6 +198,8 @@ def sanitize(
                 f"clean_loader holds {n_clean} samples, no two different ones of a class; expected two, to hold one out"
             )
 
+        given = _given_to_audits(samples, split, triggers, seed, target, progress) if audits else None
+        names = () if given is None else check_audits(audits, given)
         observer = TriggerObserver(subject, triggers, split.holdout, seed)
         handler = CallbackHandler(callbacks, settings, copied.model, progress, observer.rates)
         augmentation = settings.augmentation(seed)
@@ -251,8 +260,39 @@ def sanitize(
             handler.close()
         returned = copied.finish() if record.stopped is None else _copy_of(model)
         record.digest_after = digest(returned)
+        if given is not None:
+            begin = clock.elapsed()
+            try:
+                record.sequela = _audited(model, returned, names, given, record.stopped, clock)
+            except KeyboardInterrupt as interrupt:
+                raise SanitizeInterrupted("interrupted in the audits", record.report()) from interrupt
+            record.audit_seconds = clock.elapsed() - begin
         report = record.report()
         return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
+
+
+def _given_to_audits(
+    samples: CleanSet,
+    split: Split,
+    triggers: Sequence[Trigger],
+    seed: int,
+    device: torch.device,
+    progress: bool | None,
+) -> Given:
+    """Outsiders are the held-out part, and the recovery part is what the cure trains on."""
+    held_out, recovery = samples.subset(split.holdout), samples.subset(split.recovery)
+    return Given(held_out, None, recovery, tuple(triggers), seed=seed, device=device, progress=progress)
+
+
+def _audited(
+    received: nn.Module, sanitized: nn.Module, names: Sequence[str], given: Given, stopped: str | None, clock: Clock
+) -> Sequela:
+    if stopped is not None:
+        left_out = dict.fromkeys(names, f"the model is returned as received: {stopped}")
+        return Sequela({}, left_out, len(given.data), given.level, given.seed)
+    time_left = None if clock.budget_s is None else clock.budget_s - clock.elapsed()
+    # A failure must not cost the model that was sanitized.
+    return measured(received, sanitized, names, given, time_left, raises=False)
 
 
 def _why_it_guesses(run: Run) -> str | None:

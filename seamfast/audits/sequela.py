@@ -18,7 +18,7 @@ from seamfast.audits.weaknesses import adversarial_accuracy, calibration, check_
 from seamfast.checks import as_level, as_seed, check_time_budget, short
 from seamfast.data import CleanSet
 from seamfast.engine.model import device_of
-from seamfast.errors import InputError
+from seamfast.errors import InputError, SeamfastError
 from seamfast.metrics import Figure, Rate, rate_difference
 from seamfast.triggers import Trigger
 
@@ -399,36 +399,57 @@ def sequela(
 
 
 def measured(
-    received: nn.Module, sanitized: nn.Module, audits: Sequence[str], given: Given, time_budget_s: float | None
+    received: nn.Module,
+    sanitized: nn.Module,
+    audits: Sequence[str],
+    given: Given,
+    time_budget_s: float | None,
+    *,
+    raises: bool = True,
 ) -> Sequela:
-    """``sequela`` of arguments that were checked; ``time_budget_s`` may be used up, 0 or less."""
-    begin = time.perf_counter()
-    deadline = math.inf if time_budget_s is None else begin + time_budget_s
+    """``sequela`` of arguments that were checked.
+
+    Args:
+        received, sanitized, audits, given: as for ``sequela``.
+        time_budget_s: may be used up, 0 or less.
+        raises: whether an audit that cannot be completed raises; else it is left out.
+    """
+    deadline = math.inf if time_budget_s is None else time.perf_counter() + time_budget_s
     compared: dict[str, Compared] = {}
     left_out: dict[str, str] = {}
     for name in audits:
-        audit, start = AUDITS[name], time.perf_counter()
-        if start >= deadline:
-            left_out[name] = "the time budget was used up"
-            continue
-        if deadline < math.inf:
-            given = replace(given, time_budget_s=(deadline - start) / 2)
-        before = audit.measure(received, given)
-        took = time.perf_counter() - start
-        if time.perf_counter() + took > deadline or not _is_complete(before):
-            left_out[name] = f"the time budget did not suffice: the received model alone took {took:.1f} s"
-            continue
-        after = audit.measure(sanitized, given)
-        if not _is_complete(after):
-            left_out[name] = "the time budget did not suffice for the sanitized model"
-            continue
-        first, second = audit.figures(before), audit.figures(after)
-        changes = tuple(
-            Change(figure, first.get(figure), second.get(figure), change)
-            for figure, change in audit.changes(before, after).items()
-        )
-        compared[name] = Compared(before, after, changes, time.perf_counter() - start)
+        try:
+            found = _compared(AUDITS[name], received, sanitized, given, deadline)
+        except SeamfastError as error:
+            if raises:
+                raise
+            found = str(error)
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            compared[name] = found
     return Sequela(compared, left_out, len(given.data), given.level, given.seed)
+
+
+def _compared(audit: Audit, received: nn.Module, sanitized: nn.Module, given: Given, deadline: float) -> Compared | str:
+    """One audit, or why the time did not suffice for it."""
+    start = time.perf_counter()
+    if start >= deadline:
+        return "the time budget was used up"
+    if deadline < math.inf:
+        given = replace(given, time_budget_s=(deadline - start) / 2)
+    before = audit.measure(received, given)
+    took = time.perf_counter() - start
+    if time.perf_counter() + took > deadline or not _is_complete(before):
+        return f"the time budget did not suffice: the received model alone took {took:.1f} s"
+    after = audit.measure(sanitized, given)
+    if not _is_complete(after):
+        return "the time budget did not suffice for the sanitized model"
+    first, second = audit.figures(before), audit.figures(after)
+    changes = tuple(
+        Change(name, first.get(name), second.get(name), change) for name, change in audit.changes(before, after).items()
+    )
+    return Compared(before, after, changes, time.perf_counter() - start)
 
 
 def _is_complete(result: Any) -> bool:

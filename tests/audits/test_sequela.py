@@ -13,7 +13,16 @@ import torch
 from torch import nn
 
 from seamfast import CleanSet, triggers
-from seamfast.audits import AUDITS, Sequela, adversarial_accuracy, calibration, membership, reactivation, reinjection, sequela
+from seamfast.audits import (
+    AUDITS,
+    Sequela,
+    adversarial_accuracy,
+    calibration,
+    membership,
+    reactivation,
+    reinjection,
+    sequela,
+)
 from seamfast.errors import InputError
 from seamfast.metrics import rate_difference
 
