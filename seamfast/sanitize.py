@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seamfast.acceptance import PairedOutcomes
-from seamfast.audits.sequela import Given, Sequela, check_audits, measured
+from seamfast.audits.sequela import Given, Sequela, check_audits, sequela_of
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
 from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.holdout import read_clean
@@ -48,12 +48,15 @@ class SanitizeResult:
         report: see ``seamfast.report``.
         history: held-out accuracy and loss over the steps.
         accepted: whether every check of the report passed. Check this first.
+        recovery: int64 indices of the samples that were trained on, among those of the clean data that are not in
+            ``holdout``: the ``clean`` members of ``seamfast.audits.sequela``.
     """
 
     model: nn.Module
     report: Report
     history: tuple[HistoryPoint, ...]
     accepted: bool
+    recovery: Tensor
 
     @property
     def outcome(self) -> str:
@@ -268,7 +271,8 @@ def sanitize(
                 raise SanitizeInterrupted("interrupted in the audits", record.report()) from interrupt
             record.audit_seconds = clock.elapsed() - begin
         report = record.report()
-        return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
+        accepted = bool(report["verdict"]["accepted"])
+        return SanitizeResult(returned, report, tuple(handler.state.log_history), accepted, split.recovery)
 
 
 def _given_to_audits(
@@ -292,7 +296,7 @@ def _audited(
         return Sequela({}, left_out, len(given.data), given.level, given.seed)
     time_left = None if clock.budget_s is None else clock.budget_s - clock.elapsed()
     # A failure must not cost the model that was sanitized.
-    return measured(received, sanitized, names, given, time_left, raises=False)
+    return sequela_of(received, sanitized, names, given, time_left, raises=False)
 
 
 def _why_it_guesses(run: Run) -> str | None:
