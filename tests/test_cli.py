@@ -400,13 +400,13 @@ def test_audit_compares_two_folders(place: Place, tmp_path: Path) -> None:
 
 
 def test_audit_refuses_before_any_work(place: Place, tmp_path: Path) -> None:
-    command = ["audit", place.model, place.model, "--data", place.both, "--audits"]
+    command = ["audit", place.model, place.model, "--data", place.clean, "--audits"]
     last = seamfast_(*command, "membership").failed_with(3)
     assert last == ("seamfast: InputError: audits hold 'membership', which lacks members; expected members= or clean=")
     seamfast_(*command, "privacy").failed_with(4)
     model, description = load_model(place.model)
     save_model(tmp_path, model, replace(description, mean=(0.5,)))
-    last = seamfast_("audit", place.model, tmp_path, "--data", place.both).failed_with(3)
+    last = seamfast_("audit", place.model, tmp_path, "--data", place.clean).failed_with(3)
     assert last.endswith(
         f"{place.model} and {tmp_path} normalize images by other numbers; expected the same mean and std"
     )
