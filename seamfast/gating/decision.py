@@ -228,8 +228,8 @@ def metrics_of(evidence: Mapping[str, Any], *, modality: str | None = None) -> d
     if run is not None:
         metrics["sanitize.accepted"] = _accepted(run)
         metrics["sanitize.treated"] = _treated(run)
-    if (found := evidence.get("sequela")) is not None:
-        metrics.update(_of_sequela(found))
+    if (behind := evidence.get("sequela")) is not None:
+        metrics.update(_of_sequela(behind))
     provenance = evidence.get("provenance") or {}
     if (signature := provenance.get("signature")) is not None and signature["verified"] is not None:
         metrics["provenance.verified"] = _exact(float(signature["verified"]), signature["n_files"] or 0)
