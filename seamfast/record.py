@@ -27,6 +27,7 @@ from seamfast.acceptance import (
     Verdict,
     accuracy_checks,
 )
+from seamfast.audits.sequela import Sequela
 from seamfast.data.holdout import HeldOut
 from seamfast.data.rereading import AugmentingSet
 from seamfast.engine.encoder import ProbedEncoder
@@ -83,6 +84,8 @@ class RunRecord:
         stopped: why the run ended early, or ``None``.
         digest_after: of the returned model.
         frozen_changed: names of the parameters that were frozen as given and differ in the returned model.
+        sequela: of the audits that were asked for, or ``None``.
+        audit_seconds: that they took.
     """
 
     given: nn.Module
@@ -102,6 +105,8 @@ class RunRecord:
     stopped: str | None = None
     digest_after: str | None = None
     frozen_changed: list[str] = field(default_factory=list)
+    sequela: Sequela | None = None
+    audit_seconds: float = 0.0
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def report(self) -> Report:
@@ -159,11 +164,13 @@ class RunRecord:
                     "seconds": {
                         **{k: round(v, 3) for k, v in ledger.phase_seconds.items()},
                         "evaluations": round(ledger.evaluation_seconds, 3),
+                        **({} if self.sequela is None else {"audits": round(self.audit_seconds, 3)}),
                         "total": total,
                     },
                     "time_ran_out": ledger.time_ran_out,
                     "stopped": self.stopped,
                 },
+                **({} if self.sequela is None else {"sequela": self.sequela.to_dict()}),
                 "history": [point.to_dict() for point in self.history],
                 "machine": machine(),
                 "warnings": self._warnings(before),
@@ -343,6 +350,8 @@ class RunRecord:
             found.append(
                 "the model seems to return probabilities, not logits: take its last softmax off for a better cure"
             )
+        if self.sequela is not None:
+            found += [f"the audit {name!r} was left out: {why}" for name, why in self.sequela.left_out.items()]
         return found
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seamfast.acceptance import PairedOutcomes
+from seamfast.audits.sequela import Given, Sequela, check_audits, sequela_of
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
 from seamfast.data import CleanSet, split_by_class
 from seamfast.data.holdout import HeldOut, read_clean
@@ -49,12 +50,15 @@ class SanitizeResult:
         report: see ``seamfast.report``.
         history: held-out accuracy and loss over the steps.
         accepted: whether every check of the report passed. Check this first.
+        recovery: int64 indices of the samples that were trained on, among those of the clean data that are not in
+            ``holdout``: the ``clean`` members of ``seamfast.audits.sequela``.
     """
 
     model: nn.Module
     report: Report
     history: tuple[HistoryPoint, ...]
     accepted: bool
+    recovery: Tensor
 
     @property
     def outcome(self) -> str:
@@ -86,6 +90,7 @@ def sanitize(
     deterministic: bool = False,
     compile: bool = False,
     time_budget_s: float | None = None,
+    audits: Sequence[str] = (),
     progress: bool | None = None,
     callbacks: Iterable[Any] = (),
 ) -> SanitizeResult:
@@ -142,6 +147,11 @@ def sanitize(
             has no such algorithm, and requires ``CUBLAS_WORKSPACE_CONFIG``.
         compile: run the model through ``torch.compile``, which takes half a minute or more before the first step.
         time_budget_s: seconds for the whole call; schedules are shortened to fit. ``None``: no limit.
+        audits: names in ``seamfast.audits.AUDITS``, for the report: how the cure changed the weakness to other attacks,
+            by ``seamfast.audits.sequela`` on the held-out part, after the cure. Its ``clean`` members are the recovery
+            part; the training data of ``model`` are not known here. ``triggers`` are those of ``"reactivation"``. They
+            take what the cure leaves of ``time_budget_s``; one that this does not suffice for, or that fails, is left
+            out, with a warning.
         progress: show a progress bar on stderr; ``None``: if that is a terminal.
         callbacks: objects with some of the methods of ``seamfast.Callback``.
 
@@ -194,6 +204,8 @@ def sanitize(
                 f"clean_loader holds {n_clean} samples, no two different ones of a class; expected two, to hold one out"
             )
 
+        given = _given_to_audits(samples, split, triggers, seed, target, progress) if audits else None
+        names = () if given is None else check_audits(audits, given)
         observer = TriggerObserver(subject, triggers, split.holdout, seed)
         handler = CallbackHandler(callbacks, settings, copied.model, progress, observer.rates)
         augmentation = settings.augmentation(seed)
@@ -255,8 +267,40 @@ def sanitize(
         returned = copied.finish() if record.stopped is None else _copy_of(model)
         record.digest_after = digest(returned)
         record.frozen_changed = changed_frozen(model, returned)
+        if given is not None:
+            begin = clock.elapsed()
+            try:
+                record.sequela = _audited(model, returned, names, given, record.stopped, clock)
+            except KeyboardInterrupt as interrupt:
+                raise SanitizeInterrupted("interrupted in the audits", record.report()) from interrupt
+            record.audit_seconds = clock.elapsed() - begin
         report = record.report()
-        return SanitizeResult(returned, report, tuple(handler.state.log_history), bool(report["verdict"]["accepted"]))
+        accepted = bool(report["verdict"]["accepted"])
+        return SanitizeResult(returned, report, tuple(handler.state.log_history), accepted, split.recovery)
+
+
+def _given_to_audits(
+    samples: CleanSet,
+    split: Split,
+    triggers: Sequence[Trigger],
+    seed: int,
+    device: torch.device,
+    progress: bool | None,
+) -> Given:
+    """Outsiders are the held-out part, and the recovery part is what the cure trains on."""
+    held_out, recovery = samples.subset(split.holdout), samples.subset(split.recovery)
+    return Given(held_out, None, recovery, tuple(triggers), seed=seed, device=device, progress=progress)
+
+
+def _audited(
+    received: nn.Module, sanitized: nn.Module, names: Sequence[str], given: Given, stopped: str | None, clock: Clock
+) -> Sequela:
+    if stopped is not None:
+        left_out = dict.fromkeys(names, f"the model is returned as received: {stopped}")
+        return Sequela({}, left_out, len(given.data), given.level, given.seed)
+    time_left = None if clock.budget_s is None else clock.budget_s - clock.elapsed()
+    # A failure must not cost the model that was sanitized.
+    return sequela_of(received, sanitized, names, given, time_left, raises=False)
 
 
 def split_of(samples: CleanSet, held_out: HeldOut, settings: MethodConfig, seed: int) -> Split:

@@ -137,7 +137,7 @@ def sanitize_encoder(
         "digest_after": digest(returned.encoder),
     }
     report["encoder"] = {"dimension": len(probed.center), "n_groups": len(probed.bias), **compared}
-    return SanitizeResult(returned.encoder, report, result.history, result.accepted)
+    return SanitizeResult(returned.encoder, report, result.history, result.accepted, result.recovery)
 
 
 def _under_probe(trainable: str | Sequence[str] | None) -> str | list[str] | None:

@@ -13,7 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 
 import seamfast
 from seamfast import Callback, CleanSet, Report, cli
+from seamfast.audits import sequela
 from seamfast.errors import SanitizeInterrupted
 from seamfast.metrics import Rate, fidelity_bounds
 from seamfast.models.folder import ModelDescription, TabularDescription, TextDescription, load_model, save_model
@@ -365,6 +366,56 @@ def test_plant_in_text(text_place: TextPlace) -> None:
     assert found.worst_attack_success_rate is not None
     assert found.worst_attack_success_rate > 0.9
     assert str(found) in ran.out
+
+
+def test_audit_compares_two_folders(place: Place, tmp_path: Path) -> None:
+    """As ``seamfast.audits.sequela``, with members and clean data from other parts of the same file."""
+    out = tmp_path / "cured"
+    assert seamfast_(*place.accepted, "--out", out).code == 0
+    audits = ["calibration", "membership", "reactivation"]
+    command = ["audit", place.model, out, "--data", place.both, "--split", "test", "--audits", *audits]
+    command += ["--members-split", "train", "--clean", place.clean, "--fraction", 0.5, "--triggers", place.triggers]
+    ran = seamfast_(*command, "--seed", 4, "--json")
+    assert ran.code == 0, ran.err
+    train, test = (seamfast.load(place.both, split=split) for split in ("train", "test"))
+    found = sequela(
+        load_model(place.model)[0],
+        load_model(out)[0],
+        test,
+        audits=audits,
+        members=train,
+        clean=seamfast.load(place.clean).draw(0.5, seed=4),
+        triggers=load_triggers(place.triggers),
+        seed=4,
+    )
+    without = [{**one, "seconds": 0} for one in found.to_dict()["audits"].values()]
+    assert [{**one, "seconds": 0} for one in ran.document()["audits"].values()] == without
+    ran = seamfast_("audit", place.model, out, "--data", place.both, "--split", "test")
+    assert ran.code == 0, ran.err
+    assert "auditing" in ran.err
+    lines = ran.out.splitlines()
+    assert lines[0] == "on 120 images, with 95% bounds:"
+    assert lines[1].split() == ["as", "received", "sanitized", "change"]
+    assert [line.split()[1] for line in lines[2:5]] == ["ece", "brier", "nll"]
+
+
+def test_audit_refuses_before_any_work(place: Place, tmp_path: Path) -> None:
+    command = ["audit", place.model, place.model, "--data", place.clean, "--audits"]
+    last = seamfast_(*command, "membership").failed_with(3)
+    assert last == ("seamfast: InputError: audits hold 'membership', which lacks members; expected members= or clean=")
+    seamfast_(*command, "privacy").failed_with(4)
+    model, description = load_model(place.model)
+    save_model(tmp_path, model, replace(description, mean=(0.5,)))
+    last = seamfast_("audit", place.model, tmp_path, "--data", place.clean).failed_with(3)
+    assert last.endswith(
+        f"{place.model} and {tmp_path} normalize images by other numbers; expected the same mean and std"
+    )
+
+
+def test_sanitize_prints_what_the_audits_found(place: Place) -> None:
+    ran = seamfast_(*place.accepted, "--audits", "class_accuracy")
+    assert ran.code == 0, ran.err
+    assert re.search(r"^class_accuracy: largest_class_drop +\d\.\d{4} \[", ran.out, re.MULTILINE)
 
 
 def test_sanitize_and_evaluate_text(text_place: TextPlace, tmp_path: Path) -> None:

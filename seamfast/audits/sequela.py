@@ -18,11 +18,22 @@ from seamfast.audits.weaknesses import adversarial_accuracy, calibration, check_
 from seamfast.checks import as_level, as_seed, check_time_budget, short
 from seamfast.data import CleanSet
 from seamfast.engine.model import device_of
-from seamfast.errors import InputError
+from seamfast.errors import InputError, SeamfastError
 from seamfast.metrics import Figure, Rate, rate_difference
 from seamfast.triggers import Trigger
 
-__all__ = ["AUDITS", "Audit", "Change", "Compared", "Given", "Sequela", "check_audits", "sequela"]
+__all__ = [
+    "AUDITS",
+    "Audit",
+    "Change",
+    "Compared",
+    "Given",
+    "Sequela",
+    "as_table",
+    "check_audits",
+    "sequela",
+    "sequela_of",
+]
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,8 @@ def _separations(found: Mapping[str, Mapping[str, Any]], n: Mapping[str, int]) -
 
 
 def _n_samples(result: Mapping[str, Membership]) -> dict[str, int]:
-    return {name: one.member_accuracy.n_total + one.outsider_accuracy.n_total for name, one in result.items()}
+    """By set of members, the smaller number: of members or of outsiders."""
+    return {name: min(one.member_accuracy.n_total, one.outsider_accuracy.n_total) for name, one in result.items()}
 
 
 def _reinjection(model: nn.Module, given: Given) -> Reinjection:
@@ -289,18 +301,23 @@ class Sequela:
         }
 
     def __str__(self) -> str:
-        rows = [
-            (f"{name}: {change.name}", *(_cell(figure) for figure in (change.before, change.after, change.change)))
-            for name, compared in self.audits.items()
-            for change in compared.changes
-        ]
-        table = [("", "as received", "sanitized", "change"), *rows]
-        widths = [max(len(row[column]) for row in table) for column in range(4)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in table
-        ]
-        return "\n".join([*lines, *(f"left out: {name}: {why}" for name, why in self.left_out.items())])
+        return as_table(self.to_dict())
+
+
+def as_table(values: Mapping[str, Any]) -> str:
+    """The figures in ``Sequela.to_dict()``, as lines of one width; then a line for each audit that was left out."""
+    rows = [
+        (f"{name}: {figure['name']}", *(_cell(figure[column]) for column in ("before", "after", "change")))
+        for name, audited in values["audits"].items()
+        for figure in audited["figures"]
+    ]
+    table = [("", "as received", "sanitized", "change"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in table
+    ]
+    return "\n".join([*lines, *(f"left out: {one['audit']}: {one['why']}" for one in values["left_out"])])
 
 
 def check_audits(audits: Any, given: Given) -> tuple[str, ...]:
@@ -395,40 +412,63 @@ def sequela(
             raise InputError(f"{name} is a {type(model).__name__}; expected a torch.nn.Module")
     if device == "auto":
         given = replace(given, device=device_of(received))
-    return measured(received, sanitized, names, given, time_budget_s)
+    return sequela_of(received, sanitized, names, given, time_budget_s)
 
 
-def measured(
-    received: nn.Module, sanitized: nn.Module, audits: Sequence[str], given: Given, time_budget_s: float | None
+def sequela_of(
+    received: nn.Module,
+    sanitized: nn.Module,
+    audits: Sequence[str],
+    given: Given,
+    time_budget_s: float | None,
+    *,
+    raises: bool = True,
 ) -> Sequela:
-    """``sequela`` of arguments that were checked; ``time_budget_s`` may be used up, 0 or less."""
-    begin = time.perf_counter()
-    deadline = math.inf if time_budget_s is None else begin + time_budget_s
+    """``sequela`` of arguments that were checked.
+
+    Args:
+        received, sanitized, audits, given: as for ``sequela``.
+        time_budget_s: may be used up, 0 or less.
+        raises: whether an audit that the data are not fit for, or that cannot be completed, raises; else it is left
+            out.
+    """
+    deadline = math.inf if time_budget_s is None else time.perf_counter() + time_budget_s
     compared: dict[str, Compared] = {}
     left_out: dict[str, str] = {}
     for name in audits:
-        audit, start = AUDITS[name], time.perf_counter()
-        if start >= deadline:
-            left_out[name] = "the time budget was used up"
-            continue
-        if deadline < math.inf:
-            given = replace(given, time_budget_s=(deadline - start) / 2)
-        before = audit.measure(received, given)
-        took = time.perf_counter() - start
-        if time.perf_counter() + took > deadline or not _is_complete(before):
-            left_out[name] = f"the time budget did not suffice: the received model alone took {took:.1f} s"
-            continue
-        after = audit.measure(sanitized, given)
-        if not _is_complete(after):
-            left_out[name] = "the time budget did not suffice for the sanitized model"
-            continue
-        first, second = audit.figures(before), audit.figures(after)
-        changes = tuple(
-            Change(figure, first.get(figure), second.get(figure), change)
-            for figure, change in audit.changes(before, after).items()
-        )
-        compared[name] = Compared(before, after, changes, time.perf_counter() - start)
+        try:
+            AUDITS[name].check(given)
+            found = _compared(AUDITS[name], received, sanitized, given, deadline)
+        except SeamfastError as error:
+            if raises:
+                raise
+            found = str(error)
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            compared[name] = found
     return Sequela(compared, left_out, len(given.data), given.level, given.seed)
+
+
+def _compared(audit: Audit, received: nn.Module, sanitized: nn.Module, given: Given, deadline: float) -> Compared | str:
+    """One audit, or why the time did not suffice for it."""
+    start = time.perf_counter()
+    if start >= deadline:
+        return "the time budget was used up"
+    if deadline < math.inf:
+        given = replace(given, time_budget_s=(deadline - start) / 2)
+    before = audit.measure(received, given)
+    took = time.perf_counter() - start
+    if time.perf_counter() + took > deadline or not _is_complete(before):
+        return f"the time budget did not suffice: the received model alone took {took:.1f} s"
+    after = audit.measure(sanitized, given)
+    if not _is_complete(after):
+        return "the time budget did not suffice for the sanitized model"
+    first, second = audit.figures(before), audit.figures(after)
+    changes = tuple(
+        Change(name, first.get(name), second.get(name), change) for name, change in audit.changes(before, after).items()
+    )
+    return Compared(before, after, changes, time.perf_counter() - start)
 
 
 def _is_complete(result: Any) -> bool:
@@ -443,10 +483,10 @@ def _values(result: Any) -> dict[str, Any]:
     return values
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return ""
-    if figure.value is None:
+    if figure["value"] is None:
         return "n/a"
-    bounds = "" if figure.low is None or figure.high is None else f" [{figure.low:.4f}, {figure.high:.4f}]"
-    return f"{figure.value:.4f}{bounds}"
+    bounds = "" if figure["low"] is None or figure["high"] is None else f" [{figure['low']:.4f}, {figure['high']:.4f}]"
+    return f"{figure['value']:.4f}{bounds}"

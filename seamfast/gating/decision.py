@@ -6,7 +6,7 @@ A rule compares the confidence bound on the bad side with its threshold, so it p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -194,7 +194,8 @@ def _samples_to_pass(rule: Rule, value: float, bound: float, n: int) -> str:
 
 
 def metrics_of(evidence: Mapping[str, Any], *, modality: str | None = None) -> dict[str, Measured]:
-    """What a policy's rules may name, of a report's ``audit``, ``disagreement``, ``sanitize`` and ``provenance``.
+    """What a policy's rules may name, of a report's ``audit``, ``disagreement``, ``sanitize``, ``sequela`` and
+    ``provenance``.
 
     A metric that was not measured is left out; one that samples of this kind cannot have has no value, and the cause.
 
@@ -227,6 +228,8 @@ def metrics_of(evidence: Mapping[str, Any], *, modality: str | None = None) -> d
     if run is not None:
         metrics["sanitize.accepted"] = _accepted(run)
         metrics["sanitize.treated"] = _treated(run)
+    if (behind := evidence.get("sequela")) is not None:
+        metrics.update(_of_sequela(behind))
     provenance = evidence.get("provenance") or {}
     if (signature := provenance.get("signature")) is not None and signature["verified"] is not None:
         metrics["provenance.verified"] = _exact(float(signature["verified"]), signature["n_files"] or 0)
@@ -234,6 +237,52 @@ def metrics_of(evidence: Mapping[str, Any], *, modality: str | None = None) -> d
         metrics["attestation.signed"] = _exact(1.0, 1)
     return metrics
 
+
+def _of_sequela(found: Mapping[str, Any]) -> dict[str, Measured]:
+    """Of the audits that were completed; an audit that was left out has the cause in place of a value."""
+    metrics = {}
+    for name, metric in METRICS.items():
+        if metric.audit is None:
+            continue
+        if metric.audit in found["audits"]:
+            figures = {one["name"]: one for one in found["audits"][metric.audit]["figures"]}
+            metrics[name] = _SEQUELA[name](figures)
+        elif why := [one["why"] for one in found["left_out"] if one["audit"] == metric.audit]:
+            metrics[name] = Measured(None, None, None, found["n_samples"], why[0])
+    return metrics
+
+
+def _of_figure(figure: Mapping[str, Any]) -> Measured:
+    return Measured(figure["value"], figure["low"], figure["high"], figure["n"])
+
+
+def _largest_auc(figures: Mapping[str, Any]) -> Measured:
+    """Of any attack: an attacker takes the best. The largest value and the largest of either bound."""
+    of_attacks = [one["after"] for name, one in figures.items() if name.endswith(".auc")]
+    value, low, high = (max(figure[key] for figure in of_attacks) for key in ("value", "low", "high"))
+    return Measured(value, low, high, of_attacks[0]["n"])
+
+
+def _adversarial_accuracy(figures: Mapping[str, Any]) -> Measured:
+    """At the smallest size of changes, which comes first."""
+    return _of_figure(next(iter(figures.values()))["after"])
+
+
+def _ratio(figures: Mapping[str, Any]) -> Measured:
+    one = figures["steps_ratio"]["change"]
+    if one["value"] is None:
+        return Measured(None, None, None, one["n"], "another backdoor could be planted in neither model")
+    return _exact(one["value"], one["n"])
+
+
+_SEQUELA: dict[str, Callable[[Mapping[str, Any]], Measured]] = {
+    "after.ece": lambda figures: _of_figure(figures["ece"]["after"]),
+    "class_accuracy_drop": lambda figures: _of_figure(figures["largest_class_drop"]["change"]),
+    "after.adversarial_accuracy": _adversarial_accuracy,
+    "after.membership_auc": _largest_auc,
+    "reinjection_ratio": _ratio,
+}
+"""Of the figures of an audit by name: the metric."""
 
 _NOT_OF = {
     "image": ("vocabulary_worst", "images have no vocabulary; a rule on inversion_anomaly_index takes its place"),

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seamfast.audits.sequela import Given, sequela_of
 from seamfast.checks import as_seed
 from seamfast.data import CleanSet, Split, split_by_class
 from seamfast.data.readers import load
@@ -433,7 +434,7 @@ def _measure(
         if not result.accepted:
             run.warnings.append(f"the sanitization was {result.outcome}: {result.reason}")
     with run.timed("audit"):
-        measured = outputs(result.model, audit_set, seed=run.seed)
+        answers = outputs(result.model, audit_set, seed=run.seed)
         after = audit(result.model, audit_set, policy.audit, earlier=before.search, **options)
         audits["after"] = after.values
         audits["change"] = change(before.is_right, after.is_right, policy.audit.level)
@@ -444,4 +445,10 @@ def _measure(
         run.evidence["disagreement"] = values
         run.evidence["sentences"] += texts
         run.picture("disagreement", examples)
-    return result.model, measured
+        if policy.audits:
+            clean = repair_set.subset(result.recovery)
+            given = Given(audit_set, clean=clean, level=policy.audit.level, device=target, **options)
+            found = sequela_of(received, result.model, policy.audits, given, None, raises=False)
+            run.evidence["sequela"] = found.to_dict()
+            run.warnings += [f"the audit {name!r} was left out: {why}" for name, why in found.left_out.items()]
+    return result.model, answers

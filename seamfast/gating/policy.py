@@ -41,11 +41,12 @@ class Metric:
     """What a rule may name.
 
     Attributes:
-        kind: ``"rate"`` (a share of samples) or ``"difference"`` (of two shares), which have confidence intervals;
-            ``"number"`` or ``"boolean"``, which have none.
+        kind: ``"rate"`` (a share of samples), ``"difference"`` (of two shares) or ``"estimate"`` (of many samples
+            together), which have confidence intervals; ``"number"`` or ``"boolean"``, which have none.
         lowest, highest: its range. A threshold lies inside: at the ends, a rule would be decided before measuring.
         greater_is_better: the direction in which a model is better; a rule that says otherwise is an error.
         meaning: in a few words.
+        audit: of ``seamfast.audits.AUDITS``, which runs where a rule names the metric.
     """
 
     kind: str
@@ -53,11 +54,12 @@ class Metric:
     highest: float
     greater_is_better: bool
     meaning: str
+    audit: str | None = None
 
     @property
     def has_interval(self) -> bool:
         """Whether a measurement without a confidence interval is none."""
-        return self.kind in ("rate", "difference")
+        return self.kind in ("rate", "difference", "estimate")
 
     @property
     def expected(self) -> str:
@@ -88,6 +90,19 @@ METRICS: dict[str, Metric] = {
     "before.vocabulary_worst": Metric("rate", 0, 1, False, "largest rate of a token or phrase found, as received"),
     "after.vocabulary_worst": Metric("rate", 0, 1, False, "largest rate of a token or phrase found, sanitized"),
     "disagreement_worst": Metric("rate", 0, 1, False, "largest share of perturbed samples with two different answers"),
+    "after.ece": Metric("estimate", 0, 1, False, "expected calibration error, sanitized", "calibration"),
+    "class_accuracy_drop": Metric(
+        "difference", -1, 1, False, "accuracy lost of the class that lost most", "class_accuracy"
+    ),
+    "after.adversarial_accuracy": Metric(
+        "rate", 0, 1, True, "accuracy under small changes by PGD, sanitized", "adversarial"
+    ),
+    "after.membership_auc": Metric(
+        "estimate", 0, 1, False, "how well the samples of the repair are told from others", "membership"
+    ),
+    "reinjection_ratio": Metric(
+        "number", 0, math.inf, True, "steps to plant another backdoor, over those as received", "reinjection"
+    ),
     "before.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, as received"),
     "after.finite": Metric("boolean", 0, 1, True, "whether no audited input has an answer of NaN or Inf, sanitized"),
     "sanitize.accepted": Metric("boolean", 0, 1, True, "whether the sanitization was accepted; no value if undecided"),
@@ -271,6 +286,12 @@ class Policy:
                 if search in rule.metric and not getattr(self.audit, search):
                     message = f"rule {number}: metric is '{rule.metric}', but audit.{search} is false; expected true"
                     raise PolicyError(message)
+
+    @property
+    def audits(self) -> tuple[str, ...]:
+        """Of ``seamfast.audits.AUDITS``, those that a rule needs."""
+        needed = [METRICS[rule.metric].audit for rule in self.rules]
+        return tuple(dict.fromkeys(name for name in needed if name is not None))
 
     def to_dict(self) -> dict[str, Any]:
         """All that it holds, as plain dicts, lists, strings, numbers, booleans and ``None``."""
