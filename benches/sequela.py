@@ -22,7 +22,7 @@ A row of ``--out`` is one model, method and seed, at a clean budget of 5 %. What
 run goes on where it was; two processes may share a file (``--shard``). Delete the rows of a method that changed. Models
 that are not planted are left out (``zoo.py`` plants them). One thread.
 
-``--report`` measures nothing: it writes ``sequela-table.part.md`` from the rows to ``--docs``.
+``--report`` measures nothing: it writes ``sequela-study.md`` from the rows to ``--docs``.
 """
 
 from __future__ import annotations

@@ -57,13 +57,15 @@ AUCS: dict[str, Figure] = {"AUC, training": auc("training"), "AUC, clean": auc("
 
 
 def write(folder: Path, rows: list[Row]) -> None:
-    """``sequela-table.part.md`` in ``folder``; equal rows give equal files."""
+    """``sequela-study.md`` in ``folder``; equal rows give equal files."""
     text = "\n".join(_page(sorted((row for row in rows if "failed" not in row), key=key))) + "\n"
-    write_atomically(folder / "sequela-table.part.md", text.encode())
+    write_atomically(folder / "sequela-study.md", text.encode())
 
 
 def _page(rows: list[Row]) -> Iterator[str]:
+    yield "# What cures leave behind, measured\n"
     if not rows:
+        yield "No rows yet; `python benches/sequela.py` makes them."
         return
     n_models = len({row["entry"] for row in rows})
     n_test = sorted({row["n_test"] for row in rows})

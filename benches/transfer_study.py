@@ -1,7 +1,6 @@
 """Does the backdoor of a pretrained backbone survive its user's training, and which cure removes it? Resumable.
 
     python benches/transfer_study.py --weights FOLDER [--data gtsrb] [--attacks bad_encoder] [--methods fst] [--seeds 0]
-    python benches/transfer_study.py --report
 
 The user gets a backbone of ``transfer_zoo.py`` and has a small training set of a task of his own, 860 images of GTSRB
 or 1,000 of CIFAR-10 at 64 px. All methods have these images, no others, and know nothing of the trigger:
@@ -25,8 +24,8 @@ What is triggered is stamped on test images, to measure: ACC, ASR and RA. ``acc_
 ``floor_chosen`` is the ASR for the class chosen on the published backbone.
 
 A row of ``--out`` is one backbone, task, method and seed; what has a row is not run again. Seconds are of one thread,
-on a machine that may have other load; those of a cure come after those of ``fine_tune``. ``--report`` measures nothing:
-it writes the tables, ``transfer.part.md``, to ``--docs``.
+on a machine that may have other load; those of a cure come after those of ``fine_tune``. The tables are in the
+report of ``paradigms.py``.
 """
 
 from __future__ import annotations
@@ -64,7 +63,6 @@ from seamfast.metrics import Rate  # noqa: E402
 from seamfast.models import LinearProbe, embed, with_head  # noqa: E402
 from seamfast.models.folder import fill_from, save_weights, state_of  # noqa: E402
 from seamfast.record import machine  # noqa: E402
-from seamfast.report import write_atomically  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "transfer.jsonl"
 EPOCHS, BATCH, RATE = 6, 32, 0.02
@@ -232,13 +230,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing that is expected to end later")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--report", action="store_true", help="measure nothing; tables of the rows")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the report goes")
     arguments = parser.parse_args(given)
     rows = list(latest(read_rows(arguments.out)).values())
-    if arguments.report:
-        write_atomically(arguments.docs / "transfer.part.md", page(rows).encode())
-        return 0
     torch.set_num_threads(1)
     done = {(row["entry"], row["method"]) for row in rows}
     todo = [
