@@ -198,7 +198,7 @@ def rate_difference(first: Rate, second: Rate) -> Figure:
     Example:
         >>> change = rate_difference(Rate(10, 100), Rate(60, 100))
         >>> change.value, round(change.low, 3), round(change.high, 3)
-        (0.5, 0.379, 0.598)
+        (0.5, 0.377, 0.601)
     """
     n = min(first.n_total, second.n_total)
     if first.value is None or second.value is None:
