@@ -70,8 +70,8 @@ RESULTS = ROOT / "benches" / "results"
 OUT = RESULTS / "paradigms.jsonl"
 ARCHITECTURE = "resnet20"
 DOWNSTREAM = encoder_zoo.DOWNSTREAM[ARCHITECTURE]
-UNLABELED = 0.05
-"""Share of the images of the encoder's pretraining that ``sanitize_encoder`` gets."""
+UNLABELED = 2500
+"""Images of the kind of the encoder's pretraining that ``sanitize_encoder`` gets: 5 % of the 50,000 of CIFAR-10."""
 AUGMENT: dict[str, tuple[int, bool]] = {"cifar10": (4, True)}
 """``(crop_pad, flip)`` of a task; ``(0, False)`` of others."""
 
@@ -329,7 +329,7 @@ def prepare(job: TaskJob, had: Received) -> Case:
         "floor": found.clean_attack_success_rate.value,
         "n_eligible": found.attack_success_rate.n_total,
     }
-    unlabeled = had.pretraining.draw(UNLABELED, seed=job.seed)
+    unlabeled = had.pretraining.draw(min(UNLABELED / len(had.pretraining), 1.0), seed=job.seed)
     where = {"rate": had.rate, "augment": job.entry.augment, "trigger": had.trigger, "test_set": had.test_set}
     return Case(job.entry.data, had.encoder, model, clean, unlabeled, **where, before=columns)
 

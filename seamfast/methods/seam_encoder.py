@@ -40,8 +40,8 @@ class SeamEncoderConfig(ForgettingConfig):
         dropout: whether PyTorch's dropout modules drop in recovery.
         mixing: share of the recovery samples that are mixed with another one, in [0, 1].
         waves: share of the images that a plane wave is added to in recovery, in [0, 1].
-        plain_end: share of the recovery steps, the last ones, that are free of patterns, disturbances, waves and
-            mixtures, in [0, 1].
+        plain_end: share of the recovery steps, the last ones, that see samples as they are, in [0, 1). They have a rate
+            of 0: all that they change is the running statistics of norms, which are those of patterns until then.
         searches: times that recovery searches the vocabulary for phrases that take texts to another group, to insert
             them; of texts only.
     """
@@ -53,7 +53,7 @@ class SeamEncoderConfig(ForgettingConfig):
     dropout: bool = False
     mixing: float = field(default=1.0, metadata=OPTIONAL)
     waves: float = field(default=0.25, metadata=OPTIONAL)
-    plain_end: float = 0.2
+    plain_end: float = 0.1
     searches: int = field(default=0, metadata=EXTRA)
 
     def __post_init__(self) -> None:
@@ -61,8 +61,9 @@ class SeamEncoderConfig(ForgettingConfig):
         self.check("n_groups", self.n_groups >= 2, "an integer of at least 2")
         self.check_each(("recover_rate",), 0, "a number above 0", above=True)
         self.check_each(("recover_max_steps", "recover_eval_every"), 1, "an integer of at least 1")
-        for name in ("mixing", "waves", "plain_end"):
+        for name in ("mixing", "waves"):
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
+        self.check("plain_end", 0 <= self.plain_end < 1, "a number in [0, 1)")
         self.check("searches", self.searches >= 0, "an integer of at least 0")
 
     @classmethod
@@ -106,11 +107,13 @@ def recover(run: Run, config: SeamEncoderConfig, radius: float) -> None:
         max_steps=n_steps,
         dropout=config.dropout,
     ):
-        if step.fraction >= 1 - config.plain_end:
+        is_plain = step.fraction >= 1 - config.plain_end
+        if is_plain:
             changed.zero_()
         if step.number in search_at:
             run.search()
-        step.take(config.recover_rate * radius * cosine(step.fraction))
+        # Plain samples defend nothing: at any rate above 0, their agreement brings the backdoor back.
+        step.take(0.0 if is_plain else config.recover_rate * radius * cosine(step.fraction / (1 - config.plain_end)))
         if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
             run.evaluate_holdout()
 
