@@ -23,13 +23,23 @@ from seamfast.engine.events import Evaluated, HistoryPoint, listener
 from seamfast.engine.host import seeded
 from seamfast.engine.model import WorkingCopy, logits_of
 from seamfast.engine.optimizer import Optimizer
+from seamfast.engine.pattern_search import FoundPatterns, PatternSearch, with_patterns
 from seamfast.engine.precision import Precision
 from seamfast.engine.pruning import Group, held_within, parts_of
 from seamfast.engine.step import BatchPlan, Loss, Stepper, TrainingBatch, TrainingStep, stepper
 from seamfast.engine.subject import Subject
 from seamfast.engine.token_rows import surplus_of_rows
 from seamfast.engine.token_search import Around, FoundPhrase, SearchSettings, search_around, search_phrases, size_of
-from seamfast.modalities import NO_AUGMENTATION, Augmentation, Batch, StepDraws, TextModality, Views, ViewSettings
+from seamfast.modalities import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Batch,
+    ImageModality,
+    StepDraws,
+    TextModality,
+    Views,
+    ViewSettings,
+)
 from seamfast.modalities.batch import call
 
 _EVALUATION_SHARE = 0.1
@@ -237,6 +247,8 @@ class Run:
         self._found: Any = None
         self._searched: list[int] | None = None  # classes
         self._around: list[Around] = []
+        self._pattern_search: PatternSearch | None = None
+        self._patterns: FoundPatterns | None = None
 
     def measure_received(self) -> Counts:
         """Count the outcomes of the model as received, on the held-out part."""
@@ -389,7 +401,11 @@ class Run:
             disturbed=self._one if disturbed is None else disturbed,
             found=self._found,
         )
-        return self._subject.data.modality.views(batch.inputs, batch.labels, settings, draws)
+        views = self._subject.data.modality.views(batch.inputs, batch.labels, settings, draws)
+        if self._patterns is None or not len(self._patterns.masks):
+            return views
+        assert isinstance(views.student, Tensor)
+        return views._replace(student=with_patterns(views.student, self._patterns, draws))
 
     def received_offsets(self, settings: ViewSettings) -> Tensor:
         """``(C,)`` float32 to add to ``received_logits``: then the answers to samples as the teacher sees them fall on
@@ -495,6 +511,21 @@ class Run:
         with seeded(self.seed, self.device):
             self.model.fit(embed(self._subject, of), self._subject.samples.labels[of].to(self.device))
         self.final_counts = None
+
+    def search_patterns(self, n_steps: int) -> None:
+        """Search the working copy, a ``ProbedEncoder``, for small patterns that give all images one embedding.
+
+        ``views`` stamps them on half of the student's images. Nothing where images have no known normalization.
+        """
+        begin, data = self.clock.elapsed(), self._subject.data
+        if not isinstance(data.modality, ImageModality) or data.modality.mean is None:
+            return
+        with seeded(self.seed, self.device):
+            if self._pattern_search is None:
+                self._pattern_search = PatternSearch(self._subject, self.split.recovery, self.seed)
+            self._patterns = self._pattern_search.run(self.model, n_steps)
+        self.ledger.n_searches += 1
+        self.ledger.search_seconds += self.clock.elapsed() - begin
 
     def evaluate_holdout(self) -> float:
         """Held-out accuracy in [0, 1]; also written to the history, with the mean loss since the last evaluation.

@@ -27,6 +27,9 @@ from seamfast.methods.forgetting import ForgettingConfig, forget, invariances
 from seamfast.methods.schedules import cosine
 from seamfast.modalities import Modality, ViewSettings
 
+_FIRST_PATTERN_STEPS, _PATTERN_STEPS = 60, 20
+"""Of the search for patterns, at first and each time after."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeamEncoderConfig(ForgettingConfig):
@@ -42,6 +45,9 @@ class SeamEncoderConfig(ForgettingConfig):
         waves: share of the images that a plane wave is added to in recovery, in [0, 1].
         plain_end: share of the recovery steps, the last ones, that see samples as they are, in [0, 1). They have a rate
             of 0: all that they change is the running statistics of norms, which are those of patterns until then.
+        patterns_every: steps from one search for patterns to the next: small ones that give all images one embedding,
+            as a trigger does. They are stamped on half of the student's images. Of images whose normalization is known;
+            0: none.
         searches: times that recovery searches the vocabulary for phrases that take texts to another group, to insert
             them; of texts only.
     """
@@ -54,6 +60,7 @@ class SeamEncoderConfig(ForgettingConfig):
     mixing: float = field(default=1.0, metadata=OPTIONAL)
     waves: float = field(default=0.25, metadata=OPTIONAL)
     plain_end: float = 0.1
+    patterns_every: int = field(default=25, metadata=EXTRA)
     searches: int = field(default=0, metadata=EXTRA)
 
     def __post_init__(self) -> None:
@@ -64,7 +71,7 @@ class SeamEncoderConfig(ForgettingConfig):
         for name in ("mixing", "waves"):
             self.check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
         self.check("plain_end", 0 <= self.plain_end < 1, "a number in [0, 1)")
-        self.check("searches", self.searches >= 0, "an integer of at least 0")
+        self.check_each(("patterns_every", "searches"), 0, "an integer of at least 0")
 
     @classmethod
     def of(cls, kind: Modality) -> SeamEncoderConfig:
@@ -112,6 +119,8 @@ def recover(run: Run, config: SeamEncoderConfig, radius: float) -> None:
             changed.zero_()
         if step.number in search_at:
             run.search()
+        if config.patterns_every and step.number % config.patterns_every == 0 and not is_plain:
+            run.search_patterns(_FIRST_PATTERN_STEPS if step.number == 0 else _PATTERN_STEPS)
         # Plain samples defend nothing: at any rate above 0, their agreement brings the backdoor back.
         step.take(0.0 if is_plain else config.recover_rate * radius * cosine(step.fraction / (1 - config.plain_end)))
         if step.is_last or (step.number + 1) % config.recover_eval_every == 0:
