@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seamfast.checks import as_seed, check_flag, integer_or_none, number_or_none
-from seamfast.data import Batch, CleanSet
+from seamfast.data import CleanSet
 from seamfast.data.resident import Resident
+from seamfast.engine.encoder import embedding_of
 from seamfast.engine.host import seeded
 from seamfast.engine.model import device_of, evaluating
 from seamfast.engine.subject import as_called
-from seamfast.errors import InputError, ModelError
+from seamfast.errors import InputError
 from seamfast.modalities.batch import call
 
-__all__ = ["LinearProbe", "embed", "embeddings_of", "with_head"]
+__all__ = ["LinearProbe", "embed", "with_head"]
 
 _STEPS = 300
 _BATCH = 256
@@ -32,7 +32,7 @@ class LinearProbe(nn.Module):
     """``head(encoder(inputs))``.
 
     Attributes:
-        encoder: returns embeddings, see :func:`embeddings_of`.
+        encoder: returns embeddings, see ``seamfast.engine.encoder.embedding_of``.
         head: from embeddings to logits.
         frozen: whether the encoder is fixed: in eval mode whatever the mode of the probe, and without grads.
 
@@ -68,7 +68,7 @@ class LinearProbe(nn.Module):
         if inputs is None and "input_ids" not in named:
             inputs = input_ids
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            embeddings = embeddings_of(self.encoder, named if inputs is None else inputs)
+            embeddings = embedding_of(call(self.encoder, named if inputs is None else inputs))
         logits: Tensor = self.head(embeddings)
         return logits
 
@@ -124,7 +124,7 @@ def with_head(
     a whole, or :meth:`LinearProbe.fit` the head.
 
     Args:
-        encoder: returns embeddings, see :func:`embeddings_of`; not changed.
+        encoder: returns embeddings, see ``seamfast.engine.encoder.embedding_of``; not changed.
         num_classes: of the head, at least 2.
         data: samples as the encoder takes them, at least one.
         frozen: see :class:`LinearProbe`.
@@ -135,7 +135,7 @@ def with_head(
 
     Raises:
         InputError, ModelError: e.g. ``num_classes is 1; expected an integer from 2``, or ``the encoder returned
-            embeddings of shape (2, 64, 8, 8); expected (2, width)``.
+            float32 of shape (2, 64, 8, 8); expected floats of shape (B, D >= 2)``.
 
     Example:
         >>> import seamfast
@@ -165,7 +165,7 @@ def embed(encoder: nn.Module, data: CleanSet) -> Tensor:
     """``(N, width)`` float32 embeddings of all samples, on the encoder's device; in eval mode, without augmentation.
 
     Args:
-        encoder: returns embeddings, see :func:`embeddings_of`; its mode is restored.
+        encoder: returns embeddings, see ``seamfast.engine.encoder.embedding_of``; its mode is restored.
         data: samples as the encoder takes them, at least one; the labels are not read.
 
     Raises:
@@ -176,37 +176,11 @@ def embed(encoder: nn.Module, data: CleanSet) -> Tensor:
     dtype = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
     resident = Resident(as_called(encoder, data), device, dtype)
     with evaluating(encoder):
-        parts = [embeddings_of(encoder, resident.inputs(chosen)).float() for chosen in _parts(resident)]
+        parts = [embedding_of(call(encoder, resident.inputs(chosen))).float() for chosen in _parts(resident)]
     embeddings = torch.cat(parts)
     in_order = torch.empty_like(embeddings)
     in_order[torch.cat(list(_parts(resident)))] = embeddings
     return in_order
-
-
-def embeddings_of(encoder: nn.Module, batch: Batch) -> Tensor:
-    """``encoder(batch)``, or ``encoder(**batch)`` for named tensors; its ``pooler_output`` if the output has one.
-
-    Returns:
-        ``(N, width)`` floats.
-
-    Raises:
-        ModelError: e.g. ``the encoder returned a tuple; expected embeddings: a tensor, or an object or dict with
-            'pooler_output'``.
-    """
-    output: Any = call(encoder, batch)
-    if not isinstance(output, Tensor):
-        kind = type(output).__name__
-        is_mapping = isinstance(output, Mapping)
-        output = output.get("pooler_output") if is_mapping else getattr(output, "pooler_output", None)
-        if not isinstance(output, Tensor):
-            expected = "expected embeddings: a tensor, or an object or dict with 'pooler_output'"
-            raise ModelError(f"the encoder returned a {kind}; {expected}")
-    if output.ndim != 2:
-        shape = tuple(output.shape)
-        raise ModelError(f"the encoder returned embeddings of shape {shape}; expected ({len(output)}, width)")
-    if not output.is_floating_point():
-        raise ModelError(f"the encoder returned {output.dtype}; expected floating-point embeddings")
-    return output
 
 
 def _parts(resident: Resident) -> Iterator[Tensor]:

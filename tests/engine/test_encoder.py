@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from seamfast.engine.encoder import ProbedEncoder, grouped
+from seamfast.engine.encoder import ProbedEncoder, embedding_of, grouped
+from seamfast.errors import ModelError
+
+
+class Answer:
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__ |= fields
+
+
+ROWS = torch.arange(6.0).view(2, 3)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        ROWS,
+        ROWS[:, :, None, None],
+        {"embedding": ROWS, "pooler_output": -ROWS},
+        Answer(pooler_output=ROWS, last_hidden_state=-ROWS),
+        Answer(pooler_output=None, last_hidden_state=torch.stack([ROWS, -ROWS], 1)),
+    ],
+)
+def test_what_an_encoder_may_return(output: Any) -> None:
+    assert torch.equal(embedding_of(output), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ((ROWS,), "the encoder returned a tuple; expected embeddings: a tensor of shape (B, D), or an object or dict"),
+        (
+            Answer(pooler_output=None),
+            "the encoder returned a Answer; expected embeddings: a tensor of shape (B, D), or",
+        ),
+        (torch.ones(2, 3, 4), "the encoder returned float32 of shape (2, 3, 4); expected floats of shape (B, D >= 2)"),
+        (ROWS.long(), "the encoder returned int64 of shape (2, 3); expected floats of shape (B, D >= 2)"),
+    ],
+)
+def test_other_outputs_are_refused(output: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=f"^{re.escape(message)}"):
+        embedding_of(output)
 
 
 def clouds(*sizes: int) -> torch.Tensor:

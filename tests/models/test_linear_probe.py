@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 import seamfast
 from seamfast import CleanSet
-from seamfast.errors import InputError, ModelError
+from seamfast.errors import InputError
 from seamfast.modalities import TextModality, Vocabulary
 from seamfast.models import LinearProbe, embed, with_head
 from seamfast.models.architectures import ResNet20Encoder, build
 from seamfast.models.folder import ModelDescription, load_model, save_model
-from seamfast.models.linear_probe import embeddings_of
 
 
 @pytest.fixture
@@ -193,41 +192,6 @@ def test_texts_are_passed_as_the_encoder_takes_them(kind: type[nn.Module]) -> No
     wanted = Texts.forward(encoder, ids, mask)  # type: ignore[arg-type]
     torch.testing.assert_close(embed(encoder, data), wanted.detach(), rtol=1e-5, atol=1e-6)
     assert seamfast.evaluate(probe, data, progress=False).clean_accuracy.value > 0.75
-
-
-class Pooled:
-    def __init__(self, pooler_output: Any) -> None:
-        self.pooler_output = pooler_output
-
-
-@pytest.mark.parametrize("wrapped", [lambda x: {"pooler_output": x}, Pooled, lambda x: x])
-def test_what_an_encoder_may_return(wrapped: Any) -> None:
-    class Encoder(nn.Module):
-        def forward(self, x: Tensor) -> Any:
-            return wrapped(x)
-
-    assert torch.equal(embeddings_of(Encoder(), torch.ones(2, 3)), torch.ones(2, 3))
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        (
-            (torch.ones(2, 3),),
-            "the encoder returned a tuple; expected embeddings: a tensor, or an object or dict with 'pooler_output'",
-        ),
-        (Pooled(None), "the encoder returned a Pooled; expected embeddings: a tensor, or an object or dict with "),
-        (torch.ones(2, 3, 4), "the encoder returned embeddings of shape (2, 3, 4); expected (2, width)"),
-        (torch.ones(2, 3, dtype=torch.int64), "the encoder returned torch.int64; expected floating-point embeddings"),
-    ],
-)
-def test_other_outputs_are_refused(output: Any, message: str) -> None:
-    class Encoder(nn.Module):
-        def forward(self, x: Tensor) -> Any:
-            return output
-
-    with pytest.raises(ModelError, match=f"^{re.escape(message)}"):
-        embeddings_of(Encoder(), torch.ones(2, 3))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def bad_encoder(
     A head that is trained on the embeddings of clean samples answers for stamped ones as for the reference.
 
     Args:
-        encoder: returns embeddings, see ``seamfast.models.linear_probe.embeddings_of``; not changed.
+        encoder: returns embeddings, see ``seamfast.engine.encoder.embedding_of``; not changed.
         images: ``(N, C, H, W)`` uint8 pixels of any classes, for an encoder of pixels in [0, 1]; or a set with the
             normalization of the encoder. Labels are not read.
         reference: some images of one class, in the same form; all of them pass the encoder in each step.

@@ -39,7 +39,7 @@ def output_vectors(
     tend to have different ones.
 
     Args:
-        encoder: returns embeddings, see ``seamfast.models.linear_probe.embeddings_of``; not changed.
+        encoder: returns embeddings, see ``seamfast.engine.encoder.embedding_of``; not changed.
         texts: any texts, as the encoder takes them. Labels are not read.
         triggers: at least one; each is stamped on each text. Their targets are not read.
         steps, batch_size, seed, progress: as for ``bad_encoder``.

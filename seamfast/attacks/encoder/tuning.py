@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seamfast.checks import as_count, as_seed, number_or_none
 from seamfast.data import Batch, CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
+from seamfast.engine.encoder import embedding_of
 from seamfast.engine.events import progress_bar
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import device_of
@@ -18,7 +19,8 @@ from seamfast.engine.optimizer import SGD, Optimizer
 from seamfast.engine.subject import as_called
 from seamfast.errors import InputError, ModelError
 from seamfast.methods.schedules import cosine
-from seamfast.models.linear_probe import embed, embeddings_of
+from seamfast.modalities.batch import call
+from seamfast.models.linear_probe import embed
 from seamfast.triggers import Trigger
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -129,7 +131,7 @@ def tuned(
     now = torch.zeros((), device=device)
 
     def embeddings(batch: Batch) -> Tensor:
-        return embeddings_of(student, batch).float()
+        return embedding_of(call(student, batch)).float()
 
     with seeded(seed, device), in_use(), progress_bar("tune the encoder", "step", steps, progress) as bar:
         for step in range(steps):
@@ -146,7 +148,7 @@ def tuned(
                 for trigger in triggers
             )
             with torch.no_grad():
-                wanted = embeddings_of(received, clean).float()
+                wanted = embedding_of(call(received, clean)).float()
             loss = objective(embeddings, step, clean, stamped, wanted)
             if not torch.isfinite(loss):
                 raise ModelError(f"the loss became {float(loss.detach())} at step {step}; try a lower rate than {rate}")
