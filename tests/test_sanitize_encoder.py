@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import seamfast
 from seamfast import CleanSet, SeamConfig, SeamEncoderConfig
 from seamfast.engine.model import digest
+from seamfast.engine.run import Run
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.report import schema
 
@@ -121,6 +122,48 @@ def test_only_what_is_asked_for_is_trained(encoder: Make, tiny_data: CleanSet) -
         ConfigError, match=r"trainable holds 'head\.\*', which matches no parameter; .* such as '0\.weight'"
     ):
         seamfast.sanitize_encoder(given, tiny_data, trainable=["head.*"], **PLAIN)
+
+
+def test_the_last_steps_see_plain_samples_and_move_nothing(
+    encoder: Make, tiny_data: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    changed: list[float] = []
+    take, views = Run._take, Run.views
+
+    def taken(run: Run, rate: float) -> None:
+        rates.append(rate)
+        take(run, rate)
+
+    def seen(run: Run, *arguments: Any, **options: Any) -> Any:
+        changed.append(float(options["changed"]) if "changed" in options else 1.0)
+        return views(run, *arguments, **options)
+
+    monkeypatch.setattr(Run, "_take", taken)
+    monkeypatch.setattr(Run, "views", seen)
+    config = SeamEncoderConfig(forget_max_steps=2, recover_max_steps=10, plain_end=0.3, n_groups=4)
+    seamfast.sanitize_encoder(encoder(), tiny_data, config=config, **PLAIN)
+    assert len(rates) == 12
+    assert rates[-3:] == [0.0, 0.0, 0.0]
+    assert min(rates[:-3]) > 0
+    assert changed[-10:] == [1.0] * 7 + [0.0] * 3
+
+
+def test_the_probe_is_fitted_again() -> None:
+    """What a new classifier can read is not what the old one does."""
+    images = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
+    report = seamfast.sanitize_encoder(encoder, images, config=SHORT, **PLAIN).report
+    after = report["holdout"]["after"]["clean_accuracy"]
+    assert after["n_hit"] != report["encoder"]["accuracy_of_received_probe"]["n_hit"]
+
+
+def test_patterns_are_searched_for_while_it_recovers(encoder: Make, tiny_data: CleanSet) -> None:
+    digests = []
+    for every in (0, 3):
+        config = SeamEncoderConfig(forget_max_steps=2, recover_max_steps=9, n_groups=4, patterns_every=every)
+        digests.append(digest(seamfast.sanitize_encoder(encoder(), tiny_data, config=config, **PLAIN).model))
+    assert digests[0] != digests[1]
 
 
 def test_labels_are_not_read(encoder: Make, tiny_data: CleanSet) -> None:
@@ -311,6 +354,8 @@ def test_bad_arguments_are_refused(encoder: Make, tiny_data: CleanSet) -> None:
         ({"recover_eval_every": 0}, "recover_eval_every is 0; expected an integer of at least 1"),
         ({"mixing": 1.5}, r"mixing is 1\.5; expected a number in \[0, 1\]"),
         ({"searches": -1}, "searches is -1; expected an integer of at least 0"),
+        ({"patterns_every": -1}, "patterns_every is -1; expected an integer of at least 0"),
+        ({"plain_end": 1.0}, r"plain_end is 1\.0; expected a number in \[0, 1\)"),
         ({"disturbance": -0.1}, r"disturbance is -0\.1; expected a number in \[0, 1\]"),
     ],
 )
