@@ -158,6 +158,11 @@ class Figure:
         return asdict(self)
 
 
+def rate_values(rate: Rate) -> dict[str, int | float | None]:
+    """A ``Rate`` as JSON values: counts, value, bounds."""
+    return {"n_hit": rate.n_hit, "n_total": rate.n_total, "value": rate.value, "low": rate.low, "high": rate.high}
+
+
 def paired_difference(n_lost: int, n_gained: int, n: int, *, level: float = 0.95, n_looks: int = 1) -> Figure:
     """``(n_lost - n_gained) / n`` with its adjusted Wald interval, which keeps its coverage where few pairs differ.
 

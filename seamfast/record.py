@@ -38,7 +38,7 @@ from seamfast.engine.subject import Subject
 from seamfast.engine.trainable import has_adapters
 from seamfast.evaluate import Evaluation
 from seamfast.methods import MethodConfig
-from seamfast.metrics import Rate, fidelity, fidelity_nist
+from seamfast.metrics import fidelity, fidelity_nist, rate_values
 from seamfast.modalities import TextModality
 from seamfast.report import SCHEMA_VERSION, Report
 
@@ -394,11 +394,6 @@ def evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
             for t in evaluation.triggers
         ],
     }
-
-
-def rate_values(rate: Rate) -> dict[str, Any]:
-    """A ``Rate`` as JSON values: counts, value, 95 % bounds."""
-    return {"n_hit": rate.n_hit, "n_total": rate.n_total, "value": rate.value, "low": rate.low, "high": rate.high}
 
 
 def machine() -> dict[str, Any]:

@@ -23,9 +23,8 @@ from seamfast.engine.subject import Subject, as_called
 from seamfast.engine.trainable import choose_trainable
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.methods import SeamEncoderConfig
-from seamfast.metrics import Rate
+from seamfast.metrics import Rate, rate_values
 from seamfast.modalities.batch import call
-from seamfast.record import rate_values
 from seamfast.report import Report
 from seamfast.sanitize import SanitizeResult, sanitize, split_of
 

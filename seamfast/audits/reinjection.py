@@ -16,7 +16,6 @@ from seamfast.audits.retraining import (
     above_zero,
     check_clean_set,
     eligible_indices,
-    rate_values,
     with_stamped,
 )
 from seamfast.checks import as_count, as_rate, as_seed, check_time_budget
@@ -27,7 +26,7 @@ from seamfast.engine.events import progress_bar
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.subject import as_called
 from seamfast.errors import InputError
-from seamfast.metrics import Rate
+from seamfast.metrics import Rate, rate_values
 from seamfast.triggers import Trigger
 
 __all__ = ["InjectionPoint", "Reinjection", "ReinjectionCurve", "reinjection", "steps_ratio"]

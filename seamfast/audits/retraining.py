@@ -24,11 +24,6 @@ from seamfast.metrics import Rate
 from seamfast.triggers import Trigger
 
 
-def rate_values(rate: Rate) -> dict[str, Any]:
-    """A ``Rate`` as JSON values: counts, value, bounds."""
-    return {"n_hit": rate.n_hit, "n_total": rate.n_total, "value": rate.value, "low": rate.low, "high": rate.high}
-
-
 def above_zero(name: str, value: Any) -> float:
     """``value`` as a float above 0: ``rate is 0; expected a number above 0``."""
     number = number_or_none(value)

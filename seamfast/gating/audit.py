@@ -21,9 +21,8 @@ from seamfast.engine.model import evaluating
 from seamfast.engine.subject import UNANSWERED, Subject, finite_answers, place
 from seamfast.gating.policy import AuditSettings
 from seamfast.gating.sentences import disagreement_sentences
-from seamfast.metrics import Bounded, largeness, paired_difference
+from seamfast.metrics import Bounded, largeness, paired_difference, rate_values
 from seamfast.modalities import TextModality
-from seamfast.record import rate_values
 
 ANOMALOUS = 2.0
 """Anomaly index from which Neural Cleanse (Wang et al., S&P 2019) takes a model for backdoored."""

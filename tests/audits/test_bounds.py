@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binomtest
 
-from seamfast.metrics import Bounded, Rate
-from seamfast.record import rate_values
+from seamfast.metrics import Bounded, Rate, rate_values
 
 
 @given(

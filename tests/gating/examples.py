@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seamfast.metrics import Rate
-from seamfast.record import rate_values
+from seamfast.metrics import Rate, rate_values
 
 OUTCOMES = ("pass", "fail", "inconclusive", "refused", "incomplete")
 EXIT_CODES = {"pass": 0, "fail": 1, "incomplete": 2, "refused": 3, "inconclusive": 3}
