@@ -26,11 +26,13 @@ from benches.study_report import (
     summary,
     table,
 )
-from benches.zoo import PLANTED
 from seamfast.metrics import Rate
 from seamfast.report import write_atomically
 
 STANDALONE_BUDGET = 0.05
+WORKED = 0.7
+"""Least ASR of an encoder under a head that is fitted on the budget alone, for it to count. Under heads that are fitted
+on all labels attacks reach more, but no user has those here."""
 INTRODUCTION = """# Three paradigms
 
 Made by `python benches/paradigms.py --report` from the rows in `benches/results/`.
@@ -127,7 +129,7 @@ def _encoder(rows: list[Row]) -> Iterator[str]:
         yield f"### Labeled images: {budget_name(budget)}{share}\n"
         yield from _by_task(of_budget)
         yield "Model by model, with 95 % bounds of the ASR:\n"
-        yield _by_model([row for row in of_budget if row["asr_before"] >= PLANTED])
+        yield _by_model([row for row in of_budget if row["asr_before"] >= WORKED])
 
 
 # ---- Tables. ----
@@ -136,8 +138,8 @@ def _encoder(rows: list[Row]) -> Iterator[str]:
 def _by_task(rows: Iterable[Row]) -> Iterator[str]:
     """A line a task and method, of attacks that worked; then those that did not."""
     rows = sorted(rows, key=key)
-    worked = [row for row in rows if row["asr_before"] >= PLANTED]
-    weak = {row["entry"]: row["asr_before"] for row in rows if row["asr_before"] < PLANTED}
+    worked = [row for row in rows if row["asr_before"] >= WORKED]
+    weak = {row["entry"]: row["asr_before"] for row in rows if row["asr_before"] < WORKED}
     lines = []
     for data, of_data in sorted(grouped(worked, "data").items()):
         groups = grouped(of_data, "method")
@@ -147,7 +149,7 @@ def _by_task(rows: Iterable[Row]) -> Iterator[str]:
         yield table([*heads, "above floor", "s", "accepted"], lines)
     if weak:
         named = ", ".join(f"{entry} ({asr:.1%})" for entry, asr in sorted(weak.items()))
-        yield f"Left out, as the attack did not reach an ASR of {100 * PLANTED:g} % with no defense: {named}.\n"
+        yield f"Left out, as the attack did not reach an ASR of {100 * WORKED:g} % with no defense: {named}.\n"
 
 
 def _line(method: str, rows: list[Row]) -> list[str]:
