@@ -950,8 +950,8 @@ MUTANTS = [
     Mutant(
         "trainable-frozen-tensors-are-rounded",
         "engine/model.py",
-        "            if name in kept:\n",
-        "            if False:\n",
+        "            if name in kept:\n                tensor.data = kept",
+        "            if False:\n                tensor.data = kept",
         "float64 of frozen tensors is rounded",
         "test_trainable.py",
     ),

@@ -68,7 +68,10 @@ def test_the_table_names_them_all() -> None:
 
 def test_the_document_has_the_same_table() -> None:
     document = Path(__file__).parents[2] / "docs" / "attacks.md"
-    rows = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    lines = (
+        document.read_text(encoding="utf-8").partition("## Encoders")[0].splitlines()
+    )  # whose table has other columns
+    rows = [line for line in lines if line.startswith("| `")]
     known = {**ATTACKS, **TEXT_ATTACKS}
     assert rows == [f"| `{name}` | {a.stamps} | {a.labels} | {a.source} | {a.differs} |" for name, a in known.items()]
 

@@ -79,6 +79,8 @@ def test_rmia_by_hand() -> None:
     assert rmia(target, references, trained_on, outsiders, gamma=2).tolist() == [0.5, 0.5, 0.5, 0]
     # a = 1: mean_p is out, and the ratios are 1.8, 1, 1 and 0.667: ties count for nobody.
     assert rmia(target, references, trained_on, outsiders, a=1).tolist() == [1, 0.5, 0.5, 0]
+    # 1.8 / 2.5 is more than 0.667; with the reference that was trained on sample 0, it would be 1.357 / 2.5.
+    assert rmia(target, references, trained_on, outsiders, a=1, gamma=2.5).tolist() == [0.5, 0, 0, 0]
 
 
 def test_lira_offline_is_the_distance_to_the_references_that_did_not_see_the_sample() -> None:

@@ -134,7 +134,7 @@ def test_models_get_the_same_samples_in_the_same_order(
 
 
 def test_every_count_begins_with_the_weights_as_received(tiny_data: CleanSet, tiny_model: Make) -> None:
-    options: dict[str, Any] = {"trigger": TRIGGER, "wanted": 0.0, "allowance": 1.0}
+    options: dict[str, Any] = {"trigger": TRIGGER, "wanted": 0.0, "allowance": 1.0, "rate": 0.3}  # one step is enough
     both = reinjection(tiny_model(), tiny_data, tiny_data, counts=(2, 20), **options)
     alone = reinjection(tiny_model(), tiny_data, tiny_data, counts=(2,), **options)
     assert both.curves[1] == alone.curves[0]
