@@ -516,7 +516,7 @@ def test_a_modality_of_ones_own_in_a_run(config: Any) -> None:
     method = "seam" if isinstance(config, SeamConfig) else "fine_tune"
     result = seamfast.sanitize(model, coded(), method=method, config=config, precision="fp32")
     assert result.report["run"]["stopped"] is None
-    left_out = "invariances, mixing, occlusions, disturbance, waves"
+    left_out = "invariances, occlusions, disturbance, mixing, waves"
     warning = f"samples of kind 'codes' cannot have {left_out}: left out, a weaker cure"
     assert (warning in result.report["warnings"]) is (method == "seam")
     rows = Codes.table[coded().inputs]
