@@ -92,6 +92,14 @@ def as_rate(name: str, value: Any) -> float:
     return value
 
 
+def as_positive(name: str, value: Any) -> float:
+    """``value`` as a float above 0: ``rate is 0; expected a number above 0``."""
+    number = number_or_none(value)
+    if number is None or number <= 0:
+        raise InputError(f"{name} is {value!r}; expected a number above 0")
+    return number
+
+
 def check_time_budget(seconds: Any) -> None:
     """Raise unless ``seconds`` is a finite number above 0, or ``None``."""
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)

@@ -7,7 +7,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -27,7 +27,6 @@ from seamfast.acceptance import (
     Verdict,
     accuracy_checks,
 )
-from seamfast.audits.sequela import Sequela
 from seamfast.data.holdout import HeldOut
 from seamfast.data.rereading import AugmentingSet
 from seamfast.engine.encoder import ProbedEncoder
@@ -41,6 +40,9 @@ from seamfast.methods import MethodConfig
 from seamfast.metrics import fidelity, fidelity_nist, rate_values
 from seamfast.modalities import TextModality
 from seamfast.report import SCHEMA_VERSION, Report
+
+if TYPE_CHECKING:
+    from seamfast.audits.sequela import Sequela
 
 _AUGMENTED = (
     "{} augments, so its held-out samples are draws and say little of the model: give eval_transform= or holdout=, or "

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from seamfast.acceptance import PairedOutcomes
-from seamfast.audits.sequela import Given, Sequela, check_audits, sequela_of
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
 from seamfast.data import CleanSet, split_by_class
 from seamfast.data.holdout import HeldOut, read_clean
@@ -35,6 +34,9 @@ from seamfast.observer import TriggerObserver
 from seamfast.record import RunRecord
 from seamfast.report import Report
 from seamfast.triggers import Trigger
+
+if TYPE_CHECKING:
+    from seamfast.audits.sequela import Given, Sequela
 
 _FEW_SAMPLES = 64
 """Enough to tell a good model from guessing at next to no cost."""
@@ -204,8 +206,7 @@ def sanitize(
                 f"clean_loader holds {n_clean} samples, no two different ones of a class; expected two, to hold one out"
             )
 
-        given = _given_to_audits(samples, split, triggers, seed, target, progress) if audits else None
-        names = () if given is None else check_audits(audits, given)
+        asked = _asked_audits(audits, samples, split, triggers, seed, target, progress) if audits else None
         observer = TriggerObserver(subject, triggers, split.holdout, seed)
         handler = CallbackHandler(callbacks, settings, copied.model, progress, observer.rates)
         augmentation = settings.augmentation(seed)
@@ -267,10 +268,10 @@ def sanitize(
         returned = copied.finish() if record.stopped is None else _copy_of(model)
         record.digest_after = digest(returned)
         record.frozen_changed = changed_frozen(model, returned)
-        if given is not None:
+        if asked is not None:
             begin = clock.elapsed()
             try:
-                record.sequela = _audited(model, returned, names, given, record.stopped, clock)
+                record.sequela = _audited(model, returned, *asked, record.stopped, clock)
             except KeyboardInterrupt as interrupt:
                 raise SanitizeInterrupted("interrupted in the audits", record.report()) from interrupt
             record.audit_seconds = clock.elapsed() - begin
@@ -279,22 +280,28 @@ def sanitize(
         return SanitizeResult(returned, report, tuple(handler.state.log_history), accepted, split.recovery)
 
 
-def _given_to_audits(
+def _asked_audits(
+    audits: Sequence[str],
     samples: CleanSet,
     split: Split,
     triggers: Sequence[Trigger],
     seed: int,
     device: torch.device,
     progress: bool | None,
-) -> Given:
-    """Outsiders are the held-out part, and the recovery part is what the cure trains on."""
+) -> tuple[tuple[str, ...], Given]:
+    """Names, and what there is: outsiders are the held-out part, and the recovery part is what the cure trains on."""
+    from seamfast.audits.sequela import Given, check_audits  # most runs have none
+
     held_out, recovery = samples.subset(split.holdout), samples.subset(split.recovery)
-    return Given(held_out, None, recovery, tuple(triggers), seed=seed, device=device, progress=progress)
+    given = Given(held_out, None, recovery, tuple(triggers), seed=seed, device=device, progress=progress)
+    return check_audits(audits, given), given
 
 
 def _audited(
     received: nn.Module, sanitized: nn.Module, names: Sequence[str], given: Given, stopped: str | None, clock: Clock
 ) -> Sequela:
+    from seamfast.audits.sequela import Sequela, sequela_of
+
     if stopped is not None:
         left_out = dict.fromkeys(names, f"the model is returned as received: {stopped}")
         return Sequela({}, left_out, len(given.data), given.level, given.seed)

@@ -13,18 +13,17 @@ from seamfast.checks import as_seed, check_time_budget
 from seamfast.data import CleanSet
 from seamfast.data.adapters import as_clean_set
 from seamfast.data.holdout import HeldOut
-from seamfast.data.resident import Resident
 from seamfast.data.unlabelled import as_unlabelled
-from seamfast.engine.encoder import ProbedEncoder, embed, embedding_of, grouped
+from seamfast.engine.encoder import ProbedEncoder, grouped
 from seamfast.engine.host import in_use, seeded
 from seamfast.engine.model import WorkingCopy, device_of, digest, resolve_device
 from seamfast.engine.run import Clock
-from seamfast.engine.subject import Subject, as_called
+from seamfast.engine.subject import as_called
 from seamfast.engine.trainable import choose_trainable
 from seamfast.errors import ConfigError, InputError, ModelError
 from seamfast.methods import SeamEncoderConfig
 from seamfast.metrics import Rate, rate_values
-from seamfast.modalities.batch import call
+from seamfast.models.linear_probe import embed
 from seamfast.report import Report
 from seamfast.sanitize import SanitizeResult, sanitize, split_of
 
@@ -106,7 +105,7 @@ def sanitize_encoder(
         if len(samples) < _FEWEST_SAMPLES:
             raise InputError(f"unlabelled holds {len(samples)} samples; expected at least {_FEWEST_SAMPLES}")
         few = None if labelled is None else _labeled(encoder, labelled)
-        probed, samples = _probed(encoder, samples, settings, seed, target)
+        probed, samples, held_out = _probed(encoder, samples, settings, seed, target)
     result = sanitize(
         probed,
         samples,
@@ -126,7 +125,7 @@ def sanitize_encoder(
     returned = result.model
     assert isinstance(returned, ProbedEncoder)
     with seeded(seed, target), in_use():
-        held = samples.subset(split_of(samples, HeldOut("split", True), settings, seed).holdout)
+        held = samples.subset(held_out)
         compared = {**_agreement(probed, returned, held), "neighbors": few and _of_neighbors(probed, returned, few)}
     report = Report(result.report)
     report["time_budget_s"] = time_budget_s
@@ -148,11 +147,10 @@ def _under_probe(trainable: str | Sequence[str] | None) -> str | list[str] | Non
 
 def _probed(
     encoder: nn.Module, samples: CleanSet, settings: SeamEncoderConfig, seed: int, device: torch.device
-) -> tuple[ProbedEncoder, CleanSet]:
-    """The encoder under a probe of the groups of its samples, fitted to the recovery part, and the samples with their
-    groups as labels."""
-    copied = WorkingCopy(encoder, device)
-    embeddings = _embeddings(copied.model.eval(), Resident(samples, device))
+) -> tuple[ProbedEncoder, CleanSet, Tensor]:
+    """The encoder under a probe of the groups of its samples, fitted to the recovery part; the samples with their
+    groups as labels; and the indices of those that will be held out."""
+    embeddings = embed(WorkingCopy(encoder, device).model, samples)
     if not bool(torch.isfinite(embeddings).all()):
         raise ModelError("the encoder returned NaN or Inf on clean data; expected finite embeddings")
     standardized = ProbedEncoder(encoder, embeddings, 2).standardized(embeddings)
@@ -165,13 +163,7 @@ def _probed(
     home = device_of(encoder)
     probed = ProbedEncoder(encoder, embeddings.to(home), n_groups)
     probed.fit(standardized[split.recovery.to(device)].to(home), groups[split.recovery].to(home))
-    return probed.train(encoder.training), samples
-
-
-@torch.no_grad()
-def _embeddings(encoder: nn.Module, data: Resident, batch_size: int = 256) -> Tensor:
-    parts = torch.split(torch.arange(len(data), device=data.storage_device), batch_size)
-    return torch.cat([embedding_of(call(encoder, data.inputs(part))).float() for part in parts])
+    return probed.train(encoder.training), samples, split.holdout
 
 
 def _labeled(encoder: nn.Module, labelled: Any) -> CleanSet:
@@ -190,16 +182,9 @@ def _labeled(encoder: nn.Module, labelled: Any) -> CleanSet:
     return as_called(encoder, samples)
 
 
-def _standardized(probed: ProbedEncoder, samples: CleanSet) -> Tensor:
-    """``(N, D)`` embeddings of all samples, on the CPU."""
-    dtype = next((p.dtype for p in probed.parameters() if p.is_floating_point()), torch.float32)
-    data = Resident(samples, device_of(probed), dtype)
-    return embed(Subject(probed, data, len(probed.bias)), torch.arange(len(samples))).cpu()
-
-
 def _agreement(received: ProbedEncoder, returned: ProbedEncoder, held: CleanSet) -> dict[str, Any]:
     """Of the embeddings of held-out samples; and what the probe of the received encoder makes of those returned."""
-    before, after = _standardized(received, held), _standardized(returned, held)
+    before, after = embed(received, held).cpu(), embed(returned, held).cpu()
     cosines = F.cosine_similarity(before, after, dim=1)
     weight, bias = received.weight.float().cpu(), received.bias.float().cpu()
     n_right = int((F.linear(after, weight, bias).argmax(1) == held.labels).sum())
@@ -215,7 +200,7 @@ def _of_neighbors(received: ProbedEncoder, returned: ProbedEncoder, few: CleanSe
     k = min(_NEIGHBORS, int(n_each[n_each > 0].min()) - 1)
     values: dict[str, Any] = {"k": k}
     for name, encoder in (("before", received), ("after", returned)):
-        rows = F.normalize(_standardized(encoder, few))
+        rows = F.normalize(embed(encoder, few).cpu())
         similarity = (rows @ rows.T).fill_diagonal_(-torch.inf)
         votes = F.one_hot(few.labels[similarity.topk(k, dim=1).indices], len(n_each)).sum(1)
         values[name] = rate_values(Rate(int((votes.argmax(1) == few.labels).sum()), len(few)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seamfast.checks import MAX_THREADS, as_integer, check_declared
 from seamfast.data import Batch, CleanSet
+from seamfast.data.clean_set import check_clean_set
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.events import progress_bar
 from seamfast.engine.host import choose_threads, in_use, seeded
@@ -133,10 +134,7 @@ def train_on(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if not isinstance(data, CleanSet):
-        raise InputError(f"data is a {type(data).__name__}; expected a seamfast.CleanSet")
-    if not len(data):
-        raise InputError("data holds no samples; expected at least one")
+    check_clean_set("data", data)
     check_precision(precision)
     threads = None if threads is None else as_integer("threads", threads, 0, MAX_THREADS)
     target = resolve_device(device, model)

@@ -13,13 +13,12 @@ from torch import nn
 
 from seamfast.audits.retraining import (
     Attacker,
-    above_zero,
-    check_clean_set,
     eligible_indices,
     with_stamped,
 )
-from seamfast.checks import as_count, as_seed, check_time_budget
+from seamfast.checks import as_count, as_positive, as_seed, check_time_budget
 from seamfast.data import CleanSet
+from seamfast.data.clean_set import check_clean_set
 from seamfast.data.resident import one_pass
 from seamfast.engine.events import progress_bar
 from seamfast.engine.host import in_use, seeded
@@ -145,7 +144,7 @@ def reactivation(
     """
     begin = time.perf_counter()
     n_triggered, epochs = as_count("n_triggered", n_triggered), as_count("epochs", epochs)
-    batch_size, seed, rate = as_count("batch_size", batch_size), as_seed(seed), above_zero("rate", rate)
+    batch_size, seed, rate = as_count("batch_size", batch_size), as_seed(seed), as_positive("rate", rate)
     check_time_budget(time_budget_s)
     end = math.inf if time_budget_s is None else begin + time_budget_s
     triggers = (trigger,) if isinstance(trigger, Trigger) else tuple(trigger)

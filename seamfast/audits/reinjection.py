@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from seamfast.audits.retraining import (
     Attacker,
-    above_zero,
-    check_clean_set,
     eligible_indices,
     with_stamped,
 )
-from seamfast.checks import as_count, as_rate, as_seed, check_time_budget
+from seamfast.checks import as_count, as_positive, as_rate, as_seed, check_time_budget
 from seamfast.data import CleanSet
+from seamfast.data.clean_set import check_clean_set
 from seamfast.data.resident import wrap_around_batches
 from seamfast.engine.counting import OnBatch
 from seamfast.engine.events import progress_bar
@@ -217,7 +216,7 @@ def reinjection(
         'drawn-patch'
     """
     begin = time.perf_counter()
-    max_steps, seed, rate = as_count("max_steps", max_steps), as_seed(seed), above_zero("rate", rate)
+    max_steps, seed, rate = as_count("max_steps", max_steps), as_seed(seed), as_positive("rate", rate)
     wanted, allowance = as_rate("wanted", wanted), as_rate("allowance", allowance)
     check_time_budget(time_budget_s)
     end = math.inf if time_budget_s is None else begin + time_budget_s

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seamfast.checks import number_or_none
 from seamfast.data import CleanSet
 from seamfast.data.resident import Resident
 from seamfast.engine.counting import count_clean, count_triggered
@@ -22,14 +20,6 @@ from seamfast.engine.subject import as_called, place
 from seamfast.errors import InputError, ModelError
 from seamfast.metrics import Rate
 from seamfast.triggers import Trigger
-
-
-def above_zero(name: str, value: Any) -> float:
-    """``value`` as a float above 0: ``rate is 0; expected a number above 0``."""
-    number = number_or_none(value)
-    if number is None or number <= 0:
-        raise InputError(f"{name} is {value!r}; expected a number above 0")
-    return number
 
 
 def eligible_indices(trigger: Trigger, samples: CleanSet, order: Tensor, num_classes: int) -> Tensor:
@@ -128,11 +118,3 @@ class Attacker:
         """Attack success rate of each trigger on the eligible test samples at ``indices`` (int64, CPU)."""
         found = count_triggered(self._subject, indices, self._triggers, seed=self._seed)
         return tuple(Rate(trigger.n_hit, trigger.n_eligible) for trigger in found)
-
-
-def check_clean_set(name: str, data: Any) -> None:
-    """Raise unless ``data`` is a set of at least one sample: ``test is a list; expected a seamfast.CleanSet``."""
-    if not isinstance(data, CleanSet):
-        raise InputError(f"{name} is a {type(data).__name__}; expected a seamfast.CleanSet")
-    if not len(data):
-        raise InputError(f"{name} holds no samples; expected at least one")

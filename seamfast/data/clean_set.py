@@ -224,6 +224,14 @@ class CleanSet:
         return self.modality.model_inputs(pixels, dtype)
 
 
+def check_clean_set(name: str, data: object) -> None:
+    """Raise unless ``data`` is a set of at least one sample: ``test is a list; expected a seamfast.CleanSet``."""
+    if not isinstance(data, CleanSet):
+        raise InputError(f"{name} is a {type(data).__name__}; expected a seamfast.CleanSet")
+    if not len(data):
+        raise InputError(f"{name} holds no samples; expected at least one")
+
+
 def sample_digests(columns: Iterable[Tensor], labels: Tensor) -> list[Hashable]:
     """``blake2b`` of the label and of the bytes of each sample in ``columns``, ``(N, ...)`` each, on the CPU."""
     digests = [hashlib.blake2b(y.to_bytes(8, "little", signed=True), digest_size=16) for y in labels.tolist()]

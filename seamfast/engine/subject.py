@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seamfast.data import CleanSet
+from seamfast.data.clean_set import check_clean_set
 from seamfast.data.rereading import AugmentingSet
 from seamfast.data.resident import Resident
 from seamfast.engine.model import check_logits, device_of, evaluating, logits_of, resolve_device
@@ -140,10 +141,7 @@ def place(model: nn.Module, samples: CleanSet, device: str | torch.device) -> Su
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if not isinstance(samples, CleanSet):
-        raise InputError(f"data is a {type(samples).__name__}; expected a seamfast.CleanSet")
-    if not len(samples):
-        raise InputError("data holds no samples; expected at least one")
+    check_clean_set("data", samples)
     given = device_of(model)
     target = given if device == "auto" else resolve_device(device, model)
     if target != given:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seamfast.checks import as_seed, check_flag, integer_or_none, number_or_none
+from seamfast.checks import as_positive, as_seed, check_flag, integer_or_none
 from seamfast.data import CleanSet
+from seamfast.data.clean_set import check_clean_set
 from seamfast.data.resident import Resident
 from seamfast.engine.encoder import embedding_of
 from seamfast.engine.host import seeded
@@ -100,10 +101,8 @@ class LinearProbe(nn.Module):
         The bound on the curvature of the loss, half of that of least squares: Boehning, "Multinomial logistic
         regression algorithm", 1992.
         """
-        number = number_or_none(ridge)
-        if number is None or number <= 0:
-            raise InputError(f"ridge is {ridge!r}; expected a number above 0")
-        _check_set("data", data)
+        number = as_positive("ridge", ridge)
+        check_clean_set("data", data)
         largest, num_classes = int(data.labels.max()), self.head.out_features
         if largest >= num_classes:
             expected = f"integers in [0, {num_classes}) for the {num_classes} classes of the head"
@@ -150,7 +149,7 @@ def with_head(
     n = integer_or_none(num_classes)
     if n is None or n < 2:
         raise InputError(f"num_classes is {num_classes!r}; expected an integer from 2")
-    _check_set("data", data)
+    check_clean_set("data", data)
     check_flag("frozen", frozen)
     seed = as_seed(seed)
     device = device_of(encoder)
@@ -171,7 +170,7 @@ def embed(encoder: nn.Module, data: CleanSet) -> Tensor:
     Raises:
         InputError, ModelError: as :func:`with_head`.
     """
-    _check_set("data", data)
+    check_clean_set("data", data)
     device = device_of(encoder)
     dtype = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
     resident = Resident(as_called(encoder, data), device, dtype)
@@ -188,13 +187,6 @@ def _parts(resident: Resident) -> Iterator[Tensor]:
     lengths = resident.lengths
     order = torch.arange(len(resident)) if lengths is None else lengths.argsort(stable=True)
     return iter(torch.split(order.to(resident.device), _BATCH))
-
-
-def _check_set(name: str, data: object) -> None:
-    if not isinstance(data, CleanSet):
-        raise InputError(f"{name} is a {type(data).__name__}; expected a seamfast.CleanSet")
-    if not len(data):
-        raise InputError(f"{name} holds no samples; expected at least one")
 
 
 def _logistic_regression(embeddings: Tensor, labels: Tensor, num_classes: int, ridge: float) -> tuple[Tensor, Tensor]:

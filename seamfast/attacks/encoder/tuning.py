@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from seamfast.checks import as_count, as_seed, number_or_none
+from seamfast.checks import as_count, as_positive, as_seed, number_or_none
 from seamfast.data import Batch, CleanSet
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.engine.encoder import embedding_of
@@ -110,9 +110,7 @@ def tuned(
             a lower rate than 0.5``.
     """
     steps, batch_size, seed = as_count("steps", steps), as_count("batch_size", batch_size), as_seed(seed)
-    number = number_or_none(rate)
-    if number is None or number <= 0:
-        raise InputError(f"rate is {rate!r}; expected a number above 0")
+    peak = as_positive("rate", rate)
     for trigger in triggers:
         if not isinstance(trigger, Trigger):
             raise InputError(f"trigger is a {type(trigger).__name__}; expected a seamfast.triggers.Trigger")
@@ -153,7 +151,7 @@ def tuned(
             if not torch.isfinite(loss):
                 raise ModelError(f"the loss became {float(loss.detach())} at step {step}; try a lower rate than {rate}")
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step(now.fill_(number * cosine(step / steps, warmup=0.0)))
+            optimizer.step(now.fill_(peak * cosine(step / steps, warmup=0.0)))
             bar.update()
     for parameter, flag in zip(student.parameters(), trainable, strict=True):
         parameter.requires_grad_(flag)

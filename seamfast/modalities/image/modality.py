@@ -145,8 +145,7 @@ class ImageModality(Modality):
         chosen = inputs[indices.to(inputs.device)]
         if self.is_pixels:
             return chosen
-        mean, std = (chosen.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in self._normalization())
-        return ((chosen.float() * std + mean) * 255).round_().clamp_(0, 255).to(torch.uint8)
+        return (self._unnormalized(chosen) * 255).round_().clamp_(0, 255).to(torch.uint8)
 
     def model_inputs(self, samples: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(pixels / 255 - mean) / std`` of uint8 pixels, bit-equal to ``gather_augment``; or of floats in [0, 1]."""
@@ -222,11 +221,7 @@ class ImageModality(Modality):
         if self.mean is None or self.std is None:
             return super().adjustable(inputs, indices, dtype, device)
         chosen = inputs[indices.to(inputs.device)].to(device)
-        if self.is_pixels:
-            pixels = chosen.float() / 255
-        else:
-            mean, std = (chosen.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
-            pixels = (chosen.float() * std + mean).clamp(0, 1)
+        pixels = chosen.float() / 255 if self.is_pixels else self._unnormalized(chosen).clamp(0, 1)
         one = torch.ones((), device=device)
 
         def as_inputs(values: dict[str, Tensor]) -> Tensor:
@@ -240,6 +235,11 @@ class ImageModality(Modality):
     def preview(self, samples: Tensor) -> npt.NDArray[np.uint8]:
         pictures: npt.NDArray[np.uint8] = samples.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pictures
+
+    def _unnormalized(self, images: Tensor) -> Tensor:
+        """Float images as the model takes them, on the scale of [0, 1]."""
+        mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in self._normalization())
+        return images.float() * std + mean
 
     def _normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if self.mean is None or self.std is None:
