@@ -163,7 +163,8 @@ def _probed(
     home = device_of(encoder)
     probed = ProbedEncoder(encoder, embeddings.to(home), n_groups)
     probed.fit(standardized[split.recovery.to(device)].to(home), groups[split.recovery].to(home))
-    return probed.train(encoder.training), samples, split.holdout
+    probed.training = encoder.training  # not train(), which sets that of all modules
+    return probed, samples, split.holdout
 
 
 def _labeled(encoder: nn.Module, labelled: Any) -> CleanSet:

@@ -112,6 +112,16 @@ def test_what_comes_back(encoder: Make, tiny_data: CleanSet) -> None:
     assert "linear probe" in report["verdict"]["rests_on"]
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_every_module_of_the_given_encoder_keeps_its_mode(training: bool, encoder: Make, tiny_data: CleanSet) -> None:
+    given = encoder().train(training)
+    given[1].train(not training)  # a norm that is frozen in a model in train mode, or the other way round
+    modes = [module.training for module in given.modules()]
+    result = seamfast.sanitize_encoder(given, tiny_data, config=SHORT, **PLAIN)
+    assert [module.training for module in given.modules()] == modes
+    assert [module.training for module in result.model.modules()] == modes
+
+
 def test_only_what_is_asked_for_is_trained(encoder: Make, tiny_data: CleanSet) -> None:
     given = encoder()
     result = seamfast.sanitize_encoder(given, tiny_data, config=SHORT, trainable=["4.*"], **PLAIN)
