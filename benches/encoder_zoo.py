@@ -127,13 +127,9 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     entries = chosen(arguments)
-    for entry in entries:
-        if not arguments.list and not is_planted(entry, arguments.zoo):
-            print(f"{entry.name}", file=sys.stderr, flush=True)
-            try:
-                plant(entry, arguments.zoo, arguments.root, arguments.minilm)
-            except (InputError, FileNotFoundError) as error:
-                print(f"{entry.name}: left out, {error}", file=sys.stderr, flush=True)
+    # One after the other: planting one may plant another.
+    missing = (entry for entry in entries if not arguments.list and not is_planted(entry, arguments.zoo))
+    zoo.plant_each(missing, lambda entry: plant(entry, arguments.zoo, arguments.root, arguments.minilm))
     print_table(entries, arguments.zoo)
     return 0
 

@@ -55,15 +55,14 @@ sys.path.insert(0, str(ROOT))
 import seamfast  # noqa: E402
 from benches import encoder_zoo, paradigms_report, study  # noqa: E402
 from benches.encoder_zoo import EncoderEntry  # noqa: E402
-from benches.rows import Row, commit, read_rows  # noqa: E402
-from benches.study import Treated, fidelities, latest  # noqa: E402
+from benches.rows import Row, read_rows  # noqa: E402
+from benches.study import Treated, latest  # noqa: E402
 from benches.study_report import SEAM, Key  # noqa: E402
 from benches.zoo import clean_part  # noqa: E402
 from seamfast import CleanSet, SuperFineTuneConfig  # noqa: E402
 from seamfast.attacks.encoder import encoder_rates  # noqa: E402
-from seamfast.errors import ConfigError, InputError  # noqa: E402
+from seamfast.errors import InputError  # noqa: E402
 from seamfast.models import with_head  # noqa: E402
-from seamfast.record import machine  # noqa: E402
 from seamfast.triggers import AllToOne, Trigger  # noqa: E402
 
 RESULTS = ROOT / "benches" / "results"
@@ -348,7 +347,6 @@ def rates(model: nn.Module, trigger: Trigger, test_set: CleanSet) -> dict[str, f
 
 def row_of(job: TaskJob, case: Case, method: Method) -> Row:
     """Treat, measure, and say all of it."""
-    begin = time.perf_counter()
     encoder = job.entry.encoder
     row: Row = {"entry": job.entry.name, "method": job.method, "budget": job.budget, "seed": job.seed}
     row |= {"encoder": encoder.name, "data": job.entry.data, "architecture": encoder.encoder}
@@ -359,22 +357,9 @@ def row_of(job: TaskJob, case: Case, method: Method) -> Row:
         "n_clean": len(case.clean),
     }
     row |= {"n_unlabeled": len(case.unlabeled), "n_test": len(case.test_set)} | case.before
-    try:
-        treated = method(case, job.seed)
-    except ConfigError:
-        raise
-    except (FloatingPointError, InputError) as error:
-        row["failed"] = str(error)
-    else:
-        after = rates(treated.model, case.trigger, case.test_set)
-        row |= {f"{name}_after": value for name, value in after.items()} | fidelities(case.before, after)
-        row |= {"steps": treated.n_steps, "seconds": round(treated.seconds, 3)}
-        row |= {"accepted": treated.accepted, "n_attempts": treated.n_attempts}
-    return row | {
-        "row_seconds": round(time.perf_counter() - begin, 3),
-        "machine": machine(),
-        "commit": commit(),
-    }
+    return row | study.outcome(
+        lambda: method(case, job.seed), lambda model: rates(model, case.trigger, case.test_set), case.before
+    )
 
 
 if __name__ == "__main__":

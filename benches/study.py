@@ -346,7 +346,6 @@ def rates(model: nn.Module, backdoor: Backdoor | None, test_set: CleanSet) -> di
 
 def row_of(job: Job, case: Case, method: Method) -> Row:
     """Treat, measure, and say all of it."""
-    begin = time.perf_counter()
     entry = job.entry
     row: Row = {"entry": entry.name, "method": job.method, "budget": job.budget, "seed": job.seed}
     row |= {"unseen": True} if job.unseen else {}
@@ -354,27 +353,51 @@ def row_of(job: Job, case: Case, method: Method) -> Row:
     row |= {"model_seed": entry.seed, "n_clean": len(case.clean), "n_test": len(case.test_set)} | case.before
     if case.reactivates:
         row |= {"asr_reactivated": None} | case.of_clean_twin
+    augment = (entry.training.crop_pad, entry.training.flip)
+
+    def reactivated_asr(treated: Treated) -> Row:
+        if not case.reactivates or case.backdoor is None:
+            return {}
+        sets = entry.data, case.train_set, case.test_set
+        return {"asr_reactivated": reactivated(treated.model, case.backdoor, *sets, job.seed)}
+
+    return row | outcome(
+        lambda: method(case.model, case.clean, entry.data, augment, job.seed),
+        lambda model: rates(model, case.backdoor, case.test_set),
+        case.before,
+        reactivated_asr,
+    )
+
+
+def outcome(
+    treat: Callable[[], Treated],
+    measure: Callable[[nn.Module], dict[str, float | None]],
+    before: Row,
+    more: Callable[[Treated], Row] = lambda treated: {},
+) -> Row:
+    """Columns of what a method makes of a model, or why it failed.
+
+    Args:
+        treat: the method.
+        measure: rates of a model, by name.
+        before: has those of the model as received.
+        more: further columns.
+    """
+    begin = time.perf_counter()
+    row: Row = {}
     try:
-        augment = (entry.training.crop_pad, entry.training.flip)
-        treated = method(case.model, case.clean, entry.data, augment, job.seed)
+        treated = treat()
     except ConfigError:
         raise
     except (FloatingPointError, InputError) as error:
         row["failed"] = str(error)
     else:
-        after = rates(treated.model, case.backdoor, case.test_set)
-        row |= {f"{name}_after": value for name, value in after.items()} | fidelities(case.before, after)
+        after = measure(treated.model)
+        row |= {f"{name}_after": value for name, value in after.items()} | fidelities(before, after)
         row |= {"steps": treated.n_steps, "seconds": round(treated.seconds, 3)}
         row |= {"accepted": treated.accepted, "n_attempts": treated.n_attempts}
-        if case.reactivates and case.backdoor is not None:
-            row["asr_reactivated"] = reactivated(
-                treated.model, case.backdoor, entry.data, case.train_set, case.test_set, job.seed
-            )
-    return row | {
-        "row_seconds": round(time.perf_counter() - begin, 3),
-        "machine": machine(),
-        "commit": commit(),
-    }
+        row |= more(treated)
+    return row | {"row_seconds": round(time.perf_counter() - begin, 3), "machine": machine(), "commit": commit()}
 
 
 def fidelities(before: Row, after: dict[str, float | None]) -> Row:

@@ -29,7 +29,6 @@ import itertools
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,15 +42,13 @@ sys.path.insert(0, str(ROOT))
 
 from benches import minilm, study, text_report, text_zoo  # noqa: E402
 from benches.defences.text import TEXT_DEFENCES, fine_tune  # noqa: E402
-from benches.rows import Row, commit, read_rows  # noqa: E402
-from benches.study import Treated, fidelities, latest  # noqa: E402
+from benches.rows import Row, read_rows  # noqa: E402
+from benches.study import Treated, latest  # noqa: E402
 from benches.study_report import SEAM, Key  # noqa: E402
 from benches.text_zoo import PRETRAINED, TestSet, TextEntry, clean_part  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
-from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.modalities import TextModality  # noqa: E402
-from seamfast.record import machine  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "text.jsonl"
 ABLATIONS: tuple[dict[str, Any], ...] = (
@@ -237,28 +234,16 @@ def prepare(job: TextJob, arguments: argparse.Namespace) -> TextCase:
 
 def row_of(job: TextJob, case: TextCase, method: Method, encoder: Path | None) -> Row:
     """Treat, measure, and say all of it."""
-    begin = time.perf_counter()
     entry = job.entry
     row: Row = {"entry": entry.name, "method": job.method, "budget": job.budget, "seed": job.seed}
     row |= {name: getattr(entry, name) for name in ("data", "architecture", "attack", "rate", "part")}
     row |= {"model_seed": entry.seed, "n_clean": len(case.clean), "n_test": len(case.test.texts)} | case.before
     row["floor"] = case.floor
-    try:
-        treated = method(case.model, case.clean, job.seed)
-    except ConfigError:
-        raise
-    except (FloatingPointError, InputError) as error:
-        row["failed"] = str(error)
-    else:
-        after = text_zoo.rates(treated.model, case.backdoor, case.test, encoder)
-        row |= {f"{name}_after": value for name, value in after.items()} | fidelities(case.before, after)
-        row |= {"steps": treated.n_steps, "seconds": round(treated.seconds, 3)}
-        row |= {"accepted": treated.accepted, "n_attempts": treated.n_attempts}
-    return row | {
-        "row_seconds": round(time.perf_counter() - begin, 3),
-        "machine": machine(),
-        "commit": commit(),
-    }
+    return row | study.outcome(
+        lambda: method(case.model, case.clean, job.seed),
+        lambda model: text_zoo.rates(model, case.backdoor, case.test, encoder),
+        case.before,
+    )
 
 
 if __name__ == "__main__":

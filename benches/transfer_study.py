@@ -52,17 +52,15 @@ import seamfast  # noqa: E402
 from benches import study, transfer_zoo  # noqa: E402
 from benches.defences import DEFENCES  # noqa: E402
 from benches.defences.training import Training, set_rate  # noqa: E402
-from benches.rows import Row, commit, read_rows  # noqa: E402
-from benches.study import Treated, fidelities, latest  # noqa: E402
+from benches.rows import Row, read_rows  # noqa: E402
+from benches.study import Treated, latest  # noqa: E402
 from benches.study_report import SEAM, Key, grouped, table  # noqa: E402
 from benches.transfer_zoo import A_CLASS, TARGETS, Task, TransferEntry, trigger  # noqa: E402
 from seamfast import CleanSet, SeamConfig, SuperFineTuneConfig  # noqa: E402
-from seamfast.errors import ConfigError, InputError  # noqa: E402
 from seamfast.methods.schedules import cosine, triangle  # noqa: E402
 from seamfast.metrics import Rate  # noqa: E402
 from seamfast.models import LinearProbe, embed, with_head  # noqa: E402
 from seamfast.models.folder import fill_from, save_weights, state_of  # noqa: E402
-from seamfast.record import machine  # noqa: E402
 
 OUT = ROOT / "benches" / "results" / "transfer.jsonl"
 EPOCHS, BATCH, RATE = 6, 32, 0.02
@@ -326,23 +324,13 @@ def rates(model: nn.Module, data: Task, target: int) -> dict[str, float | None]:
 
 def row_of(job: TransferJob, case: Case) -> Row:
     """Treat, measure, and say all of it."""
-    begin = time.perf_counter()
     entry = job.entry
     row: Row = {"entry": entry.name, "method": job.method, "budget": A_CLASS[entry.data], "seed": entry.seed}
     row |= {"data": entry.data, "architecture": entry.architecture, "attack": entry.attack} | case.measured
     row |= case.floors.get(job.method, case.floors["fine_tune"])
-    try:
-        treated = METHODS[job.method](case)
-    except ConfigError:
-        raise
-    except (FloatingPointError, InputError) as error:
-        row["failed"] = str(error)
-    else:
-        after = rates(treated.model, case.task, case.target)
-        row |= {f"{name}_after": value for name, value in after.items()} | fidelities(case.measured, after)
-        row |= {"steps": treated.n_steps, "seconds": round(treated.seconds, 3)}
-        row |= {"accepted": treated.accepted, "n_attempts": treated.n_attempts}
-    return row | {"row_seconds": round(time.perf_counter() - begin, 3), "machine": machine(), "commit": commit()}
+    return row | study.outcome(
+        lambda: METHODS[job.method](case), lambda model: rates(model, case.task, case.target), case.measured
+    )
 
 
 # ---- The report. ----

@@ -31,7 +31,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,15 +207,21 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     entries = chosen(arguments)
-    for entry in entries:
-        if not arguments.list and not is_planted(entry, arguments.zoo):
-            print(f"{entry.name}", file=sys.stderr, flush=True)
-            try:
-                plant(entry, arguments.zoo, arguments.root, arguments.precision)
-            except (InputError, FileNotFoundError) as error:
-                print(f"{entry.name}: left out, {error}", file=sys.stderr, flush=True)
+    # One after the other: planting one may plant another.
+    missing = (entry for entry in entries if not arguments.list and not is_planted(entry, arguments.zoo))
+    plant_each(missing, lambda entry: plant(entry, arguments.zoo, arguments.root, arguments.precision))
     print_table(entries, arguments.zoo)
     return 0
+
+
+def plant_each(entries: Iterable[Any], plant: Callable[[Any], object]) -> None:
+    """``plant`` each, with its name on stderr; those that the data or the images do not allow are left out."""
+    for entry in entries:
+        print(f"{entry.name}", file=sys.stderr, flush=True)
+        try:
+            plant(entry)
+        except (InputError, FileNotFoundError) as error:
+            print(f"{entry.name}: left out, {error}", file=sys.stderr, flush=True)
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
