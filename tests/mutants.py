@@ -1958,8 +1958,8 @@ MUTANTS = [
     Mutant(
         "sanitize-splits-copies",
         "sanitize.py",
-        "identities=samples.identities(),",
-        "identities=None,",
+        "    identities = samples.identities()\n",
+        "    identities = None\n",
         "copies of a sample fall on both sides",
         "test_sanitize.py",
     ),
