@@ -88,6 +88,14 @@ MUTANTS = [
         "models/test_linear_probe.py",
     ),
     Mutant(
+        "probe-not-shrunk",
+        "models/linear_probe.py",
+        "(variances[used] + shrinkage).sqrt()",
+        "variances[used].sqrt()",
+        "directions of noise count as much as all others where samples are few",
+        "models/test_linear_probe.py",
+    ),
+    Mutant(
         "probe-shares-encoder",
         "models/linear_probe.py",
         "LinearProbe(copy.deepcopy(encoder), head",

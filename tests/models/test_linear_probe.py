@@ -126,6 +126,25 @@ def test_embeddings_that_are_constant_or_repeated_do_no_harm() -> None:
     assert seamfast.evaluate(probe, data, progress=False).clean_accuracy.value > 0.95
 
 
+def test_as_many_samples_as_features_leave_the_noise_out() -> None:
+    """Two features tell the class, 200 are noise of a fifth of their size; 240 samples."""
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(n: int) -> CleanSet:
+        labels = torch.arange(n) % 3
+        angle = 2 * torch.pi * labels / 3
+        signal = torch.stack([angle.cos(), angle.sin()], 1) + 0.3 * torch.randn(n, 2, generator=generator)
+        noise = 0.2 * torch.randn(n, 200, generator=generator)
+        return CleanSet(torch.cat([signal, noise], 1), labels, num_classes=3)
+
+    encoder = nn.Linear(202, 202, bias=False)
+    nn.init.eye_(encoder.weight)
+    probe = with_head(encoder, 3, drawn(240), frozen=True).fit(drawn(240))
+    found = seamfast.evaluate(probe, drawn(600), progress=False).clean_accuracy.value
+    assert found is not None
+    assert found > 0.9  # 0.81 without the shrinkage
+
+
 def test_more_ridge_makes_smaller_weights(encoder: nn.Module) -> None:
     data = some()
     sizes = [float(with_head(encoder, 3, data).fit(data, ridge=r).head.weight.detach().norm()) for r in (1e-3, 1.0)]
