@@ -195,7 +195,7 @@ def _parts(resident: Resident) -> Iterator[Tensor]:
 
 
 def _logistic_regression(embeddings: Tensor, labels: Tensor, num_classes: int, ridge: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the least mean cross-entropy plus ``ridge * weight.square().sum()``, on whitened embeddings."""
+    """Weight and bias of least mean cross-entropy plus ``ridge * weight.square().sum()``, on whitened embeddings."""
     x = embeddings.double()
     center = x.mean(0)
     x = x - center
