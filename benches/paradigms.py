@@ -3,9 +3,9 @@
     python benches/paradigms.py [--downstream gtsrb] [--methods fine_tune nad] [--budgets 0.05 20] [--defence-seeds 0 1]
     python benches/paradigms.py --report
 
-Models are the image encoders of ``encoder_zoo.py``. The user has an encoder as received and a budget of labeled images
-of a downstream task, drawn by class: below 1 a share of its whole original training set (5 % is 1,960 images of GTSRB,
-3,000 of Fashion-MNIST, 2,500 of CIFAR-10), from 1 on images a class. A linear head is fitted on
+Models are the encoders of ``encoder_zoo.py``. The user has an encoder as received and a budget of labeled images
+of a downstream task, drawn by class: below 1 a share of its original training set (5 % is 1,960 images of GTSRB,
+3,000 of Fashion-MNIST, 2,500 of CIFAR-10, 346 texts of SST-2), from 1 on samples a class. A linear head is fitted on
 the encoder's embeddings of these images (``seamfast.models.LinearProbe``), the encoder as it is: that is the line
 without a defense, and where every method that trains the whole begins. What is triggered is stamped here, on test
 images, and only to measure. Nothing is chosen by it. The target is the class of the task that the zoo names: that of
@@ -24,10 +24,12 @@ Methods, all of them with the same head to begin with:
 ``fine_tune (pretraining rate)``: the same at the peak rate of the encoder's own pretraining, as the paper has it.
 ``super_fine_tune``: cycles of the rate (``SuperFineTuneConfig``), which the paper does not study on encoders.
 ``seam (balanced)``: ``seamfast.sanitize`` of encoder and head.
-``sanitize_encoder``: ``seamfast.sanitize_encoder`` with unlabeled images of the kind that the encoder was pretrained
-    on, ``UNLABELED`` of them; a head is fitted on the cured encoder, which stays as it is.
-``sanitize_encoder (task)``: the same, with the images of the budget, without their labels.
-``nad``, ``fst``, ``scratch``: those of ``benches/defences``, of encoder and head.
+``sanitize_encoder``: ``seamfast.sanitize_encoder`` with unlabeled samples of the kind that the encoder was pretrained
+    on, ``UNLABELED`` of them; a head is fitted on the cured encoder, which stays as it is. For encoders of texts, whose
+    pretraining is not here, they are training texts of the task.
+``sanitize_encoder (task)``: the same, with the samples of the budget, without their labels.
+``nad``, ``fst``, ``scratch``: those of ``benches/defences``, of encoder and head; of images only, as is the pretraining
+    rate.
 
 ``--report`` measures nothing: it writes ``paradigms.md`` to ``--docs``, from these rows for the encoder-based paradigm,
 from those of ``study.py`` for the standalone one, and from those of ``transfer_study.py`` for the transfer-based one.
@@ -67,10 +69,11 @@ from seamfast.triggers import AllToOne, Trigger  # noqa: E402
 
 RESULTS = ROOT / "benches" / "results"
 OUT = RESULTS / "paradigms.jsonl"
-ARCHITECTURE = "resnet20"
-DOWNSTREAM = encoder_zoo.DOWNSTREAM[ARCHITECTURE]
+DOWNSTREAM = tuple(name for names in encoder_zoo.DOWNSTREAM.values() for name in names)
 UNLABELED = 2500
-"""Images of the kind of the encoder's pretraining that ``sanitize_encoder`` gets: 5 % of the 50,000 of CIFAR-10."""
+"""Samples of the kind of the encoder's pretraining that ``sanitize_encoder`` gets: 5 % of the 50,000 of CIFAR-10."""
+OF_IMAGES = ("fine_tune (pretraining rate)", "nad", "fst", "scratch")
+"""Methods that encoders of texts do not have."""
 AUGMENT: dict[str, tuple[int, bool]] = {"cifar10": (4, True)}
 """``(crop_pad, flip)`` of a task; ``(0, False)`` of others."""
 
@@ -116,9 +119,9 @@ class Received:
     Attributes:
         encoder: with the backdoor.
         clean_encoder: the one that the backdoor was planted in.
-        trigger: its target is a class of the task.
-        pretraining: images of the kind that the encoder was pretrained on.
-        rate: peak of the pretraining.
+        trigger: its target is a class of the task; of several, the most successful one as planted.
+        pretraining: samples of the kind that the encoder was pretrained on.
+        rate: peak of the pretraining; ``None`` where that is not the zoo's.
         train_set, test_set: of the task, as the encoder takes them.
     """
 
@@ -126,7 +129,7 @@ class Received:
     clean_encoder: nn.Module
     trigger: Trigger
     pretraining: CleanSet
-    rate: float
+    rate: float | None
     train_set: CleanSet
     test_set: CleanSet
 
@@ -140,8 +143,8 @@ class Case:
         encoder: as received.
         model: the encoder and its head, all of it trainable.
         clean: the budget.
-        unlabeled: images of the pretraining.
-        rate: peak of the pretraining.
+        unlabeled: samples of the pretraining.
+        rate: peak of the pretraining; ``None`` where that is not the zoo's.
         augment: of the task.
         trigger, test_set: to measure with.
         before: columns of the row that no method changes.
@@ -152,7 +155,7 @@ class Case:
     model: nn.Module
     clean: CleanSet
     unlabeled: CleanSet
-    rate: float
+    rate: float | None
     augment: tuple[int, bool]
     trigger: Trigger
     test_set: CleanSet
@@ -210,6 +213,7 @@ def _guide_rate(case: Case) -> SuperFineTuneConfig:
 
 
 def _pretraining_rate(case: Case) -> SuperFineTuneConfig:
+    assert case.rate is not None
     return SuperFineTuneConfig.encoder(case.rate, **_as_published(case))
 
 
@@ -260,8 +264,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def jobs(arguments: argparse.Namespace, place: int, n_shards: int) -> list[TaskJob]:
     """All that was asked for, falls to this shard and can be done, one budget and seed after the other."""
-    of_images = [e for e in encoder_zoo.chosen(arguments) if e.encoder == ARCHITECTURE and e.attack != "clean"]
-    entries = of_images[place - 1 :: n_shards]
+    entries = [entry for entry in encoder_zoo.chosen(arguments) if entry.attack != "clean"][place - 1 :: n_shards]
     missing = [
         entry.name
         for entry in entries
@@ -276,7 +279,9 @@ def jobs(arguments: argparse.Namespace, place: int, n_shards: int) -> list[TaskJ
         for entry in entries
         if entry.name not in missing
         for data in arguments.downstream
+        if data in encoder_zoo.DOWNSTREAM[entry.encoder]
         for method in arguments.methods
+        if entry.encoder != "minilm" or method not in OF_IMAGES
     ]
 
 
@@ -304,15 +309,18 @@ def received(task: Task, arguments: argparse.Namespace) -> Received:
     entry, places = task.encoder, (arguments.zoo, arguments.root)
     encoder, backdoor = encoder_zoo.load(entry, arguments.zoo)
     assert backdoor is not None
-    (trigger,) = backdoor.triggers
-    info = json.loads((arguments.zoo / entry.name / "info.json").read_text())
+    aim = json.loads((arguments.zoo / entry.name / "info.json").read_text())["downstream"][task.data]
+    (trigger,) = [one for one in backdoor.triggers if one.name == aim["trigger"]]
+    train_set, test_set = (encoder_zoo.downstream(entry, task.data, *places, split) for split in ("train", "test"))
+    is_text = entry.encoder == "minilm"
     return Received(
         encoder,
         encoder_zoo.load(entry.clean_twin, arguments.zoo)[0],
-        replace(trigger, target=AllToOne(info["downstream"][task.data]["target"])),  # type: ignore[type-var]
-        encoder_zoo.whole("cifar10", arguments.root, "train"),
-        encoder_zoo.PRETRAINING.rate,
-        *(encoder_zoo.downstream(entry, task.data, *places, split) for split in ("train", "test")),
+        replace(trigger, target=AllToOne(aim["target"])),  # type: ignore[type-var]
+        train_set if is_text else encoder_zoo.whole("cifar10", arguments.root, "train"),
+        None if is_text else encoder_zoo.PRETRAINING.rate,
+        train_set,
+        test_set,
     )
 
 

@@ -22,7 +22,8 @@ from seamfast.attacks import Backdoor
 from seamfast.engine.model import digest
 from seamfast.triggers import AllToOne, Patch
 
-ATTACKED = [e for e in encoder_zoo.declared() if e.encoder == paradigms.ARCHITECTURE and e.attack != "clean"]
+ATTACKED = [entry for entry in encoder_zoo.declared() if entry.encoder == "resnet20" and entry.attack != "clean"]
+OF_TEXTS = encoder_zoo.EncoderEntry("minilm", "output_vectors")
 
 # 1. The report.
 
@@ -309,7 +310,7 @@ def test_what_the_zoo_has_becomes_a_task(tmp_path: Path, monkeypatch: pytest.Mon
     entry = ATTACKED[0]
     zoo = tmp_path / entry.name
     zoo.mkdir()
-    (zoo / "info.json").write_text(json.dumps({"downstream": {"cifar10": {"target": 7}}}))
+    (zoo / "info.json").write_text(json.dumps({"downstream": {"cifar10": {"trigger": "bad_encoder", "target": 7}}}))
     loaded = {
         entry: (TinyEncoder(), Backdoor("bad_encoder", encoder_zoo.triggers_of(entry))),
         entry.clean_twin: (TinyEncoder(), None),
@@ -324,6 +325,31 @@ def test_what_the_zoo_has_becomes_a_task(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.train_set == ("downstream", entry, "cifar10", tmp_path, Path("data"), "train")
     assert found.test_set == ("downstream", entry, "cifar10", tmp_path, Path("data"), "test")
     assert found.rate == encoder_zoo.PRETRAINING.rate
+
+
+def test_an_encoder_of_texts_has_its_own_task_and_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_zoo, "chosen", lambda arguments: [OF_TEXTS.clean_twin, OF_TEXTS])
+    monkeypatch.setattr(encoder_zoo, "is_planted", lambda entry, zoo: True)
+    asked: list[Any] = []
+    monkeypatch.setattr(study, "run", lambda todo, *others: asked.extend(todo))
+    both = ["--downstream", "gtsrb", "sst2", "--methods", "fine_tune", *paradigms.OF_IMAGES, "sanitize_encoder"]
+    assert paradigms.main(["--out", str(tmp_path / "rows"), *both]) == 0
+    found = [(job.entry.data, job.method) for job in asked]
+    assert found == [("sst2", "fine_tune"), ("sst2", "sanitize_encoder")]
+
+
+def test_of_several_words_the_one_that_the_zoo_names_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / OF_TEXTS.name
+    folder.mkdir()
+    (folder / "info.json").write_text(json.dumps({"downstream": {"sst2": {"trigger": "mn", "target": 1}}}))
+    backdoor = Backdoor("output_vectors", encoder_zoo.triggers_of(OF_TEXTS))
+    monkeypatch.setattr(encoder_zoo, "load", lambda which, zoo: (TinyEncoder(), backdoor))
+    monkeypatch.setattr(encoder_zoo, "downstream", lambda *which: which[-1])
+    found = paradigms.received(paradigms.Task(OF_TEXTS, "sst2"), SimpleNamespace(zoo=tmp_path, root=Path("data")))
+    assert (found.trigger.name, found.trigger.target) == ("mn", AllToOne(1))
+    assert (found.pretraining, found.rate) == ("train", None)
 
 
 def test_a_budget_that_is_not_there_is_named(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
