@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import random
@@ -13,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from benches import bench_text, study, text_report, text_study, text_zoo
+from benches import adapters, bench_text, study, text_report, text_study, text_zoo
 from benches.defences import text as defences
 from benches.defences.text import TEXT_DEFENCES, negative_entropy, scratch, super_fine_tune
 from benches.defences.training import Training, find_head
+from benches.rows import read_rows
 from benches.text_zoo import TextEntry
 from seamfast import CleanSet, attacks
 from seamfast.attacks import TrainConfig
@@ -174,8 +176,11 @@ def test_models_of_an_encoder(name: str, root: Path, tmp_path: Path, encoder: Pa
 @pytest.fixture(scope="module")
 def encoder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of one layer as a folder, untrained."""
+    return new_encoder(root, tmp_path_factory.mktemp("encoder"))
+
+
+def new_encoder(root: Path, folder: Path, **changes: Any) -> Path:
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("encoder")
     tokenizer = train_tokenizer(text_zoo.read("sst2", root, "train").texts, 1000)
     config = transformers.BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -184,11 +189,46 @@ def encoder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        **changes,
     )
     torch.manual_seed(0)
     transformers.BertModel(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # read by peft
+def test_an_adapter_is_cured_saved_and_loaded_onto_its_base(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    encoder = new_encoder(root, tmp_path, initializer_range=0.3)  # the texts differ, in an untrained one
+    monkeypatch.setattr(adapters, "N_TRAIN", 150)
+    monkeypatch.setattr(adapters, "BUDGET", 0.5)
+    monkeypatch.setattr(adapters, "PEAK", 2e-2)
+    monkeypatch.setattr(adapters, "EPOCHS", 20)
+    given = ["--minilm", str(encoder), "--root", str(root), "--out", str(tmp_path / "rows"), "--attacks", "word"]
+    for _ in range(2):
+        assert adapters.main(given) == 0
+    (row,) = read_rows(tmp_path / "rows")
+    assert (row["acc_reloaded"], row["asr_reloaded"]) == (row["acc_after"], row["asr_after"])
+    assert row["trainable"]["mode"] == "as_given"
+    assert row["n_changed"] == row["trainable"]["n_frozen_changed"] == 0
+    assert row["acc_before"] > 0.7
+    assert row["asr_after"] != row["asr_before"]
+
+
+def test_changed_tensors_of_the_base_are_counted() -> None:
+    torch.manual_seed(0)
+    received = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    received[0].requires_grad_(False)
+    returned = copy.deepcopy(received)
+    with torch.no_grad():
+        returned[2].weight.add_(1.0)
+        assert adapters.n_changed(received, returned) == 0
+        returned[0].bias.add_(1e-6)
+        returned[1].running_mean.add_(1.0)
+    assert adapters.n_changed(received, returned) == 2
 
 
 def test_a_budget_is_a_share_or_texts_a_class() -> None:
