@@ -3,9 +3,9 @@
     python benches/ntk.py [--models NAME ...] [--zoo ZOO] [--text-zoo ZOO] [--root DATA]
     python benches/ntk.py --report
 
-Models are those of ``zoo.py`` and ``text_zoo.py`` that are planted; ``MODELS`` by default, or all with ``--models all``.
-Of each: T, 64 clean training samples; S, 64 clean test samples of classes that the trigger leads away from; and the same
-samples with the trigger. A row of ``--out`` has, of one model,
+Models are those of ``zoo.py`` and ``text_zoo.py`` that are planted; ``MODELS`` by default, or all with ``--models
+all``. Of each: T, 64 clean training samples; S, 64 clean test samples of classes that the trigger leads away from; and
+the same samples with the trigger. A row of ``--out`` has, of one model,
 
 - ``predicted``: by scheme of labels for T and by set of probes, what ``seamfast.audits.ntk.forgetting`` says, with two
   draws of random labels: the mean squared drift of the logits by number of steps and to the end; ``gone``, the share of
@@ -14,14 +14,15 @@ samples with the trigger. A row of ``--out`` has, of one model,
 - ``actual``: for the first draw, the drift after 1, 5 and 20 steps of gradient descent at one over the largest
   eigenvalue, and for uniform labels also at a tenth of that; ``error`` is the norm of the difference between predicted
   and actual drift over that of the actual one;
-- ``overlap``: of the gradients of T with those of S and with those of the triggered samples;
+- ``overlap``: of the gradients of T with those of S and with those of the triggered samples; and with the latter those
+  of T as the student of ``sanitize`` sees it, under the patterns of forgetting and of recovery, once a sample;
 - ``path``: what the forgetting step of the cure does, with 5 % clean data and the end put off: ACC and ASR on the whole
   held-out part by step; ``asr_at_collapse`` is the ASR when the ACC is halfway to chance, as the report counts it.
 
 The ASR after the cure is that of the rows of ``study.py`` and ``text_study.py``, 5 % clean data. What is triggered is
 only measured. A row that is there is not made again. One thread; seconds are on a machine that may have other load.
 
-``--report`` measures nothing: it writes the tables between the marks of ``ntk.md`` and its figures to ``--docs``.
+``--report`` measures nothing: it writes ``ntk-study.md`` and its figures to ``--docs``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ from benches.zoo import Entry  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
 from seamfast.audits import ntk  # noqa: E402
-from seamfast.modalities.batch import named_tensors  # noqa: E402
+from seamfast.engine.subject import place  # noqa: E402
+from seamfast.modalities import ViewSettings  # noqa: E402
+from seamfast.modalities.base import StepDraws  # noqa: E402
+from seamfast.modalities.batch import Batch, named_tensors  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 
 RESULTS = ROOT / "benches" / "results"
@@ -181,7 +185,26 @@ def row_of(entry: Entry | TextEntry, case: Case) -> Row:
     row["overlap"] = {
         name: ntk.overlap(model, case.train, one, rank=RANK, progress=False).to_dict() for name, one in probes.items()
     }
+    for name, settings in views(case.train).items():
+        seen = as_student_sees(model, case.train, settings)
+        row["overlap"][name] = ntk.overlap(model, seen, case.triggered, rank=RANK, progress=False).to_dict()
     return row | {"path": path(case)}
+
+
+def views(data: CleanSet) -> dict[str, ViewSettings]:
+    """What ``seam`` shows its student, by step, without the mixing of samples, which needs labels."""
+    config = SeamConfig.preset("balanced", data.modality)
+    both = {"occlusions": config.occlusions, "disturbance": config.disturbance}
+    return {"forget": ViewSettings(**both), "recover": ViewSettings(**both, waves=config.waves)}
+
+
+def as_student_sees(model: nn.Module, data: CleanSet, settings: ViewSettings) -> Batch:
+    """All samples, under patterns."""
+    subject = place(model, data, "auto")
+    one = torch.ones(())
+    draws = StepDraws(generator=torch.Generator().manual_seed(0), seed=0, step=0, changed=one, disturbed=one)
+    inputs = subject.data.inputs(torch.arange(len(data)))
+    return subject.data.modality.views(inputs, subject.data.labels, settings, draws).student
 
 
 def as_values(found: ntk.Forgetting) -> dict[str, Any]:
