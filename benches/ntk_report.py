@@ -95,7 +95,9 @@ def outcome(name: str, row: Row, after: dict[str, float]) -> float | None:
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """The rank correlation, ties at their mean rank; ``None`` where one side is constant."""
+    """The rank correlation, ties at their mean rank; ``None`` of no pairs and where one side is constant."""
+    if not pairs:
+        return None
     ranks = [_ranks(side) for side in zip(*pairs, strict=True)]
     means = [statistics.mean(side) for side in ranks]
     products = sum((a - means[0]) * (b - means[1]) for a, b in zip(*ranks, strict=True))
@@ -111,7 +113,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def bounded(values: Sequence[Any], statistic: Callable[[Sequence[Any]], float | None]) -> str:
     """The statistic with its interval, as text."""
     value = statistic(values)
-    if value is None:
+    if value is None or len(values) < 2:
         return "n/a"
     generator = random.Random(0)
     drawn = (statistic(generator.choices(values, k=len(values))) for _ in range(_RESAMPLES))
