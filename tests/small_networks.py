@@ -65,6 +65,21 @@ class Recurrent(nn.Module):
         return logits
 
 
+class InPlace(nn.Module):
+    """Adds its first layer to a tensor of its own, in place, which no parameter moves before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(CLASSES, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums = torch.cat([x, x[:, :1]], 1)
+        for part in (x, x.flip(1)):
+            sums.add_(self.first(part))
+        logits: Tensor = self.head(sums.tanh())
+        return logits
+
+
 class Tied(nn.Module):
     """One matrix, by two names, before and after a nonlinearity; two biases of one gradient."""
 
@@ -94,6 +109,10 @@ def images(n: int = N) -> Tensor:
     return torch.randn(n, 1, 4, 4, dtype=torch.float64)
 
 
+def vectors(n: int = N) -> Tensor:
+    return torch.randn(n, CLASSES, dtype=torch.float64)
+
+
 def tokens(n: int = N) -> dict[str, Tensor]:
     mask = torch.ones(n, 6, dtype=torch.int64)
     mask[0, 4:] = 0
@@ -104,7 +123,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any]]] = {
     "residual": (Residual, images),
     "attention": (Attention, tokens),
     "recurrent": (Recurrent, lambda n=N: tokens(n)["input_ids"]),
-    "tied": (Tied, lambda n=N: torch.randn(n, CLASSES, dtype=torch.float64)),
+    "in place": (InPlace, vectors),
+    "tied": (Tied, vectors),
     "bert": (bert, tokens),
 }
 

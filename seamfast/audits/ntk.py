@@ -135,7 +135,7 @@ def ntk_matrix(
         ``(N * C, M * C)``: rows by sample, then by class.
 
     Raises:
-        InputError: e.g. ``a kernel of 100000 x 100000 needs 40.0 GB, and cpu has 3.2 GB free; expected fewer samples,
+        InputError: e.g. ``a kernel of 100000 x 100000 needs 40.00 GB, and cpu has 3.21 GB free; expected fewer samples,
             or products with vectors``.
         ModelError: as ``ntk_vector_product``.
     """

@@ -37,10 +37,15 @@ def check_memory(what: str, n_bytes: int, device: torch.device, less: str) -> No
         less: what takes fewer.
 
     Raises:
-        InputError: e.g. ``the kernel needs 80.0 GB, and cpu has 3.2 GB free; expected fewer samples``.
+        InputError: e.g. ``the kernel needs 80.00 GB, and cpu has 3.21 GB free; expected fewer samples``.
     """
     free = free_bytes(device)
     if free is not None and n_bytes > free:
-        raise InputError(
-            f"{what} needs {n_bytes / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free; expected {less}"
-        )
+        raise InputError(f"{what} needs {_said(n_bytes)}, and {device} has {_said(free)} free; expected {less}")
+
+
+def _said(n_bytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.2f} {unit}"
+    return f"{n_bytes} bytes"

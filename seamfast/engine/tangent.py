@@ -247,14 +247,16 @@ class Outputs:
 
     def _linearized(self, batch: Batch) -> Callable[[dict[str, Tensor]], Tensor] | None:
         """``J @ direction`` without the forward pass that is the same each time; ``None`` if it cannot be traced."""
+        if _is_recurrent(self.model):
+            return None  # it works in place, see below
         try:
             with _exact(self.model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of constants in the trace
                 push: Callable[[dict[str, Tensor]], Tensor] = linearize(
                     lambda p: self._logits(p, batch), self.parameters
                 )[1]
-                # A trace of code that works in place, such as that of recurrent layers, changes its constants: its
-                # first answer is right, later ones are not.
+                # A trace of code that works in place changes its constants: its first answer is right, later ones are
+                # not.
                 generator = torch.Generator().manual_seed(0)
                 some = {
                     name: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
@@ -275,17 +277,20 @@ def _exact(model: nn.Module) -> Iterator[None]:
     device = next(model.parameters()).device
     fast, precision = torch.backends.mha.get_fastpath_enabled(), torch.get_float32_matmul_precision()
     # cuDNN has backward passes of recurrent layers in training mode only, and no forward derivatives.
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=not _is_recurrent(model), allow_tf32=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         stack.callback(torch.set_float32_matmul_precision, precision)
         torch.backends.mha.set_fastpath_enabled(False)
         torch.set_float32_matmul_precision("highest")
         yield
+
+
+def _is_recurrent(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 @contextmanager
