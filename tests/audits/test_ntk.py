@@ -886,3 +886,25 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(
         InputError, "the kernel of the last layer needs 2.40 kB, and cpu has 1.00 kB free; expected fewer samples"
     ):
         ntk.forgetting(linear, CleanSet(vectors(10), torch.arange(10) % CLASSES), inputs, kernel="last_layer")
+
+
+# ---- CUDA ----
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+def test_figures_on_cuda_are_those_on_a_cpu(name: str) -> None:
+    model, samples = network(name)
+    train, probe = samples(), samples(M)
+    here, there = (
+        (
+            ntk.ntk_vector_product(model, train, V, device=device).cpu(),
+            ntk.ntk_matrix(model, train, device=device).cpu(),
+            ntk.drift(model, train, Y, probe, ridge=0.1, tolerance=1e-9, device=device).change,
+            ntk.trained_drift(model, train, Y, probe, steps=2, rate=1e-3, device=device),
+        )
+        for device in ("cpu", "cuda")
+    )
+    for wanted, found in zip(here, there, strict=True):
+        assert off(found, wanted) < 1e-6
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
