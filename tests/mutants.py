@@ -96,6 +96,14 @@ MUTANTS = [
         "engine/test_tangent.py",
     ),
     Mutant(
+        "ntk-norm-copies",
+        "engine/tangent.py",
+        "float(torch.linalg.vector_norm(part, dtype=torch.float64))",
+        "float(part.double().norm())",
+        "a norm in float64 takes a copy of twice the model",
+        "audits/test_ntk.py",
+    ),
+    Mutant(
         "ntk-no-second-way",
         "engine/tangent.py",
         "        return self._push_by_backward(batch, direction)\n",

@@ -92,7 +92,7 @@ class Tied(nn.Module):
         self.other = nn.Parameter(torch.zeros(CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.second(self.first(x).tanh()) + self.one + self.other
+        logits: Tensor = self.second(self.first(x).tanh()) + (self.one + self.other)
         return logits
 
 

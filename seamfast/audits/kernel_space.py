@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seamfast.checks import as_count, as_positive, number_or_none, short
 from seamfast.engine.memory import check_memory
-from seamfast.engine.tangent import Outputs
+from seamfast.engine.tangent import Outputs, squared_norm
 from seamfast.errors import InputError, ModelError
 
 RIDGE = 1e-3
@@ -158,6 +158,7 @@ class KrylovSpace:
             moved = self.outputs.gradient(weights.to(self.outputs.values).view_as(self.outputs.values))
             for name, probe in probes.items():
                 changes[name].append(probe.change(moved).double().cpu())
+            del moved  # as large as the model: before the next one is made
         return {name: _as_drifts(self, descent, probe, changes[name]) for name, probe in probes.items()}
 
 
@@ -325,5 +326,5 @@ def _mean_eigenvalue(outputs: Outputs, seed: int) -> float:
     total = 0.0
     for _ in range(_N_SIGNS):
         signs = torch.randint(2, outputs.values.shape, generator=generator).mul(2).sub(1).to(outputs.values)
-        total += sum(float(value.double().square().sum()) for value in outputs.gradient(signs).values())
+        total += squared_norm(outputs.gradient(signs))
     return total / _N_SIGNS / outputs.values.numel()

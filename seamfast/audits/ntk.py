@@ -87,7 +87,8 @@ def ntk_vector_product(
         v: ``(N, C)`` floats.
         others: ``M`` samples; ``None``: ``inputs``.
         trainable: the parameters that ``J`` is of, as in ``sanitize``.
-        batch_size: samples a pass, at least 1. It bounds the memory; a set of one batch keeps its activations.
+        batch_size: samples a pass, at least 1. It bounds the memory: less than four times the model, itself included,
+            and the activations of a batch. A model of up to four million parameters is traced, which takes four more.
         device: ``"auto"`` is the model's own; for another one, a copy of the model is used.
 
     Returns:
@@ -275,6 +276,7 @@ def trained_drift(
             with torch.no_grad():
                 for name, value in moved.items():
                     subject.model.get_parameter(name).add_(value, alpha=rate)
+            del moved  # as large as the model: before the next one is made
             train = subject.outputs("train_inputs", train_inputs, checked=False)
             bar.update()
     return subject.outputs("probe_inputs", probe_inputs, checked=False).values.double().cpu() - before

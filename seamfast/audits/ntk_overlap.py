@@ -97,6 +97,7 @@ def overlap(
                 columns.append(outputs.change(moved).double().cpu().flatten())
                 if outputs is train:
                     of_cross[:, number] = of_probe.T @ probe.change(moved).double().cpu().flatten()
+                del moved  # as large as the model: before the next one is made
                 bar.update()
             kernels.append(vectors.T @ torch.stack(columns, 1))
     half_train, half_probe = (_inverse_root(kernel, train) for kernel in kernels)

@@ -26,6 +26,8 @@ _CHECKED = 2
 _OFF = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Most that two ways to one result may differ by, relative to its size; in other dtypes, 0.1."""
 
+_MOST_TRACED = 1 << 22
+"""Parameters of a model whose forward pass is traced: a trace holds up to three copies of them."""
 _SCRIPTING = "`torch.jit.script` is deprecated"
 """What torch warns of when it loads forward-mode differentiation."""
 _NO_GRADIENT = (
@@ -49,7 +51,8 @@ class Outputs:
         names: of parameters.
         batches: the samples, in order.
         repeated: whether ``gradient`` and ``change`` will be called many times. If the samples are one batch, what all
-            calls share is then kept: a call takes two thirds of the time, the first one ten times that.
+            calls share is then kept: its activations, and of a model of up to four million parameters a trace. A call
+            takes two thirds of the time, the first one ten times that.
 
     Raises:
         ModelError: of ``check_logits``.
@@ -178,7 +181,7 @@ class Outputs:
         shape = (size_of(batch), self.num_classes)
         weights = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.values)
         gradient = self._pull(batch)(weights)
-        norm = sum(float(value.double().square().sum()) for value in gradient.values()) ** 0.5
+        norm = squared_norm(gradient) ** 0.5
         if norm == 0:
             raise ModelError(_NO_GRADIENT)
         if not norm < float("inf"):
@@ -247,8 +250,8 @@ class Outputs:
 
     def _linearized(self, batch: Batch) -> Callable[[dict[str, Tensor]], Tensor] | None:
         """``J @ direction`` without the forward pass that is the same each time; ``None`` if it cannot be traced."""
-        if _is_recurrent(self.model):
-            return None  # it works in place, see below
+        if self.n_parameters > _MOST_TRACED or _is_recurrent(self.model):
+            return None  # recurrent layers work in place, see below
         try:
             with _exact(self.model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of constants in the trace
@@ -259,7 +262,7 @@ class Outputs:
                 # not.
                 generator = torch.Generator().manual_seed(0)
                 some = {
-                    name: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+                    name: torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
                     for name, p in self.parameters.items()
                 }
                 push(some)
@@ -269,6 +272,11 @@ class Outputs:
         wanted = self._push(batch, some)
         off = float((again - wanted).norm()) / max(float(wanted.norm()), 1e-300)
         return push if off <= _OFF.get(self.values.dtype, 0.1) else None
+
+
+def squared_norm(parts: Parameters) -> float:
+    """``sum(part.double().square().sum() for part in parts.values())``, without a copy of any."""
+    return sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts.values())
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from live_bytes import Live
 from refusals import raises
 from small_networks import CLASSES, NETWORKS, N, Residual, images, jacobian, network, off, tokens
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from seamfast import CleanSet
 from seamfast.audits import kernel_space, ntk
 from seamfast.audits.ntk_subject import Differentiated
-from seamfast.engine import memory
+from seamfast.engine import memory, tangent
 from seamfast.errors import ConfigError, InputError, ModelError
 
 M = 4
@@ -886,6 +888,28 @@ def test_what_does_not_fit_is_refused_before_it_is_allocated(
         InputError, "the kernel of the last layer needs 2.40 kB, and cpu has 1.00 kB free; expected fewer samples"
     ):
         ntk.forgetting(linear, CleanSet(vectors(10), torch.arange(10) % CLASSES), inputs, kernel="last_layer")
+
+
+@pytest.mark.parametrize("batch_size", [8, 32])
+@pytest.mark.parametrize("name", ["product", "drift", "forgetting", "overlap"])
+def test_memory_is_below_four_models_and_one_batch(name: str, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model itself counts as one; small models are traced, which takes more."""
+    monkeypatch.setattr(tangent, "_MOST_TRACED", 0)
+    widths = [64, 512, 512, CLASSES]
+    first, second, third = (nn.Linear(*pair) for pair in pairwise(widths))
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+    inputs, labels = torch.randn(32, 64), torch.arange(32) % CLASSES
+    calls: dict[str, Callable[[], object]] = {
+        "product": lambda: ntk.ntk_vector_product(model, inputs, torch.ones(32, CLASSES), batch_size=batch_size),
+        "drift": lambda: ntk.drift(model, inputs, labels, inputs, batch_size=batch_size),
+        "forgetting": lambda: ntk.forgetting(model, CleanSet(inputs, labels), inputs, batch_size=batch_size),
+        "overlap": lambda: ntk.overlap(model, inputs, inputs, rank=4, batch_size=batch_size),
+    }
+    with Live() as live:
+        calls[name]()
+    of_model = 4 * sum(p.numel() for p in model.parameters())
+    of_batch = 4 * batch_size * (sum(widths) + 1024)
+    assert 2 * of_model < live.peak < 4 * of_model + 2 * of_batch
 
 
 # ---- CUDA ----

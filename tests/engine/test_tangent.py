@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from live_bytes import Live
 from refusals import raises, refused
 from small_networks import CLASSES, NETWORKS, N, Residual, jacobian, network, off
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from seamfast.engine import tangent
 from seamfast.engine.tangent import Outputs
 from seamfast.errors import ModelError
 from seamfast.modalities.batch import Batch, part_of, size_of
@@ -66,6 +66,18 @@ def test_a_trace_is_kept_where_it_can_be(name: str) -> None:
     after_first = len(calls)
     one.gradient(torch.randn(N, CLASSES).double())
     assert (after_first, len(calls)) == (1, 1)
+
+
+def test_a_large_model_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tangent, "_MOST_TRACED", 100)
+    model, samples = network("residual")
+    one = outputs(model, samples(), repeated=True)
+    assert one.n_parameters > 100
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    one.change(direction(one))
+    one.change(direction(one))
+    assert len(calls) == 2
 
 
 def test_samples_of_several_batches_are_not_kept() -> None:
@@ -258,6 +270,15 @@ def test_forward_mode_goes_unused_once_it_has_failed() -> None:
     assert (first, len(calls) - first) == (1, 1)  # the hook sees a forward pass that returns, not the one that fails
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_mode_is_used_where_it_is_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention has it off its fast path alone."""
+    monkeypatch.setattr(Outputs, "_push_by_backward", lambda *_: pytest.fail("forward mode failed"))
+    model, samples = network(name)
+    one = outputs(model, samples())
+    one.change(direction(one))
+
+
 # The layer at the end.
 
 
@@ -425,39 +446,6 @@ def test_an_error_of_the_model_itself_is_its_own() -> None:
 
 
 # Memory.
-
-
-class Live(TorchDispatchMode):
-    """The most bytes of storage that tensors made within held at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for one in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(one, Tensor):
-                self._note(one.untyped_storage())
-        return result
-
-    def _note(self, storage: Any) -> None:
-        try:
-            key, n_bytes = storage.data_ptr(), storage.nbytes()
-        except RuntimeError:  # a tensor of zeros that has no memory
-            return
-        if not key or key in self._seen:
-            return
-        self._seen.add(key)
-        self.now += n_bytes
-        self.peak = max(self.peak, self.now)
-
-        def gone() -> None:
-            self._seen.discard(key)
-            self.now -= n_bytes
-
-        weakref.finalize(storage, gone)
 
 
 def peak_of(one: Outputs) -> int:
