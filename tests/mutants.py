@@ -98,9 +98,9 @@ MUTANTS = [
     Mutant(
         "ntk-norm-copies",
         "engine/tangent.py",
-        "float(torch.linalg.vector_norm(part, dtype=torch.float64))",
-        "float(part.double().norm())",
-        "a norm in float64 takes a copy of twice the model",
+        "float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2",
+        "float(part.double().square().sum())",
+        "a norm in float64 takes copies of four times the model",
         "audits/test_ntk.py",
     ),
     Mutant(
