@@ -3,6 +3,7 @@
 Blind ones look for a backdoor: where stamped samples go, which triggers or words the model obeys, where two models
 differ. Each looks for one kind of trace and can miss what leaves another; ``docs/evidence.md`` describes what each can
 show. The others measure other weaknesses, which a cure may change; ``docs/sequela.md`` describes them.
+``seamfast.audits.ntk``, imported by its name, predicts what training makes a model forget.
 """
 
 from seamfast.audits.battery import stamped_evidence

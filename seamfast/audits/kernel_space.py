@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from seamfast.checks import as_count, as_positive, number_or_none, short
-from seamfast.engine.tangent import Outputs
+from seamfast.engine.memory import check_memory
+from seamfast.engine.tangent import Outputs, squared_norm
 from seamfast.errors import InputError, ModelError
 
 RIDGE = 1e-3
 """Of the mean eigenvalue of the kernel."""
 DEPENDENT = 1e-8
 """Of a vector's norm: what is left of it that is no new direction."""
+_ZERO = "the kernel of the training samples is zero; expected logits that depend on the parameters"
+_NOISE = 100
+"""Times the precision of the model's dtype: eigenvalues up to this part of the largest are rounding errors."""
 _N_SIGNS = 8
 """Vectors of signs that estimate the mean eigenvalue."""
 
@@ -88,11 +92,26 @@ class Descent:
             None if rate is None else as_positive("rate", rate),
         )
 
-    def response(self, eigenvalues: Tensor, ridge: float, rate: float) -> Tensor:
-        """What training makes of a unit of residual along an eigenvector, over its eigenvalue."""
+    def response(self, eigenvalues: Tensor, ridge: float, rate: float, noise: float) -> Tensor:
+        """What training makes of a unit of residual along an eigenvector, over its eigenvalue.
+
+        Args:
+            eigenvalues: ``(k,)``.
+            ridge: for training to the end. With 0, directions without an eigenvalue stay as they are.
+            rate: for a number of steps.
+            noise: eigenvalues up to this are none.
+        """
         if self.steps is None:
-            return 1 / (eigenvalues + ridge).clamp(min=1e-300)
+            raised = eigenvalues.clamp(min=0) + ridge
+            used = raised > (0.0 if ridge else noise)
+            return torch.where(used, 1 / torch.where(used, raised, 1.0), 0.0)
         shrunk = 1 - (1 - rate * eigenvalues) ** self.steps
+        if not bool(shrunk.isfinite().all()):
+            largest = float(eigenvalues.max())
+            raise InputError(
+                f"rate is {rate:g}, at which {self.steps} steps diverge; expected less than {2 / largest:.3g}, two "
+                "over the largest eigenvalue"
+            )
         flat = rate * eigenvalues < 1e-9
         return torch.where(flat, rate * self.steps, shrunk / torch.where(flat, 1.0, eigenvalues))
 
@@ -108,6 +127,7 @@ class KrylovSpace:
         residuals: ``(R, N * C)``.
         ridge: 0 of one that is for steps.
         n_products, residual: as of ``Drift``.
+        noise: eigenvalues up to this are none.
     """
 
     outputs: Outputs
@@ -118,6 +138,7 @@ class KrylovSpace:
     ridge: float
     n_products: int
     residual: float
+    noise: float
 
     @property
     def largest_eigenvalue(self) -> float:
@@ -127,17 +148,18 @@ class KrylovSpace:
     def default_rate(self) -> float:
         return 1 / self.largest_eigenvalue
 
-    def drifts(self, descent: Descent, probe: Outputs) -> list[Drift]:
-        """Of each residual."""
-        rate = self.default_rate if descent.rate is None else descent.rate
-        response = descent.response(self.values, self.ridge, rate)
-        changes = []
+    def drifts(self, descent: Descent, probes: Mapping[str, Outputs]) -> dict[str, list[Drift]]:
+        """Of each probe, by name, under each residual."""
+        response = descent.response(self.values, self.ridge, descent.rate or self.default_rate, self.noise)
+        changes: dict[str, list[Tensor]] = {name: [] for name in probes}
         for residual in self.residuals:
             along = self.vectors.T @ (self.basis.T @ residual)
             weights = self.basis @ (self.vectors @ (response * along))
             moved = self.outputs.gradient(weights.to(self.outputs.values).view_as(self.outputs.values))
-            changes.append(probe.change(moved).double().cpu())
-        return _as_drifts(self, descent, probe, changes)
+            for name, probe in probes.items():
+                changes[name].append(probe.change(moved).double().cpu())
+            del moved  # as large as the model: before the next one is made
+        return {name: _as_drifts(self, descent, probe, changes[name]) for name, probe in probes.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +170,7 @@ class HeadSpace:
         features: ``(N, D)`` of the training samples, with a column of ones for the bias.
         values, vectors: of ``features @ features.T``.
         residuals: ``(R, N, C)``.
-        ridge: as of ``KrylovSpace``.
+        ridge, noise: as of ``KrylovSpace``.
     """
 
     features: Tensor
@@ -156,17 +178,22 @@ class HeadSpace:
     vectors: Tensor
     residuals: Tensor
     ridge: float
+    noise: float
     n_products: int = 0
     residual: float = 0.0
 
     @classmethod
     def of(cls, outputs: Outputs, residuals: Tensor, descent: Descent) -> HeadSpace:
         """``residuals``: ``(R, N, C)`` float64."""
+        n = len(outputs)
+        check_memory("the kernel of the last layer", 3 * 8 * n * n, torch.device("cpu"), "fewer samples")
         features = _head_features(outputs)
         values, vectors = torch.linalg.eigh(features @ features.T)
         values = values.clamp(min=0)
+        if not float(values[-1]) > 0:
+            raise ModelError(_ZERO)
         ridge = RIDGE * float(values.mean()) if descent.ridge is None else descent.ridge
-        return cls(features, values, vectors, residuals, ridge)
+        return cls(features, values, vectors, residuals, ridge, noise_of(values, outputs))
 
     @property
     def largest_eigenvalue(self) -> float:
@@ -176,15 +203,18 @@ class HeadSpace:
     def default_rate(self) -> float:
         return 1 / self.largest_eigenvalue
 
-    def drifts(self, descent: Descent, probe: Outputs) -> list[Drift]:
-        """Of each residual."""
-        rate = self.default_rate if descent.rate is None else descent.rate
-        response = descent.response(self.values, self.ridge, rate)
-        kernel = _head_features(probe) @ self.features.T
-        changes = [
-            kernel @ (self.vectors @ (response[:, None] * (self.vectors.T @ residual))) for residual in self.residuals
-        ]
-        return _as_drifts(self, descent, probe, changes)
+    def drifts(self, descent: Descent, probes: Mapping[str, Outputs]) -> dict[str, list[Drift]]:
+        """Of each probe, by name, under each residual."""
+        response = descent.response(self.values, self.ridge, descent.rate or self.default_rate, self.noise)
+        found = {}
+        for name, probe in probes.items():
+            kernel = _head_features(probe) @ self.features.T
+            changes = [
+                kernel @ (self.vectors @ (response[:, None] * (self.vectors.T @ residual)))
+                for residual in self.residuals
+            ]
+            found[name] = _as_drifts(self, descent, probe, changes)
+        return found
 
 
 Space = KrylovSpace | HeadSpace
@@ -200,7 +230,7 @@ def _as_drifts(space: Space, descent: Descent, probe: Outputs, changes: list[Ten
     logits = probe.values.double().cpu()
     is_whole = descent.steps is None
     ridge = space.ridge if is_whole else 0.0
-    rate = None if is_whole else space.default_rate if descent.rate is None else descent.rate
+    rate = None if is_whole else descent.rate or space.default_rate
     found = (space.largest_eigenvalue, space.n_products, space.residual)
     return [Drift(change, logits, ridge, rate, descent.steps, *found) for change in changes]
 
@@ -218,14 +248,23 @@ def krylov_space(
 
     All vectors are orthogonalized against all others, twice: their number is small, and a kernel has few eigenvalues
     of size. The space of the residuals together is larger than that of each, so it takes fewer products.
+
+    Source: Golub and Underwood, "The block Lanczos method for computing eigenvalues", 1977.
     """
     flat = residuals.flatten(1)
+    size = flat.shape[1]
+    # Basis and products, and one of them once more while it grows.
+    check_memory(
+        "the space of the kernel", 3 * 8 * size * min(most, size), torch.device("cpu"), "fewer samples or max_products"
+    )
     norms = flat.norm(dim=1).clamp(min=1e-300)
     ridge = 0.0
     if descent.steps is None:
         ridge = RIDGE * _mean_eigenvalue(outputs, seed) if descent.ridge is None else descent.ridge
-    basis, products = flat.new_empty(flat.shape[1], 0), flat.new_empty(flat.shape[1], 0)
+    basis, products = flat.new_empty(size, 0), flat.new_empty(size, 0)
     block = flat.T / norms
+    if not bool(block.any()):  # all residuals are zero: the largest eigenvalue is wanted all the same
+        block = torch.randn(size, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     while True:
         new = _orthonormal(basis, block)
         columns = []
@@ -237,18 +276,25 @@ def krylov_space(
             products = torch.cat([products, torch.stack(columns, 1)], 1)
         projected = basis.T @ products
         values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+        if not float(values[-1]) > 0:
+            raise ModelError(_ZERO)
+        noise = noise_of(values, outputs)
         shift = ridge
         if descent.steps is not None:  # a step leaves of an eigenvector what a ridge of this size would, about
             shift = 1 / (descent.steps * (descent.rate or 1 / float(values[-1])))
-        inner = vectors @ ((1 / (values + shift).clamp(min=1e-300))[:, None] * (vectors.T @ (basis.T @ flat.T)))
+        response = Descent(shift, None, None).response(values, shift, 0.0, noise)
+        inner = vectors @ (response[:, None] * (vectors.T @ (basis.T @ flat.T)))
         left = flat.T - products @ inner - shift * (basis @ inner)
         residual = float((left.norm(dim=0) / norms).max())
         if residual <= tolerance or products.shape[1] >= most or not columns:
             break
         block = products[:, -len(columns) :]
-    if not float(values[-1]) > 0:
-        raise ModelError("the kernel of the training samples is zero; expected logits that depend on the parameters")
-    return KrylovSpace(outputs, basis, values, vectors, flat, ridge, products.shape[1], residual)
+    return KrylovSpace(outputs, basis, values, vectors, flat, ridge, products.shape[1], residual, noise)
+
+
+def noise_of(values: Tensor, outputs: Outputs) -> float:
+    """Up to this size, ``values``, rising eigenvalues of a kernel of ``outputs``, are rounding errors."""
+    return _NOISE * torch.finfo(outputs.values.dtype).eps * float(values[-1])
 
 
 def _orthonormal(basis: Tensor, block: Tensor) -> Tensor:
@@ -280,5 +326,5 @@ def _mean_eigenvalue(outputs: Outputs, seed: int) -> float:
     total = 0.0
     for _ in range(_N_SIGNS):
         signs = torch.randint(2, outputs.values.shape, generator=generator).mul(2).sub(1).to(outputs.values)
-        total += sum(float(value.double().square().sum()) for value in outputs.gradient(signs).values())
+        total += squared_norm(outputs.gradient(signs))
     return total / _N_SIGNS / outputs.values.numel()

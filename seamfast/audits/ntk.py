@@ -13,9 +13,7 @@ arXiv:2010.04003; that random labels forget most: Zhu et al., "Selective amnesia
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,19 +21,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seamfast.audits.kernel_space import DEPENDENT, Descent, Drift, HeadSpace, Space, krylov_space, multiply
+from seamfast.audits.kernel_space import Descent, Drift, HeadSpace, Space, krylov_space
+from seamfast.audits.ntk_overlap import Overlap, overlap
+from seamfast.audits.ntk_subject import (
+    BATCH,
+    Differentiated,
+    are_integers,
+    as_targets,
+    as_weights,
+    described,
+    named_probes,
+)
 from seamfast.checks import as_count, as_positive, as_seed, check_in_range, short
 from seamfast.data import CleanSet
 from seamfast.data.clean_set import check_clean_set
-from seamfast.data.collected import describe
-from seamfast.data.resident import Resident
 from seamfast.engine.events import progress_bar
-from seamfast.engine.model import device_of, resolve_device
-from seamfast.engine.subject import as_called
-from seamfast.engine.tangent import Outputs
-from seamfast.engine.trainable import choose_trainable
+from seamfast.engine.memory import check_memory
 from seamfast.errors import InputError
-from seamfast.modalities.batch import Batch, fit_to_call, map_tensors, named_tensors, to_device
 
 __all__ = [
     "SCHEMES",
@@ -59,7 +61,6 @@ SCHEMES = ("true", "wrong", "uniform", "max_entropy")
 _TOLERANCE = 0.01
 """Of residuals; the forgetting is then within about a third of a percent."""
 _MOST_PRODUCTS = 240
-_BATCH = 64
 _CHUNK = 1 << 28
 """Bytes of the rows of two Jacobians that ``ntk_matrix`` holds."""
 
@@ -74,36 +75,40 @@ def ntk_vector_product(
     *,
     others: Any = None,
     trainable: str | Sequence[str] | None = None,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     device: str | torch.device = "auto",
 ) -> Tensor:
     """``(J_others @ (J.T @ v.flatten())).view(-1, C)``, where ``J`` is the Jacobian of ``model(inputs).flatten()``.
 
     Args:
-        model: returns logits ``(B, C)``; it is read in eval mode and left as it was. Computed in its own dtype.
+        model: returns logits ``(B, C)``, each of its own sample; read in eval mode and left as it was. Computed in its
+            dtype; a copy in float32 is used in place of one of fewer bits.
         inputs: ``N`` samples as the model takes them: a tensor, a mapping of tensors, or a ``CleanSet``.
         v: ``(N, C)`` floats.
         others: ``M`` samples; ``None``: ``inputs``.
         trainable: the parameters that ``J`` is of, as in ``sanitize``.
-        batch_size: samples a pass, at least 1. It bounds the memory; a set of one batch keeps its activations.
+        batch_size: samples a pass, at least 1. It bounds the memory: less than four times the model, itself included,
+            and the activations of a batch. A model of up to four million parameters is traced, which takes four more.
         device: ``"auto"`` is the model's own; for another one, a copy of the model is used.
 
     Returns:
-        ``(M, C)``, in the dtype and on the device of the model.
+        ``(M, C)``, in that dtype, on the device.
 
     Raises:
         InputError: e.g. ``v is float32 of shape (4, 3); expected floats of shape (4, 2)``.
         ModelError: e.g. ``no logit depends on the parameters by a gradient; expected a model that is not detached and
-            does not run under torch.no_grad()``.
+            does not run under torch.no_grad()``, or ``the logits of one sample differ by 0.1 between two batches;
+            expected logits that depend on the sample and the weights alone, not on other samples, random numbers or
+            in-place state``.
 
     Example:
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> ntk_vector_product(model, torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]])).tolist()
         [[5.0, 0.0]]
     """
-    subject = _Differentiated.of(model, trainable, batch_size, device)
+    subject = Differentiated.of(model, trainable, batch_size, device)
     outputs = subject.outputs("inputs", inputs)
-    weights = _as_weights("v", v, outputs)
+    weights = as_weights("v", v, outputs)
     seen = outputs if others is None else subject.outputs("others", others)
     return seen.change(outputs.gradient(weights))
 
@@ -114,7 +119,7 @@ def ntk_matrix(
     others: Any = None,
     *,
     trainable: str | Sequence[str] | None = None,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     max_bytes: int = _CHUNK,
     device: str | torch.device = "auto",
     progress: bool | None = None,
@@ -131,16 +136,18 @@ def ntk_matrix(
         ``(N * C, M * C)``: rows by sample, then by class.
 
     Raises:
-        InputError: ``max_bytes is 0; expected an integer of at least 1``.
+        InputError: e.g. ``a kernel of 100000 x 100000 needs 40.00 GB, and cpu has 3.21 GB free; expected fewer samples,
+            or products with vectors``.
         ModelError: as ``ntk_vector_product``.
     """
     most = as_count("max_bytes", max_bytes)
-    subject = _Differentiated.of(model, trainable, batch_size, device)
+    subject = Differentiated.of(model, trainable, batch_size, device)
     rows = subject.outputs("inputs", inputs)
     columns = rows if others is None else subject.outputs("others", others)
-    n_parameters = sum(p.numel() for p in rows.parameters.values())
-    size = max(most // (2 * n_parameters * rows.values.element_size()), 1)
+    size = max(most // (2 * rows.n_parameters * rows.values.element_size()), 1)
     n, m = rows.values.numel(), columns.values.numel()
+    needed = n * m * rows.values.element_size()
+    check_memory(f"a kernel of {n} x {m}", needed, rows.values.device, "fewer samples, or products with vectors")
     found = rows.values.new_empty(n, m)
     with progress_bar("kernel", "row", n, progress) as bar:
         for first in range(0, n, size):
@@ -174,7 +181,7 @@ def drift(
     tolerance: float = _TOLERANCE,
     max_products: int = _MOST_PRODUCTS,
     trainable: str | Sequence[str] | None = None,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool | None = None,
@@ -190,7 +197,8 @@ def drift(
         targets: ``(N, C)`` floats, the logits to train for; or ``(N,)`` integers in ``[0, C)``, which stand for
             ``one_hot(targets, C) - 1 / C``.
         probe_inputs: S, ``M`` samples.
-        ridge: at least 0; ``None``: 1e-3 of the mean eigenvalue of ``K_TT``, as estimated by 8 vectors of signs.
+        ridge: at least 0; ``None``: 1e-3 of the mean eigenvalue of ``K_TT``, as estimated by 8 vectors of signs. With
+            0, ``torch.linalg.pinv(K_TT)`` takes the place of the inverse.
         steps: at least 1; ``None``: training to the end.
         rate: of each step, above 0; ``None``: one over the largest eigenvalue of ``K_TT``. With ``steps`` only.
         tolerance: of the residual, relative, above 0.
@@ -202,8 +210,8 @@ def drift(
         Drift.
 
     Raises:
-        InputError: e.g. ``targets are int64 of shape (3,); expected (4,) integers or (4, 10) floats``, or ``rate is
-            given without steps; expected both``.
+        InputError: e.g. ``targets is int64 of shape (3,); expected 4 integers in [0, 10), or floats of shape (4, 10)``,
+            or ``rate is given without steps; expected both, or neither for training to the end``.
         ModelError: as ``ntk_vector_product``.
 
     Example:
@@ -215,15 +223,15 @@ def drift(
     """
     system = Descent.of(ridge, steps, rate)
     tolerance, most, seed = as_positive("tolerance", tolerance), as_count("max_products", max_products), as_seed(seed)
-    subject = _Differentiated.of(model, trainable, batch_size, device)
+    subject = Differentiated.of(model, trainable, batch_size, device)
     train = subject.outputs("train_inputs", train_inputs, repeated=True)
-    wanted = _as_targets(targets, train)
+    wanted = as_targets(targets, train)
     probe = subject.outputs("probe_inputs", probe_inputs)
     with progress_bar("drift", "product", most, progress) as bar:
         space = krylov_space(
             train, (wanted - train.values.double().cpu())[None], system, tolerance, most, seed, bar.update
         )
-        return space.drifts(system, probe)[0]
+        return space.drifts(system, {"probe": probe})["probe"][0]
 
 
 def trained_drift(
@@ -235,7 +243,7 @@ def trained_drift(
     steps: int,
     rate: float,
     trainable: str | Sequence[str] | None = None,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> Tensor:
@@ -255,9 +263,11 @@ def trained_drift(
         InputError, ModelError: as ``drift``.
     """
     steps, rate = as_count("steps", steps), as_positive("rate", rate)
-    subject = _Differentiated.of(copy.deepcopy(model), trainable, batch_size, device)
+    subject = Differentiated.of(model, trainable, batch_size, device)
+    if subject.model is model:
+        subject = subject.copied()
     train = subject.outputs("train_inputs", train_inputs)
-    wanted = _as_targets(targets, train)
+    wanted = as_targets(targets, train)
     before = subject.outputs("probe_inputs", probe_inputs).values.double().cpu()
     with progress_bar("train", "step", steps, progress) as bar:
         for _ in range(steps):
@@ -266,6 +276,7 @@ def trained_drift(
             with torch.no_grad():
                 for name, value in moved.items():
                     subject.model.get_parameter(name).add_(value, alpha=rate)
+            del moved  # as large as the model: before the next one is made
             train = subject.outputs("train_inputs", train_inputs, checked=False)
             bar.update()
     return subject.outputs("probe_inputs", probe_inputs, checked=False).values.double().cpu() - before
@@ -282,19 +293,34 @@ def label_targets(logits: Tensor, labels: Tensor, scheme: str, *, seed: int = 0,
         labels: ``(N,)`` integers in ``[0, C)``: the true ones.
         scheme: one of ``SCHEMES``; ``"max_entropy"`` draws none, and its targets are the mean alone.
         seed: of the draw, in ``[0, 2**63)``.
-        scale: above 0; ``None``: the one that fits the logits best with the true labels, ``logits[:, c]`` over the
-            other classes on average, at least 1e-3.
+        scale: above 0; ``None``: of least squares between the logits and the targets of the true labels, at least 1e-3.
+            It is the mean of how far the true label's logit is above those of the other classes.
 
     Returns:
         ``(N, C)`` float64 on the CPU.
 
     Raises:
-        InputError: e.g. ``scheme is 'random'; expected one of true, wrong, uniform, max_entropy``.
+        InputError: e.g. ``scheme is 'random'; expected one of true, wrong, uniform, max_entropy``, or ``logits are
+            float32 of shape (4,) and labels int64 of shape (4,); expected (N, C) floats and (N,) integers``.
+
+    Example:
+        >>> label_targets(torch.tensor([[3.0, 1.0]]), torch.tensor([1]), "true", scale=4.0).tolist()
+        [[0.0, 4.0]]
     """
     if scheme not in SCHEMES:
         raise InputError(f"scheme is {short(scheme)}; expected one of {', '.join(SCHEMES)}")
-    values, labels = logits.detach().double().cpu(), labels.cpu()
+    if (
+        logits.ndim != 2
+        or not logits.is_floating_point()
+        or labels.shape != logits.shape[:1]
+        or not are_integers(labels)
+    ):
+        raise InputError(
+            f"logits are {described(logits)} and labels {described(labels)}; expected (N, C) floats and (N,) integers"
+        )
+    values, labels = logits.detach().double().cpu(), labels.cpu().long()
     n, num_classes = values.shape
+    check_in_range("labels", labels, num_classes)
     mean = values.mean(1, keepdim=True)
     if scheme == "max_entropy":
         return mean.expand(n, num_classes).clone()
@@ -303,9 +329,10 @@ def label_targets(logits: Tensor, labels: Tensor, scheme: str, *, seed: int = 0,
         return F.one_hot(drawn, num_classes).double() - 1 / num_classes
 
     if scale is None:
-        # Least squares: the norm of a centered one-hot is 1 - 1 / C.
-        fit = float(((values - mean) * centered(labels)).sum() / (n * (1 - 1 / num_classes)))
-        scale = max(fit, 1e-3)
+        # Least squares: a centered one-hot row has the square 1 - 1 / C.
+        best = float(((values - mean) * centered(labels)).sum() / (n * (1 - 1 / num_classes)))
+        scale = max(best, 1e-3)
+    scale = as_positive("scale", scale)
     generator = torch.Generator().manual_seed(as_seed(seed))
     drawn = labels
     if scheme == "uniform":
@@ -371,7 +398,7 @@ def forgetting(
     tolerance: float = _TOLERANCE,
     max_products: int = _MOST_PRODUCTS,
     trainable: str | Sequence[str] | None = None,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool | None = None,
@@ -418,12 +445,12 @@ def forgetting(
     check_clean_set("train", train)
     system = Descent.of(ridge, None, None)
     tolerance, most, seed = as_positive("tolerance", tolerance), as_count("max_products", max_products), as_seed(seed)
-    subject = _Differentiated.of(model, trainable, batch_size, device)
+    subject = Differentiated.of(model, trainable, batch_size, device)
     outputs = subject.outputs("train", train, repeated=kernel == "exact")
     if int(train.labels.max()) >= outputs.num_classes:
         largest, n = int(train.labels.max()), outputs.num_classes
         raise InputError(f"labels hold {largest}; expected integers in [0, {n}) for the model's {n} logits")
-    seen = {name: subject.outputs(f"probes[{name!r}]", one) for name, one in _named_probes(model, probes).items()}
+    seen = {name: subject.outputs(f"probes[{name!r}]", one) for name, one in named_probes(model, probes).items()}
     draws = {scheme: n_draws if scheme in ("wrong", "uniform") else 1 for scheme in schemes}
     targets = [
         label_targets(outputs.values, train.labels, scheme, seed=seed + draw, scale=scale)
@@ -438,17 +465,15 @@ def forgetting(
         else:
             space = krylov_space(outputs, residuals, system, tolerance, most, seed, bar.update)
         descents = {count: Descent(None, count, space.default_rate) for count in counts}
-        ends = {name: space.drifts(system, probe) for name, probe in seen.items()}
-        early = {
-            name: {count: space.drifts(descent, probe) for count, descent in descents.items()}
-            for name, probe in seen.items()
-        }
+        ends = space.drifts(system, seen)
+        early = {count: space.drifts(descent, seen) for count, descent in descents.items()}
     found: dict[str, dict[str, SchemeForgetting]] = {}
     first = 0
     for scheme, n in draws.items():
         of_scheme = slice(first, first + n)
         found[scheme] = {
-            name: _of_scheme(ends[name][of_scheme], {k: d[of_scheme] for k, d in early[name].items()}) for name in seen
+            name: _of_scheme(ends[name][of_scheme], {count: d[name][of_scheme] for count, d in early.items()})
+            for name in seen
         }
         first += n
     return Forgetting(
@@ -472,212 +497,3 @@ def _of_scheme(ends: Sequence[Drift], early: Mapping[int, Sequence[Drift]]) -> S
     changed = sum(one.share_of_answers_changed for one in ends) / len(ends)
     by_steps = {count: mean(drifts) for count, drifts in early.items()}
     return SchemeForgetting(at_end, by_steps, at_end / max(size, 1e-30), changed, tuple(ends))
-
-
-# ---- Overlap ----
-
-
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """How much of the gradients of one set of samples is in the span of those of another.
-
-    Attributes:
-        cosines: falling, in [0, 1], of the principal angles between the leading gradients of both: 1, a direction that
-            both have.
-        shared: of the leading gradients of ``others``, the share of their squared size that is in the span of those of
-            ``inputs``, in [0, 1].
-        rank: of directions of each set.
-        is_whole: whether these are all directions, so that nothing was left out.
-    """
-
-    cosines: tuple[float, ...]
-    shared: float
-    rank: int
-    is_whole: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"cosines": list(self.cosines), "shared": self.shared, "rank": self.rank, "is_whole": self.is_whole}
-
-
-def overlap(
-    model: nn.Module,
-    inputs: Any,
-    others: Any,
-    *,
-    rank: int = 16,
-    trainable: str | Sequence[str] | None = None,
-    batch_size: int = _BATCH,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    progress: bool | None = None,
-) -> Overlap:
-    """``torch.linalg.svdvals(solve(L_S, K_ST) @ inv(L_T).T)`` with ``K_SS = L_S @ L_S.T``, ``K_TT = L_T @ L_T.T``.
-
-    These are the cosines of the angles between the row spaces of the two Jacobians. With more pairs of a sample and a
-    class than ``rank``, the spaces are those of about the ``rank`` leading eigenvectors of each kernel, found by one
-    power iteration on random vectors; the Jacobians are not made.
-
-    Args:
-        model, trainable, batch_size, device: as for ``ntk_vector_product``.
-        inputs: T, ``N`` samples as the model takes them, e.g. clean ones.
-        others: S, ``M`` samples, e.g. triggered ones.
-        rank: directions of each set, at least 1; ``5 * rank`` backward passes and ``6 * rank`` forward ones.
-        seed: of the random vectors, in ``[0, 2**63)``.
-        progress: show a progress bar; ``None``: where stderr is a terminal.
-
-    Returns:
-        Overlap.
-
-    Raises:
-        InputError: ``rank is 0; expected an integer of at least 1``.
-        ModelError: as ``ntk_vector_product``.
-
-    Source: Bjorck and Golub, "Numerical methods for computing angles between linear subspaces", 1973; the leading
-        directions: Halko, Martinsson and Tropp, "Finding structure with randomness", 2011.
-
-    Example:
-        >>> model = torch.nn.Linear(2, 2, bias=False)
-        >>> overlap(model, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])).shared
-        0.5...
-    """
-    rank, seed = as_count("rank", rank), as_seed(seed)
-    subject = _Differentiated.of(model, trainable, batch_size, device)
-    train, probe = (subject.outputs(name, one, repeated=True) for name, one in (("inputs", inputs), ("others", others)))
-    generator = torch.Generator().manual_seed(seed)
-    with progress_bar("overlap", "product", 0, progress) as bar:
-        of_train, of_probe = (_leading(outputs, rank, generator, bar.update) for outputs in (train, probe))
-        of_cross = torch.empty(of_probe.shape[1], of_train.shape[1], dtype=torch.float64)
-        kernels = []
-        for vectors, outputs in ((of_train, train), (of_probe, probe)):
-            columns = []
-            for number, vector in enumerate(vectors.T):
-                moved = outputs.gradient(vector.to(outputs.values).view_as(outputs.values))
-                columns.append(outputs.change(moved).double().cpu().flatten())
-                if outputs is train:
-                    of_cross[:, number] = of_probe.T @ probe.change(moved).double().cpu().flatten()
-                bar.update()
-            kernels.append(vectors.T @ torch.stack(columns, 1))
-    half_train, half_probe = (_inverse_root(kernel) for kernel in kernels)
-    cosines = torch.linalg.svdvals(half_probe.T @ of_cross @ half_train).clamp(0, 1)
-    shared = float((of_cross @ half_train).square().sum() / kernels[1].trace())
-    whole = of_train.shape[1] == train.values.numel() and of_probe.shape[1] == probe.values.numel()
-    return Overlap(tuple(cosines.tolist()), min(shared, 1.0), min(of_train.shape[1], of_probe.shape[1]), whole)
-
-
-def _leading(outputs: Outputs, rank: int, generator: torch.Generator, update: Callable[[], Any]) -> Tensor:
-    """``(N * C, rank)`` orthonormal float64: about the leading eigenvectors of the kernel; all where that is all."""
-    n = outputs.values.numel()
-    if n <= rank:
-        return torch.eye(n, dtype=torch.float64)
-    drawn = torch.randn(n, rank, generator=generator, dtype=torch.float64)
-    columns = []
-    for vector in drawn.T:
-        columns.append(multiply(outputs, vector))
-        update()
-    leading: Tensor = torch.linalg.qr(torch.stack(columns, 1)).Q
-    return leading
-
-
-def _inverse_root(kernel: Tensor) -> Tensor:
-    """``W`` with ``W.T @ kernel @ W = eye``, of the directions that are there."""
-    values, vectors = torch.linalg.eigh((kernel + kernel.T) / 2)
-    used = values > DEPENDENT * values[-1]
-    root: Tensor = vectors[:, used] / values[used].sqrt()
-    return root
-
-
-# ---- Arguments ----
-
-
-@dataclass(frozen=True)
-class _Differentiated:
-    """A model, on its device, and what its Jacobian is of."""
-
-    model: nn.Module
-    names: frozenset[str]
-    batch_size: int
-    device: torch.device
-
-    @classmethod
-    def of(
-        cls, model: Any, trainable: str | Sequence[str] | None, batch_size: Any, device: str | torch.device
-    ) -> _Differentiated:
-        """Checked."""
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-        batch_size = as_count("batch_size", batch_size)
-        given = device_of(model)
-        target = given if device == "auto" else resolve_device(device, model)
-        names = choose_trainable(model, trainable).names
-        if target != given:
-            model = copy.deepcopy(model).to(target)
-        return cls(model, names, batch_size, target)
-
-    def outputs(self, name: str, inputs: Any, *, repeated: bool = False, checked: bool = True) -> Outputs:
-        """Of samples in any form; see ``Outputs``."""
-        found = Outputs(self.model, self.names, self._batches(name, inputs), repeated=repeated)
-        if checked:
-            found.check()
-        return found
-
-    def _batches(self, name: str, inputs: Any) -> list[Batch]:
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        if isinstance(inputs, (Tensor, Mapping)):
-            values = dict(inputs) if isinstance(inputs, Mapping) else inputs
-            named = named_tensors(values)
-            wrong = [key for key, value in named.items() if not isinstance(value, Tensor) or not value.ndim]
-            if wrong or not named or len({len(value) for value in named.values()}) != 1:
-                raise InputError(f"{name} hold {short(inputs)}; expected tensors of one number of samples")
-            if any(value.dtype == torch.uint8 for value in named.values()):
-                raise InputError(f"{name} are uint8; expected floats as the model takes them, or a seamfast.CleanSet")
-            placed = fit_to_call(self.model, to_device(values, self.device, dtype))
-            n = len(next(iter(named.values())))
-            batches = [
-                map_tensors(lambda value, first=first: value[first : first + self.batch_size], placed)  # type: ignore[misc]
-                for first in range(0, n, self.batch_size)
-            ]
-        elif isinstance(inputs, CleanSet):
-            resident = Resident(as_called(self.model, inputs), self.device, dtype)
-            n = len(inputs)
-            batches = [resident.inputs(chosen) for chosen in torch.split(torch.arange(n), self.batch_size)]
-        else:
-            raise InputError(
-                f"{name} is a {type(inputs).__name__}; expected a tensor, a mapping of tensors, or a seamfast.CleanSet"
-            )
-        if not n:
-            raise InputError(f"{name} hold no samples; expected at least one")
-        return batches
-
-
-def _named_probes(model: nn.Module, probes: Any) -> dict[str, Any]:
-    """Probes by name; one set of them is called ``"probes"``."""
-    if isinstance(probes, Mapping) and not set(probes) & set(inspect.signature(model.forward).parameters):
-        if not probes:
-            raise InputError("probes are empty; expected at least one set of samples")
-        return {str(name): one for name, one in probes.items()}
-    return {"probes": probes}
-
-
-def _as_weights(name: str, value: Any, outputs: Outputs) -> Tensor:
-    shape = tuple(outputs.values.shape)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
-        raise InputError(f"{name} is {describe(value)}; expected floats of shape {shape}")
-    return value.detach().to(outputs.values)
-
-
-def _as_targets(targets: Any, outputs: Outputs) -> Tensor:
-    """``(N, C)`` float64 on the CPU."""
-    n, num_classes = outputs.values.shape
-    is_integer = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
-    if is_integer and tuple(targets.shape) == (n,):
-        check_in_range("targets", targets, num_classes)
-        return F.one_hot(targets.long().cpu(), num_classes).double() - 1 / num_classes
-    if not isinstance(targets, Tensor) or not targets.is_floating_point() or tuple(targets.shape) != (n, num_classes):
-        raise InputError(
-            f"targets is {describe(targets)}; expected {n} integers in [0, {num_classes}), or floats of shape "
-            f"{(n, num_classes)}"
-        )
-    if not bool(torch.isfinite(targets).all()):
-        raise InputError("targets hold NaN or Inf; expected finite numbers")
-    return targets.detach().double().cpu()

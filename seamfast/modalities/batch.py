@@ -28,6 +28,16 @@ def named_tensors(batch: Batch) -> dict[str, Tensor]:
     return batch if isinstance(batch, dict) else {"inputs": batch}
 
 
+def size_of(batch: Batch) -> int:
+    """The number of samples in ``batch``."""
+    return len(next(iter(named_tensors(batch).values())))
+
+
+def part_of(batch: Batch, first: int, last: int) -> Batch:
+    """Samples ``first`` to ``last - 1`` of ``batch``."""
+    return map_tensors(lambda value: value[first:last], batch)
+
+
 def by_position(values: Any, n_samples: int) -> dict[str, Any] | None:
     """The tensors or arrays of a tuple or list under the names of positions, if they are several inputs of
     ``n_samples`` samples; ``None`` if they are anything else, such as one tensor for each sample."""
