@@ -9,6 +9,7 @@ show. The others measure other weaknesses, which a cure may change; ``docs/seque
 from seamfast.audits.battery import stamped_evidence
 from seamfast.audits.disagreement import disagreement
 from seamfast.audits.inversion import invert_triggers
+from seamfast.audits.label_forgetting import LabelForgetting, label_forgetting
 from seamfast.audits.membership import Membership, Reference, membership
 from seamfast.audits.reactivation import Reactivation, reactivation
 from seamfast.audits.references import train_references
@@ -19,6 +20,7 @@ from seamfast.audits.weaknesses import adversarial_accuracy, calibration, class_
 
 __all__ = [
     "AUDITS",
+    "LabelForgetting",
     "Membership",
     "Reactivation",
     "Reference",
@@ -29,6 +31,7 @@ __all__ = [
     "class_accuracy",
     "disagreement",
     "invert_triggers",
+    "label_forgetting",
     "membership",
     "reactivation",
     "reinjection",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from seamfast.audits.label_forgetting import LabelForgetting, label_forgetting
 from seamfast.audits.membership import Membership, Reference, membership
 from seamfast.audits.reactivation import Reactivation, reactivation
 from seamfast.audits.reinjection import Reinjection, reinjection
@@ -137,6 +138,10 @@ def _injection_changes(before: Reinjection, after: Reinjection) -> dict[str, Fig
     return {**found, "steps_ratio": Figure(after.ratio_to(before), None, None, n)}
 
 
+def _label_forgetting(model: nn.Module, given: Given) -> LabelForgetting:
+    return label_forgetting(model, given.data, time_budget_s=given.time_budget_s, **given.options)
+
+
 def _less(figure: Figure, other: Figure) -> Figure:
     known = figure.value is not None and other.value is not None
     return Figure(figure.value - other.value if known else None, None, None, figure.n)  # type: ignore[operator]
@@ -217,6 +222,13 @@ AUDITS: dict[str, Audit] = {
         lambda result: {name: Figure.of(rate) for name, rate in _success(result).items()},
         _success_changes,
         _check_triggers,
+    ),
+    "ntk": Audit(
+        "share of the logits that steps on random labels are predicted to move",
+        (),
+        _label_forgetting,
+        lambda result: result.figures(),
+        lambda before, after: before.changes_to(after),
     ),
 }
 """The audits by name; one row each."""
@@ -361,7 +373,7 @@ def sequela(
         received, sanitized: models of the same classes, e.g. before and after a cure.
         data: samples that neither model was trained on, as outsiders and to measure on.
         audits: names in ``AUDITS``: ``"calibration"``, ``"class_accuracy"``, ``"adversarial"``, ``"membership"``,
-            ``"reinjection"``, ``"reactivation"``.
+            ``"reinjection"``, ``"reactivation"``, ``"ntk"``.
         members: samples that ``received`` was trained on: of ``"membership"``, the set ``"training"``.
         clean: samples that the cure trained on, new members: of ``"membership"``, the set ``"clean"``. The attacker of
             ``"reinjection"`` and ``"reactivation"`` trains on them too.
