@@ -35,13 +35,13 @@ __all__ = ["LabelForgetting", "PredictedShare", "label_forgetting"]
 _STEPS = 20
 """They need a fifth of the products with the exact kernel that training to the end does."""
 _DESCENT = Descent(None, _STEPS, None)
-_OF_LAST_LAYER = (256, 256)
-_OF_ALL = (24, 64)
+_OF_LAST_LAYER = (128, 128)
+_OF_ALL = (16, 64)
 """Most samples that are trained and probed. Of those trained, each product with the exact kernel takes all."""
-_MOST_PRODUCTS = 24
+_MOST_PRODUCTS = 18
 _TOLERANCE = 0.01
 _MOST_WORK = 10**11
-"""Parameters, times samples, times products: 47 million parameters with all samples."""
+"""Parameters, times samples, times products: 69 million parameters with all samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ def label_forgetting(
     model: nn.Module,
     data: CleanSet,
     *,
-    n_draws: int = 4,
+    n_draws: int = 3,
     n_boot: int = 1000,
     level: float = 0.95,
     time_budget_s: float | None = None,
@@ -147,8 +147,8 @@ def label_forgetting(
     means by sample; see ``seamfast.audits.ntk``. So it is the share of the logits of S that 20 steps of training T on
     random labels are predicted to move.
 
-    T and S are halves of each class. By the kernel of the last linear layer, T and S are up to 256 samples each; by
-    the exact one, the first 24 and 64 of these. The exact figure is left out where parameters times samples times
+    T and S are halves of each class. By the kernel of the last linear layer, T and S are up to 128 samples each; by
+    the exact one, the first 16 and 64 of these. The exact figure is left out where parameters times samples times
     products exceed 1e11, which depends on no clock, or where ``time_budget_s`` ends.
 
     It is no sign of a backdoor: no sample is triggered, and a model without a backdoor has such a figure too.
@@ -181,7 +181,7 @@ def label_forgetting(
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> found = label_forgetting(model, seamfast.load("digits", split="test").subset(range(200)))
         >>> found.exact.n_train, found.exact.share.n, found.left_out
-        (24, 64, {})
+        (16, 64, {})
     """
     begin = time.perf_counter()
     n_draws, n_boot, seed = as_count("n_draws", n_draws), as_count("n_boot", n_boot), as_seed(seed)
@@ -213,7 +213,7 @@ def label_forgetting(
         return LabelForgetting(shares.get("last_layer"), None, left_out, _STEPS, level)
     with progress_bar("forgetting", "product", _MOST_PRODUCTS, progress) as bar:
         try:
-            trained = subject.outputs(train, repeated=True)
+            trained = subject.outputs(train)
             wanted = subject.residuals(trained, train.labels)
             space = krylov_space(trained, wanted, _DESCENT, _TOLERANCE, _MOST_PRODUCTS, seed, _until(end, bar.update))
             shares["exact"] = subject.share(space.drifts(_DESCENT, subject.outputs(probes)), len(train))
@@ -234,11 +234,11 @@ class _Predicted:
     level: float
     seed: int
 
-    def outputs(self, samples: CleanSet, *, repeated: bool = False) -> Outputs:
+    def outputs(self, samples: CleanSet) -> Outputs:
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         resident = Resident(as_called(self.model, samples), self.device, dtype)
         batches = [resident.inputs(chosen) for chosen in torch.split(torch.arange(len(samples)), self.batch_size)]
-        return Outputs(self.model, choose_trainable(self.model, None).names, batches, repeated=repeated)
+        return Outputs(self.model, choose_trainable(self.model, None).names, batches)
 
     def residuals(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """``(n_draws, N, C)``: of the logits to targets of uniform labels."""
