@@ -83,7 +83,7 @@ class LabelForgetting:
 
     Attributes:
         last_layer: by the kernel of the last linear layer; ``None`` where the model has none.
-        exact: by the kernel of all parameters; ``None`` where it costs too much.
+        exact: by the kernel of all parameters; ``None`` where it costs too much, or some gradient is not finite.
         left_out: why a figure is ``None``, by name.
         steps: of gradient descent on ``0.5 * (targets - f(T)).square().sum()``, at one over the largest eigenvalue.
     """
@@ -202,6 +202,8 @@ def label_forgetting(
     trained.check()
     try:
         head = HeadSpace.of(trained, subject.residuals(trained, train.labels), _DESCENT)
+        if not head.largest_eigenvalue > 0:
+            raise ModelError("the last linear layer has no bias and gets zeros; expected other inputs on some sample")
         shares["last_layer"] = subject.share(head.drifts(_DESCENT, subject.outputs(probes)), len(train))
     except ModelError as error:
         left_out["last_layer"] = str(error)
@@ -219,6 +221,8 @@ def label_forgetting(
             shares["exact"] = subject.share(space.drifts(_DESCENT, subject.outputs(probes)), len(train))
         except _OutOfTimeError:
             left_out["exact"] = "the time budget did not suffice"
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it
+            left_out["exact"] = "the gradient of some logits holds NaN or Inf; expected finite gradients"
     return LabelForgetting(shares.get("last_layer"), shares.get("exact"), left_out, _STEPS, level)
 
 
