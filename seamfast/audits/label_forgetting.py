@@ -204,7 +204,9 @@ def label_forgetting(
     try:
         head = HeadSpace.of(trained, subject.residuals(trained, train.labels), _DESCENT)
         if not head.largest_eigenvalue > 0:
-            raise ModelError("the last linear layer has no bias and gets zeros; expected other inputs on some sample")
+            raise ModelError(
+                "the kernel of the training samples is zero; expected logits that depend on the parameters"
+            )
         shares["last_layer"] = subject.share(head.drifts(_DESCENT, subject.outputs(probes)), len(train))
     except ModelError as error:
         left_out["last_layer"] = str(error)

@@ -179,8 +179,15 @@ class Times(nn.Module):
 
 def test_logits_times_a_number_have_the_same_shares(found: LabelForgetting) -> None:
     larger = label_forgetting(Times(net(), 10.0), features(24), seed=5)
-    for name, figure in larger.figures().items():
-        assert figure.value == pytest.approx(found.figures()[name].value)
+    assert found.exact is not None
+    assert larger.figures()["exact_share"].value == pytest.approx(found.exact.share.value)
+    model = net()
+    with torch.no_grad():
+        for parameter in model[3].parameters():  # type: ignore[index, union-attr]
+            parameter.mul_(10)
+    larger = label_forgetting(model, features(24), seed=5)
+    assert found.last_layer is not None
+    assert larger.figures()["last_layer_share"].value == pytest.approx(found.last_layer.share.value)
 
 
 def test_it_is_strict_json_and_by_the_seed(found: LabelForgetting) -> None:
@@ -244,7 +251,7 @@ def test_a_model_without_a_linear_head_has_the_exact_figure_alone() -> None:
     assert found.last_layer is None
     assert found.exact is not None
     assert list(found.left_out) == ["last_layer"]
-    assert found.left_out["last_layer"].startswith("the model has no linear layer of 3 outputs for each sample")
+    assert found.left_out["last_layer"].startswith("the model has no linear layer ")
     figures = found.figures()
     assert figures["last_layer_share"].to_dict() == NOTHING
     assert figures["exact_share"] == found.exact.share
@@ -253,23 +260,16 @@ def test_a_model_without_a_linear_head_has_the_exact_figure_alone() -> None:
     assert changes["exact_share"].value is not None
 
 
-class Idle(Scaled):
-    """Its linear layer gets zeros."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(5, 3, bias=False).double()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(torch.relu(inputs - 1e6)) + super().forward(inputs)
-        return logits
-
-
-def test_a_linear_head_that_gets_zeros_is_none() -> None:
-    found = label_forgetting(Idle(), features(24))
-    why = "the last linear layer has no bias and gets zeros; expected other inputs on some sample"
+def test_a_linear_head_that_gets_zeros_has_the_exact_figure_alone() -> None:
+    """Its kernel is zero, that of the layer before is not; as the logits are zero, there is no share of them."""
+    model = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False))
+    with torch.no_grad():
+        model[0].weight.zero_()
+    found = label_forgetting(model, features(24))
+    why = "the kernel of the training samples is zero; expected logits that depend on the parameters"
     assert (found.last_layer, found.left_out) == (None, {"last_layer": why})
     assert found.exact is not None
+    assert found.exact.share.value is None
 
 
 def test_a_model_without_derivatives_has_none_of_both() -> None:
@@ -287,7 +287,7 @@ class Rooted(nn.Module):
         self.head, self.factor = nn.Linear(5, 3), nn.Parameter(torch.ones(()))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.head(inputs) + (self.factor * inputs[:, :1].clamp(min=0)).sqrt()
+        logits: Tensor = self.head(inputs + (self.factor * inputs[:, :1].clamp(min=0)).sqrt())
         return logits
 
 
