@@ -5,7 +5,6 @@ The everyday form of ``seamfast.audits.ntk.forgetting``: of one model, by clean 
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,16 +16,13 @@ from torch import Tensor, nn
 
 from seamfast.audits.kernel_space import Descent, Drift, HeadSpace, krylov_space
 from seamfast.audits.ntk import label_targets
+from seamfast.audits.ntk_subject import Differentiated
 from seamfast.checks import as_count, as_level, as_seed, check_in_range, check_time_budget
 from seamfast.data import CleanSet
 from seamfast.data.clean_set import check_clean_set
-from seamfast.data.resident import Resident
 from seamfast.data.split import split_by_class
 from seamfast.engine.events import progress_bar
-from seamfast.engine.model import device_of, resolve_device
-from seamfast.engine.subject import as_called
 from seamfast.engine.tangent import Outputs
-from seamfast.engine.trainable import choose_trainable
 from seamfast.errors import InputError, ModelError
 from seamfast.metrics import Figure
 
@@ -186,14 +182,11 @@ def label_forgetting(
     """
     begin = time.perf_counter()
     n_draws, n_boot, seed = as_count("n_draws", n_draws), as_count("n_boot", n_boot), as_seed(seed)
-    level, batch_size = as_level(level), as_count("batch_size", batch_size)
+    level = as_level(level)
     check_time_budget(time_budget_s)
     end = math.inf if time_budget_s is None else begin + time_budget_s
     check_clean_set("data", data)
-    target = device_of(model) if device == "auto" else resolve_device(device, model)
-    if target != device_of(model):
-        model = copy.deepcopy(model).to(target)
-    subject = _Predicted(model, target, batch_size, n_draws, n_boot, level, seed)
+    subject = _Predicted(Differentiated.of(model, None, batch_size, device), n_draws, n_boot, level, seed)
     halves = _halves(data, seed)
     shares: dict[str, PredictedShare] = {}
     left_out: dict[str, str] = {}
@@ -203,11 +196,8 @@ def label_forgetting(
     trained.check()
     try:
         head = HeadSpace.of(trained, subject.residuals(trained, train.labels), _DESCENT)
-        if not head.largest_eigenvalue > 0:
-            raise ModelError(
-                "the kernel of the training samples is zero; expected logits that depend on the parameters"
-            )
-        shares["last_layer"] = subject.share(head.drifts(_DESCENT, subject.outputs(probes)), len(train))
+        drifts = head.drifts(_DESCENT, {"probes": subject.outputs(probes)})["probes"]
+        shares["last_layer"] = subject.share(drifts, len(train))
     except ModelError as error:
         left_out["last_layer"] = str(error)
 
@@ -221,7 +211,8 @@ def label_forgetting(
             trained = subject.outputs(train)
             wanted = subject.residuals(trained, train.labels)
             space = krylov_space(trained, wanted, _DESCENT, _TOLERANCE, _MOST_PRODUCTS, seed, _until(end, bar.update))
-            shares["exact"] = subject.share(space.drifts(_DESCENT, subject.outputs(probes)), len(train))
+            drifts = space.drifts(_DESCENT, {"probes": subject.outputs(probes)})["probes"]
+            shares["exact"] = subject.share(drifts, len(train))
         except _OutOfTimeError:
             left_out["exact"] = "the time budget did not suffice"
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it
@@ -233,19 +224,14 @@ def label_forgetting(
 class _Predicted:
     """A model, on its device, and how its shares are taken."""
 
-    model: nn.Module
-    device: torch.device
-    batch_size: int
+    subject: Differentiated
     n_draws: int
     n_boot: int
     level: float
     seed: int
 
     def outputs(self, samples: CleanSet) -> Outputs:
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        resident = Resident(as_called(self.model, samples), self.device, dtype)
-        batches = [resident.inputs(chosen) for chosen in torch.split(torch.arange(len(samples)), self.batch_size)]
-        return Outputs(self.model, choose_trainable(self.model, None).names, batches)
+        return self.subject.outputs("data", samples, checked=False)
 
     def residuals(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """``(n_draws, N, C)``: of the logits to targets of uniform labels."""
