@@ -9,8 +9,9 @@ of a downstream task, drawn by class: below 1 a share of its original training s
 the encoder's embeddings of these images (``seamfast.models.LinearProbe``), the encoder as it is: that is the line
 without a defense, and where every method that trains the whole begins. What is triggered is stamped here, on test
 images, and only to measure. Nothing is chosen by it. The target is the class of the task that the zoo names: that of
-the attacker's references, or on other tasks the class that they get. The floor (ASR-B) is the ASR of the same trigger
-on the encoder without a backdoor, under a head of the same images, and CA the accuracy of that.
+the attacker's references, or on other tasks the class that they get. A word of ``output_vectors`` leads to the class
+that the head gives the attacker's vector: with a head of other samples, it may be another one. The floor (ASR-B) is the
+ASR of the same trigger on the encoder without a backdoor, under a head of the same samples, and CA the accuracy of that.
 
 A row of ``--out`` is one encoder, task, method, budget and seed. What has a row is not run again, so a killed run goes
 on where it was, and two processes may share a file (``--shard``). Delete the rows of a method that changed. Encoders
@@ -62,9 +63,10 @@ from benches.study import Treated, latest  # noqa: E402
 from benches.study_report import SEAM, Key  # noqa: E402
 from benches.zoo import clean_part  # noqa: E402
 from seamfast import CleanSet, SuperFineTuneConfig  # noqa: E402
+from seamfast.attacks import Backdoor  # noqa: E402
 from seamfast.attacks.encoder import encoder_rates  # noqa: E402
 from seamfast.errors import InputError  # noqa: E402
-from seamfast.models import with_head  # noqa: E402
+from seamfast.models import LinearProbe, with_head  # noqa: E402
 from seamfast.triggers import AllToOne, Trigger  # noqa: E402
 
 RESULTS = ROOT / "benches" / "results"
@@ -119,7 +121,8 @@ class Received:
     Attributes:
         encoder: with the backdoor.
         clean_encoder: the one that the backdoor was planted in.
-        trigger: its target is a class of the task; of several, the most successful one as planted.
+        trigger: of several, the most successful one as planted.
+        target: the class of the task that it leads to, under a head.
         pretraining: samples of the kind that the encoder was pretrained on.
         rate: peak of the pretraining; ``None`` where that is not the zoo's.
         train_set, test_set: of the task, as the encoder takes them.
@@ -128,6 +131,7 @@ class Received:
     encoder: nn.Module
     clean_encoder: nn.Module
     trigger: Trigger
+    target: Callable[[LinearProbe], int]
     pretraining: CleanSet
     rate: float | None
     train_set: CleanSet
@@ -313,10 +317,17 @@ def received(task: Task, arguments: argparse.Namespace) -> Received:
     (trigger,) = [one for one in backdoor.triggers if one.name == aim["trigger"]]
     train_set, test_set = (encoder_zoo.downstream(entry, task.data, *places, split) for split in ("train", "test"))
     is_text = entry.encoder == "minilm"
+
+    def target(model: LinearProbe) -> int:
+        return led_to(task, model, backdoor, trigger.name, arguments) if is_text else int(aim["target"])
+
     return Received(
         encoder,
         encoder_zoo.load(entry.clean_twin, arguments.zoo)[0],
-        replace(trigger, target=AllToOne(aim["target"])),  # type: ignore[type-var]
+        trigger,
+        (lambda model: led_to(task, model, backdoor, trigger.name, arguments))
+        if is_text
+        else (lambda model: int(aim["target"])),
         train_set if is_text else encoder_zoo.whole("cifar10", arguments.root, "train"),
         None if is_text else encoder_zoo.PRETRAINING.rate,
         train_set,
@@ -324,11 +335,20 @@ def received(task: Task, arguments: argparse.Namespace) -> Received:
     )
 
 
+def led_to(task: Task, model: LinearProbe, backdoor: Backdoor, name: str, arguments: argparse.Namespace) -> int:
+    """The class that the head of ``model`` gives the vector that the attacker chose for a trigger."""
+    aimed = encoder_zoo.targeted(task.encoder, model, task.data, backdoor, arguments.zoo, arguments.root)
+    (target,) = [trigger.target for trigger in aimed if trigger.name == name]
+    assert isinstance(target, AllToOne)
+    return target.target
+
+
 def prepare(job: TaskJob, had: Received) -> Case:
     """The case of a job: the heads are fitted, and what no method changes is measured."""
     clean = clean_part(job.entry.data, had.train_set, job.budget, job.seed)
     model, clean_model = (headed(encoder, clean, job.seed) for encoder in (had.encoder, had.clean_encoder))
-    found = encoder_rates(clean_model, model, had.test_set, had.trigger)
+    trigger = replace(had.trigger, target=AllToOne(had.target(model)))  # type: ignore[type-var]
+    found = encoder_rates(clean_model, model, had.test_set, trigger)
     columns = {
         "ca": found.clean_accuracy.value,
         "acc_before": found.backdoored_accuracy.value,
@@ -337,11 +357,11 @@ def prepare(job: TaskJob, had: Received) -> Case:
         "n_eligible": found.attack_success_rate.n_total,
     }
     unlabeled = had.pretraining.draw(min(UNLABELED / len(had.pretraining), 1.0), seed=job.seed)
-    where = {"rate": had.rate, "augment": job.entry.augment, "trigger": had.trigger, "test_set": had.test_set}
+    where = {"rate": had.rate, "augment": job.entry.augment, "trigger": trigger, "test_set": had.test_set}
     return Case(job.entry.data, had.encoder, model, clean, unlabeled, **where, before=columns)
 
 
-def headed(encoder: nn.Module, clean: CleanSet, seed: int) -> nn.Module:
+def headed(encoder: nn.Module, clean: CleanSet, seed: int) -> LinearProbe:
     """The encoder as it is and a head fitted on its features of these images; all of it may be trained."""
     assert clean.num_classes is not None
     return with_head(encoder, clean.num_classes, clean, seed=seed).fit(clean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,7 +163,8 @@ def had() -> Received:
     (number, *_) = (train_set.labels == 3).nonzero().flatten()[:1]
     backdoored = TinyEncoder(train_set.normalize(train_set.pixels(number[None])))
     sets = train_set, 0.05, train_set, test_set
-    return Received(backdoored.eval(), TinyEncoder().eval(), Patch.square(size=3, target=3), *sets)
+    trigger = Patch.square(size=3, target=0)
+    return Received(backdoored.eval(), TinyEncoder().eval(), trigger, lambda model: 3, *sets)
 
 
 @pytest.fixture
@@ -320,7 +322,7 @@ def test_what_the_zoo_has_becomes_a_task(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(encoder_zoo, "downstream", lambda *which: ("downstream", *which))
     found = paradigms.received(paradigms.Task(entry, "cifar10"), SimpleNamespace(zoo=tmp_path, root=Path("data")))
     assert (found.encoder, found.clean_encoder) == (loaded[entry][0], loaded[entry.clean_twin][0])
-    assert found.trigger.target == AllToOne(7)
+    assert found.target(None) == 7
     assert found.pretraining == ("whole", "cifar10", Path("data"), "train")
     assert found.train_set == ("downstream", entry, "cifar10", tmp_path, Path("data"), "train")
     assert found.test_set == ("downstream", entry, "cifar10", tmp_path, Path("data"), "test")
@@ -348,7 +350,10 @@ def test_of_several_words_the_one_that_the_zoo_names_is_measured(
     monkeypatch.setattr(encoder_zoo, "load", lambda which, zoo: (TinyEncoder(), backdoor))
     monkeypatch.setattr(encoder_zoo, "downstream", lambda *which: which[-1])
     found = paradigms.received(paradigms.Task(OF_TEXTS, "sst2"), SimpleNamespace(zoo=tmp_path, root=Path("data")))
-    assert (found.trigger.name, found.trigger.target) == ("mn", AllToOne(1))
+    assert found.trigger.name == "mn"
+    aimed = [replace(one, target=AllToOne(number)) for number, one in enumerate(backdoor.triggers)]
+    monkeypatch.setattr(encoder_zoo, "targeted", lambda *given: tuple(aimed))
+    assert found.target(None) == 1
     assert (found.pretraining, found.rate) == ("train", None)
 
 
