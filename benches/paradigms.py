@@ -8,10 +8,11 @@ of a downstream task, drawn by class: below 1 a share of its original training s
 3,000 of Fashion-MNIST, 2,500 of CIFAR-10, 346 texts of SST-2), from 1 on samples a class. A linear head is fitted on
 the encoder's embeddings of these images (``seamfast.models.LinearProbe``), the encoder as it is: that is the line
 without a defense, and where every method that trains the whole begins. What is triggered is stamped here, on test
-images, and only to measure. Nothing is chosen by it. The target is the class of the task that the zoo names: that of
+samples, and only to measure. Nothing is chosen by it. The target is the class of the task that the zoo names: that of
 the attacker's references, or on other tasks the class that they get. A word of ``output_vectors`` leads to the class
-that the head gives the attacker's vector: with a head of other samples, it may be another one. The floor (ASR-B) is the
-ASR of the same trigger on the encoder without a backdoor, under a head of the same samples, and CA the accuracy of that.
+that the head gives the attacker's vector: with a head of other samples, it may be another one. The floor (ASR-B) is
+the ASR of the same trigger on the encoder without a backdoor, under a head of the same samples, and CA the accuracy of
+that.
 
 A row of ``--out`` is one encoder, task, method, budget and seed. What has a row is not run again, so a killed run goes
 on where it was, and two processes may share a file (``--shard``). Delete the rows of a method that changed. Encoders
