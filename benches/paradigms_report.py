@@ -126,7 +126,7 @@ def _encoder(rows: list[Row]) -> Iterator[str]:
     )
     for budget, of_budget in sorted(grouped(rows, "budget").items(), key=lambda item: (item[0] >= 1, -item[0])):
         share = "" if budget >= 1 else " of the downstream training set"
-        yield f"### Labeled images: {budget_name(budget)}{share}\n"
+        yield f"### Labeled samples: {budget_name(budget)}{share}\n"
         yield from _by_task(of_budget)
         yield "Model by model, with 95 % bounds of the ASR:\n"
         yield _by_model([row for row in of_budget if row["asr_before"] >= WORKED])

@@ -84,8 +84,8 @@ def test_encoders_have_a_table_for_each_budget() -> None:
         "| cifar10 | nad | 0 (1 failed) |" + "  |" * 10,
         "| a-on-cifar10 | nad | 0 | 81.0% | 80.0% | NaN |" + "  |" * 4,
         "Left out, as the attack did not reach an ASR of 70 % with no defense: c-on-gtsrb (50.0%).",
-        "### Labeled images: 5 % of the downstream training set",
-        "### Labeled images: 20 a class",
+        "### Labeled samples: 5 % of the downstream training set",
+        "### Labeled samples: 20 a class",
     )
     for line in wanted:
         assert line in lines, line
