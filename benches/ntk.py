@@ -49,6 +49,7 @@ from benches.zoo import Entry  # noqa: E402
 from seamfast import CleanSet, SeamConfig  # noqa: E402
 from seamfast.attacks import Backdoor  # noqa: E402
 from seamfast.audits import ntk  # noqa: E402
+from seamfast.data.collected import padded  # noqa: E402
 from seamfast.engine.subject import place  # noqa: E402
 from seamfast.modalities import ViewSettings  # noqa: E402
 from seamfast.modalities.base import StepDraws  # noqa: E402
@@ -254,8 +255,8 @@ def actual(case: Case, rate: float) -> list[Row]:
 
 
 def joined(first: CleanSet, second: CleanSet) -> CleanSet:
-    """The samples of both, in order."""
-    columns = [named_tensors(one.inputs) for one in (first, second)]
+    """The samples of both, in order; texts are padded to the longest."""
+    columns = padded([named_tensors(one.inputs) for one in (first, second)])
     inputs: Any = {name: torch.cat([one[name] for one in columns]) for name in columns[0]}
     labels = torch.cat([first.labels, second.labels])
     return CleanSet(inputs if isinstance(first.inputs, dict) else inputs["inputs"], labels, **first.description)

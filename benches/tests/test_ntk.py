@@ -84,6 +84,19 @@ def test_joined_sets_are_in_order(case: ntk.Case) -> None:
     assert len(both) == len(case.clean) + len(case.triggered)
 
 
+def test_joined_texts_are_as_long_as_the_longest() -> None:
+    short, long = (
+        CleanSet(
+            {"input_ids": torch.full((2, n), 5), "attention_mask": torch.ones(2, n, dtype=torch.int64)},
+            torch.tensor([0, 1]),
+        )
+        for n in (3, 4)
+    )
+    both = ntk.joined(short, long).inputs
+    assert isinstance(both, dict)
+    assert both["attention_mask"].sum(1).tolist() == [3, 3, 4, 4]
+
+
 def test_rows_that_are_there_are_not_made_again(
     case: ntk.Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
