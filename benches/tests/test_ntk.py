@@ -87,7 +87,10 @@ def test_joined_sets_are_in_order(case: ntk.Case) -> None:
 def test_joined_texts_are_as_long_as_the_longest() -> None:
     short, long = (
         CleanSet(
-            {"input_ids": torch.arange(2 * n).view(2, n) + 200, "attention_mask": torch.ones(2, n, dtype=torch.int64)},
+            {
+                "input_ids": torch.arange(208 - n, 208).expand(2, n),
+                "attention_mask": torch.ones(2, n, dtype=torch.int64),
+            },
             torch.tensor([0, 1]),
         )
         for n in (3, 4)
