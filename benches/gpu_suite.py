@@ -757,6 +757,18 @@ def time_cold(device: Any, quick: bool) -> dict[str, Any]:
     return row
 
 
+def time_ntk(device: Any, quick: bool) -> list[dict[str, Any]]:
+    """Forgetting by the kernel, see ``ntk_growth.py``; on a CPU with a small network."""
+    from benches import ntk_growth
+
+    sizes = [ntk_growth.Size("parameters"), ntk_growth.Size("resnet18", network="resnet18")]
+    rows = []
+    for size in [ntk_growth.Size("parameters", n=8, width=8)] if quick else sizes:
+        rows.append(ntk_growth.row_of(size, 1 if quick else 5, device))
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="where to write the JSON")
@@ -764,7 +776,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--only",
-        choices=("loss", "pixels", "occlude", "evaluate", "cold", "engine", "sanitize"),
+        choices=("loss", "pixels", "occlude", "evaluate", "cold", "engine", "sanitize", "ntk"),
         help="time this part alone",
     )
     arguments = parser.parse_args()
@@ -802,6 +814,7 @@ def main() -> int:
         "cold": lambda: time_cold(device, arguments.quick),
         "engine": lambda: time_engine(device, arguments.quick),
         "sanitize": lambda: time_sanitize(device, arguments.quick),
+        "ntk": lambda: time_ntk(device, arguments.quick),
     }
     for name, part in parts.items():
         out.write_text(json.dumps(result, indent=2) + "\n")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import seamfast
-from benches import ntk, ntk_report, text_zoo, zoo
+from benches import ntk, ntk_growth, ntk_report, text_zoo, zoo
 from benches.rows import append_row, read_rows
 from benches.text_zoo import TextEntry
 from benches.zoo import Entry
@@ -172,3 +172,24 @@ def test_no_rows_are_said(tmp_path: Path) -> None:
     (tmp_path / "rows").unlink()
     assert ntk.main(["--report", "--out", str(tmp_path / "rows"), "--docs", str(tmp_path)]) == 0
     assert "No rows yet; `python benches/ntk.py` makes them." in (tmp_path / "ntk-study.md").read_text()
+
+
+# What it costs.
+
+
+def test_a_size_is_timed_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    sizes = (ntk_growth.Size("images", n=4, width=4, classes=3), ntk_growth.Size("classes", n=4, width=4, classes=2))
+    monkeypatch.setattr(ntk_growth, "SIZES", sizes)
+    given = ["--out", str(tmp_path / "rows"), "--docs", str(tmp_path), "--repeats", "1"]
+    for _ in range(2):
+        assert ntk_growth.main(given) == 0
+    rows = read_rows(tmp_path / "rows")
+    assert [(row["kind"], row["n"], row["classes"]) for row in rows] == [("images", 4, 3), ("classes", 4, 2)]
+    assert all(row["seconds"] > 0 and row["seconds_a_product"] > 0 and row["residual"] <= 0.01 for row in rows)
+    assert rows[0]["n_parameters"] == sum(p.numel() for p in ntk_growth.network(sizes[0]).parameters())
+    capsys.readouterr()
+    assert ntk_growth.main([*given, "--report"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[2].startswith(f"| images | cnn | {rows[0]['n_parameters']:,} | 4 + 4 | 3 | {rows[0]['n_products']} |")
+    assert len({line.count("|") for line in table}) == 1
+    assert (tmp_path / "ntk-growth.svg").is_file()
