@@ -46,6 +46,7 @@ def ratio(row: Row) -> float:
 
 INDICATORS: dict[str, Figure] = {
     "shared gradients of triggered samples": lambda row: row["overlap"]["triggered"]["shared"],
+    "the same, T under the patterns of recovery": lambda row: row["overlap"]["recover"]["shared"],
     "largest cosine, triggered": lambda row: row["overlap"]["triggered"]["cosines"][0],
     "share of logits gone, triggered": share("uniform", "triggered"),
     "the same, over that of clean samples": ratio,
@@ -54,6 +55,7 @@ INDICATORS: dict[str, Figure] = {
     "shared gradients of clean samples (blind)": lambda row: row["overlap"]["clean"]["shared"],
 }
 """What may tell which backdoors stay; blind: of clean samples alone."""
+VIEWS = ("forget", "recover")
 OUTCOMES = ("ASR at collapse", "ASR after the cure")
 
 
@@ -161,9 +163,16 @@ def _page(rows: list[Row], after: dict[str, float]) -> Iterator[str]:
     yield "![What is left](ntk-left.svg)\n"
     heads = ["indicator", *(f"{name} (n = {len(_pairs(rows, after, name, ratio))})" for name in OUTCOMES)]
     yield table(heads, _correlation_lines(rows, after))
+    yield "## What patterns on T add\n"
+    yield (
+        "Of the leading gradients of triggered samples, the share that is in the span of those of T: clean, under the "
+        "patterns of forgetting, and under those of recovery.\n"
+    )
+    yield table(["triggers", "clean T", "forgetting", "recovery", "n"], _view_lines(rows))
     yield "## Model by model\n"
     yield (
-        "Shared: of the leading gradients of probes, the share that is in the span of those of clean training samples. "
+        "Shared: of the leading gradients of probes, the share that is in the span of those of clean training samples; "
+        "of triggered ones also of training samples under the patterns of forgetting and of recovery. "
         "Gone: the share of the answers that uniform labels are predicted to change.\n"
     )
     heads = [
@@ -228,8 +237,24 @@ def _correlation_lines(rows: list[Row], after: dict[str, float]) -> Iterator[lis
         yield [name, *(bounded(_pairs(rows, after, one, indicator), spearman) for one in OUTCOMES)]
 
 
+def _view_lines(rows: list[Row]) -> Iterator[list[str]]:
+    for name, some in _kinds(rows).items():
+        shared = [[row["overlap"][probes]["shared"] for row in some] for probes in ("triggered", *VIEWS)]
+        if some:
+            yield [name, *(bounded(values, statistics.median) for values in shared), str(len(some))]
+
+
+def _kinds(rows: list[Row]) -> dict[str, list[Row]]:
+    """By the kind of trigger."""
+    return {
+        "patches": [row for row in rows if row["attack"] in PATCHES],
+        "other triggers": [row for row in rows if row["attack"] not in PATCHES and row["data"] not in _TEXTS],
+        "texts": [row for row in rows if row["data"] in _TEXTS],
+    }
+
+
 def _model_line(row: Row, after: dict[str, float]) -> list[str]:
-    shared = [f"{row['overlap'][probes]['shared']:.2f}" for probes in ("clean", "triggered")]
+    shared = [f"{row['overlap'][probes]['shared']:.2f}" for probes in ("clean", "triggered", *VIEWS)]
     answers = [f"{gone('uniform', probes)(row):.0%}" for probes in ("clean", "triggered")]
     results = (outcome(name, row, after) for name in OUTCOMES)
     left = ["" if result is None else f"{result:.1%}" for result in results]
@@ -282,11 +307,7 @@ def _draw_labels(figure: Any, rows: list[Row]) -> None:
 
 
 def _draw_overlap(figure: Any, rows: list[Row]) -> None:
-    kinds = {
-        "patches": [row for row in rows if row["attack"] in PATCHES],
-        "other triggers": [row for row in rows if row["attack"] not in PATCHES and row["data"] not in _TEXTS],
-        "texts": [row for row in rows if row["data"] in _TEXTS],
-    }
+    kinds = _kinds(rows)
     axes = figure.subplots(1, len(kinds), sharey=True)
     for axis, (name, some) in zip(axes, kinds.items(), strict=True):
         for row in some:

@@ -155,8 +155,8 @@ def test_the_report_is_made_of_the_rows(row: dict[str, Any], tmp_path: Path) -> 
     page = (tmp_path / "ntk-study.md").read_text()
     assert page.startswith("# Forgetting by the kernel, measured\n\n2 models with a backdoor, 1 of them of text;")
     line = next(one for one in page.splitlines() if one.startswith(f"| {MODEL.name} |")).split(" | ")
-    assert line[5].endswith("%")
-    assert line[6] == "7.0%"
+    assert line[7].endswith("%")
+    assert line[8] == "7.0%"
     assert "ASR after the cure (n = 1)" in page
     for block in page.split("\n\n"):
         lines = [one for one in block.splitlines() if one.startswith("|")]
