@@ -178,7 +178,9 @@ def _page(rows: list[Row], after: dict[str, float]) -> Iterator[str]:
     heads = [
         "model",
         "shared, clean",
-        "shared, triggered",
+        "triggered",
+        "forgetting",
+        "recovery",
         "gone, clean",
         "gone, triggered",
         *OUTCOMES,
