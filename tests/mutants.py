@@ -1467,8 +1467,8 @@ MUTANTS = [
     Mutant(
         "label-forgetting-change-unpaired",
         "audits/label_forgetting.py",
-        "_quantiles(second._drawn - first._drawn, self._level)",
-        "_quantiles(second._drawn - first._drawn.flip(0), self._level)",
+        "percentile_bounds(second._drawn - first._drawn, self._level)",
+        "percentile_bounds(second._drawn - first._drawn.flip(0), self._level)",
         "a change has the bounds of two sets of resamples",
         "audits/test_label_forgetting.py",
     ),
@@ -1571,8 +1571,8 @@ MUTANTS = [
     Mutant(
         "calibration-lower-bound-ignores-chance",
         "audits/weaknesses.py",
-        "ece - _quantiles(strayed, level)[1]",
-        "_quantiles(drawn[:, 0], level)[0]",
+        "ece - percentile_bounds(strayed, level)[1]",
+        "percentile_bounds(drawn[:, 0], level)[0]",
         "a calibrated model has a lower bound above 0 on few samples",
         "audits/test_weaknesses.py",
     ),

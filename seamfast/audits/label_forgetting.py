@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seamfast.audits.bootstrap import percentile_bounds
 from seamfast.audits.kernel_space import Descent, Drift, HeadSpace, krylov_space
 from seamfast.audits.ntk import label_targets
 from seamfast.audits.ntk_subject import Differentiated
@@ -120,7 +121,7 @@ class LabelForgetting:
             if before.n != now.n or len(first._drawn) != len(second._drawn):
                 raise InputError(f"the results are of {before.n} and {now.n} samples; expected the same samples")
             value = now.value - before.value
-            low, high = _quantiles(second._drawn - first._drawn, self._level)
+            low, high = percentile_bounds(second._drawn - first._drawn, self._level)
             found[name] = Figure(value, min(low, value), max(high, value), now.n)
         return found
 
@@ -252,7 +253,7 @@ class _Predicted:
         value = float(moved.mean() / size.mean())
         figure = Figure(None, None, None, len(size))
         if math.isfinite(value) and bool(torch.isfinite(drawn).all()):
-            low, high = _quantiles(drawn, self.level)
+            low, high = percentile_bounds(drawn, self.level)
             figure = Figure(value, min(low, value), max(high, value), len(size))
         return PredictedShare(figure, n_train, self.n_draws, drifts[0].n_products, drifts[0].residual, drawn)
 
@@ -288,9 +289,3 @@ def _mixed(indices: Tensor, labels: Tensor, seed: int) -> Tensor:
         n = int(of_class.sum())
         place[of_class] = (torch.arange(n) + 0.5) / n
     return shuffled[place.argsort(stable=True)]
-
-
-def _quantiles(drawn: Tensor, level: float) -> tuple[float, float]:
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype)
-    low, high = torch.quantile(drawn, ends).tolist()
-    return low, high

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seamfast.audits.bootstrap import percentile_bounds
 from seamfast.checks import as_count, as_level, as_seed, check_vector
 from seamfast.errors import InputError
 
@@ -102,8 +103,8 @@ class Separation:
         return None if math.isnan(float(self.values[row])) else self._always(row)
 
     def _always(self, row: int) -> Estimate:
-        value, tail = float(self.values[row]), (1 - self.level) / 2
-        low, high = torch.quantile(self.replicates[row], torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+        value = float(self.values[row])
+        low, high = percentile_bounds(self.replicates[row], self.level)
         return Estimate(value, min(low, value), max(high, value))
 
 

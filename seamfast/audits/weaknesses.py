@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seamfast.audits.bootstrap import percentile_bounds
 from seamfast.checks import as_count, as_level, as_seed, number_or_none
 from seamfast.data import CleanSet
 from seamfast.engine.events import progress_bar
@@ -106,7 +107,7 @@ class Calibration:
             assert before.value is not None
             assert now is not None
             value = now - before.value
-            low, high = _quantiles(drawn, self._level)
+            low, high = percentile_bounds(drawn, self._level)
             found[name] = Figure(value, min(low, value), max(high, value), before.n)
         return found
 
@@ -180,7 +181,7 @@ def calibration(
     )
     drawn, strayed = _resampled(gap, of_bin, brier, nll, n_bins, n_boot, seed)
     ece = float((sums[0] - sums[1]).abs().sum() / n)
-    low, high = ece - _quantiles(strayed, level)[1], _quantiles(drawn[:, 0], level)[1]
+    low, high = ece - percentile_bounds(strayed, level)[1], percentile_bounds(drawn[:, 0], level)[1]
     bounded = Figure(ece, max(low, 0.0), max(high, ece), n)
     return Calibration(
         bounded,
@@ -212,14 +213,8 @@ def _resampled(
 
 def _mean(values: Tensor, drawn: Tensor, level: float) -> Figure:
     value = float(values.mean())
-    low, high = _quantiles(drawn, level)
+    low, high = percentile_bounds(drawn, level)
     return Figure(value, min(low, value), max(high, value), len(values))
-
-
-def _quantiles(drawn: Tensor, level: float) -> tuple[float, float]:
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=drawn.dtype)
-    low, high = torch.quantile(drawn, ends).tolist()
-    return low, high
 
 
 # ---- Accuracy by class ----

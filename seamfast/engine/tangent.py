@@ -225,9 +225,7 @@ class Outputs:
         if self._has_forward_mode:
             try:
                 with _exact(self.model), warnings.catch_warnings():
-                    warnings.filterwarnings(
-                        "ignore", "`torch.jit.script` is deprecated", DeprecationWarning
-                    )  # by torch
+                    warnings.filterwarnings("ignore", _SCRIPTING, DeprecationWarning)
                     moved: Tensor = jvp(lambda p: self._logits(p, batch), (self.parameters,), (dict(direction),))[1]
                 return moved
             except torch.OutOfMemoryError:
