@@ -316,7 +316,7 @@ def _draw_overlap(figure: Any, rows: list[Row]) -> None:
             for probes, color in (("clean", _BLUE), ("triggered", _VERMILION)):
                 cosines = row["overlap"][probes]["cosines"]
                 axis.plot(range(1, len(cosines) + 1), cosines, color=color, linewidth=0.8, alpha=0.7)
-        axis.set(title=f"{name} (n = {len(some)})", ylim=(0, 1.02))
+        axis.set(title=f"{name} (n = {len(some)})", ylim=(0, 1.02), xticks=range(1, 13, 2))
     axes[0].plot([], [], color=_BLUE, label="clean probes")
     axes[0].plot([], [], color=_VERMILION, label="triggered probes")
     axes[0].legend(frameon=False, fontsize=8)
@@ -326,11 +326,15 @@ def _draw_overlap(figure: Any, rows: list[Row]) -> None:
 
 def _draw_outcomes(figure: Any, rows: list[Row], after: dict[str, float]) -> None:
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, name in zip(axes, OUTCOMES, strict=True):
+    shown = ("share of logits gone, triggered", "the same, T under the patterns of recovery")
+    labels = ("share of the logits that uniform labels take (%)", "shared gradients, T under patterns of recovery")
+    for axis, name, indicator, label in zip(axes, OUTCOMES, shown, labels, strict=True):
         for kind, color in (("patches", _VERMILION), ("other triggers", _BLUE)):
             some = [row for row in rows if (row["attack"] in PATCHES) == (kind == "patches")]
-            points = _pairs(some, after, name, INDICATORS["shared gradients of triggered samples"])
-            axis.scatter([x for x, _ in points], [y for _, y in points], s=16, color=color, label=kind)
-        axis.set(title=name, xlabel="shared gradients", ylim=(-0.02, 1.02))
-    axes[0].set_ylabel("ASR")
+            points = _pairs(some, after, name, INDICATORS[indicator])
+            factor = 100 if "(%)" in label else 1
+            axis.scatter([factor * x for x, _ in points], [100 * y for _, y in points], s=16, color=color, label=kind)
+        axis.set(title=name, ylim=(-2, 102))
+        axis.set_xlabel(label, fontsize=8)
+    axes[0].set_ylabel("ASR (%)")
     axes[0].legend(frameon=False, fontsize=8)
