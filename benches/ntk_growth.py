@@ -4,11 +4,11 @@
     python benches/ntk_growth.py --report
 
 A row of ``--out`` is one call of ``seamfast.audits.ntk.forgetting``: all four schemes of labels, one draw, as many
-probes as training samples, the defaults. Networks have random weights, and images are noise of 3x32x32 pixels: cost
-depends on sizes, and on how many products the eigenvalues ask for, which the row says. Trained networks ask for more:
-two to five times as many in the rows of ``ntk.py``. ``cnn`` is four convolutions of w, w, 2w and 2w channels and a
-hidden layer of 16w. ``seconds_a_product`` is the median of ten products of the kernel with a vector, each with the
-checks of a call of its own. One thread; seconds are medians of ``--repeats`` calls. ``--report`` draws
+probes as training samples, the defaults. Networks have random weights and images are noise of 3x32x32 pixels, but for
+``trained``, with a few epochs on made images. Cost depends on sizes, and on how many products the eigenvalues ask for,
+which the row says; trained networks ask for two to five times as many. ``cnn`` is four convolutions of w, w, 2w and 2w
+channels and a hidden layer of 16w. ``seconds_a_product`` is the median of ten products of the kernel with a vector, each
+with the checks of a call of its own. One thread; seconds are medians of ``--repeats`` calls. ``--report`` draws
 ``ntk-growth.svg`` into ``--docs`` and prints the rows as a table.
 """
 
@@ -29,6 +29,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benches.gpu_suite import made_data  # noqa: E402
 from benches.rows import Row, append_row, as_svg, commit, read_rows  # noqa: E402
 from benches.study_report import table  # noqa: E402
 from seamfast import CleanSet, attacks  # noqa: E402
@@ -42,19 +43,24 @@ OUT = ROOT / "benches" / "results" / "ntk_growth.jsonl"
 
 @dataclass(frozen=True)
 class Size:
-    """One row to be: of ``kind``, with ``n`` training samples, ``classes`` and, of ``cnn``, ``width``."""
+    """One row to be: of ``kind``, with ``n`` training samples, ``classes`` and, of ``cnn``, ``width``.
+
+    ``epochs`` of training come before, on 4,000 images of smooth templates with noise.
+    """
 
     kind: str
     n: int = 64
     classes: int = 10
     width: int = 32
     network: str = "cnn"
+    epochs: int = 0
 
 
 SIZES = (
     *(Size("images", n=n) for n in (16, 32, 64, 128)),
     *(Size("classes", classes=classes) for classes in (5, 10, 20, 43)),
     *(Size("parameters", width=width) for width in (8, 16, 32, 64)),
+    Size("trained", width=22, epochs=3),
     Size("resnet18", n=16, network="resnet18"),
 )
 
@@ -88,7 +94,11 @@ def row_of(size: Size, repeats: int, device: torch.device) -> Row:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2 * size.n, 3, 32, 32, generator=generator)
     train = CleanSet(images[: size.n], torch.arange(size.n) % size.classes, num_classes=size.classes)
-    probes = images[size.n :]
+    probes: Any = images[size.n :]
+    if size.epochs:
+        attacks.train(model, made_data(4000, 1), attacks.TrainConfig(epochs=size.epochs, rate=0.02), progress=False)
+        some = made_data(2 * size.n, 2)
+        train, probes = some.subset(range(size.n)), some.subset(range(size.n, 2 * size.n))
     vector = torch.randn(size.n, size.classes, generator=generator)
     n_products = 10 if size.network == "cnn" else 3
     products = [timed(lambda: ntk.ntk_vector_product(model, train, vector).cpu())[0] for _ in range(n_products)]

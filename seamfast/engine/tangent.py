@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seamfast.engine.model import check_logits, evaluating, logits_of
 from seamfast.errors import ModelError
-from seamfast.modalities.batch import Batch, map_tensors, part_of, size_of
+from seamfast.modalities.batch import Batch, channels_last, has_channels, map_tensors, part_of, size_of
 
 Parameters = Mapping[str, Tensor]
 """Tensors of the shapes of a model's parameters, by name."""
@@ -65,11 +65,15 @@ class Outputs:
         self.parameters = {name: p.detach() for name, p in model.named_parameters() if name in names}
         self._fixed = {name: p.detach() for name, p in model.named_parameters() if name not in names}
         self._batches = [map_tensors(Tensor.detach, batch) for batch in batches]
+        self._keeps = repeated and len(batches) == 1
+        if self._keeps and _has_colors(self._batches[0]):
+            # Up to a quarter faster, for one copy of the convolutions' weights.
+            self._batches = [channels_last(self._batches[0])]
+            self.parameters = {name: _channels_last(p) for name, p in self.parameters.items()}
         self._has_forward_mode = True
         with _exact(model):
             self.values = torch.cat([self._logits(self.parameters, batch) for batch in self._batches])
         check_logits(self.values, len(self.values))
-        self._keeps = repeated and len(batches) == 1
         self._kept_pull: Callable[[Tensor], dict[str, Tensor]] | None = None
         self._kept_push: Callable[[dict[str, Tensor]], Tensor] | None = None
         self._is_traced = False
@@ -270,6 +274,14 @@ class Outputs:
         wanted = self._push(batch, some)
         off = float((again - wanted).norm()) / max(float(wanted.norm()), 1e-300)
         return push if off <= _OFF.get(self.values.dtype, 0.1) else None
+
+
+def _has_colors(batch: Batch) -> bool:
+    return isinstance(batch, Tensor) and has_channels(batch) and batch.shape[1] > 1
+
+
+def _channels_last(parameter: Tensor) -> Tensor:
+    return parameter.contiguous(memory_format=torch.channels_last) if parameter.ndim == 4 else parameter
 
 
 def squared_norm(parts: Parameters) -> float:
