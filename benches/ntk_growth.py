@@ -7,8 +7,8 @@ A row of ``--out`` is one call of ``seamfast.audits.ntk.forgetting``: all four s
 probes as training samples, the defaults. Networks have random weights and images are noise of 3x32x32 pixels, but for
 ``trained``, with a few epochs on made images. Cost depends on sizes, and on how many products the eigenvalues ask for,
 which the row says; trained networks ask for two to five times as many. ``cnn`` is four convolutions of w, w, 2w and 2w
-channels and a hidden layer of 16w. ``seconds_a_product`` is the median of ten products of the kernel with a vector, each
-with the checks of a call of its own. One thread; seconds are medians of ``--repeats`` calls. ``--report`` draws
+channels and a hidden layer of 16w. ``seconds_a_product`` is the median of ten products of the kernel with a vector,
+each with the checks of a call of its own. One thread; seconds are medians of ``--repeats`` calls. ``--report`` draws
 ``ntk-growth.svg`` into ``--docs`` and prints the rows as a table.
 """
 
