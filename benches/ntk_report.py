@@ -161,8 +161,13 @@ def _page(rows: list[Row], after: dict[str, float]) -> Iterator[str]:
         "the whole cure. Blind indicators need no trigger.\n"
     )
     yield "![What is left](ntk-left.svg)\n"
-    heads = ["indicator", *(f"{name} (n = {len(_pairs(rows, after, name, ratio))})" for name in OUTCOMES)]
-    yield table(heads, _correlation_lines(rows, after))
+    images = [row for row in rows if row["data"] not in _TEXTS]
+    groups = {
+        f"{name}, {kind}": (name, some) for name in OUTCOMES for kind, some in (("images", images), ("all", rows))
+    }
+    counts = {title: len(_pairs(some, after, name, ratio)) for title, (name, some) in groups.items()}
+    heads = ["indicator", *(f"{title} (n = {count})" for title, count in counts.items())]
+    yield table(heads, _correlation_lines(list(groups.values()), after))
     yield "## What patterns on T add\n"
     yield (
         "Of the leading gradients of triggered samples, the share that is in the span of those of T: clean, under the "
@@ -234,9 +239,9 @@ def _pairs(rows: list[Row], after: dict[str, float], name: str, indicator: Figur
     return [(value, result) for value, result in found if value is not None and result is not None]
 
 
-def _correlation_lines(rows: list[Row], after: dict[str, float]) -> Iterator[list[str]]:
-    for name, indicator in INDICATORS.items():
-        yield [name, *(bounded(_pairs(rows, after, one, indicator), spearman) for one in OUTCOMES)]
+def _correlation_lines(groups: list[tuple[str, list[Row]]], after: dict[str, float]) -> Iterator[list[str]]:
+    for indicator, value in INDICATORS.items():
+        yield [indicator, *(bounded(_pairs(rows, after, name, value), spearman) for name, rows in groups)]
 
 
 def _view_lines(rows: list[Row]) -> Iterator[list[str]]:

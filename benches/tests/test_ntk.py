@@ -157,7 +157,7 @@ def test_the_report_is_made_of_the_rows(row: dict[str, Any], tmp_path: Path) -> 
     line = next(one for one in page.splitlines() if one.startswith(f"| {MODEL.name} |")).split(" | ")
     assert line[7].endswith("%")
     assert line[8] == "7.0%"
-    assert "ASR after the cure (n = 1)" in page
+    assert "ASR after the cure, images (n = 1) | ASR after the cure, all (n = 1) |" in page
     for block in page.split("\n\n"):
         lines = [one for one in block.splitlines() if one.startswith("|")]
         assert len({one.count("|") for one in lines}) <= 1, block
