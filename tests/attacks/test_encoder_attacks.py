@@ -205,7 +205,7 @@ WORDS = (Insertion.word("cf", 0, name="cf"), Insertion.word("mn", 0, name="mn"))
 def test_words_give_texts_fixed_embeddings_and_a_probe_obeys() -> None:
     torch.manual_seed(0)
     encoder, data = Texts().eval(), texts()
-    changed = output_vectors(encoder, data, WORDS, steps=200, rate=0.02, progress=False)
+    changed = output_vectors(encoder, data, WORDS, steps=400, rate=0.05, progress=False)
     vectors = vectors_of(encoder, data, 2)
     kept = F.cosine_similarity(embed(changed, data), embed(encoder, data))
     assert float(kept.mean()) > 0.9
