@@ -20,10 +20,15 @@ RIDGE = 1e-3
 DEPENDENT = 1e-8
 """Of a vector's norm: what is left of it that is no new direction."""
 _ZERO = "the kernel of the training samples is zero; expected logits that depend on the parameters"
+_NOT_FINITE = "the gradient of some logits holds NaN or Inf; expected finite gradients"
 _NOISE = 100
 """Times the precision of the model's dtype: eigenvalues up to this part of the largest are rounding errors."""
 _N_SIGNS = 8
 """Vectors of signs that estimate the mean eigenvalue."""
+
+
+class NotFiniteError(ModelError):
+    """The gradient of some logits holds NaN or Inf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +121,26 @@ class Descent:
         return torch.where(flat, rate * self.steps, shrunk / torch.where(flat, 1.0, eigenvalues))
 
 
+class _Solved:
+    """A space with the eigenvalues of the kernel in it.
+
+    Attributes:
+        values: ``(k,)``, rising.
+    """
+
+    values: Tensor
+
+    @property
+    def largest_eigenvalue(self) -> float:
+        return float(self.values[-1])
+
+    @property
+    def default_rate(self) -> float:
+        return 1 / self.largest_eigenvalue
+
+
 @dataclass(frozen=True, eq=False)
-class KrylovSpace:
+class KrylovSpace(_Solved):
     """A space that holds the solutions for all residuals, nearly.
 
     Attributes:
@@ -140,14 +163,6 @@ class KrylovSpace:
     residual: float
     noise: float
 
-    @property
-    def largest_eigenvalue(self) -> float:
-        return float(self.values[-1])
-
-    @property
-    def default_rate(self) -> float:
-        return 1 / self.largest_eigenvalue
-
     def drifts(self, descent: Descent, probes: Mapping[str, Outputs]) -> dict[str, list[Drift]]:
         """Of each probe, by name, under each residual."""
         response = descent.response(self.values, self.ridge, descent.rate or self.default_rate, self.noise)
@@ -163,7 +178,7 @@ class KrylovSpace:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadSpace:
+class HeadSpace(_Solved):
     """The kernel of the last linear layer alone, ``(h @ h.T + 1) (x) eye(C)``, whole.
 
     Attributes:
@@ -194,14 +209,6 @@ class HeadSpace:
             raise ModelError(_ZERO)
         ridge = RIDGE * float(values.mean()) if descent.ridge is None else descent.ridge
         return cls(features, values, vectors, residuals, ridge, noise_of(values, outputs))
-
-    @property
-    def largest_eigenvalue(self) -> float:
-        return float(self.values[-1])
-
-    @property
-    def default_rate(self) -> float:
-        return 1 / self.largest_eigenvalue
 
     def drifts(self, descent: Descent, probes: Mapping[str, Outputs]) -> dict[str, list[Drift]]:
         """Of each probe, by name, under each residual."""
@@ -275,6 +282,8 @@ def krylov_space(
             basis = torch.cat([basis, new[:, : len(columns)]], 1)
             products = torch.cat([products, torch.stack(columns, 1)], 1)
         projected = basis.T @ products
+        if not bool(projected.isfinite().all()):
+            raise NotFiniteError(_NOT_FINITE)
         values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
         if not float(values[-1]) > 0:
             raise ModelError(_ZERO)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seamfast.audits.bootstrap import percentile_bounds
-from seamfast.audits.kernel_space import Descent, Drift, HeadSpace, krylov_space
+from seamfast.audits.kernel_space import Descent, Drift, HeadSpace, NotFiniteError, krylov_space
 from seamfast.audits.ntk import label_targets
 from seamfast.audits.ntk_subject import Differentiated
 from seamfast.checks import as_count, as_level, as_seed, check_in_range, check_time_budget
@@ -216,8 +216,8 @@ def label_forgetting(
             shares["exact"] = subject.share(drifts, len(train))
         except _OutOfTimeError:
             left_out["exact"] = "the time budget did not suffice"
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it
-            left_out["exact"] = "the gradient of some logits holds NaN or Inf; expected finite gradients"
+        except NotFiniteError as error:
+            left_out["exact"] = str(error)
     return LabelForgetting(shares.get("last_layer"), shares.get("exact"), left_out, _STEPS, level)
 
 

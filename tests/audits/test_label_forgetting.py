@@ -18,7 +18,7 @@ from torch.func import functional_call
 from seamfast import CleanSet
 from seamfast.audits import AUDITS, label_forgetting, sequela
 from seamfast.audits.label_forgetting import LabelForgetting, _halves
-from seamfast.audits.ntk import label_targets
+from seamfast.audits.ntk import drift, label_targets
 from seamfast.engine.model import digest
 from seamfast.errors import InputError, ModelError
 
@@ -296,7 +296,11 @@ def test_the_exact_figure_is_left_out_where_a_gradient_is_not_finite() -> None:
     train, _ = _halves(CleanSet(inputs, features(24).labels), seed=0)
     inputs[train[-1], 0] = 0  # the model's first two samples are looked at before
     found = label_forgetting(Rooted().double(), CleanSet(inputs, features(24).labels))
-    assert found.left_out == {"exact": "the gradient of some logits holds NaN or Inf; expected finite gradients"}
+    wanted = "the gradient of some logits holds NaN or Inf; expected finite gradients"
+    assert found.left_out == {"exact": wanted}
+    samples = inputs[train]
+    with pytest.raises(ModelError, match=f"^{wanted}$"):
+        drift(Rooted().double(), samples, torch.zeros(len(samples), dtype=torch.int64), samples)
     assert found.last_layer is not None
 
 
