@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -54,6 +54,7 @@ from seamfast.engine.subject import place  # noqa: E402
 from seamfast.modalities import ViewSettings  # noqa: E402
 from seamfast.modalities.base import StepDraws  # noqa: E402
 from seamfast.modalities.batch import Batch, named_tensors  # noqa: E402
+from seamfast.models import embed  # noqa: E402
 from seamfast.record import machine  # noqa: E402
 
 RESULTS = ROOT / "benches" / "results"
@@ -227,7 +228,7 @@ def as_values(found: ntk.Forgetting) -> dict[str, Any]:
 def actual(case: Case, rate: float) -> list[Row]:
     """Predicted beside actual drift: a row for each scheme, number of steps, rate and set of probes."""
     rows = []
-    logits = ntk_logits(case.model, case.train)
+    logits = embed(case.model, case.train)
     both = joined(case.clean, case.triggered)
     parts = {"clean": slice(0, len(case.clean)), "triggered": slice(len(case.clean), None)}
     for scheme in ntk.SCHEMES:
@@ -260,11 +261,6 @@ def joined(first: CleanSet, second: CleanSet) -> CleanSet:
     inputs: Any = {name: torch.cat([one[name] for one in columns]) for name in columns[0]}
     labels = torch.cat([first.labels, second.labels])
     return CleanSet(inputs if isinstance(first.inputs, dict) else inputs["inputs"], labels, **first.description)
-
-
-def ntk_logits(model: nn.Module, data: CleanSet) -> Tensor:
-    """``(N, C)``: of all samples."""
-    return ntk.drift(model, data, torch.zeros_like(data.labels), data, max_products=1, progress=False).logits
 
 
 def path(case: Case) -> dict[str, Any]:

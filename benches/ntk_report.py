@@ -331,13 +331,14 @@ def _draw_overlap(figure: Any, rows: list[Row]) -> None:
 
 def _draw_outcomes(figure: Any, rows: list[Row], after: dict[str, float]) -> None:
     axes = figure.subplots(1, 2, sharey=True)
-    shown = ("share of logits gone, triggered", "the same, T under the patterns of recovery")
-    labels = ("share of the logits that uniform labels take (%)", "shared gradients, T under patterns of recovery")
-    for axis, name, indicator, label in zip(axes, OUTCOMES, shown, labels, strict=True):
+    shown = (
+        ("share of logits gone, triggered", 100, "share of the logits that uniform labels take (%)"),
+        ("the same, T under the patterns of recovery", 1, "shared gradients, T under patterns of recovery"),
+    )
+    for axis, name, (indicator, factor, label) in zip(axes, OUTCOMES, shown, strict=True):
         for kind, color in (("patches", _VERMILION), ("other triggers", _BLUE)):
             some = [row for row in rows if (row["attack"] in PATCHES) == (kind == "patches")]
             points = _pairs(some, after, name, INDICATORS[indicator])
-            factor = 100 if "(%)" in label else 1
             axis.scatter([factor * x for x, _ in points], [100 * y for _, y in points], s=16, color=color, label=kind)
         axis.set(title=name, ylim=(-2, 102))
         axis.set_xlabel(label, fontsize=8)
