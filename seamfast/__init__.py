@@ -9,7 +9,7 @@ from seamfast._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from seamfast import attacks, triggers
+    from seamfast import attacks, fleet, triggers
     from seamfast.data import CleanSet
     from seamfast.data.readers import load
     from seamfast.engine.events import Callback, HistoryPoint
@@ -41,6 +41,7 @@ __all__ = [
     "evaluate",
     "fidelity",
     "fidelity_nist",
+    "fleet",
     "gate",
     "load",
     "sanitize",
@@ -76,7 +77,7 @@ _HOMES = {
 
 _PARTS = (
     *("acceptance", "attacks", "checks", "data", "engine", "errors", "guessing", "methods", "metrics", "modalities"),
-    *("observer", "ops", "record", "report", "triggers", "untrusted"),
+    *("fleet", "observer", "ops", "record", "report", "triggers", "untrusted"),
 )
 """Modules that are attributes of the package without an import of their own."""
 

@@ -56,6 +56,8 @@ from seamfast.engine.events import HistoryPoint
 from seamfast.engine.precision import PRECISIONS
 from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError, SanitizeInterrupted, SeamfastError
 from seamfast.evaluate import Evaluation, evaluate
+from seamfast.fleet.command import main as fleet_command
+from seamfast.fleet.options import FLEET, fleet_options
 from seamfast.intake.tokenizer import TOKENIZER
 from seamfast.isolation.confine import available
 from seamfast.isolation.folders import why_unusable
@@ -123,7 +125,10 @@ def main(
         stopped: likewise: why an earlier process ended; nothing is run, and the report says so.
         signed_by: likewise: the SHA-256 of the key by which the output is signed then.
     """
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["fleet"]:
+        return fleet_command(given[1:])
+    arguments = _parser().parse_args(given)
     arguments.staged, arguments.stopped, arguments.signed_by = staged, stopped, signed_by
     threads = torch.get_num_threads()
     try:
@@ -852,6 +857,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     gate_options(command("gate", _gate, GATE))
+    fleet_options(command("fleet", None, FLEET))  # for the list of commands: `main` hands it on
 
     rules = command("policy", _policy, "print a commented policy, or check one")
     actions = rules.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)

@@ -24,6 +24,10 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, signal.default_int_handler)
+        if arguments[:1] == ["fleet"]:
+            from seamfast.fleet.command import main as fleet
+
+            return fleet(arguments[1:])
         from seamfast import cli
 
         return cli.main(arguments)

@@ -66,7 +66,7 @@ def gate_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dry-run", action="store_true", help="check policy, files and data; run and write nothing")
     sub.add_argument(
         "--max-memory",
-        type=_size,
+        type=size,
         metavar="SIZE",
         help="memory that the run may take: bytes, or with K, M, G or T (default: what the machine or its control "
         "group has)",
@@ -159,7 +159,7 @@ def _argument(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=JSON, such as num_classes=10") from None
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
     found = re.fullmatch(r"([1-9][0-9]{0,17})([KMGT]?)", text)
     if found is None or int(found[1]) * _UNITS[found[2]] >= 1 << 63:
         raise argparse.ArgumentTypeError(f"{text!r}; expected bytes, such as 8G or 500M")

@@ -19,7 +19,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -27,36 +26,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import seamfast
 from seamfast.errors import InputError
+from seamfast.isolation.child import command, environment, user_site, why_ended
 from seamfast.isolation.confine import adopt_orphans
 from seamfast.isolation.folders import private_folder, why_unusable
 from seamfast.isolation.limits import Limits
 from seamfast.options import EXIT_INCOMPLETE, EXIT_USAGE, gate_parser, written_to
 from seamfast.terminal import say, write_out
 from seamfast.worker import RESULT
-
-# Loads seamfast from where this process has it, whatever else the search path holds; ``import`` would look there.
-_BOOTSTRAP = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("seamfast", sys.argv[1], submodule_search_locations=[sys.argv[2]])
-sys.modules["seamfast"] = package = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
-from seamfast.worker import main
-main()
-"""
-
-_KEPT = frozenset(
-    (
-        *("LANG", "LANGUAGE", "TZ", "TERM", "COLUMNS", "NO_COLOR", "SOURCE_DATE_EPOCH", "SEAMFAST_BACKEND"),
-        *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_DYNAMIC", "OMP_WAIT_POLICY", "OMP_STACKSIZE"),
-        *("OMP_THREAD_LIMIT", "OMP_SCHEDULE", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME"),
-        *("MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_CBWR", "OPENBLAS_NUM_THREADS", "ATEN_CPU_CAPABILITY"),
-        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_MODULE_LOADING", "CUBLAS_WORKSPACE_CONFIG"),
-        *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "NVIDIA_TF32_OVERRIDE"),
-    )
-)
-"""Variables that a run may depend on, none of which names code, as hooks of Python, the loader and torch do."""
 
 _REPORTING_S = 600.0  # that the report on a run that was ended may take
 
@@ -179,16 +156,14 @@ class _Run:
             "limits": limits.to_dict(),
             "stopped": stopped,
             "cuda": self.arguments.device != "cpu",
-            "path": _user_site(),
+            "path": user_site(),
             "signed_by": self.signed_by,
         }
-        package = os.path.abspath(seamfast.__file__)
-        command = [sys.executable, "-I", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _BOOTSTRAP]
         process = subprocess.Popen(
-            [*command, package, os.path.dirname(package), json.dumps(how), *self.argv],
+            command("seamfast.worker", [json.dumps(how), *self.argv]),
             stdin=subprocess.DEVNULL,
             stdout=2,  # what is printed there is no document
-            env=_environment(self.private / "tmp"),
+            env=environment(self.private / "tmp"),
             pass_fds=self.locks,
             start_new_session=True,
         )
@@ -201,7 +176,7 @@ class _Run:
             return f"did not end within {limits.time_s:g} s, the limit that --max-time sets"
         if (self.private / RESULT).exists():
             return None
-        return _ended(process.returncode, limits)
+        return why_ended(process.returncode, limits)
 
     def _tell_janitor(self, process: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # it was killed
@@ -266,23 +241,6 @@ def _wait(process: subprocess.Popen[bytes], time_s: float) -> bool:
     return True
 
 
-def _ended(status: int, limits: Limits) -> str:
-    """Why a worker that left no result ended."""
-    # Libraries that get no memory end the process in their own ways.
-    limit = limits.reached(MemoryError())
-    perhaps = f" ({limit})" if limit else ""
-    if status >= 0:
-        return f"the process of the run ended with status {status} and without a verdict{perhaps if status else ''}"
-    name = signal.Signals(-status).name if -status in signal.valid_signals() else str(-status)
-    if -status == signal.SIGXCPU:
-        return f"the process of the run used {limits.cpu_s:,} s of processor time, the limit that --max-time sets"
-    if -status == signal.SIGKILL:
-        perhaps = ", as the system does where memory runs out"
-    elif -status not in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS):
-        perhaps = ""
-    return f"the process of the run was ended by {name}{perhaps}"
-
-
 def _children() -> set[int]:
     """The processes whose parent is this one."""
     found = set()
@@ -336,32 +294,6 @@ def _clean_after(reader: int, folders: Sequence[Path]) -> NoReturn:
                 time.sleep(0.1)
     finally:
         os._exit(0)
-
-
-def _environment(temporary: Path) -> dict[str, str]:
-    """The variables of the worker."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")}
-    folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(folder)]
-    kept["PATH"] = os.pathsep.join(folders) or os.defpath
-    # Where a container has the library of NVIDIA's driver, the loader finds it by this variable alone.
-    libraries = [
-        folder
-        for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-        if os.path.isabs(folder) and os.path.exists(os.path.join(folder, "libcuda.so.1"))
-    ]
-    if libraries:
-        kept["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-    # scikit-learn, which reads digits, would warn that there is no shared memory to run processes with.
-    quiet = {"JOBLIB_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}  # the latter starts threads otherwise
-    return kept | {"HOME": str(temporary), "TMPDIR": str(temporary), **quiet}
-
-
-def _user_site() -> list[str]:
-    """The user's own site folder, where seamfast is installed in it."""
-    site = sys.modules.get("site")
-    folder = None if site is None else site.USER_SITE
-    package = os.path.dirname(os.path.abspath(seamfast.__file__))
-    return [folder] if folder and os.path.dirname(package) == os.path.realpath(folder) else []
 
 
 def _made(folder: Path) -> list[Path]:

@@ -35,6 +35,7 @@ ASKED_FOR = {
     ("cli.py", "sys.stdout."),
     ("terminal.py", "print(printable(text)"),
     ("terminal.py", "sys.stdout"),
+    ("fleet/nursery.py", "pid = os.fork()  # of a process without threads"),
     ("supervisor.py", "child = os.fork()  # of a process without threads"),
     ("isolation/confine.py", 'importlib.import_module("seamfast._confine")'),
     ("engine/run.py", "return torch.compile(model) if self.compute.compiles else model"),
@@ -104,6 +105,9 @@ PLANTED_IMPORTS = {
         ("report.py", "import numpy as np", "seamfast.report -> numpy"),
         ("metrics.py", "from torch import Tensor", "seamfast.metrics -> torch"),
     ],
+    "The driver of a fleet needs no torch": [
+        ("fleet/store.py", "from seamfast.fleet import work", "seamfast.fleet.work -> torch"),
+    ],
     "Signing needs no torch": [
         (
             "gating/provenance/bundle.py",
@@ -122,6 +126,7 @@ PLANTED_IMPORTS = {
         ("intake/pickles.py", "import pickle", "seamfast.intake.pickles -> pickle"),
         ("intake/_pickle_child.py", "import pickle", "seamfast.intake._pickle_child -> pickle"),
         ("cli.py", "from subprocess import run", "seamfast.cli -> subprocess"),
+        ("fleet/run.py", "def f():\n  import ray", "seamfast.fleet.run -> ray"),
         ("launch.py", "import argparse", "seamfast.launch -> argparse"),
         *(
             ("data/planted.py", source, f"seamfast.data.planted -> {source.split()[1].split('.')[0]} (l.")

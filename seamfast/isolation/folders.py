@@ -91,7 +91,7 @@ def private_folder(parent: Path, prefix: str) -> Iterator[tuple[Path, int]]:
     """
     for name in _names(parent):
         if re.fullmatch(rf"{re.escape(prefix)}\.[0-9a-f]{{{_N_HEX}}}", name):
-            _remove_left(parent / name)
+            remove_left(parent / name)
     folder, lock = _new_folder(parent, prefix)
     try:
         yield folder, lock
@@ -126,7 +126,7 @@ def _names(parent: Path) -> list[str]:
         return []
 
 
-def _remove_left(folder: Path) -> None:
+def remove_left(folder: Path) -> None:
     """Remove a private folder of this user that is in use no more."""
     with contextlib.suppress(OSError):
         status = os.lstat(folder)
