@@ -43,8 +43,8 @@ case $role in
     [ $# -ge 2 ] || usage "$# arguments behind shard"
     : "${SLURM_ARRAY_TASK_ID:?is not set; expected a task of a job array}"
     n=$SLURM_ARRAY_TASK_COUNT
-    # Of an array such as 3,5 the count is 2, and no task is shard 0 of 2: jobs would be left out. Distinct indices whose
-    # last is count - 1 are all from 0.
+    # Of an array such as 3,5 the count is 2, and no task is shard 0 of 2: jobs would be left out. Indices are distinct,
+    # so those whose last is count - 1 are all from 0.
     if [ "$SLURM_ARRAY_TASK_MAX" -ne $((n - 1)) ]; then
       echo "slurm_array.sh: the array has $n tasks, the last is $SLURM_ARRAY_TASK_MAX; expected 0 to $((n - 1))" >&2
       exit 4

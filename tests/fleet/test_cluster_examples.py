@@ -361,6 +361,9 @@ def test_ray_job_runs_the_script_that_it_mounts(node: Node) -> None:
     (container,) = ray_templates()["worker"]["spec"]["containers"]
     limits = container["resources"]["limits"]
     assert float(value_behind("--gpus-per-job", words)) * int(limits["cpu"]) == int(limits["nvidia.com/gpu"])
+    # As many jobs as run at a time leave memory to Ray, whose resources limit nothing.
+    job, worker = (int(text.rstrip("Gi")) for text in (value_behind("--max-memory", words), limits["memory"]))
+    assert job * int(limits["cpu"]) <= 0.8 * worker
 
 
 # Against the package.
@@ -374,13 +377,16 @@ def test_commands_are_those_of_the_fleet(node: Node) -> None:
     node.run(*ray_command())
     ran = node.calls("seamfast")
     assert len(ran) == 3
-    for block in re.findall(r"^```console\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        lines = block.replace("\\\n", " ").splitlines()
-        ran += [line[2:].split()[1:] for line in lines if line.startswith("$ seamfast fleet ")]
-    assert len(ran) > 5
-    for words in ran:
+    shown = re.findall(r"^ *\$ (?:\w+=\S+ )?seamfast (fleet .*)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    ran += [line.split() for line in shown]
+    ran += [job["spec"]["template"]["spec"]["containers"][0]["command"][1:] for job in of_kind(INDEXED, "Job")[1:]]
+    assert sum(words[:2] == ["fleet", "status"] for words in ran) == 3
+    for words in ran:  # the parsers end the process where an argument is wrong
         assert words[0] == "fleet"
-        options.fleet_parser().parse_args(words[1:])  # ends the process where an argument is wrong
+        if words[1] == "status":
+            options.status_parser().parse_args(words[2:])
+        else:
+            options.fleet_parser().parse_args(words[1:])
 
 
 def test_jobs_of_the_example_are_jobs() -> None:
