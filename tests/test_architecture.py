@@ -483,7 +483,7 @@ def test_lazy_names_are_found_and_others_are_not() -> None:
 
 PUBLIC = """
     Callback CleanSet Evaluation FineTuneConfig GateResult HistoryPoint Rate Report SanitizeResult SeamAuthorsConfig
-    SeamConfig SeamEncoderConfig SuperFineTuneConfig __version__ attacks evaluate fidelity fidelity_nist gate load
+    SeamConfig SeamEncoderConfig SuperFineTuneConfig __version__ attacks evaluate fidelity fidelity_nist fleet gate load
     sanitize sanitize_encoder triggers warmup
 """
 

@@ -6,17 +6,19 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from seamfast.errors import ConfigError, InputError
 from seamfast.fleet.options import fleet_parser, status_parser
-from seamfast.fleet.run import run
-from seamfast.fleet.store import n_listed, rows
+from seamfast.fleet.run import exit_code_of, run
+from seamfast.fleet.store import n_listed, rows, shards_missing
 from seamfast.fleet.summary import as_text, write_summary
-from seamfast.options import EXIT_OK, EXIT_USAGE, written_to
+from seamfast.options import EXIT_USAGE, written_to
 from seamfast.terminal import say, write_out
+from seamfast.untrusted import listed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,16 +82,18 @@ def _run(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder)
     found = list(rows(folder))
-    n_waiting = max(0, n_listed(folder) - len(found))
+    n_waiting, missing = max(0, n_listed(folder) - len(found)), shards_missing(folder)
+    if missing:
+        say(f"seamfast: {listed([f'shard {name}' for name in missing], 5)} never began")
     write_summary(folder, found, n_waiting=n_waiting, prometheus=arguments.prometheus)
+    outcomes = Counter(row["outcome"] for row in found)
+    if n_waiting or missing:
+        outcomes["waiting"] = max(1, n_waiting)
     if arguments.json:
-        outcomes: dict[str, int] = {"waiting": n_waiting} if n_waiting else {}
-        for row in found:
-            outcomes[row["outcome"]] = outcomes.get(row["outcome"], 0) + 1
-        write_out(json.dumps({"n_jobs": len(found) + n_waiting, "outcomes": outcomes}, indent=2) + "\n")
+        write_out(json.dumps({"n_jobs": len(found) + n_waiting, "outcomes": dict(outcomes)}, indent=2) + "\n")
     else:
         write_out(as_text(found, n_waiting=n_waiting))
-    return EXIT_OK
+    return exit_code_of(outcomes)
 
 
 def _toml(path: str) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from seamfast.fleet.slot import Answer, Slot, Task
+from seamfast.isolation.limits import machine_memory
+
+_MEMORY_SHARE = 0.9  # of the machine's, for all jobs together
 
 
 class LocalWorkers:
@@ -76,3 +79,9 @@ def n_default_workers(gpus_per_job: float) -> int:
     if gpus_per_job:
         return max(1, len(_visible_gpus())) * max(1, int(1 / gpus_per_job))
     return n_cores()
+
+
+def share_of_memory(n_workers: int) -> int | None:
+    """Bytes for each of ``n_workers`` on this machine; ``None`` where it is not known how many there are."""
+    whole = machine_memory()
+    return None if whole is None else int(_MEMORY_SHARE * whole / n_workers)

@@ -130,7 +130,7 @@ class Nursery:
 
     def _run(self, task: dict[str, Any]) -> str | None:
         """Let a child do ``task``; why it was ended, or ``None`` where it left a result."""
-        limits = Limits.of(task["memory_bytes"], task["time_s"])
+        limits = Limits.of(task["memory_bytes"] or self.how["memory_bytes"], task["time_s"])
         child = self.child = self.child or self._fork(limits, task["lives_on"], task["cuda"])
         with contextlib.suppress(BrokenPipeError):
             child.tasks.write(json.dumps(task).encode() + b"\n")

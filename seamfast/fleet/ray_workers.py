@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from seamfast.errors import InputError
+from seamfast.fleet.local import n_cores, share_of_memory
 from seamfast.fleet.schedule import WorkersLost
 from seamfast.fleet.slot import Answer, Slot, Task
 from seamfast.terminal import say
@@ -31,6 +32,8 @@ class SlotActor:
         given = json.loads(how)
         if "CUDA_VISIBLE_DEVICES" in os.environ:  # as Ray assigns them
             given["environment"]["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+        # A worker for each CPU that Ray has on this machine is the most that there can be.
+        given["memory_bytes"] = share_of_memory(n_cores())
         self._slot = Slot(given, name)
 
     def ready(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,30 @@ from tqdm import tqdm
 
 from seamfast.errors import InputError
 from seamfast.fleet.jobs import Job, Jobs, absolute, check_settings, check_shard
-from seamfast.fleet.local import LocalWorkers, n_default_workers
+from seamfast.fleet.local import LocalWorkers, n_default_workers, share_of_memory
 from seamfast.fleet.options import DEFAULT_MAX_TIME_S
 from seamfast.fleet.schedule import Schedule, Workers, WorkersLost, check, do_all, group_of
 from seamfast.fleet.store import Store, n_listed, n_rows, rows
 from seamfast.fleet.summary import write_summary
-from seamfast.isolation.limits import machine_memory
 from seamfast.options import EXIT_INCOMPLETE, EXIT_NOT_ACCEPTED, EXIT_OK, EXIT_REFUSED
 
 _GOOD = ("accepted", "pass")
 _BAD = ("fail", "refused")
 _FAILED = ("quarantined", "error", "invalid")
-_MEMORY_SHARE = 0.9  # of the machine's, for all jobs together
+
+
+def exit_code_of(outcomes: Mapping[str, int]) -> int:
+    """The exit code of a fleet with so many jobs of each outcome.
+
+    0: every job accepted or passed. 2: some were given up, had a defect or were not reached, and may be run again. Else
+    1: some failed, or their result was refused. Else 3: some undecided, or with input that cannot be used.
+    """
+    found = {name for name, n in outcomes.items() if n}
+    if found & {"quarantined", "waiting", "error"}:
+        return EXIT_INCOMPLETE
+    if found & set(_BAD):
+        return EXIT_NOT_ACCEPTED
+    return EXIT_OK if found <= set(_GOOD) else EXIT_REFUSED
 
 
 @dataclass(frozen=True)
@@ -53,15 +65,8 @@ class FleetResult:
 
     @property
     def exit_code(self) -> int:
-        """0: every job accepted or passed. 2: some were given up, had a defect or were not reached, and may be run
-        again. Else 1: some failed, or their result was refused. Else 3: some undecided, or with input that cannot be
-        used."""
-        found = {name for name, n in self.outcomes.items() if n}
-        if self.stopped is not None or found & {"quarantined", "waiting", "error"}:
-            return EXIT_INCOMPLETE
-        if found & set(_BAD):
-            return EXIT_NOT_ACCEPTED
-        return EXIT_OK if found <= set(_GOOD) else EXIT_REFUSED
+        """``exit_code_of(outcomes)``; 2 where something stopped the call."""
+        return EXIT_INCOMPLETE if self.stopped is not None else exit_code_of(self.outcomes)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of all jobs in the folder, by id."""
@@ -159,14 +164,16 @@ def run(
                 "attempt": attempt,
                 "digests": store.digests(job),
                 "time_s": max_time_s,
-                "memory_bytes": max_memory or memory,
+                "memory_bytes": max_memory,
                 "cuda": share > 0,
                 "memory_share": share or None,
                 "lives_on": share > 0 and job.kind == "sanitize",
             }
 
-        memory = None if n_workers is None else _share_of_memory(n_workers)
-        how = {"out": str(folder), "key": hashlib.sha256(str(folder).encode()).hexdigest(), "environment": {}}
+        key = hashlib.sha256(str(folder).encode()).hexdigest()
+        how: dict[str, Any] = {"out": str(folder), "key": key, "environment": {}, "memory_bytes": None}
+        if n_workers is not None and ray is None:
+            how["memory_bytes"] = share_of_memory(n_workers)
         with _bar(len(listed), n_before, progress) as bar:
 
             def on_row(row: dict[str, Any]) -> None:
@@ -204,11 +211,6 @@ def _workers(how: dict[str, Any], ray: str | None, n_workers: int | None, gpus_p
 
             pool = RayWorkers(stack.enter_context(connected(ray, n_workers)), how, n_workers, gpus_per_job)
         yield stack.enter_context(closing(pool))
-
-
-def _share_of_memory(n_workers: int) -> int | None:
-    whole = machine_memory()
-    return None if whole is None else int(_MEMORY_SHARE * whole / n_workers)
 
 
 def _bar(n_jobs: int, n_done: int, progress: bool | None) -> Any:

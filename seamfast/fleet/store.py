@@ -16,6 +16,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -280,3 +281,15 @@ def n_listed(folder: Path) -> int:
                         last = int(json.loads(line).get("n_jobs", last))
         total += last
     return total
+
+
+def shards_missing(folder: Path) -> list[str]:
+    """The shards, as ``k/n``, of which no call has begun though others of the same ``n`` have."""
+    begun: dict[int, set[int]] = {}
+    for manifest in folder.glob("manifest-*-of-*.jsonl"):
+        found = re.fullmatch(r"manifest-([0-9]+)-of-([0-9]+)", manifest.stem)
+        if found is not None:
+            begun.setdefault(int(found[2]), set()).add(int(found[1]))
+    if (folder / "manifest.jsonl").exists():  # one call had all jobs
+        return []
+    return [f"{k}/{n}" for n, known in sorted(begun.items()) for k in range(n) if k not in known]
