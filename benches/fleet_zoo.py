@@ -66,7 +66,7 @@ VOCABULARY, MAX_LENGTH = 1500, 24
 CLEAN_SHARE = 0.15
 """Of the training part: the clean data of a cure."""
 RATE = 0.1
-RATES = {"all_to_all": 0.35, "low_frequency": 0.2, "feature_shift": 0.2}
+RATES = {"all_to_all": 0.35, "tact": 0.08, "low_frequency": 0.2, "feature_shift": 0.2}
 """Share of the training part that is poisoned, where it is not ``RATE``."""
 
 
