@@ -1851,7 +1851,7 @@ MUTANTS = [
     ),
     Mutant(
         "html-not-escaped",
-        "gating/documents/markup.py",
+        "documents/markup.py",
         "html.escape(visible(text, limit), quote=True)",
         'html.escape("") + visible(text, limit)',
         "text of a stranger is read as HTML",

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from seamfast.documents.style import STYLE
 from seamfast.gating.documents.cyclonedx import as_bom
 from seamfast.gating.documents.html import as_html
 from seamfast.gating.documents.in_toto import as_statement
 from seamfast.gating.documents.markdown import as_markdown
 from seamfast.gating.documents.sarif import as_sarif
-from seamfast.gating.documents.style import STYLE
 from tests.gating.examples import cases
 from tests.gating.golden_files import GOLDEN, check
 from tests.gating.pictures import example_pictures

@@ -17,10 +17,9 @@ from hypothesis import example as example_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seamfast.documents.markup import Markup, element, visible
+from seamfast.documents.style import STYLE
 from seamfast.gating.documents.html import as_html
-from seamfast.gating.documents.markup import Markup, element
-from seamfast.gating.documents.style import STYLE
-from seamfast.gating.documents.wording import visible
 from tests.gating.examples import OUTCOMES, cases, example
 from tests.gating.hostile_text import STRINGS, with_strings
 from tests.gating.pictures import example_pictures

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seamfast.documents.markup import visible
 from seamfast.gating.documents.markdown import MAX_CHARACTERS, as_markdown
-from seamfast.gating.documents.wording import visible
 from tests.gating.examples import OUTCOMES, cases, example
 from tests.gating.hostile_text import STRINGS, with_strings
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamfast.documents.markup import visible
 from seamfast.gating.documents import wording
 
 
@@ -110,20 +111,20 @@ def test_moment(created: str, text: str) -> None:
     ],
 )
 def test_visible(text: str, shown: str) -> None:
-    assert wording.visible(text) == shown
+    assert visible(text) == shown
 
 
 @given(st.text(st.characters(exclude_categories=())), st.integers(2, 40))
 def test_visible_is_printable_short_and_stable(text: str, limit: int) -> None:
-    shown = wording.visible(text, limit)
+    shown = visible(text, limit)
     assert shown.isprintable()
     assert shown.encode()
     assert len(shown) <= 10 * (limit + 1)
-    assert wording.visible(shown, None) == shown
+    assert visible(shown, None) == shown
 
 
 def test_long_names_keep_both_ends() -> None:
-    assert wording.visible("a" * 600 + "b" * 600, 10) == "aaaaa…bbbbb"
+    assert visible("a" * 600 + "b" * 600, 10) == "aaaaa…bbbbb"
 
 
 def test_classes_with_and_without_names() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from seamfast.gating.documents.markup import Markup, element
+from seamfast.documents.markup import Markup, element
 from seamfast.gating.documents.wording import percent
 
 Rate = Mapping[str, Any]

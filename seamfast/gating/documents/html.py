@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamfast.documents.markup import Child, Markup, element, visible
+from seamfast.documents.style import STYLE
 from seamfast.gating.documents import wording
 from seamfast.gating.documents.charts import curve, dots, scale
-from seamfast.gating.documents.markup import Child, Markup, element
 from seamfast.gating.documents.png import as_png
-from seamfast.gating.documents.style import STYLE
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _MOST_ROWS, _MOST_LINES, _MOST_PICTURES, _MOST_CLASSES = 200, 100, 16, 5
@@ -61,9 +61,7 @@ def as_html(report: Values, pictures: Mapping[str, Pictures]) -> bytes:
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         [element("meta", name=name, content=content) for name, content in (*names, ("referrer", "no-referrer"))],
-        element(
-            "title", f"{wording.TITLES[outcome]}: {wording.visible(report['model']['path'], 80)} – seamfast intake gate"
-        ),
+        element("title", f"{wording.TITLES[outcome]}: {visible(report['model']['path'], 80)} – seamfast intake gate"),
         element("link", rel="icon", href="data:,"),  # without it browsers request one
         element("style", Markup(STYLE)),
     )
@@ -80,7 +78,7 @@ def as_html(report: Values, pictures: Mapping[str, Pictures]) -> bytes:
 
 
 def _line(report: Values) -> Markup:
-    when = element("time", wording.moment(report["created"]), datetime=wording.visible(report["created"]))
+    when = element("time", wording.moment(report["created"]), datetime=visible(report["created"]))
     parts = [element("span", "seamfast intake gate"), element("span", _name(report["model"]["path"]))]
     return element("div", parts, element("span", when, class_="soft"), class_="line")
 
@@ -416,7 +414,7 @@ def _section(title: str, *content: Child) -> Markup:
 
 def _name(text: str) -> Markup:
     """A name from the report, set apart as code."""
-    return element("code", wording.visible(text, wording.LONGEST_NAME))
+    return element("code", visible(text, wording.LONGEST_NAME))
 
 
 def _digest(digest: str) -> Markup:

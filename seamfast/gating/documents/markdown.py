@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from seamfast.documents.markup import visible
 from seamfast.gating.documents import wording
 from seamfast.gating.documents.subjects import received_weights
 from seamfast.terminal import without_commands
@@ -190,11 +191,11 @@ class _Writer:
         """``text`` with special characters as numeric entities, so that it renders as it is."""
         if isinstance(text, Markdown):
             return text
-        return Markdown(_SPECIAL.sub(_entity, wording.visible(text, max(self.length, length)).strip()))
+        return Markdown(_SPECIAL.sub(_entity, visible(text, max(self.length, length)).strip()))
 
     def code(self, name: str, length: int = 0) -> Markdown:
         """``name`` as code; what would end the code or the cell, or be a command in a log, is an escape."""
-        shown = without_commands(wording.visible(name, max(self.length, length)))
+        shown = without_commands(visible(name, max(self.length, length)))
         escaped = shown.replace("`", r"\x60").replace("|", r"\x7c")
         return Markdown(f"`{escaped}`")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from seamfast.documents.markup import visible
 from seamfast.gating.decision import not_finite
 from seamfast.gating.policy import METRICS
 
@@ -34,26 +34,7 @@ NOT_KNOWN = "n/a"
 _LEAST = 0.0001
 """Shares below it are printed alike."""
 
-LONGEST_NAME, LONGEST_TEXT = 200, 1000  # characters
-_MOST_MARKS = 4  # combining marks in a row; writing systems use no more, and more of them overprint their neighbours
-
-
-def visible(text: str, limit: int | None = LONGEST_TEXT) -> str:
-    """``text`` with unprintable characters as escapes, such as ``\\u202e``, and without its middle where too long.
-
-    Escaped are control characters, line breaks, bidirectional overrides, zero-width and private-use characters, lone
-    surrogates, and combining marks that follow no character or more than three other marks.
-    """
-    if limit is not None and len(text) > limit:
-        text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
-    if text.isascii() and text.isprintable():
-        return text or "(empty)"
-    parts, n_marks = [], _MOST_MARKS  # so that a mark at the start is an escape too
-    for character in text:
-        n_marks = n_marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
-        plain = character.isprintable() and n_marks <= _MOST_MARKS
-        parts.append(character if plain else character.encode("unicode_escape").decode("ascii"))
-    return "".join(parts)
+LONGEST_NAME = 200  # characters
 
 
 def first(items: Sequence[T], limit: int) -> tuple[Sequence[T], list[str]]:

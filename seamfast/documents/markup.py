@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from seamfast.gating.documents.wording import LONGEST_TEXT, visible
-
+LONGEST_TEXT = 1000  # characters
+_MOST_MARKS = 4  # combining marks in a row; writing systems use no more, and more of them overprint their neighbours
 _WITHOUT_END = frozenset({"img", "link", "meta"})
 
 
@@ -53,3 +54,21 @@ def _joined(child: Child) -> str:
 
 def _escaped(text: str, limit: int | None) -> str:
     return html.escape(visible(text, limit), quote=True)
+
+
+def visible(text: str, limit: int | None = LONGEST_TEXT) -> str:
+    """``text`` with unprintable characters as escapes, such as ``\\u202e``, and without its middle where too long.
+
+    Escaped are control characters, line breaks, bidirectional overrides, zero-width and private-use characters, lone
+    surrogates, and combining marks that follow no character or more than three other marks.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+    if text.isascii() and text.isprintable():
+        return text or "(empty)"
+    parts, n_marks = [], _MOST_MARKS  # so that a mark at the start is an escape too
+    for character in text:
+        n_marks = n_marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        plain = character.isprintable() and n_marks <= _MOST_MARKS
+        parts.append(character if plain else character.encode("unicode_escape").decode("ascii"))
+    return "".join(parts)
