@@ -271,7 +271,12 @@ def plant(entry: Entry, zoo: Path, root: Path) -> None:
         save_model(folder, model, description)
         save_triggers(folder / triggers_file(entry), backdoor.triggers)
         (folder / "info.json").write_text(json.dumps(info, indent=2) + "\n")
-        os.replace(folder, folder_of(entry, zoo))
+        try:
+            os.replace(folder, folder_of(entry, zoo))
+        except OSError:
+            if not is_planted(entry, zoo):
+                raise
+            # Another process has planted it meanwhile, from the same seed.
 
 
 def triggers_file(entry: Entry) -> str:
