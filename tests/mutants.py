@@ -1859,7 +1859,7 @@ MUTANTS = [
     ),
     Mutant(
         "wording-shows-controls",
-        "gating/documents/wording.py",
+        "documents/markup.py",
         "plain = character.isprintable() and n_marks <= _MOST_MARKS",
         "plain = n_marks <= _MOST_MARKS",
         "control characters reach the reader",

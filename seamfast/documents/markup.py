@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 LONGEST_TEXT = 1000  # characters
 _MOST_MARKS = 4  # combining marks in a row; writing systems use no more, and more of them overprint their neighbours
-_WITHOUT_END = frozenset({"img", "link", "meta"})
+_WITHOUT_END = frozenset({"img", "input", "link", "meta"})
 
 
 class Markup(str):

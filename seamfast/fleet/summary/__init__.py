@@ -1,18 +1,19 @@
-"""What a fleet did, for people and for programs."""
+"""What a fleet did, for people and for programs: each document is a function of the rows."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from seamfast.fleet.summary.html import as_html
+from seamfast.fleet.summary.prometheus import as_prometheus
+from seamfast.fleet.summary.table import as_csv, as_jsonl
+from seamfast.fleet.summary.text import as_text
 from seamfast.report import write_atomically
 
-
-def as_text(rows: Iterable[Mapping[str, Any]], *, n_waiting: int = 0) -> str:
-    return f"{dict(Counter(row['outcome'] for row in rows))} {n_waiting}\n"
+__all__ = ["as_text", "write_summary"]
 
 
 def write_summary(
@@ -24,4 +25,26 @@ def write_summary(
     n_waiting: int = 0,
     prometheus: bool = False,
 ) -> None:
-    write_atomically(folder / "summary.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    """Write ``summary.html``, ``summary.csv`` and ``summary.jsonl`` into ``folder``, each whole or not at all.
+
+    Args:
+        rows: of the jobs that are done or given up.
+        seconds, workers: of the call, where there was one.
+        n_waiting: jobs that are neither.
+        prometheus: write ``fleet.prom`` too.
+    """
+    found = list(rows)
+    now = datetime.now(timezone.utc)
+    write_atomically(folder / "summary.csv", as_csv(found))
+    write_atomically(folder / "summary.jsonl", as_jsonl(found))
+    page = as_html(
+        found,
+        name=folder.name,
+        created=now.isoformat(timespec="seconds"),
+        seconds=seconds,
+        workers=workers,
+        n_waiting=n_waiting,
+    )
+    write_atomically(folder / "summary.html", page)
+    if prometheus:
+        write_atomically(folder / "fleet.prom", as_prometheus(found, now.timestamp(), n_waiting))
