@@ -68,7 +68,7 @@ const show = () => {
   const words = text.value.toLowerCase();
   let n = 0;
   for (const row of rows) {
-    const is = (!outcome.value || row.dataset.outcome === outcome.value) &&
+    const is = (outcome.selectedIndex === 0 || row.dataset.outcome === outcome.value) &&
       (!words || row.textContent.toLowerCase().includes(words));
     row.hidden = !is;
     n += is;
@@ -82,8 +82,8 @@ heads.forEach((head, place) => head.querySelector('button').addEventListener('cl
   const down = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
   heads.forEach(other => other.removeAttribute('aria-sort'));
   head.setAttribute('aria-sort', down === 1 ? 'ascending' : 'descending');
-  const key = row => row.cells[place].dataset.value ?? row.cells[place].textContent;
   const numeric = head.classList.contains('number');
+  const key = row => numeric ? row.cells[place].dataset.value ?? '' : row.cells[place].textContent;
   rows.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
     if (!numeric) return down * x.localeCompare(y);
@@ -94,6 +94,7 @@ heads.forEach((head, place) => head.querySelector('button').addEventListener('cl
 show();
 """
 
+_SIDES = {"before": "as received", "after": "sanitized"}
 _COLUMNS = (
     ("ACC before", "accuracy_before"),
     ("ACC lost", "accuracy_lost"),
@@ -250,9 +251,9 @@ def _chart(
                     class_=f"bar {side}" if len(known) > 1 else "bar",
                 )
             )
-        name = {"before": "as received", "after": "sanitized"}[side] if len(known) > 1 else "all"
+        name = f"{_SIDES[side]}: " if len(known) > 1 else ""
         median, last = (_edge(quantile(values, share), in_percent) for share in (0.5, 1.0))
-        described.append(f"{name}: median {median}, largest {last} (n = {len(values):,})")
+        described.append(f"{name}median {median}, largest {last} (n = {len(values):,})")
     ticks = [
         element(
             "text",
@@ -273,7 +274,7 @@ def _chart(
         role="img",
         aria_label=f"{title}: {'; '.join(described)}",
     )
-    key = [element("span", _swatch(side), {"before": "as received", "after": "sanitized"}[side]) for side, _ in known]
+    key = [element("span", _swatch(side), _SIDES[side]) for side, _ in known]
     return element(
         "figure",
         element("h3", title),
@@ -342,20 +343,20 @@ def _table(rows: Sequence[Row]) -> Markup | None:
     more = len(rows) - _MOST_ROWS
     note = f"{more:,} more jobs are in summary.csv. " if more > 0 else ""
     options = [
-        element("option", "all", value=""),
+        element("option", "all"),
         *(element("option", outcome, value=outcome) for outcome in counts(rows)),
     ]
     tools = element(
         "div",
         element("label", "Find", element("input", type="search", id="text")),
         element("label", "Outcome", element("select", options, id="outcome")),
-        element("span", "", id="shown", class_="soft", role="status"),
+        element("span", id="shown", class_="soft", role="status"),
         class_="tools",
-        hidden="",
+        hidden="hidden",
     )
     table = element(
         "table",
-        element("caption", "All jobs", class_="soft", hidden=""),
+        element("caption", "All jobs", class_="soft", hidden="hidden"),
         element("thead", element("tr", heads)),
         element("tbody", lines),
         class_="jobs",
@@ -375,7 +376,7 @@ def _head(label: str, *, number: bool = False) -> Markup:
 
 def _number(value: float | None, scale: int, style: str) -> Markup:
     if value is None:
-        return element("td", element("span", "–", class_="soft"), class_="number", data_value="")
+        return element("td", element("span", "–", class_="soft"), class_="number")
     shown = format(scale * value, style)
     return element("td", shown.replace("-", "−"), class_="number", data_value=f"{value:.6g}")
 
