@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test browser test-benches lint bench sanitizers fuzz mutants clean
+.PHONY: help env demo test browser test-ray test-benches lint bench sanitizers fuzz mutants clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ help: ## List the targets.
 env: $(VENV)/.dev ## Make .venv with the package, editable, and all that its development needs.
 
 # One thread: models as small as these gain nothing from a second, and lose much where threads wait for each other.
-demo test browser test-benches: export OMP_NUM_THREADS ?= 1
+demo test browser test-ray test-benches: export OMP_NUM_THREADS ?= 1
 
 demo: $(VENV)/.demo ## Plant a backdoor in a small model, remove it, and show what happened. Takes DEMO_ARGS.
 	@$(BIN)/seamfast demo $(DEMO_ARGS)
@@ -36,6 +36,9 @@ test: $(VENV)/.dev ## Run the tests. Takes PYTEST_ARGS, e.g. PYTEST_ARGS='-n0 -k
 
 browser: $(VENV)/.dev ## Run the tests that drive a headless browser.
 	@$(BIN)/python -m pytest -q -m browser $(PYTEST_ARGS)
+
+test-ray: $(VENV)/.fleet ## Run the tests of the fleet that need Ray, on two raylets; two minutes.
+	@$(BIN)/python -m pytest -q -m ray tests/fleet $(PYTEST_ARGS)
 
 test-benches: $(VENV)/.dev ## Run the tests of the benches.
 	@$(PYTEST) benches/tests $(PYTEST_ARGS)
@@ -69,7 +72,7 @@ clean: ## Remove what was built or cached. .venv stays, and is brought up to dat
 	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	@find seamfast tests benches examples -name __pycache__ -prune -exec rm -rf {} +
-	@rm -f $(VENV)/.demo $(VENV)/.dev
+	@rm -f $(VENV)/.demo $(VENV)/.dev $(VENV)/.fleet
 
 # torch comes first and by itself, so that the largest download is seen for what it is.
 $(VENV)/.torch: constraints.txt
@@ -90,3 +93,8 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES)
 	@echo "Installing seamfast with what its development needs ..."
 	@$(BIN)/python -m pip install -qq -e '.[dev]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.fleet: $(VENV)/.dev
+	@echo "Installing Ray ..."
+	@$(BIN)/python -m pip install -qq -e '.[dev,fleet]'
+	@touch $@

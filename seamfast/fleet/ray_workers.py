@@ -6,11 +6,13 @@ unpickled by Ray.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import secrets
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,7 +24,23 @@ from seamfast.terminal import say
 
 _LOOK_AROUND_S = 10.0  # between looks at how large the cluster is
 _LEAVE_S = 10.0
+_ANSWER_S = 20.0  # that the cluster's head may take to say how large it is
+_NO_ROOM_S = 10.0  # without a worker, until that is said
 _OBJECT_STORE_BYTES = 100 << 20  # nothing large goes through it
+
+
+class _Look:
+    """A call in a thread, since it may never return; ``found`` is its result once there is one."""
+
+    def __init__(self, call: Callable[[], dict[str, float]]) -> None:
+        self._call = call
+        self.found: dict[str, float] | None = None
+        self.thread = threading.Thread(target=self._do, daemon=True)
+        self.thread.start()
+
+    def _do(self) -> None:
+        with suppress(Exception):  # what goes wrong shows as no answer
+            self.found = self._call()
 
 
 class SlotActor:
@@ -64,13 +82,14 @@ class RayWorkers:
         self._starting: dict[Any, str] = {}
         self._ready: list[str] = []
         self._waiting: dict[Any, tuple[str, int]] = {}
-        self._n_started, self._looked, self._wanted = 0, 0.0, n_workers or 1
+        self._n_started, self._wanted = 0, n_workers or 1
+        self._look: _Look | None = None
+        self._looked = self._had_worker = time.monotonic()
+        self._has_said = False
 
     def names(self) -> list[str]:
         """The actors that take tasks now; missing ones are asked for."""
-        if self._n_workers is None and time.monotonic() - self._looked > _LOOK_AROUND_S:
-            self._looked = time.monotonic()
-            self._wanted = max(1, self._room())
+        self._look_around()
         while len(self._actors) < self._wanted:
             name = str(self._n_started)
             self._n_started += 1
@@ -129,9 +148,34 @@ class RayWorkers:
         if actor is not None:
             self._ray.kill(actor)
 
-    def _room(self) -> int:
-        resources = self._ray.cluster_resources()
-        return int(resources.get("GPU", 0) / self._gpus) if self._gpus else int(resources.get("CPU", 1))
+    def _look_around(self) -> None:
+        """How large the cluster is now; raises ``WorkersLost`` where its head does not answer.
+
+        Ray itself would end this process a minute after its head was lost, with a code of its own.
+        """
+        now = time.monotonic()
+        if self._look is None and (now - self._looked > _LOOK_AROUND_S or not self._n_started):
+            self._looked = now
+            self._look = _Look(self._ray.cluster_resources)
+        if self._look is None:
+            return
+        if not self._n_started:
+            self._look.thread.join(_ANSWER_S)
+        if self._look.found is None:
+            if now - self._looked > _ANSWER_S:
+                raise WorkersLost("the head of the Ray cluster does not answer")
+            return
+        resources, self._look = self._look.found, None
+        room = int(resources.get("GPU", 0) / self._gpus) if self._gpus else int(resources.get("CPU", 0))
+        if self._n_workers is None:
+            self._wanted = max(1, room)
+        if self._ready:
+            self._had_worker = now
+        elif now - self._had_worker > _NO_ROOM_S and not self._has_said:
+            self._has_said = True
+            wanted = f"1 CPU and {self._gpus:g} of a GPU" if self._gpus else "1 CPU"
+            whole = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            say(f"seamfast: waiting for {wanted}; the Ray cluster has {whole}, taken or not")
 
 
 @contextmanager
@@ -172,4 +216,8 @@ def connected(address: str, n_workers: int | None) -> Iterator[Any]:
     except ray.exceptions.RayError as error:
         raise WorkersLost(f"the Ray cluster was lost: {type(error).__name__}") from error
     finally:
-        ray.shutdown()
+        ending = threading.Thread(target=ray.shutdown, daemon=True)  # which waits where the head was lost
+        ending.start()
+        ending.join(_LEAVE_S)
+        if ending.is_alive():
+            atexit.unregister(ray.shutdown)
