@@ -15,13 +15,15 @@ import resource
 import select
 import shutil
 import signal
+import stat
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from seamfast.errors import SeamfastError
+from seamfast.errors import DataFileError, SeamfastError
 from seamfast.fleet.store import JOBS, STAGING, as_row, publish, write_job
 from seamfast.isolation import state
 from seamfast.isolation.child import why_ended
@@ -29,7 +31,7 @@ from seamfast.isolation.confine import confine, die_with_parent
 from seamfast.isolation.folders import private_folder
 from seamfast.isolation.limits import Limits
 from seamfast.terminal import say
-from seamfast.untrusted import printable
+from seamfast.untrusted import open_regular, printable
 
 RESULT, ERRORS = "result.json", "stderr.txt"
 REPORTS = ("report.json", "report.html")
@@ -59,10 +61,11 @@ def main() -> NoReturn:
                 for line in sys.stdin:
                     tell(nursery.answer(json.loads(line)))
             nursery.close()
-    except (OSError, MemoryError, ImportError) as error:
-        tell({"failed": f"{type(error).__name__}: {error}"})
-    except BrokenPipeError:
+    except BrokenPipeError:  # nobody waits for the answer any more
         pass
+    except (OSError, MemoryError, ImportError) as error:
+        with contextlib.suppress(BrokenPipeError):
+            tell({"failed": f"{type(error).__name__}: {error}"})
     sys.stderr.flush()
     os._exit(0)
 
@@ -103,7 +106,7 @@ class Nursery:
             return {"error": self.work.why_wrong(task["check"])}
         for entry in self.staging.iterdir():
             if entry.name != "lock":
-                shutil.rmtree(entry)
+                _remove(entry)
         place = self.staging / "job"
         place.mkdir()
         began = time.monotonic()
@@ -118,7 +121,7 @@ class Nursery:
             return self._publish(task, place, seconds)
         except OSError as error:
             return {"ended": f"the result could not be written: {error.strerror}", "errors": "", "seconds": seconds}
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {"ended": "left a result that cannot be read", "errors": _tail(place / ERRORS), "seconds": seconds}
 
     def close(self) -> None:
@@ -186,7 +189,7 @@ class Nursery:
                     os.dup2(errors, 1)
                     os.dup2(errors, 2)
                     os.close(errors)
-                    os.environ["TMPDIR"] = os.environ["HOME"] = task["place"]
+                    os.environ["TMPDIR"] = os.environ["HOME"] = tempfile.tempdir = task["place"]  # known already here
                     result = self.work.do(task)
                     partial = Path(task["place"]) / f"{RESULT}.partial"
                     partial.write_text(json.dumps(result), encoding="ascii")
@@ -217,7 +220,8 @@ class Nursery:
     # Its result
 
     def _publish(self, task: dict[str, Any], place: Path, seconds: float) -> dict[str, Any]:
-        with (place / RESULT).open("rb") as file:
+        _check_kinds(place)
+        with open_regular(place / RESULT, "the result of a job", follow=False) as file:
             result = json.loads(file.read(_MOST_BYTES))
         if "ended" in result:
             ended = printable(result["ended"], _MOST_ERRORS)
@@ -246,13 +250,34 @@ def _without_cpu_limit(limits: Limits) -> Limits:
     return Limits(limits.memory_bytes, limits.time_s, resource.RLIM_INFINITY, limits.open_files, limits.file_bytes)
 
 
+def _remove(path: Path) -> None:
+    """What a child left, of whatever kind."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _check_kinds(place: Path) -> None:
+    """Raise ``ValueError`` if there is anything but folders and regular files: a link could lead this process, which is
+    not confined, out of the staging folder, and a pipe would block it."""
+    waiting = [place]
+    while waiting:
+        path = waiting.pop()
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            waiting.extend(path.iterdir())
+        elif not stat.S_ISREG(mode):
+            raise ValueError(f"{path.name} is neither a folder nor a regular file")
+
+
 def _tail(path: Path) -> str:
     """The end of what was printed, without escapes."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, "what a job printed", follow=False) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _MOST_ERRORS))
             text = file.read(_MOST_ERRORS).decode("utf-8", "backslashreplace")
-    except OSError:
+    except (OSError, DataFileError):
         return ""
     return "\n".join(printable(line, 400) for line in text.splitlines())

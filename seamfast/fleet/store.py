@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import re
 import secrets
@@ -37,6 +36,7 @@ JOB_FILE = "job.json"
 _FORMAT, _VERSION = "seamfast-fleet", 1
 _MOST_BYTES = 1 << 20  # of a job.json
 _LONGEST_REASON = 400
+_LARGEST = 2.0**63  # of a number in a row; compares with integers that no float holds, and with what is not finite
 
 OUTCOMES = ("accepted", "undecided", "refused", "pass", "inconclusive", "fail", "invalid", "error", "quarantined")
 """Of ``sanitize``: the first three; of ``gate``: the next three. ``"invalid"``: the model or the data cannot be used;
@@ -59,8 +59,7 @@ def as_row(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in _TEXTS:
             row[name] = printable(value, _LONGEST_REASON) if isinstance(value, str) else None
         else:
-            number = type(value) in (int, float) and value is not None and math.isfinite(value)
-            row[name] = value if number else None
+            row[name] = value if type(value) in (int, float) and -_LARGEST < value < _LARGEST else None
     if row["outcome"] not in OUTCOMES:
         row["outcome"] = "error"
     return row
