@@ -192,25 +192,24 @@ def connected(address: str, n_workers: int | None) -> Iterator[Any]:
         WorkersLost: there is no such cluster, or it was lost.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # of some seconds each, to reach a cluster
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # else whoever reaches a port runs code
     if address == "local":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Whatever its name says, it is what keeps Ray to the loopback: an address that is asked for is replaced.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     elif os.environ["RAY_AUTH_MODE"] != "token":
         say("seamfast: warning: RAY_AUTH_MODE is not 'token': whoever reaches the cluster can run code on it")
-    try:
-        import ray
-    except ImportError as error:
-        message = f'ray is {address!r}, and Ray is not installed ({error}); expected pip install "seamfast[fleet]"'
-        raise InputError(message) from error
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    ray = _imported(address)
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
-        how |= {"num_cpus": n_workers, "_node_ip_address": "127.0.0.1", "object_store_memory": _OBJECT_STORE_BYTES}
-    else:
-        del how["include_dashboard"]
+        how |= {"num_cpus": n_workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         ray.init(address, **how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, AssertionError) as error:
         raise WorkersLost(f"ray is {address!r}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    if address == "local" and ray.util.get_node_ip_address() != "127.0.0.1":
+        say("seamfast: warning: Ray was imported before, and its local cluster can be reached from other machines")
     try:
         yield ray
     except ray.exceptions.RayError as error:
@@ -221,3 +220,12 @@ def connected(address: str, n_workers: int | None) -> Iterator[Any]:
         ending.join(_LEAVE_S)
         if ending.is_alive():
             atexit.unregister(ray.shutdown)
+
+
+def _imported(address: str) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        message = f'ray is {address!r}, and Ray is not installed ({error}); expected pip install "seamfast[fleet]"'
+        raise InputError(message) from error
+    return ray

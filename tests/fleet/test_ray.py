@@ -26,7 +26,7 @@ from seamfast.models.folder import ModelDescription, save_model
 pytestmark = pytest.mark.ray
 
 N_MODELS = 6
-SHORT = {"recover_max_steps": 60, "recover_easy_steps": 60}
+SHORT = {"recover_max_steps": 60, "recover_easy_steps": 60, "accuracy_budget": 1.0}
 _START_S, _END_S = 90.0, 120.0
 
 
@@ -190,14 +190,6 @@ def test_lost_worker_and_lost_raylet_are_survived(
     done_once(tmp_path / "out")
 
 
-def test_without_a_cluster_the_address_is_named(registry: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    process = start(registry, tmp_path / "out", "127.0.0.1:1", environment)
-    _, errors = process.communicate(timeout=_END_S)
-    assert process.returncode == 2
-    assert "ray is '127.0.0.1:1'" in errors
-    assert f"0 of {N_MODELS} jobs are done; the same command goes on" in errors
-
-
 def test_local_cluster_is_closed_to_others(registry: Path, tmp_path: Path) -> None:
     """It listens on the loopback alone, asks for a token, and has neither dashboard nor usage statistics."""
     one = tmp_path / "registry"
@@ -216,7 +208,8 @@ def test_local_cluster_is_closed_to_others(registry: Path, tmp_path: Path) -> No
             assert b"RAY_USAGE_STATS_ENABLED=0" in text
         assert not [name for name in ours.values() if b"dashboard.py" in name.split(b"\0")[-1]]
         addresses = {address for pid in ours for address in listening(pid)}
-        assert addresses <= {"0100007F", "00000000000000000000000001000000"}, addresses
+        assert addresses
+        assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}, addresses
     finally:
         process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=_END_S)
