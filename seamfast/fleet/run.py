@@ -122,11 +122,10 @@ def run(
         OSError: ``out`` cannot be written to.
 
     Example:
-        >>> import seamfast, tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> seamfast.fleet.run(folder, folder + "/out", data="digits")
+        >>> import seamfast
+        >>> seamfast.fleet.run("models", "cured", data="digits", shard="2/2")
         Traceback (most recent call last):
-        seamfast.errors.InputError: ... holds no folders; expected one for each model
+        seamfast.errors.InputError: shard is '2/2'; expected k/n with k from 0 to n - 1
     """
     began = time.monotonic()
     if sys.platform != "linux":
