@@ -55,15 +55,18 @@ def as_row(values: Mapping[str, Any]) -> dict[str, Any]:
     """A row with all ``COLUMNS`` of ``values``, which a worker that was taken over may have made up."""
     row: dict[str, Any] = {}
     for name in COLUMNS:
-        value = values.get(name)
+        value: Any = values.get(name)
         if name in _TEXTS:
             row[name] = printable(value, _LONGEST_REASON) if isinstance(value, str) else None
         else:
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            row[name] = value if is_number and -_LARGEST < value < _LARGEST else None
+            row[name] = value if _is_number(value) and -_LARGEST < value < _LARGEST else None
     if row["outcome"] not in OUTCOMES:
         row["outcome"] = "error"
     return row
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class Store:
