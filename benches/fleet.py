@@ -5,6 +5,8 @@
     python benches/fleet.py --report                                          # tables and docs/fleet.svg from the rows
     python benches/fleet.py --scaling [--jobs-at-a-time 200]                  # one worker against two, side by side
 
+    python benches/fleet.py --dispatch                                        # what a job costs beside its own work
+
 The first writes one row a model to ``results/fleet_models.jsonl`` and one of the whole to ``results/fleet.jsonl``; so
 does ``--scaling``, which wants two free cores. A model's cure sees its clean data and its held-out data. ACC and ASR
 are those on the test part, which decides nothing; blind evidence is measured there too, without the trigger. The ASR
@@ -24,6 +26,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +51,7 @@ KEPT = (
 )
 SCORES = ("battery_before", "disagreement", "both")
 _RESAMPLES = 2000
+DISPATCHED = (100, 1000, 4000)
 Row = dict[str, Any]
 
 
@@ -58,6 +62,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--dispatch", action="store_true")
     parser.add_argument("--jobs-at-a-time", type=int, default=200, help="of --scaling")
     arguments = parser.parse_args(given)
     out = arguments.out or arguments.zoo / "fleet"
@@ -68,6 +73,12 @@ def main(given: Sequence[str] | None = None) -> int:
         row = scaling(arguments.zoo, out.with_name("scaling"), arguments.jobs_at_a_time)
         append_row(WHOLE, row)
         print(json.dumps(row, indent=2))
+        return 0
+    if arguments.dispatch:
+        for n_jobs in DISPATCHED:
+            row = dispatch(out.with_name("dispatch"), n_jobs, arguments.workers)
+            append_row(WHOLE, row)
+            print(json.dumps(row))
         return 0
     row = sanitize_all(arguments.zoo / "jobs.jsonl", out, arguments.workers)
     append_row(WHOLE, row)
@@ -180,6 +191,32 @@ def scaling(zoo: Path, out: Path, n_jobs: int) -> Row:
         "ratios": [round(two / one, 4) for one, two in zip(walls[1], walls[2], strict=True)],
         "overhead": {str(n): round(n * sum(walls[n]) / sum(inside[n]) - 1, 4) for n in (1, 2)},
         "driver_bytes": max(memory),
+        **stamp(),
+    }
+
+
+def dispatch(place: Path, n_jobs: int, workers: int) -> Row:
+    """Jobs whose model cannot be used, which end at once: seconds and memory of all that is not a job's own work."""
+    with tempfile.TemporaryDirectory(prefix="dispatch", dir=place.parent) as folder:
+        for number in range(n_jobs):
+            model = Path(folder, "models", f"m{number:06}")
+            model.mkdir(parents=True)
+            (model / "model.json").write_text("{}")
+        jobs = Path(folder, "jobs.jsonl")
+        lines = (json.dumps({"model": f"models/m{n:06}", "data": "digits", "id": f"m{n:06}"}) for n in range(n_jobs))
+        jobs.write_text("".join(f"{line}\n" for line in lines))
+        out = Path(folder, "out")
+        first, again = (fleet(jobs, out, workers) for _ in range(2))
+        inside = sum(row["seconds"] for row in rows_of(out))
+    return {
+        "what": "dispatch",
+        "n_jobs": n_jobs,
+        "workers": workers,
+        "outcomes": first["outcomes"],
+        "wall_s": round(first["wall_s"], 2),
+        "job_s": round(inside, 2),
+        "nothing_to_do_s": round(again["wall_s"], 2),
+        "driver_bytes": first["driver_bytes"],
         **stamp(),
     }
 
