@@ -59,7 +59,8 @@ def as_row(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in _TEXTS:
             row[name] = printable(value, _LONGEST_REASON) if isinstance(value, str) else None
         else:
-            row[name] = value if type(value) in (int, float) and -_LARGEST < value < _LARGEST else None
+            number = isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+            row[name] = value if number else None
     if row["outcome"] not in OUTCOMES:
         row["outcome"] = "error"
     return row
