@@ -95,6 +95,7 @@ class Store:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._lock.close()
             raise InputError(f"out is {shown(folder)!r}, where another call is at work; expected to be alone") from None
         for entry in (folder / STAGING).iterdir():
             if entry.is_dir():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def jobs(tmp_path: Path) -> Jobs:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "out", {"seed": 0}, (0, 1))
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "out", {"seed": 0}, (0, 1))) as opened:
+        yield opened
 
 
 def done(_: str, task: dict[str, Any]) -> Answer:

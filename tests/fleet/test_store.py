@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,22 @@ def leave(store: Store, job: Job) -> None:
     publish(staged, store.folder / JOBS / job.id)
 
 
+OPEN: list[Store] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 def reopened(folder: Path) -> Store:
-    return Store(folder, SETTINGS, (0, 1))
+    """The store, once the one before is closed."""
+    while OPEN:
+        OPEN.pop().close()
+    OPEN.append(Store(folder, SETTINGS, (0, 1)))
+    return OPEN[-1]
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
