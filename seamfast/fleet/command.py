@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from seamfast.errors import ConfigError, InputError
 from seamfast.fleet.options import fleet_parser, status_parser
 from seamfast.fleet.run import exit_code_of, run
-from seamfast.fleet.store import n_listed, rows, shards_missing
+from seamfast.fleet.store import n_listed, n_rows, rows, shards_missing
 from seamfast.fleet.summary import as_text, write_summary
 from seamfast.options import EXIT_USAGE, written_to
 from seamfast.terminal import say, write_out
@@ -81,18 +80,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder)
-    found = list(rows(folder))
-    n_waiting, missing = max(0, n_listed(folder) - len(found)), shards_missing(folder)
+    n_waiting, missing = max(0, n_listed(folder) - n_rows(folder)), shards_missing(folder)
     if missing:
         say(f"seamfast: {listed([f'shard {name}' for name in missing], 5)} never began")
-    write_summary(folder, found, n_waiting=n_waiting, prometheus=arguments.prometheus)
-    outcomes = Counter(row["outcome"] for row in found)
-    if n_waiting or missing:
+    outcomes = write_summary(folder, rows(folder), n_waiting=n_waiting, prometheus=arguments.prometheus)
+    if missing:
         outcomes["waiting"] = max(1, n_waiting)
     if arguments.json:
-        write_out(json.dumps({"n_jobs": len(found) + n_waiting, "outcomes": dict(outcomes)}, indent=2) + "\n")
+        write_out(json.dumps({"n_jobs": sum(outcomes.values()), "outcomes": outcomes}, indent=2) + "\n")
     else:
-        write_out(as_text(found, n_waiting=n_waiting))
+        write_out(as_text(rows(folder), n_waiting=n_waiting))
     return exit_code_of(outcomes)
 
 

@@ -148,7 +148,7 @@ def run(
         for number, job in enumerate(listed):
             row = store.is_done(job, retry_quarantined=retry_quarantined)
             if row is None:
-                waiting.append((number, group_of(job)))
+                waiting.append((number, sys.intern(group_of(job))))  # one text for all of a group
             else:
                 outcomes[row["outcome"]] += 1
         n_before = len(listed) - len(waiting)

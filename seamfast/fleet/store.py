@@ -269,7 +269,8 @@ def rows(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def n_rows(folder: Path) -> int:
-    """How many jobs were done or given up."""
+    """How many jobs were done or given up; raises ``InputError`` where ``folder`` is none of a fleet."""
+    settings_of(folder)
     return len({*os.listdir(folder / JOBS), *os.listdir(folder / QUARANTINE)})
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,26 @@ import pytest
 
 from seamfast.fleet.store import as_row
 from seamfast.fleet.summary import as_text, write_summary
-from seamfast.fleet.summary.figures import counts, histogram, quantile
-from seamfast.fleet.summary.html import as_html
+from seamfast.fleet.summary.figures import Tally, histogram, quantile
+from seamfast.fleet.summary.html import MOST_ROWS, as_html
 from seamfast.fleet.summary.prometheus import as_prometheus
-from seamfast.fleet.summary.table import as_csv, as_jsonl
+from seamfast.fleet.summary.table import csv_head, csv_line, json_line
 from tests.gating.hostile_text import STRINGS
 
-HOW: dict[str, Any] = {"name": "fleet", "created": "2026-01-01T00:00:00+00:00", "n_waiting": 0}
-HOW |= {"seconds": None, "workers": None}
+HOW: dict[str, Any] = {"name": "fleet", "created": "2026-01-01T00:00:00+00:00", "seconds": None, "workers": None}
 
 
 def row(name: str, outcome: str = "accepted", **values: Any) -> dict[str, Any]:
     return as_row({"id": name, "outcome": outcome, "kind": "sanitize", "attempts": 1, **values})
+
+
+def page_of(rows: list[dict[str, Any]], n_waiting: int = 0) -> bytes:
+    return as_html(Tally(rows, n_waiting=n_waiting, most=MOST_ROWS), **HOW)
+
+
+def read_csv(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    text = b"".join([csv_head(), *map(csv_line, rows)]).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 @pytest.fixture
@@ -36,8 +45,8 @@ def some() -> list[dict[str, Any]]:
 
 
 def test_page_is_self_contained_and_the_same_each_time(some: list[dict[str, Any]]) -> None:
-    page = as_html(some, **HOW).decode()
-    assert page.encode() == as_html(some[::-1], **HOW)
+    page = page_of(some).decode()
+    assert page.encode() == page_of(some[::-1])
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", page)
     assert "<h1>6 models</h1>" in page
     assert 'href="jobs/m4/report.json"' in page
@@ -51,10 +60,10 @@ def test_page_is_self_contained_and_the_same_each_time(some: list[dict[str, Any]
 @pytest.mark.parametrize("text", STRINGS)
 def test_page_has_strings_as_text(text: str) -> None:
     """Whatever stands in a row, the page has the elements and the script of one without it."""
-    plain = as_html([row("x", "refused", reason="r", architecture="a")], **HOW).decode()
+    plain = page_of([row("x", "refused", reason="r", architecture="a")]).decode()
     hostile = row("x", "refused")
     hostile |= {"id": text, "reason": text, "architecture": text}
-    page = as_html([hostile], **HOW).decode()
+    page = page_of([hostile]).decode()
     tags = re.compile(r"<[a-z][a-z0-9]*")
     assert tags.findall(page) == tags.findall(plain)
 
@@ -64,38 +73,38 @@ def test_page_has_strings_as_text(text: str) -> None:
     ["javascript:alert(1)", "//host/x", "../../etc/passwd", "jobs/../../x", "jobs/a/b/c", 'jobs/a/"><b'.lower()],
 )
 def test_page_links_nothing_but_reports_of_the_fleet(report: str) -> None:
-    assert b"<a " not in as_html([row("x") | {"report": report}], **HOW)
+    assert b"<a " not in page_of([row("x") | {"report": report}])
 
 
 def test_page_of_many_jobs_is_cut_and_says_so() -> None:
-    page = as_html([row(f"m{n}") for n in range(6000)], **HOW).decode()
+    page = page_of([row(f"m{n}") for n in range(6000)]).decode()
     assert page.count("<tr") == 5001
     assert "1,000 more jobs are in summary.csv" in page
 
 
 def test_page_of_no_jobs() -> None:
-    page = as_html([], **{**HOW, "n_waiting": 3}).decode()
+    page = page_of([], 3).decode()
     assert "<h1>3 models</h1>" in page
     assert "<script" not in page
 
 
 def test_tables_hold_all_columns(some: list[dict[str, Any]]) -> None:
-    read = list(csv.DictReader(io.StringIO(as_csv(some).decode(), newline="")))
+    read = read_csv(some)
     assert [cells["id"] for cells in read] == [one["id"] for one in some]
     assert read[3]["accuracy_lost"] == "0.03"
     assert read[5]["accuracy_lost"] == ""
-    assert [json.loads(line) for line in as_jsonl(some).splitlines()] == some
+    assert [json.loads(json_line(one)) for one in some] == some
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x"])
 def test_csv_holds_no_formula(text: str) -> None:
-    read = list(csv.DictReader(io.StringIO(as_csv([row("x", reason=text, accuracy_lost=-0.5)]).decode(), newline="")))
+    read = read_csv([row("x", reason=text, accuracy_lost=-0.5)])
     assert read[0]["reason"] == f"'{text}"
     assert read[0]["accuracy_lost"] == "-0.5"
 
 
 def test_prometheus_counts(some: list[dict[str, Any]]) -> None:
-    text = as_prometheus(some, 1000.0, 4).decode()
+    text = as_prometheus(Tally(some, n_waiting=4, most=1), 1000.0).decode()
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert lines['seamfast_fleet_jobs{outcome="accepted"}'] == "5"
     assert lines['seamfast_fleet_jobs{outcome="quarantined"}'] == "1"
@@ -129,4 +138,27 @@ def test_figures() -> None:
     assert quantile([1.0], 0.95) == 1.0
     assert quantile([0.0, 1.0, 2.0, 3.0], 0.5) == 1.5
     assert histogram([-9.0, 0.0, 0.5, 1.0, 9.0], (0.0, 0.5, 1.0, 2.0)) == [2, 1, 2]
-    assert counts([row("a", "invalid"), row("b")], 1) == {"invalid": 1, "accepted": 1, "waiting": 1}
+
+
+def test_tally_keeps_what_needs_a_look_and_counts_all() -> None:
+    rows = [row(f"m{n:03}", accuracy_lost=n / 1000, seconds=1.0) for n in range(100)]
+    tally = Tally([*rows, row("a", "invalid"), *rows[::-1]], n_waiting=1, most=3)
+    assert tally.outcomes() == {"invalid": 1, "accepted": 200, "waiting": 1}
+    assert (tally.n_rows, tally.n_jobs) == (201, 202)
+    assert [one["id"] for one in tally.first()] == ["a", "m099", "m099"]
+    assert len(tally.column("accuracy_lost")) == 200
+
+
+def test_memory_hardly_grows_with_the_jobs(tmp_path: Path) -> None:
+    """Beyond the rows that the page shows, a job takes what its figures take."""
+
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        try:
+            write_summary(tmp_path, (row(f"m{i}", accuracy_lost=0.01, reason="r" * 300) for i in range(n)))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    first, second = peak(11_000), peak(22_000)
+    assert (second - first) / 11_000 < 300

@@ -1,15 +1,19 @@
-"""What a fleet did, for people and for programs: each document is a function of the rows."""
+"""What a fleet did, for people and for programs: each document is a function of the rows, which are read once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from seamfast.fleet.summary.html import as_html
+from seamfast.fleet.summary.figures import Tally
+from seamfast.fleet.summary.html import MOST_ROWS, as_html
 from seamfast.fleet.summary.prometheus import as_prometheus
-from seamfast.fleet.summary.table import as_csv, as_jsonl
+from seamfast.fleet.summary.table import csv_head, csv_line, json_line
 from seamfast.fleet.summary.text import as_text
 from seamfast.report import write_atomically
 
@@ -24,7 +28,7 @@ def write_summary(
     workers: int | None = None,
     n_waiting: int = 0,
     prometheus: bool = False,
-) -> None:
+) -> dict[str, int]:
     """Write ``summary.html``, ``summary.csv`` and ``summary.jsonl`` into ``folder``, each whole or not at all.
 
     Args:
@@ -32,19 +36,33 @@ def write_summary(
         seconds, workers: of the call, where there was one.
         n_waiting: jobs that are neither.
         prometheus: write ``fleet.prom`` too.
+
+    Returns:
+        The number of jobs of each outcome that there are any of.
     """
-    found = list(rows)
     now = datetime.now(timezone.utc)
-    write_atomically(folder / "summary.csv", as_csv(found))
-    write_atomically(folder / "summary.jsonl", as_jsonl(found))
-    page = as_html(
-        found,
-        name=folder.name,
-        created=now.isoformat(timespec="seconds"),
-        seconds=seconds,
-        workers=workers,
-        n_waiting=n_waiting,
-    )
+    tally = Tally((), n_waiting=n_waiting, most=MOST_ROWS)
+    with _whole(folder / "summary.csv") as table, _whole(folder / "summary.jsonl") as lines:
+        table.write(csv_head())
+        for row in rows:
+            table.write(csv_line(row))
+            lines.write(json_line(row))
+            tally.add(row)
+    created = now.isoformat(timespec="seconds")
+    page = as_html(tally, name=folder.name, created=created, seconds=seconds, workers=workers)
     write_atomically(folder / "summary.html", page)
     if prometheus:
-        write_atomically(folder / "fleet.prom", as_prometheus(found, now.timestamp(), n_waiting))
+        write_atomically(folder / "fleet.prom", as_prometheus(tally, now.timestamp()))
+    return tally.outcomes()
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its place at the end."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,25 +26,64 @@ MEANINGS = {
     "waiting": "not reached yet",
 }
 GOOD = ("accepted", "pass")
+MEASURED = (
+    *("accuracy_lost", "asr_before", "asr_after", "battery_before", "battery_after", "disagreement", "seconds"),
+    "attempts",
+)
+"""Columns whose distribution is told."""
+
+
+class Tally:
+    """What the documents need of the rows, in memory that hardly grows with their number.
+
+    Args:
+        rows: of all jobs, in any order.
+        n_waiting: jobs that have no row yet.
+        most: rows that are kept, those that need a look first.
+    """
+
+    def __init__(self, rows: Iterable[Row], *, n_waiting: int = 0, most: int) -> None:
+        self.n_rows = 0
+        self._outcomes = dict.fromkeys(URGENCY, 0)
+        self._outcomes["waiting"] = n_waiting
+        self._columns = {name: array("d") for name in MEASURED}
+        self._first: list[Row] = []
+        self._most = most
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Count one row more."""
+        self.n_rows += 1
+        self._outcomes[row["outcome"]] += 1
+        for name, values in self._columns.items():
+            if row[name] is not None:
+                values.append(row[name])
+        self._first.append(row)
+        if len(self._first) > 2 * self._most:
+            self._first = by_urgency(self._first)[: self._most]
+
+    @property
+    def n_jobs(self) -> int:
+        """Those with a row, and those that wait."""
+        return self.n_rows + self._outcomes["waiting"]
+
+    def outcomes(self) -> dict[str, int]:
+        """Jobs by outcome, in the order of ``URGENCY``, without those that have none."""
+        return {outcome: n for outcome, n in self._outcomes.items() if n}
+
+    def column(self, name: str) -> list[float]:
+        """The known values of a column of ``MEASURED``, in ascending order."""
+        return sorted(self._columns[name])
+
+    def first(self) -> list[Row]:
+        """At most ``most`` rows, by urgency."""
+        return by_urgency(self._first)[: self._most]
 
 
 def by_urgency(rows: Iterable[Row]) -> list[Row]:
     """What needs a look first; of one outcome, those that lost most accuracy first, then by id."""
     return sorted(rows, key=lambda row: (URGENCY.index(row["outcome"]), -(row["accuracy_lost"] or 0.0), row["id"]))
-
-
-def counts(rows: Iterable[Row], n_waiting: int = 0) -> dict[str, int]:
-    """Jobs by outcome, in the order of ``URGENCY``, without those that have none."""
-    found = dict.fromkeys(URGENCY, 0)
-    for row in rows:
-        found[row["outcome"]] += 1
-    found["waiting"] += n_waiting
-    return {outcome: n for outcome, n in found.items() if n}
-
-
-def column(rows: Iterable[Row], name: str) -> list[float]:
-    """The known values of a column, in ascending order."""
-    return sorted(row[name] for row in rows if row[name] is not None)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

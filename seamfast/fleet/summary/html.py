@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from seamfast._version import __version__
 from seamfast.documents.markup import Child, Markup, element, visible
 from seamfast.documents.style import STYLE
-from seamfast.fleet.summary.figures import GOOD, MEANINGS, Row, by_urgency, column, counts, histogram, quantile
+from seamfast.fleet.summary.figures import GOOD, MEANINGS, Row, Tally, histogram, quantile
 
-_MOST_ROWS, _MOST_URGENT = 5000, 30
+MOST_ROWS, _MOST_URGENT = 5000, 30
 _REPORT = re.compile(r"(jobs|quarantine)/[A-Za-z0-9][A-Za-z0-9._-]*/[a-z.]+")
 _LOST = (-0.05, -0.03, -0.01, 0.01, 0.03, 0.05, 0.1, 0.2, 1.0)
 _RATES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
@@ -106,28 +106,17 @@ _COLUMNS = (
 )
 
 
-def as_html(
-    rows: Iterable[Row],
-    *,
-    name: str,
-    created: str,
-    seconds: float | None,
-    workers: int | None,
-    n_waiting: int,
-) -> bytes:
+def as_html(tally: Tally, *, name: str, created: str, seconds: float | None, workers: int | None) -> bytes:
     """One self-contained page in UTF-8: counts, distributions, what needs a look, all jobs.
 
     All strings of the rows are text. Long lists are cut, with a note. Equal arguments give equal bytes.
 
     Args:
-        rows: as ``seamfast.fleet.rows`` gives them.
+        tally: of the rows that ``seamfast.fleet.rows`` gives.
         name: of the fleet's folder.
         created: time, in ISO 8601.
         seconds, workers: of the last call, where known.
-        n_waiting: jobs that have no row yet.
     """
-    known = by_urgency(rows)
-    has_table = bool(known)
     allowed = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'; "
     names = (("viewport", "width=device-width, initial-scale=1"), ("color-scheme", "light dark"))
@@ -142,15 +131,15 @@ def as_html(
     )
     body = element(
         "body",
-        element("header", _line(name, created), _counts(known, n_waiting, seconds, workers)),
-        element("main", _charts(known), _urgent(known), _table(known)),
+        element("header", _line(name, created), _counts(tally, seconds, workers)),
+        element("main", _charts(tally), _urgent(tally), _table(tally)),
         element(
             "footer",
             element(
                 "p", f"Written by seamfast {__version__}. For programs: summary.csv, summary.jsonl.", class_="soft"
             ),
         ),
-        element("script", Markup(_SCRIPT)) if has_table else None,
+        element("script", Markup(_SCRIPT)) if tally.n_rows else None,
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en-GB')}\n".encode()
 
@@ -166,9 +155,8 @@ def _line(name: str, created: str) -> Markup:
     )
 
 
-def _counts(rows: Sequence[Row], n_waiting: int, seconds: float | None, workers: int | None) -> Markup:
-    found = counts(rows, n_waiting)
-    n_jobs = len(rows) + n_waiting
+def _counts(tally: Tally, seconds: float | None, workers: int | None) -> Markup:
+    found, n_jobs = tally.outcomes(), tally.n_jobs
     chips = [
         element(
             "li",
@@ -181,7 +169,7 @@ def _counts(rows: Sequence[Row], n_waiting: int, seconds: float | None, workers:
         facts.append(f"{seconds:,.0f} s in all")
     if workers is not None:
         facts.append(f"{workers:,} {'worker' if workers == 1 else 'workers'}")
-    if times := column(rows, "seconds"):
+    if times := tally.column("seconds"):
         facts.append(f"{quantile(times, 0.5):.1f} s a job in the median, {times[-1]:.1f} s at most")
     return element(
         "div",
@@ -194,25 +182,25 @@ def _counts(rows: Sequence[Row], n_waiting: int, seconds: float | None, workers:
 # ---- Charts ----
 
 
-def _charts(rows: Sequence[Row]) -> Markup | None:
+def _charts(tally: Tally) -> Markup | None:
     figures = [
-        _chart("Accuracy lost", "of the model, on held-out samples", _LOST, [("after", column(rows, "accuracy_lost"))]),
-        _chart("Attack success (ASR)", "largest of the known triggers", _RATES, _both(rows, "asr")),
-        _chart("Battery", "largest rate of known kinds of triggers, blind", _RATES, _both(rows, "battery")),
+        _chart("Accuracy lost", "of the model, on held-out samples", _LOST, [("after", tally.column("accuracy_lost"))]),
+        _chart("Attack success (ASR)", "largest of the known triggers", _RATES, _both(tally, "asr")),
+        _chart("Battery", "largest rate of known kinds of triggers, blind", _RATES, _both(tally, "battery")),
         _chart(
             "Disagreement",
             "of both models on perturbed samples, blind",
             _RATES,
-            [("after", column(rows, "disagreement"))],
+            [("after", tally.column("disagreement"))],
         ),
-        _chart("Seconds", "of a job", _second_edges(column(rows, "seconds")), [("after", column(rows, "seconds"))]),
+        _chart("Seconds", "of a job", _second_edges(tally.column("seconds")), [("after", tally.column("seconds"))]),
     ]
     kept = [figure for figure in figures if figure is not None]
     return element("section", element("h2", "Distributions"), element("div", kept, class_="charts")) if kept else None
 
 
-def _both(rows: Sequence[Row], name: str) -> list[tuple[str, list[float]]]:
-    return [(when, column(rows, f"{name}_{when}")) for when in ("before", "after")]
+def _both(tally: Tally, name: str) -> list[tuple[str, list[float]]]:
+    return [(when, tally.column(f"{name}_{when}")) for when in ("before", "after")]
 
 
 def _second_edges(values: Sequence[float]) -> tuple[float, ...]:
@@ -303,20 +291,22 @@ def _edge(value: float, in_percent: bool) -> str:
 # ---- Jobs ----
 
 
-def _urgent(rows: Sequence[Row]) -> Markup | None:
-    urgent = [row for row in rows if row["outcome"] not in GOOD]
+def _urgent(tally: Tally) -> Markup | None:
+    urgent = [row for row in tally.first() if row["outcome"] not in GOOD]
     if not urgent:
         return None
     lines: list[Child] = [
         element("li", _chip(row["outcome"]), " ", _link(row), element("span", row["reason"] or "", class_="note"))
         for row in urgent[:_MOST_URGENT]
     ]
-    more = len(urgent) - _MOST_URGENT
+    found = tally.outcomes()
+    more = sum(n for outcome, n in found.items() if outcome not in (*GOOD, "waiting")) - _MOST_URGENT
     note = element("p", f"{more:,} more are in the table below.", class_="soft") if more > 0 else None
     return element("section", element("h2", "What needs a look"), element("ul", lines, class_="urgent"), note)
 
 
-def _table(rows: Sequence[Row]) -> Markup | None:
+def _table(tally: Tally) -> Markup | None:
+    rows = tally.first()
     if not rows:
         return None
     heads = [
@@ -338,13 +328,13 @@ def _table(rows: Sequence[Row]) -> Markup | None:
             _number(row["attempts"], 1, ".0f"),
             data_outcome=row["outcome"],
         )
-        for row in rows[:_MOST_ROWS]
+        for row in rows
     ]
-    more = len(rows) - _MOST_ROWS
+    more = tally.n_rows - len(rows)
     note = f"{more:,} more jobs are in summary.csv. " if more > 0 else ""
     options = [
         element("option", "all"),
-        *(element("option", outcome, value=outcome) for outcome in counts(rows)),
+        *(element("option", outcome, value=outcome) for outcome in tally.outcomes() if outcome != "waiting"),
     ]
     tools = element(
         "div",

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from seamfast.fleet.summary.figures import URGENCY, Row, column, counts
+from seamfast.fleet.summary.figures import URGENCY, Tally
 
 _SECONDS = (1, 2, 5, 10, 30, 60, 300, 1800)
 _LOST = (-0.05, 0.0, 0.01, 0.02, 0.03, 0.06, 0.1, 0.2)
 
 
-def as_prometheus(rows: Iterable[Row], now: float, n_waiting: int) -> bytes:
+def as_prometheus(tally: Tally, now: float) -> bytes:
     """Counts by outcome, attempts, histograms of seconds and of accuracy lost, and the time of the last update.
 
     Args:
         now: in seconds since the epoch.
     """
-    known = list(rows)
-    found = counts(known, n_waiting)
+    found = tally.outcomes()
     lines = _head("jobs", "gauge", "Jobs by outcome.")
     lines += [f'seamfast_fleet_jobs{{outcome="{outcome}"}} {found.get(outcome, 0)}' for outcome in URGENCY]
     lines += _head("attempts", "gauge", "Attempts at the jobs that are done or given up.")
-    lines.append(f"seamfast_fleet_attempts {int(sum(column(known, 'attempts')))}")
-    lines += _histogram("job_seconds", "Seconds of a job.", column(known, "seconds"), _SECONDS)
+    lines.append(f"seamfast_fleet_attempts {int(sum(tally.column('attempts')))}")
+    lines += _histogram("job_seconds", "Seconds of a job.", tally.column("seconds"), _SECONDS)
     lines += _histogram(
-        "accuracy_lost", "Accuracy lost on held-out samples, as a share.", column(known, "accuracy_lost"), _LOST
+        "accuracy_lost", "Accuracy lost on held-out samples, as a share.", tally.column("accuracy_lost"), _LOST
     )
     lines += _head("updated_timestamp_seconds", "gauge", "When this was written.")
     lines.append(f"seamfast_fleet_updated_timestamp_seconds {now:.3f}")

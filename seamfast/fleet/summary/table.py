@@ -1,11 +1,11 @@
-"""The rows as CSV and as JSON lines."""
+"""A row as a line of CSV and of JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seamfast.fleet.store import COLUMNS
@@ -13,18 +13,25 @@ from seamfast.fleet.store import COLUMNS
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """RFC 4180, UTF-8, with a head; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+def csv_head() -> bytes:
+    """The first line of the CSV file."""
+    return _csv_line(COLUMNS)
+
+
+def csv_line(row: Mapping[str, Any]) -> bytes:
+    """RFC 4180, UTF-8; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return _csv_line([_cell(row[name]) for name in COLUMNS])
+
+
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """A JSON object with all columns."""
+    return f"{json.dumps({name: row[name] for name in COLUMNS}, allow_nan=False)}\n".encode()
+
+
+def _csv_line(cells: Sequence[Any]) -> bytes:
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
+    csv.writer(buffer).writerow(cells)
     return buffer.getvalue().encode()
-
-
-def as_jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object a line, with all columns."""
-    return "".join(f"{json.dumps({name: row[name] for name in COLUMNS}, allow_nan=False)}\n" for row in rows).encode()
 
 
 def _cell(value: Any) -> Any:

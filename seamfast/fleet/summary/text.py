@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from seamfast.fleet.summary.figures import GOOD, Row, by_urgency, column, counts, quantile
+from seamfast.fleet.summary.figures import GOOD, Row, Tally, quantile
 from seamfast.terminal import printable
 
 _MOST_LISTED = 10
@@ -20,25 +20,23 @@ _SHARES = (
 
 def as_text(rows: Iterable[Row], *, n_waiting: int = 0) -> str:
     """Counts by outcome, medians and worst, and up to ten jobs that need a look; ends with a newline."""
-    known = list(rows)
-    found = counts(known, n_waiting)
-    lines = [f"{len(known) + n_waiting:,} jobs: " + ", ".join(f"{n:,} {outcome}" for outcome, n in found.items())]
-    measured = [(label, values) for label, name in _SHARES if (values := column(known, name))]
+    tally = Tally(rows, n_waiting=n_waiting, most=_MOST_LISTED)
+    found = tally.outcomes()
+    lines = [f"{tally.n_jobs:,} jobs: " + ", ".join(f"{n:,} {outcome}" for outcome, n in found.items())]
+    measured = [(label, values) for label, name in _SHARES if (values := tally.column(name))]
     if measured:
         lines += ["", f"{'':<21}{'n':>8}{'median':>10}{'95th':>10}{'largest':>10}"]
         for label, values in measured:
             shares = "".join(f"{quantile(values, share):>10.1%}" for share in (0.5, 0.95, 1.0))
             lines.append(f"{label:<21}{len(values):>8,}{shares}")
-    if seconds := column(known, "seconds"):
+    if seconds := tally.column("seconds"):
         times = "".join(f"{quantile(seconds, share):>9.1f}s" for share in (0.5, 0.95, 1.0))
         lines.append(f"{'seconds':<21}{len(seconds):>8,}{times}")
-    urgent = [row for row in by_urgency(known) if row["outcome"] not in GOOD]
+    urgent = [row for row in tally.first() if row["outcome"] not in GOOD]
     if urgent:
         lines.append("")
-        lines += [
-            f"{row['outcome']}: {printable(row['id'])}: {printable(row['reason'] or '')}"
-            for row in urgent[:_MOST_LISTED]
-        ]
-        if len(urgent) > _MOST_LISTED:
-            lines.append(f"and {len(urgent) - _MOST_LISTED:,} more: summary.html lists them")
+        lines += [f"{row['outcome']}: {printable(row['id'])}: {printable(row['reason'] or '')}" for row in urgent]
+        n_more = sum(n for outcome, n in found.items() if outcome not in (*GOOD, "waiting")) - len(urgent)
+        if n_more:
+            lines.append(f"and {n_more:,} more: summary.html lists them")
     return "\n".join(lines) + "\n"
