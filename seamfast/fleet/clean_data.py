@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from seamfast.data.readers.tables import holds_numbers
 from seamfast.data.readers.texts import is_text_source, read_texts
 from seamfast.data.texts import Texts
 from seamfast.errors import InputError
+from seamfast.fleet.fingerprint import stamp_of
 from seamfast.modalities.batch import named_tensors
 from seamfast.models.folder import Description, ModelDescription, TextDescription
 from seamfast.report import write_atomically
@@ -45,14 +47,19 @@ class CleanData:
         parent = Path(tempfile.gettempdir())
         _remove_left(parent)
         self._texts: dict[str, Texts] = {}
+        self._stamps: dict[str, str] = {}  # of what was shared, which a child knows too
         self.folder = parent / f"{_PREFIX}-{os.getuid()}-{key[:16]}"
         while True:
             with contextlib.suppress(FileExistsError):
                 self.folder.mkdir(mode=0o700)
-            found = os.lstat(self.folder)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise InputError(f"{self.folder} is not a folder of this user alone; expected to make one, see TMPDIR")
-            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                found = os.lstat(self.folder)
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                    expected = "expected to make one, see TMPDIR"
+                    raise InputError(f"{self.folder} is not a folder of this user alone; {expected}")
+                self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:
+                continue  # the last process that had it open removed it
             fcntl.flock(self._lock, fcntl.LOCK_SH)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._lock), os.stat(self.folder / "lock")):
@@ -70,7 +77,7 @@ class CleanData:
         Raises:
             InputError: as ``seamfast.load``.
         """
-        key = _key(source, root, split)
+        key = self._key(source, root, split)
         if _is_text(source):
             if key not in self._texts:
                 self._texts[key] = read_texts(source, root=root, split=split)
@@ -88,7 +95,7 @@ class CleanData:
         Raises:
             InputError: it is of another kind, or does not fit the model.
         """
-        key = _key(source, root, split)
+        key = self._key(source, root, split)
         if isinstance(description, TextDescription):
             texts = self._texts.get(key) or read_texts(source, root=root, split=split)
             if description.tokenizer is None:
@@ -102,13 +109,19 @@ class CleanData:
         description.check_data(data)
         return data
 
+    def _key(self, source: str, root: str | None, split: str | None) -> str:
+        """Of a set as its files are when this process first shares it: a shard that began before they changed has
+        another."""
+        stamps = []
+        for path in (source, root):
+            if path is not None and path not in self._stamps:
+                self._stamps[path] = stamp_of(path) if os.path.exists(path) else ""
+            stamps.append(self._stamps.get(path or "", ""))
+        return hashlib.sha256(json.dumps([source, root, split, *stamps]).encode()).hexdigest()[:24]
+
 
 def _is_text(source: str) -> bool:
     return is_text_source(source) and not holds_numbers(source)
-
-
-def _key(source: str, root: str | None, split: str | None) -> str:
-    return hashlib.sha256(json.dumps([source, root, split]).encode()).hexdigest()[:24]
 
 
 def _write(place: Path, data: CleanSet) -> None:
@@ -124,12 +137,14 @@ def _write(place: Path, data: CleanSet) -> None:
 
 
 def _read(place: Path, description: Description) -> CleanSet:
-    """The set, mapped: its pages are shared by all processes until one writes to them, which none does."""
+    """The set, mapped: its pages are shared by all processes, can be read alone, and count for no limit on memory."""
     index = json.loads((place / _INDEX).read_text(encoding="utf-8"))
     tensors = {}
     for name, (file, dtype, shape) in index["tensors"].items():
-        mapped = np.memmap(place / file, dtype=np.dtype(dtype), mode="c", shape=tuple(shape))
-        tensors[name] = torch.from_numpy(mapped)
+        mapped = np.memmap(place / file, dtype=np.dtype(dtype), mode="r", shape=tuple(shape))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            tensors[name] = torch.from_numpy(mapped)  # which no run writes to
     labels = tensors.pop("labels")
     inputs: Any = next(iter(tensors.values())) if index["single"] else tensors
     how: dict[str, Any] = {"num_classes": index["num_classes"], "class_names": index["class_names"]}

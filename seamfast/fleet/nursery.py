@@ -63,7 +63,7 @@ def main() -> NoReturn:
             nursery.close()
     except BrokenPipeError:  # nobody waits for the answer any more
         pass
-    except (OSError, MemoryError, ImportError) as error:
+    except (OSError, MemoryError, ImportError, SeamfastError) as error:
         with contextlib.suppress(BrokenPipeError):
             tell({"failed": f"{type(error).__name__}: {error}"})
     sys.stderr.flush()

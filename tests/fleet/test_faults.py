@@ -621,6 +621,17 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert processes(tmp_path / "out") == {}
 
 
+def test_a_worker_whose_place_for_clean_data_is_taken_says_so(out: Path, temporary: Path) -> None:
+    (out / ".staging").mkdir(parents=True)
+    (temporary / f"seamfast-fleet-{os.getuid()}-{'k' * 16}").write_text("")
+    slot = Slot({"out": str(out), "key": "k" * 64, "environment": {}, "memory_bytes": None}, "0")
+    found = slot.run({"check": {}, "time_s": 1})
+    assert found["lost"].startswith("the worker could not start: InputError: ")
+    assert "is not a folder of this user alone; expected to make one, see TMPDIR" in found["lost"]
+    slot.close()
+    assert staged(out) == []
+
+
 def test_workers_that_cannot_be_started_end_the_call(
     listed: Callable[..., Path], out: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
