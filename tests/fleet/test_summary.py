@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,38 @@ def test_files_are_written_and_prometheus_if_asked(some: list[dict[str, Any]], t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.csv", "summary.html", "summary.jsonl"]
     write_summary(tmp_path, some, prometheus=True)
     assert (tmp_path / "fleet.prom").read_bytes().startswith(b"# HELP")
+
+
+def test_file_that_cannot_be_written_to_its_end_stays_as_it_was(some: list[dict[str, Any]], tmp_path: Path) -> None:
+    write_summary(tmp_path, some)
+    before = (tmp_path / "summary.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_summary(tmp_path, [*some, row("x") | {"seconds": float("nan")}])
+    assert (tmp_path / "summary.jsonl").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_summary_of_many_rows_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a row adds, once the page is full: it, and neither its texts again nor the lines of the files."""
+    monkeypatch.setattr("seamfast.fleet.summary.html._MOST_ROWS", 100)
+    peaks = []
+    for n in (1000, 6000):
+        rows = (row(f"m{k}", reason=f"the same {'.' * 300}", accuracy_lost=k / n, seconds=k / 7) for k in range(n))
+        tracemalloc.start()
+        write_summary(tmp_path, rows)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 5000 < 800
+
+
+@pytest.mark.parametrize(
+    ("largest", "last"), [(62.7, "80"), (0.0, "0.008"), (3.9, "4"), (19.0, "20"), (1000.0, "1,600")]
+)
+def test_axis_of_seconds_ends_at_a_round_number(largest: float, last: str) -> None:
+    page = as_html([row("x", seconds=largest)], **HOW).decode()
+    axis = re.findall(r'text-anchor="middle">([^<]*)<', page)
+    assert axis[0] == "0"
+    assert axis[-1] == last
 
 
 def test_figures() -> None:

@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from seamfast.fleet.summary.figures import Compact
 from seamfast.fleet.summary.html import as_html
 from seamfast.fleet.summary.prometheus import as_prometheus
-from seamfast.fleet.summary.table import as_csv, as_jsonl
+from seamfast.fleet.summary.table import csv_lines, json_lines
 from seamfast.fleet.summary.text import as_text
 from seamfast.report import write_atomically
 
@@ -33,10 +34,10 @@ def write_summary(
         n_waiting: jobs that are neither.
         prometheus: write ``fleet.prom`` too.
     """
-    found = list(rows)
+    found = [Compact(row) for row in rows]
     now = datetime.now(timezone.utc)
-    write_atomically(folder / "summary.csv", as_csv(found))
-    write_atomically(folder / "summary.jsonl", as_jsonl(found))
+    write_atomically(folder / "summary.csv", csv_lines(found))
+    write_atomically(folder / "summary.jsonl", json_lines(found))
     page = as_html(
         found,
         name=folder.name,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from seamfast.fleet.store import COLUMNS
 
 Row = Mapping[str, Any]
 
@@ -25,6 +28,28 @@ MEANINGS = {
     "waiting": "not reached yet",
 }
 GOOD = ("accepted", "pass")
+
+_PLACES = {name: place for place, name in enumerate(COLUMNS)}
+_REPEATED = ("kind", "outcome", "reason", "architecture")
+
+
+class Compact(Mapping[str, Any]):
+    """A row in half a dict's memory; a text that many rows have is held once."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, row: Row) -> None:
+        repeated = {name: sys.intern(row[name]) for name in _REPEATED if row[name] is not None}
+        self._values = tuple(repeated.get(name, row[name]) for name in COLUMNS)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[_PLACES[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
 
 
 def by_urgency(rows: Iterable[Row]) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from seamfast.fleet.summary.figures import GOOD, Row, by_urgency, column, counts, quantile
+from seamfast.fleet.summary.figures import GOOD, Compact, Row, by_urgency, column, counts, quantile
 from seamfast.terminal import printable
 
 _MOST_LISTED = 10
@@ -20,7 +20,7 @@ _SHARES = (
 
 def as_text(rows: Iterable[Row], *, n_waiting: int = 0) -> str:
     """Counts by outcome, medians and worst, and up to ten jobs that need a look; ends with a newline."""
-    known = list(rows)
+    known = [Compact(row) for row in rows]
     found = counts(known, n_waiting)
     lines = [f"{len(known) + n_waiting:,} jobs: " + ", ".join(f"{n:,} {outcome}" for outcome, n in found.items())]
     measured = [(label, values) for label, name in _SHARES if (values := column(known, name))]
