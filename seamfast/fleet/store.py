@@ -265,7 +265,7 @@ def rows(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     for name in sorted(found):
         document = read_job(root / found[name] / name)
         if document is not None:
-            yield as_row(document["row"])
+            yield as_row({**document["row"], "id": name})
 
 
 def n_rows(folder: Path) -> int:

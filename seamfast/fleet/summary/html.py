@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ _STYLE = """
   max-width: none; }
 .outcomes li { margin: 0; }
 .outcomes b { font-variant-numeric: tabular-nums; }
+[hidden] { display: none !important; }  /* the stylesheet's own display would win otherwise */
 .accepted { background: #009e73; } .undecided { background: #e69f00; } .quarantined { background: #cc79a7; }
 .refused, .fail { background: #d55e00; } .invalid { background: #f0e442; } .error { background: #cc79a7; }
 .waiting { background: var(--shade); color: var(--ink); }
@@ -30,32 +32,45 @@ _STYLE = """
 .charts figure { margin: 0; min-width: 0; }
 .charts h3 { margin: 1rem 0 .25rem; }
 .charts svg text { font-size: 12px; }
+.charts figcaption { margin-top: .25rem; text-wrap: pretty; }
 .bar { fill: var(--after); } .bar.before { fill: var(--before); fill-opacity: .75; }
 .tools { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0; }
 .tools label { display: inline-flex; gap: .5rem; align-items: center; color: var(--soft); font-size: .9rem; }
 .tools input, .tools select { font: inherit; color: inherit; background: var(--panel); padding: .3rem .5rem;
   border: 1px solid var(--rule); border-radius: .3rem; max-width: 16rem; }
-.box { overflow-x: auto; }
+.box { --wide: max(100%, min(100vw - 4rem, 78rem)); overflow-x: auto; width: var(--wide);
+  margin-left: calc((100% - var(--wide)) / 2); }
 .jobs { font-size: .9rem; }
-.jobs td, .jobs th { padding: .4rem 1rem .4rem 0; white-space: nowrap; }
-.jobs tbody th { max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }
-.jobs .number { text-align: right; }
-.jobs button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
-.jobs button::after { content: "\\2195"; padding-left: .3em; opacity: .4; }
+.jobs td, .jobs th { padding: .4rem .7rem .4rem 0; white-space: nowrap; vertical-align: middle; }
+.jobs td:nth-child(3) { max-width: 9rem; overflow: hidden; text-overflow: ellipsis; }
+.jobs tbody th { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; }
+.jobs th:first-child { position: sticky; left: 0; z-index: 1; background: var(--paper); }
+.jobs thead th { white-space: normal; vertical-align: bottom; }
+.jobs .number, .jobs .number button { text-align: right; }
+.jobs button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
+  text-align: left; }
+.jobs button::after { content: "\\2195"; padding-left: .2em; opacity: .4; }
 .jobs [aria-sort="ascending"] button::after { content: "\\2191"; opacity: 1; }
 .jobs [aria-sort="descending"] button::after { content: "\\2193"; opacity: 1; }
 a { color: inherit; }
 a:focus-visible, button:focus-visible, input:focus-visible, select:focus-visible, .box:focus-visible {
   outline: 2px solid var(--after); outline-offset: 2px; }
-.urgent li { margin: .6rem 0; }
+.urgent { list-style: none; padding: 0; max-width: none; }
+.urgent li { display: grid; grid-template-columns: 8.5rem minmax(0, 15rem) minmax(0, 1fr); gap: 0 1rem;
+  align-items: baseline; margin: .35rem 0; }
+.urgent .chip { justify-self: start; }
 @media screen and (max-width: 46rem) {
+  .urgent li { grid-template-columns: auto minmax(0, 1fr); margin: .7rem 0; }
+  .urgent .note { grid-column: 1 / -1; }
   .jobs, .jobs tbody { display: table; width: 100%; } .jobs tbody { display: table-row-group; }
+  .jobs thead th { border-top: 0; }
   .jobs thead { position: static; width: auto; height: auto; clip-path: none; display: table-header-group; }
   .jobs tr { display: table-row; }
   .jobs td, .jobs th, .jobs tbody th, .jobs tbody td { display: table-cell; padding: .4rem .9rem .4rem 0;
     border-top: 1px solid var(--rule); }
   .jobs tbody th { max-width: 11rem; }
 }
+@media print { .tools { display: none; } .box { overflow: visible; } }
 """
 
 # Without it the table is there, in the order of urgency. It reads cells, and makes no element and no request.
@@ -204,8 +219,11 @@ def _both(tally: Tally, name: str) -> list[tuple[str, list[float]]]:
 
 
 def _second_edges(values: Sequence[float]) -> tuple[float, ...]:
-    largest = max(values, default=1.0) or 1.0
-    return tuple(largest * place / 8 for place in range(9))
+    """Eight buckets up to the largest value, each 1, 2, 2.5 or 5 times a power of ten wide."""
+    wide = max(max(values, default=1.0) / 8, 1e-3)
+    power = 10.0 ** math.floor(math.log10(wide))
+    width = next((step * power for step in (1.0, 2.0, 2.5, 5.0) if step * power >= wide), 10.0 * power)
+    return tuple(width * place for place in range(9))
 
 
 def _chart(
@@ -218,7 +236,8 @@ def _chart(
     in_percent = edges[-1] <= 1 and title != "Seconds"
     tall = max(max(histogram(values, edges)) / len(values) for _, values in known)
     n_buckets = len(edges) - 1
-    shapes: list[Child] = [_grid(share, tall) for share in (0.0, 0.5, 1.0)]
+    shapes: list[Child] = [element("text", "share of models", x="-52", y="10")]
+    shapes += [_grid(share, tall) for share in (0.0, 0.5, 1.0)]
     described = []
     for number, (side, values) in enumerate(known):
         width = 0.8 / len(known)
@@ -241,7 +260,7 @@ def _chart(
             )
         name = f"{_SIDES[side]}: " if len(known) > 1 else ""
         median, last = (_edge(quantile(values, share), in_percent) for share in (0.5, 1.0))
-        described.append(f"{name}median {median}, largest {last} (n = {len(values):,})")
+        described.append(f"{name}median {median}, largest {last}, {len(values):,} models")
     ticks = [
         element(
             "text",
@@ -285,7 +304,7 @@ def _swatch(side: str) -> Markup:
 def _edge(value: float, in_percent: bool) -> str:
     if in_percent:
         return f"{100 * value:.3g}%".replace("-", "−")
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 # ---- Jobs ----
@@ -296,7 +315,12 @@ def _urgent(tally: Tally) -> Markup | None:
     if not urgent:
         return None
     lines: list[Child] = [
-        element("li", _chip(row["outcome"]), " ", _link(row), element("span", row["reason"] or "", class_="note"))
+        element(
+            "li",
+            _chip(row["outcome"]),
+            element("span", _link(row)),
+            element("span", row["reason"] or "", class_="note"),
+        )
         for row in urgent[:_MOST_URGENT]
     ]
     found = tally.outcomes()
