@@ -26,7 +26,7 @@ _STYLE = """
 .outcomes b { font-variant-numeric: tabular-nums; }
 [hidden] { display: none !important; }  /* the stylesheet's own display would win otherwise */
 .accepted { background: #009e73; } .undecided { background: #e69f00; } .quarantined { background: #cc79a7; }
-.refused, .fail { background: #d55e00; } .invalid { background: #f0e442; } .error { background: #cc79a7; }
+.refused, .fail { background: #d55e00; } .invalid { background: #f0e442; } .error { background: #56b4e9; }
 .waiting { background: var(--shade); color: var(--ink); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem 2rem; }
 .charts figure { margin: 0; min-width: 0; }
@@ -34,7 +34,7 @@ _STYLE = """
 .charts svg text { font-size: 12px; }
 .charts figcaption { margin-top: .25rem; text-wrap: pretty; }
 .bar { fill: var(--after); } .bar.before { fill: var(--before); fill-opacity: .75; }
-.tools { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0; }
+.tools { display: flex; flex-wrap: wrap; align-items: center; gap: .75rem; margin: .75rem 0; }
 .tools label { display: inline-flex; gap: .5rem; align-items: center; color: var(--soft); font-size: .9rem; }
 .tools input, .tools select { font: inherit; color: inherit; background: var(--panel); padding: .3rem .5rem;
   border: 1px solid var(--rule); border-radius: .3rem; max-width: 16rem; }
@@ -319,7 +319,7 @@ def _urgent(tally: Tally) -> Markup | None:
             "li",
             _chip(row["outcome"]),
             element("span", _link(row)),
-            element("span", row["reason"] or "", class_="note"),
+            element("span", row["reason"] or "–", class_="note"),
         )
         for row in urgent[:_MOST_URGENT]
     ]
@@ -346,7 +346,7 @@ def _table(tally: Tally) -> Markup | None:
             "tr",
             element("th", _link(row), scope="row"),
             element("td", _chip(row["outcome"])),
-            element("td", row["architecture"] or ""),
+            element("td", row["architecture"] or "–"),
             [_number(row[name], 100, ".1f") for _, name in _COLUMNS],
             _number(row["seconds"], 1, ".1f"),
             _number(row["attempts"], 1, ".0f"),
