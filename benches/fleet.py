@@ -163,7 +163,8 @@ def model_rows(out: Path, zoo: Path) -> list[Row]:
 
 
 def scaling(zoo: Path, out: Path, n_jobs: int) -> Row:
-    """The same jobs with one worker and with two, in halves by turns, so that both meet the same machine."""
+    """The same jobs, without blind evidence, with one worker and with two, in parts by turns, so that both meet the same
+    machine."""
     lines = (zoo / "jobs.jsonl").read_text().splitlines()
     small = [line for line in map(json.loads, lines) if "-small_cnn-" in line["id"] or "-mlp-" in line["id"]]
     chosen = sorted(small, key=lambda job: random.Random(job["id"]).random())[:n_jobs]
@@ -176,7 +177,7 @@ def scaling(zoo: Path, out: Path, n_jobs: int) -> Row:
             folder = out / f"{place}-{workers}"
             jobs = out / f"{place}.jsonl"
             out.mkdir(parents=True, exist_ok=True)
-            jobs.write_text("".join(json.dumps(absolute(job, zoo)) + "\n" for job in part))
+            jobs.write_text("".join(json.dumps({**absolute(job, zoo), "evidence": False}) + "\n" for job in part))
             done = fleet(jobs, folder, workers)
             assert done["n_done_before"] == 0, f"{folder} is there already"
             walls[workers].append(done["wall_s"])
