@@ -163,8 +163,7 @@ def model_rows(out: Path, zoo: Path) -> list[Row]:
 
 
 def scaling(zoo: Path, out: Path, n_jobs: int) -> Row:
-    """The same jobs, without blind evidence, with one worker and with two, in parts by turns, so that both meet the same
-    machine."""
+    """The same jobs, without blind evidence, with one worker and with two, in parts by turns: on the same machine."""
     lines = (zoo / "jobs.jsonl").read_text().splitlines()
     small = [line for line in map(json.loads, lines) if "-small_cnn-" in line["id"] or "-mlp-" in line["id"]]
     chosen = sorted(small, key=lambda job: random.Random(job["id"]).random())[:n_jobs]
