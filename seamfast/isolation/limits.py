@@ -73,7 +73,8 @@ class Limits:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; torch's allocator for the CPU has no exception of its own."""
     if isinstance(error, RuntimeError):
-        return "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+        told = ("can't allocate memory", "could not create a primitive")  # the latter by oneDNN
+        return any(text in str(error) for text in told) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
