@@ -239,6 +239,7 @@ def jobs(models: Path) -> Callable[..., Path]:
         "plain": {"model": "models/m0", **first},
         "file": {"model": "models/m1", **first, "data": "clean.npz"},
         "full": {
+            "model": "models/m2",
             **first,
             "test": "digits",
             "holdout": "digits",
