@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -67,7 +68,7 @@ def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{name}/")
                 else:
-                    yield os.fsencode(name).decode("utf-8", "backslashreplace"), entry.stat(follow_symlinks=False)
+                    yield name, entry.stat(follow_symlinks=False)
     except OSError as error:
         reason = f"cannot be looked into ({error.strerror}); expected a file or folder"
         raise DataFileError(f"{shown(root)!r} {reason}") from None
@@ -91,17 +92,20 @@ class Inputs:
             pass  # they are computed anew
 
     def digest(self, path: str) -> str:
-        """``digest_of(path)``, or the name itself where no file has it."""
+        """``digest_of(path)``, or the name itself where it is of a data set, or of no file that can be read."""
         if path not in self._checked:
-            if not os.path.exists(path):
-                self._checked[path] = f"name:{path}"
-            else:
-                stamp = stamp_of(path)
-                if self._known.get(path, [""])[0] != stamp:
-                    self._known[path] = [stamp, digest_of(path)]
-                    write_atomically(self._path, json.dumps(self._known, indent=1).encode())
-                self._checked[path] = self._known[path][1]
+            self._checked[path] = f"name:{path}"
+            if os.path.isabs(path) and os.path.exists(path):
+                with contextlib.suppress(DataFileError):  # which the job meets too, and reports
+                    self._checked[path] = self._digest(path)
         return self._checked[path]
+
+    def _digest(self, path: str) -> str:
+        stamp = stamp_of(path)
+        if self._known.get(path, [""])[0] != stamp:
+            self._known[path] = [stamp, digest_of(path)]
+            write_atomically(self._path, json.dumps(self._known, indent=1).encode())
+        return self._known[path][1]
 
     def of_job(self, job: Job) -> dict[str, str]:
         """The digests of a job's data and of its settings; ``"data"`` and ``"config"``."""

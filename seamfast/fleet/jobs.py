@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seamfast.errors import InputError
-from seamfast.untrusted import printable, printable_value, shown
+from seamfast.untrusted import open_regular, printable, printable_value, shown
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MOST_BYTES = 64 << 10  # of a line
@@ -23,7 +23,7 @@ _OF_A_MODEL = ("model.safetensors", "model.json", "config.json")
 
 # What a field holds, as its errors name it.
 TEXT, NUMBER, COUNT, FLAG = "text", "a number", "an integer in [0, 2**63)", "true or false"
-TABLE, NAMES = "an object of settings", "a list of names"
+TABLE, NAMES = "an object of JSON values", "a list of names"
 
 _COMMON = {"model": TEXT, "data": TEXT, "root": TEXT, "split": TEXT, "seed": COUNT, "device": TEXT}
 _SANITIZE = {
@@ -50,6 +50,11 @@ PATHS = ("model", "root", "triggers", "policy")
 """Settings that are always paths."""
 SOURCES = ("data", "holdout", "test")
 """Settings that are paths or names of data sets."""
+DATA_SETS = (
+    *("breast-cancer", "cifar10", "digits", "digits-table", "fashion-mnist", "mnist", "mnist-5k"),
+    *("ag-news", "sst2", "trec"),
+)
+"""What ``seamfast.load`` knows by name; here too, since its modules import torch."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,16 @@ class Jobs:
         if any((self.source / name).is_file() for name in _OF_A_MODEL):
             raise InputError(f"{shown(self.source)} is the folder of one model; expected a folder of such folders")
         with os.scandir(self.source) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            names = sorted(e.name for e in entries if os.path.isdir(e.path) and not e.name.startswith("."))
         if not names:
             raise InputError(f"{shown(self.source)} holds no folders; expected one for each model")
-        self._folders = names
+        _check_kind(self._defaults, self._defaults, "the fleet's settings")
+        self._folders, known = names, set(names)
         for number, name in enumerate(names):
-            if self._is_ours(self._of_folder(name).id):
+            job_id = self._of_folder(name).id
+            if job_id != name and job_id in known:
+                raise InputError(f"{shown(self.source)} holds {printable(name)!r} and {job_id!r}; expected one of them")
+            if self._is_ours(job_id):
                 self._offsets.append(number)
 
     def _of_folder(self, name: str) -> Job:
@@ -130,11 +139,7 @@ class Jobs:
 
     def _find_lines(self) -> None:
         where, seen = shown(self.source), dict[bytes, int]()
-        try:
-            file = self.source.open("rb")
-        except OSError as error:
-            raise InputError(f"{where} cannot be read ({error.strerror}); expected a folder or JSON lines") from error
-        with file:
+        with open_regular(self.source, "a folder of models, or a file of JSON lines") as file:
             offset = 0
             for number, line in enumerate(iter(lambda: file.readline(_MOST_BYTES + 1), b""), 1):
                 if line.strip():
@@ -163,12 +168,10 @@ class Jobs:
         check_settings(given, where)
         if "model" not in given:
             raise InputError(f"{where}: has no 'model'; expected a path")
-        kind = "gate" if "policy" in given or ("policy" in self._defaults and not _SANITIZE.keys() & given) else None
-        known = FIELDS[kind or "sanitize"]
-        if other := sorted(given.keys() - known.keys()):
-            with_policy = "a job with a policy is a gate" if kind else "a job without a policy is no gate"
-            raise InputError(f"{where}: has {other[0]!r}, but {with_policy}; expected {', '.join(sorted(known))}")
+        is_gate = "policy" in given or ("policy" in self._defaults and not _SANITIZE.keys() & given)
+        known = FIELDS["gate" if is_gate else "sanitize"]
         settings = {k: v for k, v in self._defaults.items() if k in known} | absolute(given, self.source.parent)
+        _check_kind(given, settings, where)
         _check_data(settings, where)
         if name is None:
             named = {key: settings.get(key) for key in ("data", "seed", "policy")} | {"model": given["model"]}
@@ -189,7 +192,7 @@ def absolute(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found = dict(settings)
     for name in (*PATHS, *SOURCES):
         value = found.get(name)
-        if isinstance(value, str) and (name in PATHS or "/" in value or "." in value):
+        if isinstance(value, str) and (name in PATHS or value not in DATA_SETS):
             found[name] = os.path.abspath(folder / value)
     return found
 
@@ -208,7 +211,7 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
 
 def _is_of(value: Any, kind: str) -> bool:
     if kind == TEXT:
-        return isinstance(value, str) and value != "" and "\0" not in value
+        return isinstance(value, str) and value != "" and "\0" not in value and _is_encodable(value)
     if kind == NUMBER:
         return type(value) in (int, float) and math.isfinite(value)
     if kind == COUNT:
@@ -216,8 +219,34 @@ def _is_of(value: Any, kind: str) -> bool:
     if kind == FLAG:
         return isinstance(value, bool)
     if kind == TABLE:
-        return isinstance(value, dict)
+        return isinstance(value, dict) and _is_json(value)
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a file could have this name; JSON can hold half of a surrogate pair."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON gives back ``value`` as it is: no date of TOML, no infinity, no tuple."""
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _check_kind(given: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
+    """Raise ``InputError`` if ``given`` holds what a job with these ``settings`` does not take."""
+    is_gate = "policy" in settings
+    known = FIELDS["gate" if is_gate else "sanitize"]
+    if other := sorted(given.keys() - known.keys()):
+        why = "a job with a policy is a gate" if is_gate else "a job without a policy is no gate"
+        raise InputError(f"{where}: has {other[0]!r}, but {why}; expected {', '.join(sorted(known))}")
 
 
 def _check_data(settings: Mapping[str, Any], where: str) -> None:
@@ -250,7 +279,9 @@ def check_shard(shard: str | None) -> tuple[int, int]:
     Raises:
         InputError: ``shard is '8/8'; expected k/n with k from 0 to n - 1``.
     """
-    found = re.fullmatch(r"([0-9]{1,6})/([1-9][0-9]{0,5})", shard or "0/1")
+    if shard is None:
+        return 0, 1
+    found = re.fullmatch(r"([0-9]{1,6})/([1-9][0-9]{0,5})", shard) if isinstance(shard, str) else None
     if found is None or int(found[1]) >= int(found[2]):
         raise InputError(f"shard is {printable_value(shard)}; expected k/n with k from 0 to n - 1")
     return int(found[1]), int(found[2])

@@ -22,7 +22,9 @@ from seamfast.fleet.options import DEFAULT_MAX_TIME_S
 from seamfast.fleet.schedule import Schedule, Workers, WorkersLost, check, do_all, group_of
 from seamfast.fleet.store import Store, n_listed, n_rows, rows
 from seamfast.fleet.summary import write_summary
+from seamfast.isolation.folders import lies_in
 from seamfast.options import EXIT_INCOMPLETE, EXIT_NOT_ACCEPTED, EXIT_OK, EXIT_REFUSED
+from seamfast.untrusted import shown
 
 _GOOD = ("accepted", "pass")
 _BAD = ("fail", "refused")
@@ -137,6 +139,10 @@ def run(
         raise InputError(f"workers is {workers!r}; expected an integer of at least 1, or None")
     if not 0 < max_time_s < float("inf"):
         raise InputError(f"max_time_s is {max_time_s!r}; expected a number of seconds above 0")
+    if max_memory is not None and (type(max_memory) is not int or max_memory < 1):
+        raise InputError(f"max_memory is {max_memory!r}; expected an integer of at least 1, or None")
+    if os.path.isdir(jobs) and lies_in(out, jobs):
+        raise InputError(f"out is {shown(out)!r}, which lies in the folder of the models; expected a folder elsewhere")
     check_settings(settings, "the fleet")
     given = absolute({"seed": 0, **settings}, Path.cwd())
     listed = Jobs(jobs, given, part)
@@ -186,6 +192,9 @@ def run(
                     with _workers(how, ray, n_workers, share) as pool:
                         check(pool, given)
                         do_all(listed, schedule, pool, store, as_task, on_row)
+            except InputError:
+                store.take_back()
+                raise
             except WorkersLost as error:
                 stopped = str(error)
             except KeyboardInterrupt:

@@ -86,8 +86,11 @@ class Store:
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: tuple[int, int]) -> None:
         self.folder = folder
         self.part = "" if shard[1] == 1 else f"-{shard[0]}-of-{shard[1]}"
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out is {shown(folder)!r}, which is no folder; expected a new one")
         if folder.exists() and not (folder / "run.json").exists() and any(folder.iterdir()):
             raise InputError(f"out is {shown(folder)!r}, which is not empty and no fleet's; expected a new folder")
+        self._made, self._is_first = [] if folder.exists() else [folder], False
         for name in (JOBS, QUARANTINE, STAGING):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._agree(settings)
@@ -112,6 +115,19 @@ class Store:
         self._manifest.close()
         self._lock.close()
 
+    def take_back(self) -> None:
+        """Remove what this call made, if it made ``run.json`` and no job was done: another may have other settings.
+
+        Of a shard nothing goes: others may be at work.
+        """
+        if not self._is_first or self.part or n_rows(self.folder):
+            return
+        for name in ("run.json", "inputs.json", "manifest.jsonl", f"{STAGING}/lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        for place in (*(self.folder / name for name in (JOBS, QUARANTINE, STAGING)), *self._made):
+            with contextlib.suppress(OSError):  # it holds something
+                place.rmdir()
+
     def _agree(self, settings: Mapping[str, Any]) -> None:
         """Write ``run.json`` where there is none, and compare it."""
         path = self.folder / "run.json"
@@ -121,6 +137,7 @@ class Store:
             write_atomically(temporary, (json.dumps(document, indent=2) + "\n").encode())
             with contextlib.suppress(FileExistsError):  # another shard was first
                 os.link(temporary, path)
+                self._is_first = True
             temporary.unlink()
         found = settings_of(self.folder)
         for name in sorted({*found, *settings}):
@@ -145,22 +162,24 @@ class Store:
 
     def is_done(self, job: Job, *, retry_quarantined: bool = False) -> dict[str, Any] | None:
         """The row of ``job`` if it was done, or given up, with the model, data, settings and version of now."""
-        document = read_job(self.folder / JOBS / job.id)
-        if document is None and not retry_quarantined:
-            document = read_job(self.folder / QUARANTINE / job.id)
-        if document is None:
-            return None
-        digests = document["digests"]
+        for part in (JOBS,) if retry_quarantined else (JOBS, QUARANTINE):
+            document = read_job(self.folder / part / job.id)
+            if document is not None and self._is_of(document, job):
+                return as_row({**document["row"], "id": job.id})
+        return None
+
+    def _is_of(self, document: Mapping[str, Any], job: Job) -> bool:
+        """Whether a ``job.json`` is of ``job`` with the model, data, settings and version of now."""
+        digests, stamp = document["digests"], document.get("stamp")
         if any(digests.get(name) != value for name, value in self.digests(job).items()):
-            return None
+            return False
         try:
             model = job.settings["model"]
-            if document.get("stamp") != stamp_of(model) and digests.get("model") != digest_of(model):
-                return None
+            if stamp_of(model) == stamp:
+                return True
+            return digests.get("model") is not None and digests["model"] == digest_of(model)
         except (InputError, OSError):
-            if digests.get("model") is not None:  # it was there
-                return None
-        return as_row(document["row"])
+            return stamp is None  # it was not there
 
     def forget_quarantine(self, job: Job) -> None:
         """Drop what an earlier call left of ``job`` when it gave it up."""
@@ -184,14 +203,16 @@ class Store:
                 "report": f"{QUARANTINE}/{job.id}/{JOB_FILE}",
             }
         )
+        # The model's bytes are not hashed here: a hostile one can be a sparse file of any size.
         digests: dict[str, str | None] = {**self.digests(job), "model": None}
         stamp = None
         with contextlib.suppress(InputError, OSError):
-            stamp, digests["model"] = stamp_of(job.settings["model"]), digest_of(job.settings["model"])
+            stamp = stamp_of(job.settings["model"])
         with private_folder(self.folder / STAGING, "quarantine") as (private, _):
             staged = private / "out"
             staged.mkdir()
             write_job(staged, job.id, digests, stamp, row, reasons=details)
+            shutil.rmtree(self.folder / JOBS / job.id, ignore_errors=True)  # of the job as it was before
             publish(staged, self.folder / QUARANTINE / job.id)
         return row
 
@@ -275,9 +296,9 @@ def n_rows(folder: Path) -> int:
 
 
 def n_listed(folder: Path) -> int:
-    """How many jobs the calls on this folder had, by the last of each shard."""
+    """How many jobs the latest calls on this folder had, by the last of each shard."""
     total = 0
-    for manifest in folder.glob("manifest*.jsonl"):
+    for manifest in _manifests(folder).values():
         last = 0
         with manifest.open("rb") as file:
             for line in file:
@@ -290,11 +311,19 @@ def n_listed(folder: Path) -> int:
 
 def shards_missing(folder: Path) -> list[str]:
     """The shards, as ``k/n``, of which no call has begun though others of the same ``n`` have."""
-    begun: dict[int, set[int]] = {}
-    for manifest in folder.glob("manifest-*-of-*.jsonl"):
-        found = re.fullmatch(r"manifest-([0-9]+)-of-([0-9]+)", manifest.stem)
-        if found is not None:
-            begun.setdefault(int(found[2]), set()).add(int(found[1]))
-    if (folder / "manifest.jsonl").exists():  # one call had all jobs
-        return []
-    return [f"{k}/{n}" for n, known in sorted(begun.items()) for k in range(n) if k not in known]
+    begun = _manifests(folder)
+    n = max((n for _, n in begun), default=0)
+    return [f"{k}/{n}" for k in range(n) if (k, n) not in begun]
+
+
+def _manifests(folder: Path) -> dict[tuple[int, int], Path]:
+    """Those of the latest division into shards, by ``(k, n)``; the jobs of an earlier one are the same."""
+    found: dict[int, dict[tuple[int, int], Path]] = {}
+    latest: dict[int, int] = {}
+    for path in folder.glob("manifest*.jsonl"):
+        name = re.fullmatch(r"manifest(?:-([0-9]+)-of-([0-9]+))?", path.stem)
+        if name is not None:
+            k, n = int(name[1] or 0), int(name[2] or 1)
+            found.setdefault(n, {})[k, n] = path
+            latest[n] = max(latest.get(n, 0), path.stat().st_mtime_ns)
+    return found[max(latest, key=lambda n: latest[n])] if found else {}

@@ -93,7 +93,8 @@ def do(task: Mapping[str, Any]) -> dict[str, Any]:
         try:
             if task["memory_share"] is not None:
                 torch.cuda.set_per_process_memory_fraction(task["memory_share"])
-            found = {"stamp": stamp_of(settings["model"]), "digest": digest_of(settings["model"])}
+            found["stamp"] = stamp_of(settings["model"])
+            found["digest"] = digest_of(settings["model"])
             row = (_gated if task["kind"] == "gate" else _sanitized)(settings, Path(task["place"]) / "out", task)
             if stamp_of(settings["model"]) != found["stamp"]:
                 return {"ended": "the model's files changed while they were read"}
