@@ -2247,7 +2247,7 @@ MUTANTS = [
     ),
     Mutant(
         "supervisor-passes-the-environment-on",
-        "supervisor.py",
+        "isolation/child.py",
         'if name in _KEPT or name.startswith("LC_")',
         "if True",
         "hooks of the environment reach the run",
