@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from seamfast.errors import InputError
 from seamfast.isolation.child import command, environment, user_site, why_ended
 from seamfast.isolation.confine import adopt_orphans
-from seamfast.isolation.folders import private_folder, why_unusable
+from seamfast.isolation.folders import open_to_others, private_folder, why_unusable
 from seamfast.isolation.limits import Limits
 from seamfast.options import EXIT_INCOMPLETE, EXIT_USAGE, gate_parser, written_to
 from seamfast.terminal import say, write_out
@@ -216,9 +216,7 @@ class _Run:
 
             key, model = self.arguments.sign_key, self.arguments.model
             sign_folder(self.staging / "out", key, self.signed_by, model=model)
-        mask = os.umask(0)
-        os.umask(mask)
-        (self.staging / "out").chmod(0o777 & ~mask)  # which the worker may not
+        open_to_others(self.staging / "out")  # which the worker may not
         os.rename(self.staging / "out", self.out)  # over an empty folder too, and over nothing else
         return True
 

@@ -2498,7 +2498,7 @@ MUTANTS = [
     Mutant(
         "fleet-folder-private",
         "fleet/nursery.py",
-        "out.chmod(0o777 & ~mask)",
+        "open_to_others(out)",
         "out.chmod(0o700)",
         "nobody else can read the results",
         "fleet/test_run.py",
@@ -3027,8 +3027,8 @@ MUTANTS = [
     Mutant(
         "fleet-undecided-is-well",
         "fleet/run.py",
-        '_GOOD = ("accepted", "pass")',
-        '_GOOD = ("accepted", "pass", "undecided")',
+        "found <= set(GOOD)",
+        'found <= {*GOOD, "undecided"}',
         "a fleet that could not decide ends with 0",
         "fleet/test_command.py",
     ),

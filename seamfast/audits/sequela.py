@@ -332,13 +332,18 @@ def as_table(values: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"left out: {one['audit']}: {one['why']}" for one in values["left_out"])])
 
 
+def check_audit_name(name: object) -> None:
+    """Raise unless ``name`` is in ``AUDITS``: ``audits hold 'x'; expected names in ...``."""
+    if not isinstance(name, str) or name not in AUDITS:
+        raise InputError(f"audits hold {short(name)}; expected names in {', '.join(AUDITS)}")
+
+
 def check_audits(audits: Any, given: Given) -> tuple[str, ...]:
     """The names of ``audits``, each once; raises for an unknown one, and where ``given`` does not suffice for one."""
     if isinstance(audits, str) or not isinstance(audits, Sequence):
         raise InputError(f"audits is {short(audits)}; expected names in {', '.join(AUDITS)}")
     for name in audits:
-        if not isinstance(name, str) or name not in AUDITS:
-            raise InputError(f"audits hold {short(name)}; expected names in {', '.join(AUDITS)}")
+        check_audit_name(name)
         audit = AUDITS[name]
         for group in audit.needs:
             if not any(getattr(given, need) for need in group):

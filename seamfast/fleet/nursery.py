@@ -28,7 +28,7 @@ from seamfast.fleet.store import JOBS, STAGING, as_row, publish, write_job
 from seamfast.isolation import state
 from seamfast.isolation.child import why_ended
 from seamfast.isolation.confine import confine, die_with_parent
-from seamfast.isolation.folders import private_folder
+from seamfast.isolation.folders import open_to_others, private_folder
 from seamfast.isolation.limits import Limits
 from seamfast.terminal import say
 from seamfast.untrusted import open_regular, printable
@@ -238,9 +238,7 @@ class Nursery:
             (out / ERRORS).write_text(_tail(place / ERRORS), encoding="utf-8")
         digest, stamp = (value if isinstance(value, str) else None for value in (result["digest"], result["stamp"]))
         write_job(out, task["id"], {**task["digests"], "model": digest}, stamp, row)
-        mask = os.umask(0)
-        os.umask(mask)
-        out.chmod(0o777 & ~mask)  # which a confined process may not
+        open_to_others(out)  # which a confined process may not
         publish(out, Path(self.how["out"]) / JOBS / task["id"])
         return {"row": row, "seconds": seconds}
 

@@ -22,11 +22,11 @@ from seamfast.fleet.options import DEFAULT_MAX_TIME_S
 from seamfast.fleet.schedule import Schedule, Workers, WorkersLost, check, do_all, group_of
 from seamfast.fleet.store import Store, n_listed, n_rows, rows
 from seamfast.fleet.summary import write_summary
+from seamfast.fleet.summary.figures import GOOD
 from seamfast.isolation.folders import lies_in
 from seamfast.options import EXIT_INCOMPLETE, EXIT_NOT_ACCEPTED, EXIT_OK, EXIT_REFUSED
 from seamfast.untrusted import shown
 
-_GOOD = ("accepted", "pass")
 _BAD = ("fail", "refused")
 _FAILED = ("quarantined", "error", "invalid")
 
@@ -42,7 +42,7 @@ def exit_code_of(outcomes: Mapping[str, int]) -> int:
         return EXIT_INCOMPLETE
     if found & set(_BAD):
         return EXIT_NOT_ACCEPTED
-    return EXIT_OK if found <= set(_GOOD) else EXIT_REFUSED
+    return EXIT_OK if found <= set(GOOD) else EXIT_REFUSED
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def run(
 
             try:
                 if waiting:
-                    schedule = Schedule(listed, waiting)
+                    schedule = Schedule(waiting)
                     with _workers(how, ray, n_workers, share) as pool:
                         check(pool, given)
                         do_all(listed, schedule, pool, store, as_task, on_row)

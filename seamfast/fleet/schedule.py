@@ -50,12 +50,10 @@ class Schedule:
     """The jobs that wait, in groups of like architecture, by number; memory for a number each.
 
     Args:
-        jobs: all of them.
-        waiting: the numbers of those to do.
+        waiting: the numbers of the jobs to do, and the group of each.
     """
 
-    def __init__(self, jobs: Jobs, waiting: Iterable[tuple[int, str]]) -> None:
-        self._jobs = jobs
+    def __init__(self, waiting: Iterable[tuple[int, str]]) -> None:
         groups: dict[str, array[int]] = {}
         for number, group in waiting:
             groups.setdefault(group, array("q")).append(number)

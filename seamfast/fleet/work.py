@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from seamfast.attacks import RECIPES, TABULAR_RECIPES, TEXT_RECIPES
 from seamfast.audits import disagreement, stamped_evidence
-from seamfast.audits.sequela import AUDITS
+from seamfast.audits.sequela import check_audit_name
 from seamfast.checks import as_seed
 from seamfast.data import CleanSet
 from seamfast.engine.precision import check_precision
@@ -22,6 +21,7 @@ from seamfast.errors import ConfigError, DataFileError, InputError, SeamfastErro
 from seamfast.evaluate import evaluate
 from seamfast.fleet.clean_data import CleanData
 from seamfast.fleet.fingerprint import digest_of, stamp_of
+from seamfast.fleet.jobs import DATA_SETS
 from seamfast.gating.pipeline import gate
 from seamfast.gating.policy import read_policy
 from seamfast.isolation.limits import is_out_of_memory
@@ -38,7 +38,6 @@ from seamfast.untrusted import shown
 REPORT, EVIDENCE = "report.json", "evidence.json"
 
 _shared: CleanData
-_BY_NAME = {**RECIPES, **TEXT_RECIPES, **TABULAR_RECIPES}
 _SPLITS = {"data": "train", "holdout": "test", "test": "test"}
 
 
@@ -60,8 +59,8 @@ def why_wrong(settings: Mapping[str, Any]) -> str | None:
         as_seed(settings.get("seed", 0))
         _config(settings)
         check_precision(settings.get("precision", "fp32"))
-        if unknown := sorted(set(settings.get("audits", ())) - set(AUDITS)):
-            raise InputError(f"audits hold {unknown[0]!r}; expected names in {', '.join(AUDITS)}")
+        for name in settings.get("audits", ()):
+            check_audit_name(name)
         if "policy" in settings:
             read_policy(settings["policy"])
         _triggers(settings)
@@ -296,7 +295,7 @@ def _named(settings: Mapping[str, Any], name: str) -> tuple[str | None, str | No
     if source is None and split is None:
         return None, None
     source = source or settings["data"]
-    return source, split or (_SPLITS[name] if source in _BY_NAME else None)
+    return source, split or (_SPLITS[name] if source in DATA_SETS else None)
 
 
 def _data(settings: Mapping[str, Any], name: str, description: Description) -> CleanSet | None:

@@ -23,7 +23,7 @@ from seamfast.gating.documents.markdown import as_markdown
 from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
 from seamfast.isolation import state
-from seamfast.isolation.folders import why_not_free
+from seamfast.isolation.folders import open_to_others, why_not_free
 from seamfast.models.folder import description_class, save_model, save_weights
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
@@ -104,7 +104,7 @@ class Staging:
         if sign is not None:
             sign(partial)
         if not state.current.seccomp:  # else whoever started this process does it
-            partial.chmod(0o777 & ~_umask())
+            open_to_others(partial)
         os.rename(partial, self._out)  # over an empty folder too, and over nothing else
         self._partial = None
 
@@ -157,9 +157,3 @@ def _put(path: Path, content: bytes) -> None:
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -82,6 +82,13 @@ def _ways(path: str | os.PathLike[str]) -> Iterator[str]:
     yield here
 
 
+def open_to_others(folder: Path) -> None:
+    """Give a private folder the mode that a new one has."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+
+
 @contextlib.contextmanager
 def private_folder(parent: Path, prefix: str) -> Iterator[tuple[Path, int]]:
     """A new folder ``parent/PREFIX.HEX`` of this user alone, which goes at the end, and the descriptor of its lock.

@@ -25,18 +25,12 @@ from seamfast.fleet.clean_data import CleanData
 from seamfast.models.folder import Description, ModelDescription, TabularDescription, TextDescription
 from tests.gating import text_models
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fleet is for Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="a fleet is for Linux"),
+    pytest.mark.usefixtures("temporary"),
+]
 IMAGES = ModelDescription("small_cnn", 10, 1, 8, mean=(0.3,), std=(0.4,))
 KEY = "0123456789abcdef" * 4
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of this test alone."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.kubernetes_jobs import action_on
+
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "fleet"
 DOCUMENT = ROOT / "docs" / "fleet-clusters.md"
@@ -211,20 +213,6 @@ def test_indices_are_the_shards(node: Node) -> None:
         assert node.run(*shard_command(), JOB_COMPLETION_INDEX=str(index), SHARDS=shards).returncode == 0
     ran = sorted(value_behind("--shard", words) for words in node.calls("seamfast"))
     assert ran == [f"{index}/{job['completions']}" for index in range(job["completions"])]
-
-
-def action_on(job: dict[str, Any], code: int, *, disrupted: bool = False) -> str:
-    """What the Job controller does about a pod whose container ended so: the first rule that fits."""
-    for rule in job["spec"]["podFailurePolicy"]["rules"]:
-        if "onPodConditions" in rule:
-            fits = disrupted and {"type": "DisruptionTarget", "status": "True"} in rule["onPodConditions"]
-        else:
-            wanted = rule["onExitCodes"]
-            assert wanted["containerName"] == job["spec"]["template"]["spec"]["containers"][0]["name"]
-            fits = (code in wanted["values"]) == (wanted["operator"] == "In")
-        if fits:
-            return str(rule["action"])
-    return "Count"
 
 
 def test_index_is_tried_again_only_where_it_may_end_otherwise() -> None:

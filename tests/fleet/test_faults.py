@@ -12,7 +12,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +41,10 @@ from tests.fleet.small import (
     write_jobs,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fleet is for Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="a fleet is for Linux"),
+    pytest.mark.usefixtures("temporary"),
+]
 CONFIG = {**SHORT, "recover_max_steps": 60, "recover_easy_steps": 60}
 """Of a job that takes long enough for a test to find its process."""
 IDS = ("m0", "m1", "m2")
@@ -60,15 +62,6 @@ def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     run(models, out, data="digits", config=CONFIG, workers=1, progress=False)
     return results(out)
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of this test alone."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def done(_: str, task: dict[str, Any]) -> Answer:
 
 def all_done(jobs: Jobs, store: Store, workers: Scripted) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
-    schedule = Schedule(jobs, [(number, group_of(job)) for number, job in enumerate(jobs)])
+    schedule = Schedule([(number, group_of(job)) for number, job in enumerate(jobs)])
     do_all(
         jobs,
         schedule,

@@ -23,6 +23,7 @@ import seamfast
 from seamfast import CleanSet
 from seamfast.cli import main
 from tests.gating.examples import EXIT_CODES, example
+from tests.kubernetes_jobs import action_on
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "gate"
@@ -179,20 +180,6 @@ def test_workflow_puts_nothing_of_the_change_into_a_shell(workflow: dict[str, An
 @pytest.fixture
 def job() -> dict[str, Any]:
     return documents_of("kubernetes-job.yaml")[0]
-
-
-def action_on(job: dict[str, Any], code: int, *, disrupted: bool = False) -> str:
-    """What the Job controller does about a pod whose container ended so: the first rule that fits."""
-    for rule in job["spec"]["podFailurePolicy"]["rules"]:
-        if "onPodConditions" in rule:
-            fits = disrupted and {"type": "DisruptionTarget", "status": "True"} in rule["onPodConditions"]
-        else:
-            wanted = rule["onExitCodes"]
-            assert wanted["containerName"] == job["spec"]["template"]["spec"]["containers"][0]["name"]
-            fits = (code in wanted["values"]) == (wanted["operator"] == "In")
-        if fits:
-            return str(rule["action"])
-    return "Count"
 
 
 def test_job_tries_again_only_what_may_end_otherwise(job: dict[str, Any]) -> None:

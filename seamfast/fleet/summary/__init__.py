@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from seamfast.fleet.summary.figures import Tally
 from seamfast.fleet.summary.html import MOST_ROWS, as_html
 from seamfast.fleet.summary.prometheus import as_prometheus
 from seamfast.fleet.summary.table import csv_head, csv_line, json_line
 from seamfast.fleet.summary.text import as_text
-from seamfast.report import write_atomically
+from seamfast.report import whole_file, write_atomically
 
 __all__ = ["as_text", "write_summary"]
 
@@ -42,7 +39,7 @@ def write_summary(
     """
     now = datetime.now(timezone.utc)
     tally = Tally((), n_waiting=n_waiting, most=MOST_ROWS)
-    with _whole(folder / "summary.csv") as table, _whole(folder / "summary.jsonl") as lines:
+    with whole_file(folder / "summary.csv") as table, whole_file(folder / "summary.jsonl") as lines:
         table.write(csv_head())
         for row in rows:
             table.write(csv_line(row))
@@ -54,15 +51,3 @@ def write_summary(
     if prometheus:
         write_atomically(folder / "fleet.prom", as_prometheus(tally, now.timestamp()))
     return tally.outcomes()
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its place at the end."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
