@@ -357,7 +357,7 @@ def effects():
         "torch is as it was": same,
     }
 
-print(json.dumps({"seconds": [in_child(seconds) for _ in range(5)], "effects": in_child(effects)}))
+print(json.dumps({"seconds": [in_child(seconds) for _ in range(15)], "effects": in_child(effects)}))
 """
 
 
