@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from seamfast.errors import InputError
 from seamfast.fleet.jobs import Job, Jobs, absolute, check_settings, check_shard
 from seamfast.fleet.local import LocalWorkers, n_default_workers, share_of_memory
 from seamfast.fleet.options import DEFAULT_MAX_TIME_S
+from seamfast.fleet.ray_workers import RayWorkers
 from seamfast.fleet.schedule import Schedule, Workers, WorkersLost, check, do_all, group_of
 from seamfast.fleet.store import Store, n_listed, n_rows, rows
 from seamfast.fleet.summary import write_summary
@@ -209,16 +210,14 @@ def run(
 
 @contextmanager
 def _workers(how: dict[str, Any], ray: str | None, n_workers: int | None, gpus_per_job: float) -> Iterator[Workers]:
-    with ExitStack() as stack:
-        pool: Workers
-        if ray is None:
-            assert n_workers is not None
-            pool = LocalWorkers(how, n_workers, gpus_per_job)
-        else:
-            from seamfast.fleet.ray_workers import RayWorkers, connected
-
-            pool = RayWorkers(stack.enter_context(connected(ray, n_workers)), how, n_workers, gpus_per_job)
-        yield stack.enter_context(closing(pool))
+    pool: Workers
+    if ray is None:
+        assert n_workers is not None
+        pool = LocalWorkers(how, n_workers, gpus_per_job)
+    else:
+        pool = RayWorkers(ray, how, n_workers, gpus_per_job)
+    with closing(pool):
+        yield pool
 
 
 def _bar(n_jobs: int, n_done: int, progress: bool | None) -> Any:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ pytestmark = pytest.mark.ray
 
 N_MODELS = 6
 SHORT = {"recover_max_steps": 60, "recover_easy_steps": 60, "accuracy_budget": 1.0}
+LONG = {**SHORT, "recover_max_steps": 10**7, "recover_easy_steps": 10**7}
+"""Of jobs that do not end in the course of a test."""
 _START_S, _END_S = 90.0, 120.0
 
 
@@ -103,9 +106,11 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
-def start(registry: Path, out: Path, address: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-    config = out.with_name("short.toml")
-    config.write_text("".join(f"{name} = {value}\n" for name, value in SHORT.items()))
+def start(
+    registry: Path, out: Path, address: str, environment: dict[str, str], settings: dict[str, float] = SHORT
+) -> subprocess.Popen[str]:
+    config = out.with_name("settings.toml")
+    config.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
     command = [sys.executable, "-m", "seamfast", "fleet", str(registry), "--out", str(out), "--data", "digits"]
     return subprocess.Popen(
         [*command, "--config", str(config), "--ray", address],
@@ -178,7 +183,7 @@ def test_killed_driver_is_run_again(
 def test_lost_worker_and_lost_raylet_are_survived(
     cluster: Cluster, registry: Path, undisturbed: dict[str, Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """A worker is killed, then the node that is not the driver's; the last test of this cluster."""
+    """A worker is killed, then the node that is not the driver's."""
     process = start(registry, tmp_path / "out", cluster.address, environment)
     wait_for(tmp_path / "out", "done")
     os.kill(nurseries(tmp_path / "out")[0], signal.SIGKILL)
@@ -188,6 +193,41 @@ def test_lost_worker_and_lost_raylet_are_survived(
     assert process.returncode == 0, errors
     assert results(tmp_path / "out") == undisturbed
     done_once(tmp_path / "out")
+
+
+def test_loss_of_the_last_node_is_said_and_nothing_goes_on(
+    cluster: Cluster, registry: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Ray would end the process that is connected through it, or leave it waiting; the driver is another."""
+    out = tmp_path / "out"
+    process = start(registry, out, cluster.address, environment, LONG)
+    end = time.monotonic() + _START_S
+    while not nurseries(out):
+        assert time.monotonic() < end, "no worker"
+        time.sleep(0.05)
+    for raylet in cluster.raylets:
+        with suppress(ProcessLookupError):  # the test before this one has ended one
+            os.kill(raylet, signal.SIGKILL)
+    _, errors = process.communicate(timeout=_END_S)
+    assert process.returncode == 2, errors
+    told = [line for line in errors.splitlines() if line.startswith("seamfast: ")]
+    assert "lost" in told[-1]
+    assert told[-1].endswith(f"0 of {N_MODELS} jobs are done; the same command goes on")
+    assert len(errors.splitlines()) < 20, errors  # none of Ray's pages
+    assert (out / "summary.html").exists()
+    end = time.monotonic() + _START_S
+    while nurseries(out):
+        assert time.monotonic() < end, "workers go on"
+        time.sleep(0.05)
+
+
+def test_an_address_where_nothing_listens_is_said_at_once(
+    registry: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = start(registry, tmp_path / "out", "127.0.0.1:9", environment)
+    _, errors = process.communicate(timeout=_END_S)
+    assert process.returncode == 2
+    assert "ray is '127.0.0.1:9', where nothing answers: ConnectionRefusedError" in errors
 
 
 def test_local_cluster_is_closed_to_others(registry: Path, tmp_path: Path) -> None:
