@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save as to_safetensors
 
 from seamfast.attacks.image.input_aware import Generator, InputAware
@@ -16,6 +15,7 @@ from seamfast.checks import MAX_NAME
 from seamfast.engine.model import check_weights
 from seamfast.errors import DataFileError, InputError
 from seamfast.models.folder import LARGEST, described_fields, fill_from, read_document, state_of
+from seamfast.models.meta import without_memory
 from seamfast.report import write_atomically
 from seamfast.triggers import AllToOne, load_triggers, save_triggers
 from seamfast.untrusted import printable, printable_value
@@ -74,7 +74,7 @@ def load_backdoor(folder: str | os.PathLike[str]) -> Backdoor:
     shape = described["image_shape"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n <= LARGEST for n in shape)):
         raise DataFileError(f"{printable(path)}: image_shape is {printable_value(shape)}; expected [C, H, W]")
-    with torch.device("meta"):
+    with without_memory():
         generator = Generator(shape[0])
     fill_from(generator, Path(folder) / GENERATOR, "input_aware")
     try:

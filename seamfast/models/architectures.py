@@ -179,7 +179,7 @@ class VisionTransformer(nn.Module):
         side = image_size // patch
         self.embed = nn.Conv2d(in_channels, width, patch, patch)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
-        self.place = nn.Parameter(0.02 * torch.randn(1, side * side + 1, width))
+        self.place = nn.Parameter(torch.randn(1, side * side + 1, width).mul_(0.02))
         self.blocks = nn.Sequential(*(_EncoderBlock(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes)

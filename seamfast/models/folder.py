@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from seamfast.intake.tokenizer import TOKENIZER, read_tokenizer
 from seamfast.modalities import TabularModality, TextModality
 from seamfast.modalities.text.modality import ids_of
 from seamfast.models.architectures import ARCHITECTURES, IMAGE_ARCHITECTURES, build, sizes_of
+from seamfast.models.meta import without_memory
 from seamfast.models.tabular_architectures import TABULAR_ARCHITECTURES
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES, VECTOR_ARCHITECTURES
 from seamfast.report import write_atomically
@@ -280,7 +280,7 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, Description]:
         DataFileError: e.g. ``model.safetensors holds head.weight of shape (10, 64); small_cnn expects (10, 32)``.
     """
     description = _read_description(Path(folder) / DESCRIPTION)
-    with torch.device("meta"):
+    with without_memory():
         model = description.build()
     fill_from(model, Path(folder) / WEIGHTS, description.architecture)
     return model.eval(), description

@@ -63,7 +63,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.pad, self.max_length = pad, max_length
         self.embedding = nn.Embedding(vocab_size, width)
-        self.place = nn.Parameter(0.02 * torch.randn(max_length, width))
+        self.place = nn.Parameter(torch.randn(max_length, width).mul_(0.02))
         self.first_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(_EncoderBlock(width, heads, dropout) for _ in range(depth))
