@@ -2675,7 +2675,7 @@ MUTANTS = [
     Mutant(
         "fleet-message-torn",
         "fleet/process.py",
-        'line, _, self._unread = self._unread.partition(b"\n")',
+        'line, _, self._unread = self._unread.partition(b"\\n")',
         'line, self._unread = self._unread, b""',
         "two answers in one read are none",
         "fleet/test_process.py",

@@ -170,7 +170,11 @@ def _remove_left(parent: Path) -> None:
     """Remove the folders of this user's fleets that no process has open."""
     for folder in parent.glob(f"{_PREFIX}-{os.getuid()}-*"):
         with contextlib.suppress(OSError):
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                folder.rmdir()  # who has just made it makes it again
+                continue
             try:
                 _remove_if_unused(folder, lock)
             finally:

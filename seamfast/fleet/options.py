@@ -61,5 +61,7 @@ def fleet_options(sub: argparse.ArgumentParser) -> None:
     where.add_argument("--ray", metavar="ADDRESS", help="on Ray: local, auto, or HOST:PORT (seamfast[fleet])")
     where.add_argument("--gpus-per-job", type=share, default=0.0, metavar="SHARE", help="of a GPU, such as 0.25")
     where.add_argument("--shard", metavar="K/N", help="the jobs of one of N calls; K from 0")
-    sub.add_argument("--retry-quarantined", action="store_true", help="try again what an earlier call gave up")
+    sub.add_argument(
+        "--retry-quarantined", action="store_true", help="try again what an earlier call gave up, or met a defect"
+    )
     sub.add_argument("--prometheus", action="store_true", help="write fleet.prom, for node_exporter")

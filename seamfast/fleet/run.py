@@ -111,7 +111,7 @@ def run(
         shard: ``"k/n"``: only the jobs of the ``k``-th of ``n`` calls, from 0, by a hash of their ids.
         max_time_s: seconds for an attempt at a job, by the clock.
         max_memory: bytes for a job; ``None``: a worker's share of nine tenths of the machine's.
-        retry_quarantined: try again what an earlier call gave up.
+        retry_quarantined: try again what an earlier call gave up, and what met a defect.
         prometheus: write ``fleet.prom`` too.
         progress: show a progress bar on stderr; ``None``: if that is a terminal.
         settings: of all jobs that do not have their own: ``data``, ``policy``, ``method``, ``seed`` and the others of

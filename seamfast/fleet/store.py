@@ -161,10 +161,15 @@ class Store:
         return {**self.inputs.of_job(job), "version": __version__}
 
     def is_done(self, job: Job, *, retry_quarantined: bool = False) -> dict[str, Any] | None:
-        """The row of ``job`` if it was done, or given up, with the model, data, settings and version of now."""
+        """The row of ``job`` if it was done, or given up, with the model, data, settings and version of now.
+
+        With ``retry_quarantined`` neither what was given up nor what met a defect is done.
+        """
         for part in (JOBS,) if retry_quarantined else (JOBS, QUARANTINE):
             document = read_job(self.folder / part / job.id)
-            if document is not None and self._is_of(document, job):
+            if document is None or (retry_quarantined and document["row"].get("outcome") == "error"):
+                continue
+            if self._is_of(document, job):
                 return as_row({**document["row"], "id": job.id})
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import sys
@@ -37,6 +38,8 @@ from seamfast.untrusted import shown
 
 REPORT, EVIDENCE = "report.json", "evidence.json"
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 _shared: CleanData
 _SPLITS = {"data": "train", "holdout": "test", "test": "test"}
 
@@ -66,6 +69,8 @@ def why_wrong(settings: Mapping[str, Any]) -> str | None:
         _triggers(settings)
         share_data(settings)
     except (SeamfastError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise  # which is no mistake of the caller's
         return f"{type(error).__name__}: {error}"
     return None
 

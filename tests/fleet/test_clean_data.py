@@ -270,6 +270,7 @@ def test_what_is_not_this_users_own_is_refused(kind: str, temporary: Path, tmp_p
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     if kind == "open":
         place.mkdir()
+        (place / "of another").write_text("")
         place.chmod(0o770)
     elif kind == "file":
         place.write_text("")
@@ -313,6 +314,7 @@ def test_folders_that_killed_workers_left_are_removed_and_those_in_use_are_kept(
     (foreign,) = (temporary / name for name in [f"seamfast-fleet-{os.getuid() + 1}-{'e' * 16}"])
     foreign.mkdir(mode=0o700)
     (foreign / "lock").write_text("")
+    (temporary / f"seamfast-fleet-{os.getuid()}-{'d' * 16}").mkdir(mode=0o700)  # a kill came before its lock
     (temporary / "something").mkdir()
     opened()
     assert sorted(temporary.iterdir()) == sorted([data.folder, foreign, temporary / "something"])

@@ -634,3 +634,21 @@ def test_workers_that_cannot_be_started_end_the_call(
     assert result.outcomes == {"waiting": 3}
     assert result.exit_code == 2
     assert_tidy(out, temporary)
+
+
+def test_a_full_disk_is_no_mistake_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would end the call as one that nobody need repeat."""
+    work = importlib.import_module("seamfast.fleet.work")
+
+    def met(number: int) -> Callable[[Any], None]:
+        def raised(_: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return raised
+
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        monkeypatch.setattr(work, "share_data", met(number))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            work.why_wrong({"seed": 0})
+    monkeypatch.setattr(work, "share_data", met(errno.ENOENT))
+    assert work.why_wrong({"seed": 0}).startswith("FileNotFoundError: ")

@@ -50,12 +50,12 @@ def job(tmp_path: Path) -> Job:
     return Job("one", {"model": str(model), "data": str(data), "seed": 0})
 
 
-def leave(store: Store, job: Job) -> None:
+def leave(store: Store, job: Job, outcome: str = "accepted") -> None:
     """What a worker leaves of a job."""
     staged = store.folder / STAGING / "staged"
     staged.mkdir()
     digests = {**store.digests(job), "model": digest_of(job.settings["model"])}
-    write_job(staged, job.id, digests, stamp_of(job.settings["model"]), as_row({"id": job.id, "outcome": "accepted"}))
+    write_job(staged, job.id, digests, stamp_of(job.settings["model"]), as_row({"id": job.id, "outcome": outcome}))
     publish(staged, store.folder / JOBS / job.id)
 
 
@@ -299,6 +299,12 @@ class TestDone:
         leave(store, job)
         store.forget_quarantine(job)
         assert [found["outcome"] for found in rows(tmp_path / "out")] == ["accepted"]
+
+    def test_a_defect_stays_one_unless_asked(self, job: Job, tmp_path: Path) -> None:
+        store = reopened(tmp_path / "out")
+        leave(store, job, outcome="error")
+        assert store.is_done(job) is not None
+        assert store.is_done(job, retry_quarantined=True) is None
 
     @pytest.mark.parametrize("changed", ["model", "touched", "no model", "data", "seed"])
     def test_given_up_is_tried_again_when_it_changed(self, changed: str, job: Job, tmp_path: Path) -> None:
