@@ -1,0 +1,189 @@
+"""The site: each page has its place, links lead somewhere, nothing is loaded from elsewhere; the tutorial runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import seamfast
+from seamfast.cli import main
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial.ipynb"
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The tutorial and the page of three readers.
+
+
+def test_tutorial_runs_and_says_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads(TUTORIAL.read_text(encoding="utf-8"))
+    printed, n_pictures = "", 0
+    for cell, found in tool("run_notebook").outputs(notebook, TUTORIAL.name):
+        assert [output["output_type"] for output in cell["outputs"]] == [output["output_type"] for output in found], (
+            "the notebook holds other outputs: python tools/run_notebook.py docs/tutorial.ipynb"
+        )
+        printed += "".join("".join(output.get("text", ())) for output in found)
+        n_pictures += sum("image/png" in output.get("data", {}) for output in found)
+    assert n_pictures == 2
+    assert "; accepted\n" in printed
+    assert "pass 0\n" in printed
+    asr = [float(rate) for rate in re.findall(r"ASR +([\d.]+)%|\bpatch\b.*?([\d.]+)%", printed) for rate in rate if rate]
+    assert asr, printed
+
+
+def test_commands_of_the_start_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three readers with three commands each, from an empty folder."""
+    pytest.importorskip("sklearn")
+    import numpy as np
+
+    from seamfast.models.folder import ModelDescription, save_model
+
+    monkeypatch.chdir(tmp_path)
+    test = seamfast.load("digits", split="test")
+    torch.manual_seed(0)
+    model = seamfast.attacks.build("small_cnn", num_classes=10, in_channels=1, image_size=8)
+    seamfast.attacks.train(model, seamfast.load("digits"), seamfast.attacks.TrainConfig(epochs=30, batch_size=64))
+    for folder in ("incoming", "models/a", "models/b"):
+        save_model(folder, model, ModelDescription("small_cnn", num_classes=10, in_channels=1, image_size=8))
+    np.savez("clean.npz", images=test.inputs.numpy(), labels=test.labels.numpy())
+
+    blocks = re.findall(r"```console\n(.*?)```", (DOCS / "start.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert [block.count("$ seamfast ") for block in blocks] == [3, 3, 3]
+    for line in "".join(blocks).splitlines():
+        command, _, redirected = line.removeprefix("$ ").partition(" > ")
+        done = subprocess.run(
+            [sys.executable, "-m", "seamfast", *command.split()[1:]], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if redirected:
+            Path(redirected).write_text(done.stdout, encoding="utf-8")
+
+
+# Its pages.
+
+
+def test_every_page_has_its_place_in_the_navigation() -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML to read mkdocs.yml")
+
+    def leaves(part: Any) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        return [leaf for item in (part.values() if isinstance(part, dict) else part) for leaf in leaves(item)]
+
+    navigation = leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    outside = {"index.md", "contributing.md", "security.md", "changelog.md", "bench-notes.md"}
+    inside = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} | {"tutorial.md"}
+    assert len(navigation) == len(set(navigation))
+    assert set(navigation) == inside | outside
+
+
+def test_reference_names_every_public_name() -> None:
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md"))
+    shown = set(re.findall(r"^::: seamfast\.(\S+)", pages, re.MULTILINE))
+    ends = {path.rsplit(".", 1)[-1] for path in shown}
+    assert set(seamfast.__all__) - ends - {"__version__", "fleet"} == set()
+    assert "fleet.run.run" in shown
+
+
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s#]*)(?:#([^)\s]*))?\)")
+WITH_LINKS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("document", WITH_LINKS, ids=lambda path: path.name)
+def test_links_lead_somewhere_in_the_repository_too(document: Path) -> None:
+    """As in the site, which `make docs` checks: to a file that is there, and to a heading that it has."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for path, anchor in LINK.findall(text):
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), f"{document.name} links to {path}"
+        if anchor:
+            assert anchor in headings(target), f"{document.name} links to {path}#{anchor}"
+
+
+def headings(document: Path) -> set[str]:
+    """The anchors of a document, as the repository's host and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_pages_of_other_files_and_the_notebook() -> None:
+    pytest.importorskip("mkdocs", reason="needs MkDocs: the extra docs")
+    pages = tool("site_pages")
+    assert pages.site_path("README.md") == "index.md"
+    assert pages.site_path("docs/gate.md") == "gate.md"
+    assert pages.site_path("docs/tutorial.ipynb") == "tutorial.md"
+    assert pages.site_path("benches/zoo.py") == "files/benches/zoo.py.md"
+    assert pages.site_path("examples/fleet") == "files/examples/fleet/index.md"
+    rewritten = pages.LINK.sub(
+        lambda found: pages.site_link(found, "docs/reference/gate.md", "reference/gate.md"),
+        "[a](../gate.md#isolation) [b](../../benches/zoo.py) [c](https://example.org) [d](missing.md) [e](#here)",
+    )
+    assert rewritten == (
+        "[a](../gate.md#isolation) [b](../files/benches/zoo.py.md) [c](https://example.org) [d](missing.md) [e](#here)"
+    )
+    assert pages.fenced("a ```` b", "text").startswith("`````text\n")
+    page, pictures = pages.notebook_page(TUTORIAL)
+    assert page.startswith("# Ten minutes\n")
+    assert page.count("```python\n") == sum(
+        cell["cell_type"] == "code" for cell in json.loads(TUTORIAL.read_text(encoding="utf-8"))["cells"]
+    )
+    assert len(pictures) == 2
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
+
+
+# What `make docs` builds.
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package, reason="needs the extra docs")
+    place = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(place)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+@pytest.mark.slow
+def test_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 40
+    loading = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(https?:)?//|<link\b[^>]*\bhref=\"?(https?:)?//")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not loading.search(text), page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import )['\"]?(?:https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+@pytest.mark.slow
+def test_site_has_the_reference_and_the_sources(site: Path) -> None:
+    assert "forget" in (site / "reference" / "sanitize.html").read_text(encoding="utf-8").lower()
+    assert 'id="seamfast.sanitize.sanitize"' in (site / "reference" / "sanitize.html").read_text(encoding="utf-8")
+    assert (site / "files" / "examples" / "gate" / "kubernetes-job.yaml.html").exists()
+    assert (site / "tutorial.ipynb").exists()
