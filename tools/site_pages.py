@@ -25,7 +25,15 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "benches/NOTES.md": "bench-notes.md",
 }
-LANGUAGES = {".py": "python", ".sh": "sh", ".yml": "yaml", ".yaml": "yaml", ".jsonl": "json", ".cpp": "cpp", ".h": "cpp"}
+LANGUAGES = {
+    ".py": "python",
+    ".sh": "sh",
+    ".yml": "yaml",
+    ".yaml": "yaml",
+    ".jsonl": "json",
+    ".cpp": "cpp",
+    ".h": "cpp",
+}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -96,8 +104,8 @@ def page_of(path: str) -> str:
     """A file as a block of code, a folder as a list."""
     head = f"# {posixpath.basename(path)}\n\n`{path}`\n\n"
     if (ROOT / path).is_dir():
-        start = posixpath.dirname(site_path(path))
-        rows = (f"- [{posixpath.basename(file)}]({posixpath.relpath(site_path(file), start)})" for file in files_in(path))
+        start, names = posixpath.dirname(site_path(path)), files_in(path)
+        rows = (f"- [{posixpath.basename(name)}]({posixpath.relpath(site_path(name), start)})" for name in names)
         return head + "\n".join(rows) + "\n"
     return head + fenced((ROOT / path).read_text(encoding="utf-8"), LANGUAGES.get(Path(path).suffix, "text"))
 

@@ -12,7 +12,10 @@ if [[ $# -ne 4 ]]; then
   echo "container.sh takes IMAGE MODEL INTAKE VERDICTS; got $# arguments" >&2
   exit 4
 fi
-image=$1 model=$(realpath -e -- "$2") intake=$(realpath -e -- "$3") verdicts=$(realpath -e -- "$4")
+image=$1
+model=$(realpath -e -- "$2")
+intake=$(realpath -e -- "$3")
+verdicts=$(realpath -e -- "$4")
 
 # As the caller, so that the verdict is the caller's; as nobody if root calls.
 user=$(id -u):$(id -g)
