@@ -52,8 +52,9 @@ lint: $(VENV)/.dev ## Check style, formatting, who imports whom, and types. Chan
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m mypy
 
+# Not --quiet, which counts no warning either: nothing would fail.
 docs: $(VENV)/.dev ## Build the site into site/; fails at a link that leads nowhere. Needs no network.
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
 
 # From the source distribution, so that it is tried too. What the environment has builds it, so no network is needed.
 # auditwheel names the tag, by the symbols that the extensions need.

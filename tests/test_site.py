@@ -167,18 +167,46 @@ def test_pages_of_other_files_and_the_notebook() -> None:
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
 
 
+def test_docstrings_have_an_entry_for_each_argument() -> None:
+    pytest.importorskip("griffe", reason="needs Griffe: the extra docs")
+    arguments = "Args:\n    a, b: in (0, 1):\n        both.\n    c: a, b: too.\n\n"
+    rest = "Returns:\n    x, y: z.\n\nExample:\n    >>> 1"
+    assert tool("docstrings").readable(f"Mix.\n\n{arguments}{rest}") == (
+        "Mix.\n\nArgs:\n    a: in (0, 1):\n        both.\n    b: in (0, 1):\n        both.\n    c: a, b: too.\n\n"
+        "Returns:\n    x, y: z.\n\nExamples:\n    >>> 1"
+    )
+
+
 # What `make docs` builds.
+
+
+def build(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As ``make docs`` builds it."""
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package, reason="needs the extra docs")
+    recipe = re.search(r"-m (mkdocs build.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    command = [sys.executable, "-m", *recipe[1].split(), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in ("mkdocs", "material", "mkdocstrings"):
-        pytest.importorskip(package, reason="needs the extra docs")
     place = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(place)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = build("--site-dir", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     return place
+
+
+@pytest.mark.parametrize("link", ["absent.md", "other.md#absent", "/other.md", "other.md#there"])
+def test_a_link_that_leads_nowhere_fails_the_build(link: str, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n[link]({link})\n", encoding="utf-8")
+    (tmp_path / "docs" / "other.md").write_text("# Other\n\n## There\n", encoding="utf-8")
+    rest = "docs_dir: docs\nsite_dir: site\nhooks: []\nplugins: []\nextra_css: []\nnav: [index.md, other.md]\n"
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT}/mkdocs.yml\n{rest}not_in_nav: ''\n", encoding="utf-8")
+    done = build("--config-file", str(tmp_path / "mkdocs.yml"))
+    assert done.returncode == (0 if link == "other.md#there" else 1), done.stdout + done.stderr
 
 
 @pytest.mark.slow

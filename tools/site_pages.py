@@ -105,7 +105,7 @@ def page_of(path: str) -> str:
     head = f"# {posixpath.basename(path)}\n\n`{path}`\n\n"
     if (ROOT / path).is_dir():
         start, names = posixpath.dirname(site_path(path)), files_in(path)
-        rows = (f"- [{posixpath.basename(name)}]({posixpath.relpath(site_path(name), start)})" for name in names)
+        rows = (f"- [`{posixpath.basename(name)}`]({posixpath.relpath(site_path(name), start)})" for name in names)
         return head + "\n".join(rows) + "\n"
     return head + fenced((ROOT / path).read_text(encoding="utf-8"), LANGUAGES.get(Path(path).suffix, "text"))
 
