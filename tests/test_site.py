@@ -94,6 +94,40 @@ def test_commands_of_a_reader_run(reader: str, received: Path, tmp_path: Path) -
             (place / redirected).write_text(done.stdout, encoding="utf-8")
 
 
+# The comparison.
+
+IN_THE_STUDY = {  # by the name of a defense on the page of the comparison
+    "none": "no_defence",
+    "fine-tuning": "fine_tune",
+    "fine-pruning": "fine_pruning",
+    "super-fine-tuning": "super_fine_tune",
+    "SEAM, the authors' settings": "authors_seam",
+    "FT-SAM": "ft_sam",
+    "NAD": "nad",
+    "I-BAU": "i_bau",
+    "SAU": "sau",
+}
+
+
+def table_rows(document: str, head: str) -> list[list[str]]:
+    body = (DOCS / document).read_text(encoding="utf-8").partition(head)[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines()[2:]]
+
+
+def test_comparison_has_the_figures_of_the_study() -> None:
+    study = {
+        row[1]: row
+        for row in table_rows("study.md", "| attacks | method | n | mean ASR |")
+        if row[0] == "held-out" and row[1] in IN_THE_STUDY.values()
+    }
+    rows = table_rows("comparison.md", "| defense | in | models |")
+    assert {row[0] for row in rows} == set(IN_THE_STUDY)
+    for name, _, n, asr, lost, fidelity, ours, seconds in rows:
+        _, _, *measured = study[IN_THE_STUDY[name]]
+        expected = [measured[at] for at in (0, 1, 3, 4, 5, 8)]
+        assert [n, asr.replace(" %", "%"), f"{lost} points", fidelity, ours, seconds] == expected, name
+
+
 # Its pages.
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from seamfast.cli import main
+
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "gate"
 
@@ -60,6 +62,12 @@ def test_image_is_built_from_files_that_are_there(stages: list[list[tuple[str, s
     sources = [source for line in values(stages[1], "COPY") for source in line.split()[:-1]]
     assert {"csrc", "seamfast", "pyproject.toml", "setup.py", "constraints.txt"} <= set(sources)
     assert [source for source in sources if not (ROOT / source).exists()] == []
+
+
+def test_command_of_the_container_is_one_of_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gate", "--help"])
+    assert set(re.findall(r"--[a-z-]+", " ".join(GATE))) <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
 # Its run, by the script.
