@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test browser test-ray test-benches lint bench sanitizers fuzz mutants clean
+.PHONY: help env demo test browser test-ray test-benches test-wheel lint docs wheel bench sanitizers fuzz mutants clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ help: ## List the targets.
 env: $(VENV)/.dev ## Make .venv with the package, editable, and all that its development needs.
 
 # One thread: models as small as these gain nothing from a second, and lose much where threads wait for each other.
-demo test browser test-ray test-benches: export OMP_NUM_THREADS ?= 1
+demo test browser test-ray test-benches test-wheel: export OMP_NUM_THREADS ?= 1
 
 demo: $(VENV)/.demo ## Plant a backdoor in a small model, remove it, and show what happened. Takes DEMO_ARGS.
 	@$(BIN)/seamfast demo $(DEMO_ARGS)
@@ -43,11 +43,26 @@ test-ray: $(VENV)/.fleet ## Run the tests of the fleet that need Ray, on two ray
 test-benches: $(VENV)/.dev ## Run the tests of the benches.
 	@$(PYTEST) benches/tests $(PYTEST_ARGS)
 
+test-wheel: wheel ## Build the wheel, install it into a fresh environment, run the demo from there.
+	@$(BIN)/python -m pytest -q -m wheel tests/packaging $(PYTEST_ARGS)
+
 lint: $(VENV)/.dev ## Check style, formatting, who imports whom, and types. Changes nothing.
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m mypy
+
+# Not --quiet, which counts no warning either: nothing would fail.
+docs: $(VENV)/.dev ## Build the site into site/; fails at a link that leads nowhere. Needs no network.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+
+# From the source distribution, so that it is tried too. What the environment has builds it, so no network is needed.
+# auditwheel names the tag, by the symbols that the extensions need.
+wheel: $(VENV)/.dev ## Build dist/: a source distribution and a wheel for machines without a compiler.
+	@rm -rf dist build
+	@$(BIN)/python -m build --no-isolation --outdir dist/linux .
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist dist/linux/*.whl
+	@mv dist/linux/*.tar.gz dist && rm -r dist/linux
 
 # bench_engine.py trains models from scratch, which takes half an hour: run it by itself.
 BENCHES := benches/bench_data_path.py benches/bench_cross_entropy.py benches/bench_layers.py benches/bench_evaluate.py
@@ -69,7 +84,7 @@ mutants: $(VENV)/.dev ## Plant faults in a copy; the tests must catch each. Take
 	@$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
 
 clean: ## Remove what was built or cached. .venv stays, and is brought up to date when next used.
-	@rm -rf build dist *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo
+	@rm -rf build dist site *.egg-info seamfast/_native*.so seamfast/_cuda*.so seamfast-demo
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	@find seamfast tests benches examples -name __pycache__ -prune -exec rm -rf {} +
 	@rm -f $(VENV)/.demo $(VENV)/.dev $(VENV)/.fleet
