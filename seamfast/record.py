@@ -301,6 +301,11 @@ class RunRecord:
             names = _listed(self.frozen_changed)
             alone = "; an adapter saved alone is without these changes" if has_adapters(self.given) else ""
             found.append(f"{len(self.frozen_changed)} tensors that were frozen were changed: {names}{alone}")
+        integers = [name for name, p in self.given.named_parameters() if not p.is_floating_point()]
+        if integers and self.run.trained.mode == "all":
+            found.append(
+                f"{len(integers)} tensors of integers ({_listed(integers)}) were not trained: a backdoor in them stays"
+            )
         unreached = [] if self.stopped else self.run.unreached()
         if unreached:
             found.append(

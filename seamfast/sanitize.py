@@ -108,8 +108,9 @@ def sanitize(
     ``MethodConfig``. Few held-out samples cannot show this: of fewer than 49, none is enough by default.
 
     Args:
-        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, or an object or dict with ``logits``. Not
-            modified: its weights, grads, mode, hooks and device stay as they are.
+        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, an object or dict with ``logits``, or a tuple
+            such as ``(loss, logits)``. Its ``forward`` may take labels if it does not need them. Not modified: its
+            weights, grads, mode, hooks and device stay as they are.
         clean_loader: a ``DataLoader``, a ``Dataset``, an ``(inputs, labels)`` pair of tensors or arrays, or a
             ``seamfast.CleanSet``. Inputs as the model takes them (e.g. normalized floats), or uint8 images with their
             normalization in a ``CleanSet``. Labels: integers in ``[0, C)``.
@@ -183,8 +184,8 @@ def sanitize(
     check_flag("deterministic", deterministic)
     check_flag("compile", compile)
     check_trainable(trainable)
-    target = resolve_device(device, model)
     trained = choose_trainable(model, trainable)
+    target = resolve_device(device, model)
     # Dropout and loaders draw from torch's global generators. Grads are needed even if the caller disabled them.
     with seeded(seed, target), torch.inference_mode(False), in_use():
         read, held_out = read_clean(clean_loader, holdout, augments=augments, eval_transform=eval_transform)

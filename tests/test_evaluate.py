@@ -323,8 +323,9 @@ class Returns(nn.Module):
             Returns(lambda x: torch.zeros(len(x), 4, dtype=torch.int64)),
         ),
         (
-            ModelError, "the model returned a tuple; expected logits: a tensor, or an object or dict with 'logits'",
-            Returns(lambda x: (torch.zeros(len(x), 4), None)),
+            ModelError, "the model returned a tuple; expected logits: a tensor, an object or dict with 'logits', or a "
+            "tuple with one (B, C) tensor, such as (loss, logits)",
+            Returns(lambda x: (torch.zeros(len(x), 4), torch.zeros(len(x), 4))),
         ),
     ],
 )  # fmt: skip

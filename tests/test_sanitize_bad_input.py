@@ -210,7 +210,10 @@ def locked() -> nn.Module:
     return model
 
 
-NO_LOGITS = "expected logits: a tensor, or an object or dict with 'logits'"
+NO_LOGITS = (
+    "expected logits: a tensor, an object or dict with 'logits', or a tuple with one (B, C) tensor, such as "
+    "(loss, logits)"
+)
 NOT_FINITE_LOGITS = "the model returned NaN or Inf on clean data; expected finite logits"
 NO_GRADIENT = (
     "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach in its "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from seamfast.data import CleanSet
 from seamfast.data.clean_set import check_clean_set
+from seamfast.data.collected import LABEL_KEYS
 from seamfast.data.rereading import AugmentingSet
 from seamfast.data.resident import Resident
 from seamfast.engine.model import check_logits, device_of, evaluating, logits_of, resolve_device
 from seamfast.engine.precision import Precision
-from seamfast.errors import InputError
+from seamfast.errors import InputError, ModelError
 from seamfast.modalities import TabularModality, TensorModality
 from seamfast.modalities.batch import Batch, fit_to_call
 from seamfast.triggers import Trigger
@@ -28,6 +29,8 @@ UNANSWERED = -1
 
 _DERIVED = (TensorModality, TabularModality)
 """Modalities that are made of the inputs alone, unlike one of the caller's."""
+
+_OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     modality = samples.modality.for_model(model, samples.inputs)
     named = modality.called(model, samples.inputs, inspect.signature(model.forward).parameters)
     inputs = fit_to_call(model, named)
+    _check_needs_no_labels(model, inputs)
     if inputs is samples.inputs and modality is samples.modality:
         return samples
     if isinstance(samples, AugmentingSet):
@@ -126,6 +130,19 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     if isinstance(samples.modality, _DERIVED):
         description["modality"] = None
     return CleanSet(inputs, samples.labels, **description)
+
+
+def _check_needs_no_labels(model: nn.Module, inputs: Batch) -> None:
+    """Raise ``ModelError`` if ``forward`` cannot be called without labels."""
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(model.forward).parameters
+    given = list(inputs) if isinstance(inputs, dict) else list(parameters)[:1]
+    for name, parameter in parameters.items():
+        is_needed = parameter.default is parameter.empty and parameter.kind not in _OPEN_ENDED
+        if name in LABEL_KEYS and name not in given and is_needed:
+            raise ModelError(
+                f"the model's forward needs {name!r}; expected one that returns logits of the inputs alone: give it a "
+                f"default, {name}=None, with which no loss is computed, or wrap the model"
+            )
 
 
 def place(model: nn.Module, samples: CleanSet, device: str | torch.device) -> Subject:
