@@ -139,8 +139,8 @@ def test_a_bert_of_8_bits_is_refused() -> None:
     message = refused(ModelError, "one of 8 quantized modules", seamfast.sanitize, model, texts)
     assert message == (
         "bert.encoder.layer.0.attention.self.query is a torch.ao.nn.quantized.dynamic Linear, one of 8 quantized "
-        "modules, which cannot be trained, nor can what comes before them; expected weights of floating-point numbers: pass "
-        "the model as it was before it was quantized, and quantize the sanitized copy"
+        "modules, which cannot be trained, nor can what comes before them; expected weights of floating-point numbers: "
+        "pass the model as it was before it was quantized, and quantize the sanitized copy"
     )
     assert seamfast.evaluate(model, texts).clean_accuracy.n_total == 30  # which trains nothing
 

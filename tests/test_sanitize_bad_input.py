@@ -345,7 +345,8 @@ DEVICES = "expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
         (
             {"triggers": [Patch.square(2)]}, InputError,
             "triggers are stamped in pixel space, before normalization; the inputs are floats without a known "
-            "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+            "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a "
+"loader as seamfast.data.as_clean_set(loader, mean=..., std=...)",
         ),
     ],
 )  # fmt: skip
