@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -261,12 +262,9 @@ def test_clean_and_held_out_data_need_not_both_show_it(known: str) -> None:
 
 @pytest.mark.parametrize("version", ["transforms", "transforms.v2"])
 def test_transforms_of_torchvision(version: str) -> None:
-    import importlib
-
     pytest.importorskip("torchvision", reason="needs torchvision")
     transforms = importlib.import_module(f"torchvision.{version}")
-    scale = transforms.ConvertImageDtype(torch.float32)
-    data = Images(transforms.Compose([scale, transforms.Compose([transforms.Normalize(MEAN, STD)])]))
+    data = Images(transforms.Compose([ToTensor(), transforms.Compose([transforms.Normalize(MEAN, STD)])]))
     assert as_clean_set(DataLoader(Subset(data, range(20)), batch_size=5)).mean == pytest.approx(MEAN)
 
 
@@ -509,11 +507,13 @@ def test_a_limit_that_leaves_one_class_is_named() -> None:
 
 # Images of Pillow.
 
-IMAGES = pytest.importorskip("PIL.Image", reason="needs Pillow")
+
+def pillow() -> Any:
+    return pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 
 def picture(index: int, mode: str = "RGB", size: tuple[int, int] = (5, 6)) -> Any:
-    image = IMAGES.fromarray(PIXELS[index].permute(1, 2, 0).numpy())
+    image = pillow().fromarray(PIXELS[index].permute(1, 2, 0).numpy())
     return image.convert(mode).resize(size) if (mode, size) != ("RGB", (5, 6)) else image
 
 
@@ -567,7 +567,7 @@ def test_pictures_by_name_and_in_training() -> None:
 
 def test_pictures_that_augment() -> None:
     def noisy(index: int, image: Any) -> Any:
-        return IMAGES.fromarray(np.asarray(image) // 2 + np.uint8(torch.randint(99, ())))
+        return pillow().fromarray(np.asarray(image) // 2 + np.uint8(torch.randint(99, ())))
 
     data = as_clean_set(Pictures(noisy), augments=None)
     assert isinstance(data, AugmentingSet)
@@ -590,7 +590,7 @@ def test_pictures_of_several_sizes() -> None:
 @pytest.mark.parametrize("mode", ["P", "RGBA", "1", "CMYK", "I;16"])
 def test_pictures_of_other_modes(mode: str) -> None:
     def changed(index: int, image: Any) -> Any:
-        return IMAGES.new(mode, image.size) if mode == "I;16" else image.convert(mode)
+        return pillow().new(mode, image.size) if mode == "I;16" else image.convert(mode)
 
     message = (
         f"clean_loader gives a PIL image of mode {mode!r}; expected mode 'RGB' or 'L': let the transform of the "
