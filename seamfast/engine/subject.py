@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from seamfast.engine.model import check_logits, device_of, evaluating, logits_of
 from seamfast.engine.precision import Precision
 from seamfast.errors import InputError, ModelError
 from seamfast.modalities import TabularModality, TensorModality
-from seamfast.modalities.batch import Batch, fit_to_call
+from seamfast.modalities.batch import Batch, fit_to_call, missing_arguments
 from seamfast.triggers import Trigger
 
 UNANSWERED = -1
@@ -29,8 +29,6 @@ UNANSWERED = -1
 
 _DERIVED = (TensorModality, TabularModality)
 """Modalities that are made of the inputs alone, unlike one of the caller's."""
-
-_OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -134,15 +132,12 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
 
 def _check_needs_no_labels(model: nn.Module, inputs: Batch) -> None:
     """Raise ``ModelError`` if ``forward`` cannot be called without labels."""
-    parameters: Mapping[str, inspect.Parameter] = inspect.signature(model.forward).parameters
-    given = list(inputs) if isinstance(inputs, dict) else list(parameters)[:1]
-    for name, parameter in parameters.items():
-        is_needed = parameter.default is parameter.empty and parameter.kind not in _OPEN_ENDED
-        if name in LABEL_KEYS and name not in given and is_needed:
-            raise ModelError(
-                f"the model's forward needs {name!r}; expected one that returns logits of the inputs alone: give it a "
-                f"default, {name}=None, with which no loss is computed, or wrap the model"
-            )
+    name = next((name for name in missing_arguments(model, inputs) if name in LABEL_KEYS), None)
+    if name is not None:
+        raise ModelError(
+            f"the model's forward needs {name!r}; expected one that returns logits of the inputs alone: give it a "
+            f"default, {name}=None, with which no loss is computed, or wrap the model"
+        )
 
 
 def place(model: nn.Module, samples: CleanSet, device: str | torch.device) -> Subject:
