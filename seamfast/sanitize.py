@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 _FEW_SAMPLES = 64
 """Enough to tell a good model from guessing at next to no cost."""
 
-_READING_SHARE = 0.5
-"""Of a time budget, for reading; what is left must do for measuring, forgetting and recovery."""
+_READING_SHARE = 0.25
+"""Of a time budget, for reading: with half of it, too few recovery steps were left to accept the result."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,9 @@ def sanitize(
             deterministic algorithms: same seed, same machine, same weights to the bit. On CUDA, PyTorch raises if it
             has no such algorithm, and requires ``CUBLAS_WORKSPACE_CONFIG``.
         compile: run the model through ``torch.compile``, which takes half a minute or more before the first step.
-        time_budget_s: seconds for the whole call; schedules are shortened to fit. Half of it is for reading, a quarter
-            each where ``holdout`` is given: after that no further batch is asked for, and the run has what was read.
-            ``None``: no limit; data without end are then read until memory is full, or ``max_samples``.
+        time_budget_s: seconds for the whole call; schedules are shortened to fit. A quarter of it is for reading, an
+            eighth each where ``holdout`` is given: after that no further batch is asked for, and the run has what was
+            read. ``None``: no limit; data without end are then read until memory is full, or ``max_samples``.
         max_samples: samples that are read of ``clean_loader``, and of ``holdout``, at most. Of data with indices or in
             memory so many are drawn, always the same ones; of a stream they are the first. ``None``: all.
         audits: names in ``seamfast.audits.AUDITS``, for the report: how the cure changed the weakness to other attacks,
