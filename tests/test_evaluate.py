@@ -374,7 +374,7 @@ def test_options_that_cannot_be_used(
         (
             (4, 1, 8, 8), "triggers are stamped in pixel space, before normalization; the inputs are floats without a "
             "known normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a loader "
-                "as seamfast.data.as_clean_set(loader, mean=..., std=...)",
+            "as seamfast.data.as_clean_set(loader, mean=..., std=...)",
         ),
         ((4, 64), "trigger 'white' is a Patch; expected a trigger of columns"),
         ((4, 8, 8), "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 8, 8)"),
