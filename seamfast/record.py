@@ -27,6 +27,7 @@ from seamfast.acceptance import (
     Verdict,
     accuracy_checks,
 )
+from seamfast.data.allowance import TIME_BUDGET, Allowance
 from seamfast.data.holdout import HeldOut
 from seamfast.data.rereading import AugmentingSet
 from seamfast.engine.encoder import ProbedEncoder
@@ -78,6 +79,7 @@ class RunRecord:
         subject: the working copy and the samples.
         held_out: where the held-out samples come from.
         left_out: settings that do not apply to this kind of sample, with the reason.
+        allowances: of the reading of ``clean_loader`` and of ``holdout``.
         before, after: outcomes of the received and of the sanitized model on the held-out part.
         returns_probabilities: whether the outputs of the received model look like those of a softmax.
         pairs: of both models on the held-out samples.
@@ -98,6 +100,7 @@ class RunRecord:
     history: list[HistoryPoint]
     held_out: HeldOut
     left_out: tuple[str, ...]
+    allowances: tuple[Allowance, Allowance]
     before: Evaluation | None = None
     after: Evaluation | None = None
     returns_probabilities: bool = False
@@ -136,7 +139,10 @@ class RunRecord:
                     "returned": "received" if self.stopped else "sanitized",
                 },
                 "data": {
+                    "n_read": self.allowances[0].n_read,
+                    "reading_stopped": self.allowances[0].stopped,
                     "n_samples": len(self._clean_labels()),
+                    "n_repeated": self.held_out.n_repeated,
                     "num_classes": run.num_classes,
                     "class_counts": torch.bincount(self._clean_labels(), minlength=run.num_classes).tolist(),
                     "n_forget": len(run.split.forget),
@@ -301,6 +307,11 @@ class RunRecord:
             names = _listed(self.frozen_changed)
             alone = "; an adapter saved alone is without these changes" if has_adapters(self.given) else ""
             found.append(f"{len(self.frozen_changed)} tensors that were frozen were changed: {names}{alone}")
+        integers = [name for name, p in self.given.named_parameters() if not p.is_floating_point()]
+        if integers and self.run.trained.mode == "all":
+            found.append(
+                f"{len(integers)} tensors of integers ({_listed(integers)}) were not trained: a backdoor in them stays"
+            )
         unreached = [] if self.stopped else self.run.unreached()
         if unreached:
             found.append(
@@ -324,6 +335,12 @@ class RunRecord:
             found.append(f"no clean sample of {len(missing)} classes ({names}): nothing defends their accuracy")
         if self.held_out.reads_agree is False:
             found.append(_AUGMENTED.format("holdout" if self.held_out.source == "given" else "clean_loader"))
+        for name, allowance in zip(("clean_loader", "holdout"), self.allowances, strict=True):
+            if allowance.stopped == TIME_BUDGET:
+                found.append(
+                    f"the reading of {name} ended after {allowance.n_read:,} samples, when its share of the time "
+                    f"budget of {run.clock.budget_s:g} s was used up"
+                )
         if self.held_out.n_shared:
             found.append(f"{self.held_out.n_shared} samples of clean_loader are in holdout too: not trained on")
         if self.held_out.n_repeated:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seamfast.acceptance import PairedOutcomes
 from seamfast.checks import as_seed, as_threads, check_flag, check_time_budget
 from seamfast.data import CleanSet, split_by_class
+from seamfast.data.allowance import Allowance
 from seamfast.data.holdout import HeldOut, read_clean
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.data.split import Split, split_before
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 _FEW_SAMPLES = 64
 """Enough to tell a good model from guessing at next to no cost."""
+
+_READING_SHARE = 0.25
+"""Of a time budget, for reading: with half of it, too few recovery steps were left to accept the result."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def sanitize(
     deterministic: bool = False,
     compile: bool = False,
     time_budget_s: float | None = None,
+    max_samples: int | None = None,
     audits: Sequence[str] = (),
     progress: bool | None = None,
     callbacks: Iterable[Any] = (),
@@ -108,8 +113,9 @@ def sanitize(
     ``MethodConfig``. Few held-out samples cannot show this: of fewer than 49, none is enough by default.
 
     Args:
-        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, or an object or dict with ``logits``. Not
-            modified: its weights, grads, mode, hooks and device stay as they are.
+        model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, an object or dict with ``logits``, or a tuple
+            such as ``(loss, logits)``. Its ``forward`` may take labels if it does not need them. Not modified: its
+            weights, grads, mode, hooks and device stay as they are.
         clean_loader: a ``DataLoader``, a ``Dataset``, an ``(inputs, labels)`` pair of tensors or arrays, or a
             ``seamfast.CleanSet``. Inputs as the model takes them (e.g. normalized floats), or uint8 images with their
             normalization in a ``CleanSet``. Labels: integers in ``[0, C)``.
@@ -148,7 +154,11 @@ def sanitize(
             deterministic algorithms: same seed, same machine, same weights to the bit. On CUDA, PyTorch raises if it
             has no such algorithm, and requires ``CUBLAS_WORKSPACE_CONFIG``.
         compile: run the model through ``torch.compile``, which takes half a minute or more before the first step.
-        time_budget_s: seconds for the whole call; schedules are shortened to fit. ``None``: no limit.
+        time_budget_s: seconds for the whole call; schedules are shortened to fit. A quarter of it is for reading, an
+            eighth each where ``holdout`` is given: after that no further batch is asked for, and the run has what was
+            read. ``None``: no limit; data without end are then read until memory is full, or ``max_samples``.
+        max_samples: samples that are read of ``clean_loader``, and of ``holdout``, at most. Of data with indices or in
+            memory so many are drawn, always the same ones; of a stream they are the first. ``None``: all.
         audits: names in ``seamfast.audits.AUDITS``, for the report: how the cure changed the weakness to other attacks,
             by ``seamfast.audits.sequela`` on the held-out part, after the cure. Its ``clean`` members are the recovery
             part; the training data of ``model`` are not known here. ``triggers`` are those of ``"reactivation"``. They
@@ -183,11 +193,15 @@ def sanitize(
     check_flag("deterministic", deterministic)
     check_flag("compile", compile)
     check_trainable(trainable)
-    target = resolve_device(device, model)
+    reading_s = None if time_budget_s is None else time_budget_s * _READING_SHARE / (1 if holdout is None else 2)
+    allowances = Allowance(max_samples, reading_s), Allowance(max_samples, reading_s)
     trained = choose_trainable(model, trainable)
+    target = resolve_device(device, model)
     # Dropout and loaders draw from torch's global generators. Grads are needed even if the caller disabled them.
     with seeded(seed, target), torch.inference_mode(False), in_use():
-        read, held_out = read_clean(clean_loader, holdout, augments=augments, eval_transform=eval_transform)
+        read, held_out = read_clean(
+            clean_loader, holdout, augments=augments, eval_transform=eval_transform, allowances=allowances
+        )
         samples = as_called(model, read)
         copied = WorkingCopy(model, target, trained)
         subject = Subject.of(copied.model, Resident(samples, target))
@@ -220,7 +234,9 @@ def sanitize(
             clock=clock,
             accuracy_budget=settings.accuracy_budget,
         )
-        record = RunRecord(model, method, settings, subject, run, handler.state.log_history, held_out, left_out)
+        record = RunRecord(
+            model, method, settings, subject, run, handler.state.log_history, held_out, left_out, allowances
+        )
         try:
             record.guesses = _why_it_guesses(run)
             if record.guesses is not None:
@@ -315,7 +331,7 @@ def split_of(samples: CleanSet, held_out: HeldOut, settings: MethodConfig, seed:
     drawn: dict[str, Any] = {"forget_fraction": settings.forgotten_share, "seed": seed}
     if held_out.n_given:
         return split_before(samples.labels, held_out.n_given, **drawn)
-    identities = samples.identities()
+    identities = samples.identities() if held_out.origins is None else held_out.origins
     return split_by_class(samples.labels, holdout_fraction=settings.holdout_fraction, identities=identities, **drawn)
 
 

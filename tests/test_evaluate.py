@@ -323,8 +323,9 @@ class Returns(nn.Module):
             Returns(lambda x: torch.zeros(len(x), 4, dtype=torch.int64)),
         ),
         (
-            ModelError, "the model returned a tuple; expected logits: a tensor, or an object or dict with 'logits'",
-            Returns(lambda x: (torch.zeros(len(x), 4), None)),
+            ModelError, "the model returned a tuple; expected logits: a tensor, an object or dict with 'logits', or a "
+            "tuple with one (B, C) tensor, such as (loss, logits)",
+            Returns(lambda x: (torch.zeros(len(x), 4), torch.zeros(len(x), 4))),
         ),
     ],
 )  # fmt: skip
@@ -372,7 +373,8 @@ def test_options_that_cannot_be_used(
     [
         (
             (4, 1, 8, 8), "triggers are stamped in pixel space, before normalization; the inputs are floats without a "
-            "known normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+            "known normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a loader "
+            "as seamfast.data.as_clean_set(loader, mean=..., std=...)",
         ),
         ((4, 64), "trigger 'white' is a Patch; expected a trigger of columns"),
         ((4, 8, 8), "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 8, 8)"),

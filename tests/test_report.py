@@ -383,8 +383,9 @@ def test_a_report_says_what_was_done(tiny_model: Callable[[], nn.Module], tiny_d
     assert report["config"] == SHORT.to_dict()
     assert SeamConfig.from_dict(report["config"]) == SHORT
     assert report["data"] == {
-        "n_samples": 160, "num_classes": 4, "class_counts": [40] * 4, "n_forget": 128, "n_recovery": 128,
-        "n_holdout": 32, "holdout_source": "split", "reading": "once",
+        "n_read": 160, "reading_stopped": None, "n_samples": 160, "n_repeated": 0, "num_classes": 4,
+        "class_counts": [40] * 4, "n_forget": 128, "n_recovery": 128, "n_holdout": 32,
+        "holdout_source": "split", "reading": "once",
     }  # fmt: skip
     assert report["model"]["n_parameters"] == sum(p.numel() for p in model.parameters())
     assert report["model"]["class"] == "torch.nn.modules.container.Sequential"

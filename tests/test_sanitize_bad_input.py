@@ -210,7 +210,10 @@ def locked() -> nn.Module:
     return model
 
 
-NO_LOGITS = "expected logits: a tensor, or an object or dict with 'logits'"
+NO_LOGITS = (
+    "expected logits: a tensor, an object or dict with 'logits', or a tuple with one (B, C) tensor, such as "
+    "(loss, logits)"
+)
 NOT_FINITE_LOGITS = "the model returned NaN or Inf on clean data; expected finite logits"
 NO_GRADIENT = (
     "the model's logits carry no gradient; expected a model that can be trained, without no_grad or detach in its "
@@ -342,7 +345,8 @@ DEVICES = "expected 'auto' or a torch device such as 'cpu' or 'cuda:0'"
         (
             {"triggers": [Patch.square(2)]}, InputError,
             "triggers are stamped in pixel space, before normalization; the inputs are floats without a known "
-            "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+            "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a "
+"loader as seamfast.data.as_clean_set(loader, mean=..., std=...)",
         ),
     ],
 )  # fmt: skip

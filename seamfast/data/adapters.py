@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from seamfast.data.allowance import MAX_SAMPLES, TIME_BUDGET, Allowance
 from seamfast.data.clean_set import CleanSet, sample_digests
 from seamfast.data.collected import (
     Collected,
@@ -21,7 +23,8 @@ from seamfast.data.collected import (
     padded,
     split_batch,
 )
-from seamfast.data.rereading import AugmentingSet, Source, can_be_reread, check_labels
+from seamfast.data.normalization import normalization_of
+from seamfast.data.rereading import AugmentingSet, Source, as_names, can_be_reread, check_labels, has_own_pass
 from seamfast.errors import InputError
 from seamfast.modalities.batch import by_position
 
@@ -30,7 +33,13 @@ _WITH_TRANSFORM = "expected a map-style Dataset, or a DataLoader over one, with 
 
 
 def as_clean_set(
-    data: Any, *, augments: bool | None = False, eval_transform: Callable[[Any], Any] | None = None
+    data: Any,
+    *,
+    augments: bool | None = False,
+    eval_transform: Callable[[Any], Any] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    allowance: Allowance | None = None,
 ) -> CleanSet:
     """``CleanSet`` of all samples that ``data`` holds, read in one pass.
 
@@ -46,14 +55,18 @@ def as_clean_set(
             tuple or list of tensors, such as ``(continuous, categorical)``, the model gets them in this order. Batches
             of token ids (``input_ids``) that differ in length are padded to the longest, with their ``attention_mask``
             and ``token_type_ids``; beside them, columns of strings and ``idx`` are left out. Floats are in the form
-            that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass a
-            ``CleanSet``).
+            that the model takes; uint8 images, and those of Pillow, are scaled to ``[0, 1]`` without ``mean`` and
+            ``std``.
         augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
             map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
             if possible, by reading up to 64 samples a second time.
         eval_transform: takes the place of the dataset's attribute ``transform`` in the first read, so that an
             ``AugmentingSet`` holds samples without augmentation; ``None``: the dataset's own attribute
             ``eval_transform``, if it has one and ``augments`` is not ``False``.
+        mean, std: as for ``CleanSet``, of images that are no ``CleanSet`` yet; ``None``: of floats, those of the only
+            ``Normalize`` in the transform of the dataset, if there is one.
+        allowance: limits on the reading, and the place for what was read; ``None``: no limits. Of what is in memory or
+            has indices, ``max_samples`` are drawn, always the same ones; of other data they are the first.
 
     Returns:
         CleanSet on the CPU.
@@ -70,32 +83,69 @@ def as_clean_set(
         raise InputError(f"augments is {augments!r}; expected True, False or None")
     if eval_transform is not None:
         _check_eval_transform(eval_transform, augments)
+    given: dict[str, Any] | None = None if mean is None and std is None else {"mean": mean, "std": std}
+    allowance = allowance or Allowance()
+    allowance.begin()
     if _is_map_style(data):
         # Its default collation makes batches of samples that are tuples or dicts.
-        return _from_source(Source(DataLoader(data, batch_size=256)), augments, eval_transform)
+        return _from_source(Source(DataLoader(data, batch_size=256), allowance), augments, eval_transform, given)
     if isinstance(data, DataLoader) and can_be_reread(data):
-        return _from_source(Source(data), augments, eval_transform)
+        return _from_source(Source(data, allowance), augments, eval_transform, given)
     if eval_transform is not None:
         raise InputError(f"eval_transform is given and clean_loader is {describe(data)}; {_WITH_TRANSFORM}")
-    if isinstance(data, AugmentingSet):
-        return data if augments is not False else data.first_draws()
-    if augments:
-        raise InputError(
-            f"augments is True and clean_loader is {describe(data)}; expected a map-style Dataset, or a DataLoader "
-            "over one, whose samples can be read again by index"
-        )
     if isinstance(data, CleanSet):
-        return data
+        if given is not None:
+            raise InputError("mean or std is given and clean_loader is a CleanSet; expected a CleanSet with its own")
+        if isinstance(data, AugmentingSet) and augments is False:
+            data = data.first_draws()
+        elif augments and not isinstance(data, AugmentingSet):
+            raise _cannot_be_reread(data)
+        return _drawn(data, allowance)
+    if augments:
+        raise _cannot_be_reread(data)
     if _is_pair(data):
-        return CleanSet(by_position(data[0], len(data[1])) or data[0], data[1])
+        return _drawn(CleanSet(by_position(data[0], len(data[1])) or data[0], data[1], **(given or {})), allowance)
     if isinstance(data, IterableDataset):
-        return _in_content_order(*_collected(DataLoader(data, batch_size=256, collate_fn=collate)))
+        loader = DataLoader(data, batch_size=allowance.batch_size(256), collate_fn=collate)
+        return _in_content_order(*_collected(loader, allowance), data, given)
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Tensor, np.ndarray, Mapping)):
-        return _in_content_order(*_collected(data))
+        return _in_content_order(*_collected(batches_of(data), allowance), getattr(data, "dataset", None), given)
     raise InputError(
         f"clean_loader is {describe(data)}; expected a DataLoader, a Dataset, "
         "an (inputs, labels) pair or a seamfast.CleanSet"
     )
+
+
+def batches_of(data: Any) -> Any:
+    """``data``; of a loader with PyTorch's own pass and collation, a copy that collates images of Pillow too."""
+    if not isinstance(data, DataLoader) or not has_own_pass(data) or data.collate_fn is not default_collate:
+        return data
+    made = copy.copy(data)
+    made.collate_fn = collate
+    made._iterator = None  # that of persistent workers, which collate as before
+    return made
+
+
+def _cannot_be_reread(data: Any) -> InputError:
+    return InputError(
+        f"augments is True and clean_loader is {describe(data)}; expected a map-style Dataset, or a DataLoader "
+        "over one, whose samples can be read again by index"
+    )
+
+
+def _drawn(samples: CleanSet, allowance: Allowance) -> CleanSet:
+    """As many of the samples as are allowed, in their order."""
+    most = allowance.max_samples
+    if most is not None and len(samples) > most:
+        allowance.stopped = MAX_SAMPLES
+        samples = samples.subset(_shuffled(len(samples))[:most].sort().values)
+    allowance.n_read = len(samples)
+    return samples
+
+
+def _shuffled(n: int) -> Tensor:
+    """The order in which samples are read where perhaps not all are: always the same, so that results are."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
 
 
 def _is_map_style(data: Any) -> bool:
@@ -132,51 +182,110 @@ def _check_eval_transform(eval_transform: Any, augments: bool | None) -> None:
         raise InputError("augments is False and eval_transform is given; expected one of them: all is read once")
 
 
-def _from_source(source: Source, augments: bool | None, eval_transform: Callable[[Any], Any] | None) -> CleanSet:
-    keys, size = source.keys, source.batch_size
+def _from_source(
+    source: Source,
+    augments: bool | None,
+    eval_transform: Callable[[Any], Any] | None,
+    given: dict[str, Any] | None,
+) -> CleanSet:
     plain = None if augments is False else source.with_transform(eval_transform)
     if eval_transform is not None and plain is None:
         raise InputError(f"eval_transform is given and clean_loader has no dataset with it to set; {_WITH_TRANSFORM}")
-    requested = [keys[i : i + size] for i in range(0, len(keys), size)]
-    # The probe is read in the same pass, so that workers start once, and backwards, so that of two workers with equal
-    # seeds, the second does not repeat the draws of the first for the same samples.
-    steps = min(len(keys), _N_PROBED) - 1
-    spread = torch.tensor([i * (len(keys) - 1) // max(steps, 1) for i in range(steps, -1, -1)], dtype=torch.int64)
-    tested = bool(keys) and (augments is None or plain is not None)
-    probe = [[keys[i] for i in spread.tolist()]] if tested else []
-    batches = (source if plain is None else plain).read([*requested, *probe])
+    reader, tested = plain or source, augments is None or plain is not None
+    asked = _Asked(source, tested)
     collected = Collected()
     one_each = True  # a collation may drop broken samples, or make several of one
-    for expected in requested:
-        one_each &= collected.add(next(batches)) == len(expected)
+    again: tuple[Columns, Tensor] | None = None
+    # The probe is read in the same pass, so that workers start once.
+    for number, batch in enumerate(reader.read(asked.keys())):
+        if number < len(asked.parts):
+            one_each &= collected.add(batch) == len(asked.parts[number])
+        else:
+            again = split_batch(batch, number)
     columns, labels = collected.joined()
+    keys, source.allowance.n_read = asked.read(), len(labels)
     if not one_each:
         if augments or eval_transform is not None:
-            given = "augments is True" if augments else "eval_transform is given"
+            given_as = "augments is True" if augments else "eval_transform is given"
             raise InputError(
-                f"{given} and clean_loader gave {len(labels)} samples for {len(keys)} indices; expected one each"
+                f"{given_as} and clean_loader gave {len(labels)} samples for {len(keys)} indices; expected one each"
             )
-        return _in_content_order(columns, labels)
-    if probe:
-        again, labels_again = split_batch(next(batches), len(requested))
-        changes = _changes(columns, labels, spread, probe[0], again, labels_again)
+        return _in_content_order(columns, labels, reader.dataset, given)
+    places = torch.tensor([place for part in asked.parts for place in part])
+    if bool((places.diff() < 0).any()):
+        columns, labels = _at(columns, places.argsort()), labels[places.argsort()]
+    if again is not None:
+        spread = torch.tensor(asked.probe)
+        probe = [keys[i] for i in asked.probe]
+        changes = _changes(columns, labels, spread, probe, *again)
         if plain is not None and changes:
             raise InputError(
                 "eval_transform gives other samples when they are read a second time; expected a deterministic one"
             )
         if augments is None and plain is not None:
-            (trained_on,) = source.read(probe)
-            augments = _changes(columns, labels, spread, probe[0], *split_batch(trained_on, 0))
+            (trained_on,) = source.read([probe])
+            augments = _changes(columns, labels, spread, probe, *split_batch(trained_on, 0))
         elif augments is None:
             augments = changes
     if not source.are_ordered:
         order = _content_order(columns.values(), labels)
         columns, labels, keys = _at(columns, order), labels[order], [keys[i] for i in order.tolist()]
+    inputs = as_model_inputs(columns)
+    how = _normalization(reader.dataset, inputs, given)
     if augments:
-        return AugmentingSet(as_model_inputs(columns), labels, source=source, keys=keys, reads_agree=plain is not None)
-    samples = CleanSet(as_model_inputs(columns), labels)
+        return AugmentingSet(inputs, labels, source=source, keys=keys, reads_agree=plain is not None, **how)
+    samples = CleanSet(inputs, labels, **how)
     samples.reads_agree = True if tested else None
+    samples.drawn_from = as_names(keys)
     return samples
+
+
+class _Asked:
+    """What is asked of a source: batches of its keys, as far as is allowed, and then some of them again.
+
+    Attributes:
+        parts: places of the keys, batch by batch.
+        probe: places, among the samples that are read, of those that are read again; from the last to the first, so
+            that of two workers with equal seeds, the second does not repeat the draws of the first for the same
+            samples.
+    """
+
+    def __init__(self, source: Source, tested: bool) -> None:
+        self._source = source
+        self._tested = tested
+        self.parts: list[list[int]] = []
+        self.probe: list[int] = []
+
+    def keys(self) -> Iterator[list[Any]]:
+        """Lists of keys; workers take them a few ahead."""
+        source, allowance = self._source, self._source.allowance
+        places, size = torch.arange(len(source.keys)), allowance.batch_size(source.batch_size)
+        if allowance.is_limited:
+            places = _shuffled(len(places))[: allowance.max_samples]
+            if len(places) < len(source.keys):
+                allowance.stopped = MAX_SAMPLES
+            places = places if allowance.is_timed else places.sort().values
+        for first in range(0, len(places), size):
+            if self.parts and allowance.time_is_up():
+                break
+            self.parts.append(places[first : first + size].tolist())
+            yield [source.keys[i] for i in self.parts[-1]]
+        keys = self.read()
+        if self._tested and keys:
+            most = min(_N_PROBED, max(len(keys) // 8, 2)) if allowance.stopped == TIME_BUDGET else _N_PROBED
+            steps = min(len(keys), most) - 1
+            self.probe = [i * (len(keys) - 1) // max(steps, 1) for i in range(steps, -1, -1)]
+            yield [keys[i] for i in self.probe]
+
+    def read(self) -> list[Any]:
+        """The keys that were asked for, in the order of the source."""
+        return [self._source.keys[i] for i in sorted(place for part in self.parts for place in part)]
+
+
+def _normalization(dataset: Any, inputs: Any, given: dict[str, Any] | None) -> dict[str, Any]:
+    """``mean`` and ``std`` as given, or as the dataset's transform has them; empty: not known."""
+    found = normalization_of(dataset, inputs) if given is None else None
+    return given or ({} if found is None else found._asdict())
 
 
 def _changes(
@@ -192,16 +301,27 @@ def _changes(
     return not all(torch.equal(value, again[name]) for name, value in first.items())
 
 
-def _collected(batches: Iterable[Any]) -> tuple[Columns, Tensor]:
+def _collected(batches: Iterable[Any], allowance: Allowance) -> tuple[Columns, Tensor]:
     collected = Collected()
+    most = allowance.max_samples
     for batch in batches:
-        collected.add(batch)
-    return collected.joined()
+        allowance.n_read += collected.add(batch)
+        if most is not None and allowance.n_read >= most:
+            allowance.stopped = MAX_SAMPLES
+            break
+        if allowance.n_read and allowance.time_is_up():
+            break
+    columns, labels = collected.joined()
+    if most is not None and len(labels) > most:
+        columns, labels = {name: value[:most] for name, value in columns.items()}, labels[:most]
+        allowance.n_read = most
+    return columns, labels
 
 
-def _in_content_order(columns: Columns, labels: Tensor) -> CleanSet:
+def _in_content_order(columns: Columns, labels: Tensor, dataset: Any, given: dict[str, Any] | None) -> CleanSet:
     order = _content_order(columns.values(), labels)
-    samples = CleanSet(as_model_inputs(_at(columns, order)), labels[order])
+    inputs = as_model_inputs(_at(columns, order))
+    samples = CleanSet(inputs, labels[order], **_normalization(dataset, inputs, given))
     samples.reads_agree = None
     return samples
 

@@ -29,6 +29,7 @@ class CleanSet:
         inputs, labels, num_classes, class_names: as given, in one form.
         modality: the kind of sample.
         reads_agree: whether a sample is the same each time it is read; ``None``: it was read once, and not tested.
+        drawn_from: of samples of a loader, the index of each in the dataset; ``None``: not known.
 
     Args:
         inputs: ``(N, C, H, W)``, ``(N, H, W)`` or ``(N, H, W, C)`` uint8 pixels, 1 or 3 channels; or ``(N, ...)``
@@ -52,6 +53,7 @@ class CleanSet:
     """
 
     reads_agree: bool | None = True
+    drawn_from: Sequence[Hashable] | None = None
 
     def __init__(
         self,
@@ -190,6 +192,16 @@ class CleanSet:
         """A value for each sample; those of two samples are equal if they have the same bytes and the same label."""
         return sample_digests(named_tensors(self.inputs).values(), self.labels)
 
+    def contents(self) -> list[Hashable]:
+        """A value for each sample; those of two samples are equal if they have the same bytes, of any labels."""
+        return sample_digests(named_tensors(self.inputs).values(), torch.zeros_like(self.labels))
+
+    def origins(self) -> list[Hashable]:
+        """A value for each sample, equal for those with the same contents and for those drawn from the same index."""
+        if self.drawn_from is None or len(set(self.drawn_from)) == len(self):
+            return self.contents()
+        return joined_names(self.contents(), self.drawn_from)
+
     def sha256(self) -> str:
         """The SHA-256 of all samples and labels in their order, in hexadecimal.
 
@@ -240,6 +252,26 @@ def sample_digests(columns: Iterable[Tensor], labels: Tensor) -> list[Hashable]:
         for digest, row in zip(digests, flat.view(torch.uint8).numpy() if flat.shape[1] else (), strict=False):
             digest.update(row.data)
     return [digest.digest() for digest in digests]
+
+
+def joined_names(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[Hashable]:
+    """A value for each place; those of two are equal if a chain of places with equal names, of either kind, joins them.
+
+    Args:
+        first, second: names of the places.
+    """
+    above = list(range(len(first)))
+
+    def top(place: int) -> int:
+        while above[place] != place:
+            above[place] = place = above[above[place]]
+        return place
+
+    for names in (first, second):
+        known: dict[Hashable, int] = {}
+        for place, name in enumerate(names):
+            above[top(place)] = top(known.setdefault(name, place))
+    return [top(place) for place in range(len(first))]
 
 
 def first_not_finite(value: Tensor) -> int | None:

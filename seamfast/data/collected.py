@@ -17,6 +17,8 @@ from seamfast.modalities.batch import by_position
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids")  # one number a token each
+_CHANNELS = {"L": 1, "RGB": 3}
+"""Of the modes of Pillow whose pixels are those of a ``CleanSet``."""
 _NO_INPUT = ("idx", "__index_level_0__")  # row numbers of GLUE and of pandas, in sets of Hugging Face
 
 Columns = dict[str | None, Tensor]
@@ -133,11 +135,61 @@ def padded(parts: list[Columns]) -> list[Columns]:
 
 
 def collate(samples: list[Any]) -> Any:
-    """``default_collate``; of mappings with ``input_ids``, which may differ in length, a mapping to lists."""
+    """``default_collate``; of mappings with ``input_ids``, which may differ in length, a mapping to lists.
+
+    Images of Pillow become ``(C, H, W)`` uint8 tensors first.
+    """
     first = samples[0]
-    if not isinstance(first, Mapping) or "input_ids" not in first:
-        return default_collate(samples)
-    return {name: [sample[name] for sample in samples] for name in first}
+    if isinstance(first, Mapping) and "input_ids" in first:
+        return {name: [sample[name] for sample in samples] for name in first}
+    if any(map(_is_picture, _entries(first))):
+        samples = _with_pixels(samples)
+    return default_collate(samples)
+
+
+def _entries(sample: Any) -> list[Any]:
+    if isinstance(sample, Mapping):
+        return list(sample.values())
+    return list(sample) if isinstance(sample, (tuple, list)) else [sample]
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether ``value`` is an image of Pillow, which need not be there."""
+    return any((c.__module__, c.__name__) == ("PIL.Image", "Image") for c in type(value).__mro__)
+
+
+def _with_pixels(samples: list[Any]) -> list[Any]:
+    """The samples with their images of Pillow, which must have one size, as ``(C, H, W)`` uint8 tensors."""
+    sizes: dict[int, tuple[int, int]] = {}  # by place in the sample
+
+    def pixels(place: int, value: Any) -> Any:
+        if not _is_picture(value):
+            return value
+        if value.mode not in _CHANNELS:
+            raise InputError(
+                f"clean_loader gives a PIL image of mode {value.mode!r}; expected mode 'RGB' or 'L': let the transform "
+                'of the dataset begin with image.convert("RGB"), as in training'
+            )
+        expected = sizes.setdefault(place, value.size)
+        if value.size != expected:
+            raise ShapeError(
+                f"clean_loader gives PIL images of {_size(value.size)} and of {_size(expected)} pixels; expected one "
+                "size: let the transform of the dataset resize or crop them, as in training"
+            )
+        channels = _CHANNELS[value.mode]
+        return torch.from_numpy(np.array(value)).view(*value.size[::-1], channels).permute(2, 0, 1).contiguous()
+
+    def with_pixels(sample: Any) -> Any:
+        made = [pixels(place, value) for place, value in enumerate(_entries(sample))]
+        if isinstance(sample, Mapping):
+            return dict(zip(sample, made, strict=True))
+        return made if isinstance(sample, (tuple, list)) else made[0]
+
+    return [with_pixels(sample) for sample in samples]
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def is_sample(value: Any) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from seamfast.checks import dtype_name
 from seamfast.data.adapters import as_clean_set
+from seamfast.data.allowance import Allowance
 from seamfast.data.clean_set import CleanSet
 from seamfast.data.poisoned_set import PoisonedSet
 from seamfast.data.rereading import AugmentingSet
@@ -27,6 +28,7 @@ class HeldOut:
         n_given: of them given by the caller: the last of the run's samples.
         n_shared: samples of the clean data that are held out too, and therefore not trained on.
         n_repeated: samples of the clean data that repeat others, with which they are on one side of the split.
+        origins: ``CleanSet.origins`` of the clean data as read, by which they are split; ``None``: not known.
     """
 
     source: str
@@ -34,10 +36,16 @@ class HeldOut:
     n_given: int = 0
     n_shared: int = 0
     n_repeated: int = 0
+    origins: Sequence[Hashable] | None = field(default=None, compare=False, repr=False)
 
 
 def read_clean(
-    clean_loader: Any, holdout: Any, *, augments: bool | None, eval_transform: Callable[[Any], Any] | None
+    clean_loader: Any,
+    holdout: Any,
+    *,
+    augments: bool | None,
+    eval_transform: Callable[[Any], Any] | None,
+    allowances: Sequence[Allowance | None] = (None, None),
 ) -> tuple[CleanSet, HeldOut]:
     """The samples of a run, those of ``holdout`` last.
 
@@ -45,20 +53,28 @@ def read_clean(
         clean_loader, augments: as for ``as_clean_set``.
         holdout: ``None``, or data in any form that ``clean_loader`` takes.
         eval_transform: for the reading of what is held out: ``holdout``, or else ``clean_loader``.
+        allowances: of ``clean_loader`` and of ``holdout``.
 
     Raises:
         InputError: the data cannot be used; the message names the argument.
     """
     if holdout is None:
-        samples = _checked("clean_loader", as_clean_set(clean_loader, augments=augments, eval_transform=eval_transform))
-        n_repeated = len(samples) - len(set(samples.identities()))
-        return samples, HeldOut("split", samples.reads_agree, n_repeated=n_repeated)
-    samples = _checked("clean_loader", as_clean_set(clean_loader, augments=augments))
+        samples = as_clean_set(clean_loader, augments=augments, eval_transform=eval_transform, allowance=allowances[0])
+        origins = _checked("clean_loader", samples, allowances[0]).origins()
+        n_repeated = len(samples) - len(set(origins))
+        return samples, HeldOut("split", samples.reads_agree, n_repeated=n_repeated, origins=origins)
+    samples = as_clean_set(clean_loader, augments=augments, allowance=allowances[0])
+    _checked("clean_loader", samples, allowances[0])
     try:
-        held = as_clean_set(holdout, augments=None, eval_transform=eval_transform)
+        held = as_clean_set(holdout, augments=None, eval_transform=eval_transform, allowance=allowances[1])
     except InputError as error:
         raise type(error)(str(error).replace("clean_loader", "holdout")) from error
-    return _joined(samples, _checked("holdout", held))
+    _checked("holdout", held, allowances[1])
+    if held is not holdout and held.mean is not None and samples.mean is None and _kind(held) == _kind(samples):
+        # Found in the transform of its dataset. Both have the same one, but not both need show it.
+        samples = samples if samples is not clean_loader else samples.subset(range(len(samples)))
+        samples.modality = held.modality
+    return _joined(samples, held)
 
 
 def _joined(samples: CleanSet, held: CleanSet) -> tuple[CleanSet, HeldOut]:
@@ -68,9 +84,9 @@ def _joined(samples: CleanSet, held: CleanSet) -> tuple[CleanSet, HeldOut]:
         held = held.first_draws()
     first = {name: i for i, name in reversed(list(enumerate(held.identities())))}
     held = held.subset(sorted(first.values()))  # repeated samples would seem to say more than they do
-    identities = samples.identities()
-    kept = [i for i, name in enumerate(identities) if name not in first]
-    n_shared, n_repeated = len(samples) - len(kept), len(kept) - len({identities[i] for i in kept})
+    origins, apart = samples.origins(), set(held.contents())
+    kept = [i for i, name in enumerate(samples.contents()) if name not in apart]
+    n_shared, n_repeated = len(samples) - len(kept), len(kept) - len({origins[i] for i in kept})
     if n_shared:
         samples = samples.subset(kept)
         if len(torch.unique(samples.labels)) < 2:
@@ -81,7 +97,7 @@ def _joined(samples: CleanSet, held: CleanSet) -> tuple[CleanSet, HeldOut]:
     return samples.followed_by(held), HeldOut("given", reads_agree, len(held), n_shared, n_repeated)
 
 
-def _checked(name: str, samples: CleanSet) -> CleanSet:
+def _checked(name: str, samples: CleanSet, allowance: Allowance | None) -> CleanSet:
     if isinstance(samples, PoisonedSet):
         why = "recovery on poisoned data teaches the backdoor" if name == "clean_loader" else "it decides"
         raise InputError(f"{name} is a PoisonedSet; expected clean data: {why}")
@@ -90,7 +106,9 @@ def _checked(name: str, samples: CleanSet) -> CleanSet:
         raise InputError(f"{name} holds no samples; expected {expected}")
     present = torch.unique(samples.labels).tolist()
     if name == "clean_loader" and len(present) < 2:
-        raise InputError(f"clean_loader holds one class only ({present[0]}); expected at least two")
+        stopped = allowance.stopped if allowance is not None else None
+        part = f" in the {len(samples)} samples that {stopped} left time or room for" if stopped else ""
+        raise InputError(f"clean_loader holds one class only ({present[0]}){part}; expected at least two")
     return samples
 
 

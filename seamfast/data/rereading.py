@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
@@ -13,10 +14,14 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, default_collate
 
 from seamfast.checks import dtype_name
+from seamfast.data.allowance import Allowance
 from seamfast.data.clean_set import CleanSet, as_index, as_inputs, first_not_finite
 from seamfast.data.collected import Columns, as_model_inputs, collate, padded, split_batch
 from seamfast.errors import InputError
 from seamfast.modalities.batch import Batch, named_tensors
+
+_MOST_PASSES = 100
+"""Passes over a dataset, in batches of one, beyond which a sampler that has a length is taken for one without end."""
 
 
 class Source:
@@ -29,13 +34,15 @@ class Source:
         keys: indices into the dataset, one for each sample: ascending, or as drawn if they have no order.
         are_ordered: whether the keys are ascending.
         batch_size: of the loader.
+        dataset: of the loader, or as ``with_transform`` made it.
+        allowance: for whoever reads; of a sampler that need not end, as many keys are taken as there are samples.
     """
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], allowance: Allowance) -> None:
         self._loader = loader
-        self._dataset = loader.dataset
-        assert loader.batch_sampler is not None
-        batches = [list(batch) for batch in loader.batch_sampler]
+        self.dataset: Any = loader.dataset
+        self.allowance = allowance
+        batches = list(_batches_of_keys(loader, allowance))
         self.batch_size = max(map(len, batches), default=1)
         self.keys: list[Any] = [key for batch in batches for key in batch]
         try:
@@ -46,11 +53,11 @@ class Source:
 
     def with_transform(self, transform: Callable[[Any], Any] | None) -> Source | None:
         """The same samples, with ``transform`` in place of the dataset's own; see ``_transformed``."""
-        dataset = _transformed(self._dataset, transform)
+        dataset = _transformed(self.dataset, transform)
         if dataset is None:
             return None
         made = copy.copy(self)
-        made._dataset = dataset
+        made.dataset = dataset
         return made
 
     def read(self, keys: Iterable[list[Any]]) -> Iterator[Any]:
@@ -63,7 +70,7 @@ class Source:
         )
         # Not the loader's own generator: seeds of workers come from torch's, which a run seeds and restores.
         rereading: DataLoader[Any] = DataLoader(
-            self._dataset,
+            self.dataset,
             batch_sampler=keys,
             num_workers=loader.num_workers,
             collate_fn=collate if loader.collate_fn is default_collate else loader.collate_fn,
@@ -72,6 +79,31 @@ class Source:
             **with_workers,
         )
         return iter(rereading)
+
+
+def _batches_of_keys(loader: DataLoader[Any], allowance: Allowance) -> Iterator[list[Any]]:
+    """Those of one pass of the sampler; of one without end, if there are limits, the first of them."""
+    assert loader.batch_sampler is not None
+    most = _most_keys(loader, allowance) if allowance.is_limited else math.inf
+    n_keys = 0
+    for batch in loader.batch_sampler:
+        yield list(batch)
+        n_keys += len(batch)
+        if n_keys >= most:
+            return
+
+
+def _most_keys(loader: DataLoader[Any], allowance: Allowance) -> float:
+    try:
+        n_samples = len(loader.dataset)  # type: ignore[arg-type]
+    except TypeError:
+        n_samples = 0
+    enough = max(n_samples, allowance.max_samples or 0)
+    try:
+        drawn: float = len(loader)
+    except (TypeError, NotImplementedError):
+        drawn = math.inf
+    return math.inf if not enough or drawn <= _MOST_PASSES * enough else enough
 
 
 def _transformed(dataset: Any, transform: Callable[[Any], Any] | None) -> Any:
@@ -100,8 +132,17 @@ def _transformed(dataset: Any, transform: Callable[[Any], Any] | None) -> Any:
 
 def can_be_reread(loader: DataLoader[Any]) -> bool:
     """Whether samples have an index: a map-style dataset, batches collated from samples, PyTorch's own iterator."""
-    own_pass = type(loader).__iter__ is DataLoader.__iter__ and type(loader)._get_iterator is DataLoader._get_iterator
-    return own_pass and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+    return has_own_pass(loader) and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+
+
+def has_own_pass(loader: DataLoader[Any]) -> bool:
+    """Whether it iterates as PyTorch's loaders do."""
+    return type(loader).__iter__ is DataLoader.__iter__ and type(loader)._get_iterator is DataLoader._get_iterator
+
+
+def as_names(keys: Iterable[Any]) -> list[Hashable]:
+    """The keys, with the text of those that cannot be compared by hash."""
+    return [key if isinstance(key, Hashable) else repr(key) for key in keys]
 
 
 class AugmentingSet(CleanSet):
@@ -168,7 +209,11 @@ class AugmentingSet(CleanSet):
         """As ``CleanSet.identities``; of samples that were drawn, equal if they have the same index in the dataset."""
         if self.reads_agree:
             return super().identities()
-        return [key if isinstance(key, Hashable) else repr(key) for key in self._keys]
+        return as_names(self._keys)
+
+    def origins(self) -> list[Hashable]:
+        """As ``CleanSet.origins``; of samples that were drawn, ``identities``."""
+        return super().origins() if self.reads_agree else self.identities()
 
     def first_draws(self) -> CleanSet:
         """The samples as first read, as a plain ``CleanSet``."""

@@ -61,8 +61,9 @@ def split_by_class(
     set is the first ``forget_fraction`` of each class's recovery part. SEAM's authors draw both sets independently from
     the training data, so theirs may overlap too.
 
-    Samples of a class with the same identity fall on one side. The held-out part has the first of them alone: counted
-    several times, they would seem to say more than they do. The others are then in no part.
+    Samples with the same identity fall on one side, also those of different classes: these count with the class of the
+    first. The held-out part has the first of them alone: counted several times, they would seem to say more than they
+    do. The others are then in no part.
 
     Args:
         labels: ``(N,)`` int64.
@@ -80,13 +81,21 @@ def split_by_class(
     if not 0 < holdout_fraction < 1:
         raise ConfigError(f"holdout_fraction is {holdout_fraction}; expected a number in (0, 1)")
     _check_forget_fraction(forget_fraction)
+    names: Sequence[Hashable] = range(len(labels)) if identities is None else identities
+    given = labels.tolist()
+    home: dict[Hashable, int] = {}  # the class with which the samples of a name count
+    strays: dict[Hashable, list[int]] = {}
+    for i, name in enumerate(names):
+        if home.setdefault(name, given[i]) != given[i]:
+            strays.setdefault(name, []).append(i)
     forget, recovery, holdout = [], [], []
     for members in _shuffled_classes(labels, seed):
         copies: dict[Hashable, list[int]] = {}  # in the order in which they were drawn
         for i in members.tolist():
-            copies.setdefault(i if identities is None else identities[i], []).append(i)
-        groups = list(copies.values())
-        n_holdout = min(max(round(holdout_fraction * len(groups)), 1), len(groups) - 1)
+            if home[names[i]] == given[i]:
+                copies.setdefault(names[i], []).append(i)
+        groups = [[*group, *strays.get(name, [])] for name, group in copies.items()]
+        n_holdout = max(min(max(round(holdout_fraction * len(groups)), 1), len(groups) - 1), 0)
         holdout.append(members.new_tensor([group[0] for group in groups[:n_holdout]]))
         recovery.append(members.new_tensor([i for group in groups[n_holdout:] for i in group]))
         forget.append(_first_share(recovery[-1], forget_fraction))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seamfast.data.adapters import as_clean_set
+from seamfast.data.adapters import as_clean_set, batches_of
 from seamfast.data.clean_set import CleanSet, as_inputs
-from seamfast.data.collected import LABEL_KEYS, describe
+from seamfast.data.collected import LABEL_KEYS, collate, describe
 from seamfast.errors import InputError
 from seamfast.modalities.batch import named_tensors
 
@@ -42,9 +42,9 @@ def as_unlabelled(data: Any) -> CleanSet:
     elif isinstance(data, (Tensor, np.ndarray, Mapping)):
         samples = _of_inputs(data)
     elif isinstance(data, DataLoader) or (isinstance(data, Iterable) and not isinstance(data, (str, bytes, Dataset))):
-        samples = as_clean_set(_labeled(data))
+        samples = as_clean_set(_labeled(batches_of(data)))
     elif isinstance(data, Dataset):
-        samples = as_clean_set(_labeled(DataLoader(data, batch_size=256)))
+        samples = as_clean_set(_labeled(DataLoader(data, batch_size=256, collate_fn=collate)))
     else:
         raise InputError(f"unlabelled is {describe(data)}; {_EXPECTED}")
     if len(samples) < 2:

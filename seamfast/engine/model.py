@@ -14,6 +14,9 @@ from seamfast.engine.trainable import Trainable, choose_trainable
 from seamfast.errors import InputError, ModelError
 from seamfast.modalities.batch import Batch, call
 
+_SHARDED = ("DTensor", "FlatParameter")
+"""Classes of tensors that are spread over processes: of FSDP2 and tensor parallelism, and of FSDP1."""
+
 
 def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
     """``"auto"``: the model's device if that is an accelerator, else CUDA if available, else the CPU."""
@@ -52,6 +55,7 @@ def device_of(model: nn.Module) -> torch.device:
     for name, value in _tensors(model):
         if nn.parameter.is_lazy(value):
             raise ModelError(f"{name} is not initialized yet; run one batch through the model first")
+    _check_whole(model)
     devices = sorted({str(t.device) for t in (*model.parameters(), *model.buffers())})
     if not devices or next(model.parameters(), None) is None:
         raise ModelError("the model has no parameters; expected a trained nn.Module")
@@ -62,6 +66,21 @@ def device_of(model: nn.Module) -> torch.device:
         message = "the model is on the meta device and holds no weights; expected a trained model on a real device"
         raise ModelError(message)
     return torch.device(devices[0])
+
+
+def _check_whole(model: nn.Module) -> None:
+    """Raise ``ModelError`` naming the first parameter or buffer of which other processes hold a part."""
+    of_fsdp = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    for name, value in _tensors(model):
+        # By name: to import what defines them takes longer than to import this package.
+        sharded = next((c.__name__ for c in type(value).__mro__ if c.__name__ in _SHARDED), None)
+        if sharded or of_fsdp:
+            raise ModelError(
+                f"{name} is a {sharded or 'parameter of FullyShardedDataParallel'}, of which each process holds a "
+                "part; expected whole tensors: gather the full state first (get_model_state_dict with "
+                "StateDictOptions(full_state_dict=True), of torch.distributed.checkpoint.state_dict), load it into a "
+                "model that is not sharded, and pass that, in one process"
+            )
 
 
 def check_weights(model: nn.Module) -> None:
@@ -146,7 +165,9 @@ class WorkingCopy:
     def restore(self, kept: dict[str, Tensor]) -> None:
         """Set the parameters and buffers to ``kept = weights()``; a buffer made since then stays."""
         for name, tensor in _tensors(self.model):
-            if name in kept:
+            if name in kept and tensor.shape != kept[name].shape:  # observers get their size in the first forward pass
+                tensor.data = kept[name].clone()
+            elif name in kept:
                 tensor.copy_(kept[name])
 
     def frozen_received(self) -> nn.Module:
@@ -205,15 +226,21 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """``model(batch)``, or ``model(**batch)`` for named tensors; its ``logits`` if the output has them."""
+    """``model(batch)``, or ``model(**batch)`` for named tensors; its ``logits`` if the output has them.
+
+    Of a tuple or list, such as ``(loss, logits)``, the only tensor of floats with two dimensions.
+    """
     output = call(model, batch)
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if logits is None and isinstance(output, (tuple, list)):
+        tables = [v for v in output if isinstance(v, Tensor) and v.ndim == 2 and v.is_floating_point()]
+        logits = tables[0] if len(tables) == 1 else None
     if not isinstance(logits, Tensor):
         raise ModelError(
-            f"the model returned a {type(output).__name__}; "
-            "expected logits: a tensor, or an object or dict with 'logits'"
+            f"the model returned a {type(output).__name__}; expected logits: a tensor, an object or dict with "
+            "'logits', or a tuple with one (B, C) tensor, such as (loss, logits)"
         )
     return logits
 

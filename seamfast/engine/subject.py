@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from seamfast.data import CleanSet
 from seamfast.data.clean_set import check_clean_set
+from seamfast.data.collected import LABEL_KEYS
 from seamfast.data.rereading import AugmentingSet
 from seamfast.data.resident import Resident
 from seamfast.engine.model import check_logits, device_of, evaluating, logits_of, resolve_device
 from seamfast.engine.precision import Precision
-from seamfast.errors import InputError
+from seamfast.errors import InputError, ModelError
 from seamfast.modalities import TabularModality, TensorModality
-from seamfast.modalities.batch import Batch, fit_to_call
+from seamfast.modalities.batch import Batch, fit_to_call, missing_arguments
 from seamfast.triggers import Trigger
 
 UNANSWERED = -1
@@ -118,6 +119,7 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     modality = samples.modality.for_model(model, samples.inputs)
     named = modality.called(model, samples.inputs, inspect.signature(model.forward).parameters)
     inputs = fit_to_call(model, named)
+    _check_needs_no_labels(model, inputs)
     if inputs is samples.inputs and modality is samples.modality:
         return samples
     if isinstance(samples, AugmentingSet):
@@ -126,6 +128,16 @@ def as_called(model: nn.Module, samples: CleanSet) -> CleanSet:
     if isinstance(samples.modality, _DERIVED):
         description["modality"] = None
     return CleanSet(inputs, samples.labels, **description)
+
+
+def _check_needs_no_labels(model: nn.Module, inputs: Batch) -> None:
+    """Raise ``ModelError`` if ``forward`` cannot be called without labels."""
+    name = next((name for name in missing_arguments(model, inputs) if name in LABEL_KEYS), None)
+    if name is not None:
+        raise ModelError(
+            f"the model's forward needs {name!r}; expected one that returns logits of the inputs alone: give it a "
+            f"default, {name}=None, with which no loss is computed, or wrap the model"
+        )
 
 
 def place(model: nn.Module, samples: CleanSet, device: str | torch.device) -> Subject:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from seamfast.errors import ConfigError
+from seamfast.errors import ConfigError, ModelError
 
 _WANTED = "None, 'all', 'as_given' or a list of names or patterns of parameters"
 _MARKS = ("lora_", "ia3_", "prompt_encoder", "vera_")
 """Beginnings of a part of a parameter's name, as in the modules of PEFT; "adapter" counts anywhere in it."""
 _N_EXAMPLES = 3
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
+"""Packages of modules that hold packed integers in place of parameters; ``torch.ao.nn.qat`` trains floats."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ def choose_trainable(model: nn.Module, requested: str | Sequence[str] | None) ->
             ``has_adapters``, else ``"all"``.
 
     Raises:
+        ModelError: modules of the model are quantized; the message names the first and their number.
         ConfigError: nothing requires grad, or a pattern matches nothing; e.g. ``trainable is 'as_given', but no
             parameter of the model requires grad; expected one that does, or 'all', or names`` and ``trainable holds
             'head.*', which matches no parameter; expected names or patterns of names such as '0.weight'``.
     """
     check_trainable(requested)
+    _check_no_quantized(model)
     if requested is None:
         some = len({p.requires_grad for p in model.parameters()}) == 2
         requested = "as_given" if some and has_adapters(model) else "all"
@@ -78,6 +82,24 @@ def choose_trainable(model: nn.Module, requested: str | Sequence[str] | None) ->
         return Trainable("as_given", names, _without_trained(model, names))
     names = _matching(model, requested)
     return Trainable("named", names, _without_trained(model, names))
+
+
+def _check_no_quantized(model: nn.Module) -> None:
+    """Raise ``ModelError`` naming the first module of integer weights that no gradient passes."""
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        package = type(module).__module__.partition(".modules")[0]
+        inner = any(path.startswith(f"{outer}.") for outer in found)
+        if not inner and package.startswith(_QUANTIZED):
+            found[path] = f"{package} {type(module).__name__}"
+    if not found:
+        return
+    path, kind = next(iter(found.items()))
+    raise ModelError(
+        f"{path or 'the model'} is a {kind}, one of {len(found)} quantized modules, which cannot be trained, nor can "
+        "what comes before them; expected weights of floating-point numbers: pass the model as it was before it was "
+        "quantized, and quantize the sanitized copy"
+    )
 
 
 def has_adapters(model: nn.Module) -> bool:

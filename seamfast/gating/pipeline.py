@@ -356,15 +356,14 @@ def _clean_data(run: GateRun, data: Any, root: Any, split: str | None, architect
 
 def _divided(run: GateRun, samples: CleanSet, data: Any, split: str | None) -> Split:
     """Which samples repair and which audit; what the report holds of the data is added to ``run``."""
-    identities = samples.identities()
     parts = split_by_class(
         samples.labels,
         holdout_fraction=run.policy.audit.share,
         forget_fraction=1.0,
         seed=run.seed,
-        identities=identities,
+        identities=samples.contents(),
     )
-    n_distinct = len(set(identities))
+    n_distinct = len(set(samples.identities()))
     if n_distinct < len(samples):
         found = f"of {len(samples):,} clean samples {n_distinct:,} are distinct"
         run.warnings.append(f"{found}: repeats were used to repair, and audited once")

@@ -82,6 +82,15 @@ def fit_to_call(model: nn.Module, inputs: Batch) -> Batch:
     raise InputError(f"batches hold {sorted(inputs)}; the model's forward takes {sorted(parameters)}")
 
 
+def missing_arguments(model: nn.Module, inputs: Batch) -> list[str]:
+    """Names of the parameters of ``forward`` that have no default and get none of the ``inputs``."""
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(model.forward).parameters
+    given = list(inputs) if isinstance(inputs, dict) else list(parameters)[:1]
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [name for name, p in parameters.items() if p.default is p.empty and p.kind not in open_ended]
+    return [name for name in needed if name not in given]
+
+
 def has_channels(batch: Batch) -> bool:
     """Whether ``batch`` is one ``(N, C, H, W)`` tensor, which can be laid out channels last."""
     return isinstance(batch, Tensor) and batch.ndim == 4

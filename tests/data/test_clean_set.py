@@ -215,7 +215,8 @@ def test_pixels_picks_in_order_and_needs_images_with_a_known_normalization() -> 
     with raises(
         InputError,
         "triggers are stamped in pixel space, before normalization; the inputs are floats without a known "
-        "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)",
+        "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a "
+        "loader as seamfast.data.as_clean_set(loader, mean=..., std=...)",
     ):
         CleanSet(torch.zeros(N, 3, 8, 8), LABELS).pixels(order)
     for inputs in (torch.zeros(N, 5), {"x": torch.zeros(N, 3, 8, 8)}):

@@ -388,6 +388,11 @@ class TestCalling:
             lambda x: {"logits": x, "loss": None},
             lambda x: UserDict({"logits": x}),
             lambda x: SimpleNamespace(logits=x),
+            lambda x: SimpleNamespace(logits=x, loss=x.mean(), hidden_states=(x, x)),
+            lambda x: (x,),
+            lambda x: (x.mean(), x),
+            lambda x: [None, x],
+            lambda x: (x, (x, x), x[:, :, None], x.long()),
         ],
     )
     def test_logits_in_every_wrapping(self, wrap: Callable[[Tensor], Any]) -> None:
@@ -401,7 +406,8 @@ class TestCalling:
     @pytest.mark.parametrize(
         ("kind", "output"),
         [
-            ("tuple", (torch.ones(2, 3),)), ("dict", {"scores": torch.ones(2, 3)}), ("NoneType", None),
+            ("tuple", (torch.ones(2, 3), torch.ones(2, 5))), ("tuple", (torch.ones(2), None)),
+            ("dict", {"scores": torch.ones(2, 3)}), ("NoneType", None),
             ("dict", {"logits": 3}),
         ],
     )  # fmt: skip
@@ -410,7 +416,10 @@ class TestCalling:
             def forward(self, x: Tensor) -> Any:
                 return output
 
-        message = f"the model returned a {kind}; expected logits: a tensor, or an object or dict with 'logits'"
+        expected = (
+            "a tensor, an object or dict with 'logits', or a tuple with one (B, C) tensor, such as (loss, logits)"
+        )
+        message = f"the model returned a {kind}; expected logits: {expected}"
         with raises(ModelError, message):
             logits_of(Odd(), torch.ones(2))
 

@@ -380,7 +380,8 @@ class Mean(nn.Module):
 
 UNKNOWN = (
     "triggers are stamped in pixel space, before normalization; the inputs are floats without a known normalization: "
-    "pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
+    "pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a "
+    "loader as seamfast.data.as_clean_set(loader, mean=..., std=...)"
 )
 OF_ROWS = "triggers are stamped on images of shape (N, C, H, W); the inputs are inputs (N, 1, 7)"
 OF_NAMED = "triggers are stamped on images of shape (N, C, H, W); the inputs are x (N, 1, 7), ids (N, 2)"

@@ -245,6 +245,7 @@ class ImageModality(Modality):
         if self.mean is None or self.std is None:
             raise InputError(
                 "triggers are stamped in pixel space, before normalization; the inputs are floats without a known "
-                "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...)"
+                "normalization: pass seamfast.CleanSet(inputs, labels, mean=..., std=...), or a loader as "
+                "seamfast.data.as_clean_set(loader, mean=..., std=...)"
             )
         return self.mean, self.std
