@@ -21,6 +21,7 @@ from seamfast.data.collected import (
     padded,
     split_batch,
 )
+from seamfast.data.lightning import validation_loader
 from seamfast.data.rereading import AugmentingSet, Source, can_be_reread, check_labels
 from seamfast.errors import InputError
 from seamfast.modalities.batch import by_position
@@ -47,7 +48,7 @@ def as_clean_set(
             of token ids (``input_ids``) that differ in length are padded to the longest, with their ``attention_mask``
             and ``token_type_ids``; beside them, columns of strings and ``idx`` are left out. Floats are in the form
             that the model takes; uint8 images are scaled to ``[0, 1]`` (for another normalization, pass a
-            ``CleanSet``).
+            ``CleanSet``). Of a ``LightningDataModule``, the validation data are read.
         augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
             map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
             if possible, by reading up to 64 samples a second time.
@@ -70,6 +71,7 @@ def as_clean_set(
         raise InputError(f"augments is {augments!r}; expected True, False or None")
     if eval_transform is not None:
         _check_eval_transform(eval_transform, augments)
+    data = validation_loader(data)
     if _is_map_style(data):
         # Its default collation makes batches of samples that are tuples or dicts.
         return _from_source(Source(DataLoader(data, batch_size=256)), augments, eval_transform)
