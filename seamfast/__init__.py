@@ -77,7 +77,7 @@ _HOMES = {
 
 _PARTS = (
     *("acceptance", "attacks", "checks", "data", "engine", "errors", "guessing", "methods", "metrics", "modalities"),
-    *("fleet", "observer", "ops", "record", "report", "triggers", "untrusted"),
+    *("fleet", "integrations", "observer", "ops", "record", "report", "triggers", "untrusted"),
 )
 """Modules that are attributes of the package without an import of their own."""
 

@@ -18,6 +18,8 @@ Array = npt.NDArray[Any]
 
 MAX_NAME = 128
 MAX_THREADS = 1024
+LIGHTNING = ("lightning", "lightning_fabric", "pytorch_lightning")
+"""The packages that Lightning is installed as."""
 
 _LARGEST = 1e9  # float in a config: products of several must stay within float32
 
@@ -225,3 +227,12 @@ def out_of_range(name: str, values: Tensor, position: int, size: int, low: int =
     """The error for ``values[position]`` outside ``[low, size)``."""
     value = int(values[position])
     return InputError(f"{name} hold {value} at position {position}; expected integers in [{low}, {size})")
+
+
+# ---- Objects of other libraries ----
+
+
+def base_of(instance: Any, name: str, packages: tuple[str, ...]) -> type | None:
+    """The class of that name, from one of these packages, that ``instance`` is of; ``None`` if it is of none."""
+    bases = type(instance).__mro__
+    return next((b for b in bases if b.__name__ == name and b.__module__.split(".")[0] in packages), None)

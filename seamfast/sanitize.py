@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from seamfast.data.allowance import Allowance
 from seamfast.data.holdout import HeldOut, read_clean
 from seamfast.data.resident import Resident, wrap_around_batches
 from seamfast.data.split import Split, split_before
+from seamfast.engine.callbacks import check_callbacks
 from seamfast.engine.compute import choose_compute
 from seamfast.engine.counting import Counts
 from seamfast.engine.encoder import ProbedEncoder
@@ -116,9 +118,10 @@ def sanitize(
         model: any ``nn.Module`` that returns logits ``(B, C)``: a tensor, an object or dict with ``logits``, or a tuple
             such as ``(loss, logits)``. Its ``forward`` may take labels if it does not need them. Not modified: its
             weights, grads, mode, hooks and device stay as they are.
-        clean_loader: a ``DataLoader``, a ``Dataset``, an ``(inputs, labels)`` pair of tensors or arrays, or a
-            ``seamfast.CleanSet``. Inputs as the model takes them (e.g. normalized floats), or uint8 images with their
-            normalization in a ``CleanSet``. Labels: integers in ``[0, C)``.
+        clean_loader: a ``DataLoader``, a ``Dataset``, an ``(inputs, labels)`` pair of tensors or arrays, a
+            ``seamfast.CleanSet``, or a ``LightningDataModule``, of which the validation data are taken. Inputs as the
+            model takes them (e.g. normalized floats), or uint8 images with their normalization in a ``CleanSet``.
+            Labels: integers in ``[0, C)``.
         method: ``"seam"``, ``"seam_authors"``, ``"fine_tune"`` or ``"super_fine_tune"``.
         config: of the method; ``None``: its defaults, of ``"seam"`` those for the kind of sample.
         preset: of ``"seam"``, instead of a config: ``"fast"``, ``"balanced"`` (the defaults) or ``"thorough"``; see
@@ -165,7 +168,8 @@ def sanitize(
             take what the cure leaves of ``time_budget_s``; one that this does not suffice for, or that fails, is left
             out, with a warning.
         progress: show a progress bar on stderr; ``None``: if that is a terminal.
-        callbacks: objects with some of the methods of ``seamfast.Callback``.
+        callbacks: objects with some of the methods of ``seamfast.Callback``, callbacks of ``transformers.Trainer``, and
+            loggers of Lightning. An error in one is a warning, and the run goes on.
 
     Returns:
         SanitizeResult: check ``.accepted`` before using ``.model``.
@@ -186,7 +190,8 @@ def sanitize(
         (13, 'undecided')
     """
     clock = Clock(time_budget_s)
-    method, settings = _check_arguments(model, method, config, preset, triggers, callbacks)
+    method, settings = _check_arguments(model, method, config, preset, triggers)
+    callbacks = check_callbacks(callbacks)
     check_time_budget(time_budget_s)
     check_precision(precision)
     threads, seed = as_threads(threads), as_seed(seed)
@@ -198,7 +203,7 @@ def sanitize(
     trained = choose_trainable(model, trainable)
     target = resolve_device(device, model)
     # Dropout and loaders draw from torch's global generators. Grads are needed even if the caller disabled them.
-    with seeded(seed, target), torch.inference_mode(False), in_use():
+    with seeded(seed, target), torch.inference_mode(False), in_use(), ExitStack() as ending:
         read, held_out = read_clean(
             clean_loader, holdout, augments=augments, eval_transform=eval_transform, allowances=allowances
         )
@@ -223,6 +228,7 @@ def sanitize(
         asked = _asked_audits(audits, samples, split, triggers, seed, target, progress) if audits else None
         observer = TriggerObserver(subject, triggers, split.holdout, seed)
         handler = CallbackHandler(callbacks, settings, copied.model, progress, observer.rates)
+        ending.enter_context(handler)
         augmentation = settings.augmentation(seed)
         run = Run(
             copied,
@@ -293,6 +299,7 @@ def sanitize(
             record.audit_seconds = clock.elapsed() - begin
         report = record.report()
         accepted = bool(report["verdict"]["accepted"])
+        handler.finish(returned, report)
         return SanitizeResult(returned, report, tuple(handler.state.log_history), accepted, split.recovery)
 
 
@@ -362,9 +369,7 @@ def _copy_of(model: nn.Module) -> nn.Module:
     return received
 
 
-def _check_arguments(
-    model: Any, method: Any, config: Any, preset: Any, triggers: Any, callbacks: Any
-) -> tuple[str, MethodConfig]:
+def _check_arguments(model: Any, method: Any, config: Any, preset: Any, triggers: Any) -> tuple[str, MethodConfig]:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if method == "seam" and isinstance(config, SeamAuthorsConfig):  # until 0.2.0, such configs were given to "seam"
@@ -380,6 +385,4 @@ def _check_arguments(
         config = SeamConfig.preset(preset)
     if not isinstance(triggers, Sequence):
         raise InputError(f"triggers is a {type(triggers).__name__}; expected a list of triggers")
-    if not isinstance(callbacks, Iterable):
-        raise InputError(f"callbacks is a {type(callbacks).__name__}; expected a list of callbacks")
     return method, config if config is not None else expected()

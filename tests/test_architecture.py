@@ -85,6 +85,7 @@ PLANTED_IMPORTS = {
         ("models/planted.py", "from seamfast.attacks import plant", "seamfast.models.planted -> seamfast.attacks"),
         ("audits/planted.py", "from seamfast.evaluate import evaluate", "seamfast.audits.planted -> seamfast.evaluate"),
         ("plot.py", "from seamfast.cli import main", "seamfast.plot -> seamfast.cli"),
+        ("sanitize.py", "from seamfast import integrations", "seamfast.sanitize -> seamfast.integrations"),
         ("errors.py", "from seamfast.report import Report", "seamfast.errors -> seamfast.report"),
         ("cli.py", "from seamfast import supervisor", "seamfast.cli -> seamfast.supervisor"),
         ("isolation/planted.py", "from seamfast.gating import policy", "isolation.planted -> seamfast.gating.policy"),
@@ -128,6 +129,9 @@ PLANTED_IMPORTS = {
         ("cli.py", "from subprocess import run", "seamfast.cli -> subprocess"),
         ("fleet/run.py", "def f():\n  import ray", "seamfast.fleet.run -> ray"),
         ("launch.py", "import argparse", "seamfast.launch -> argparse"),
+        ("engine/planted.py", "def f():\n  import mlflow", "seamfast.engine.planted -> mlflow"),
+        ("data/planted.py", "def f():\n  from lightning.pytorch import Callback", "seamfast.data.planted -> lightning"),
+        ("integrations/mlflow.py", "import tensorboardX", "seamfast.integrations.mlflow -> tensorboardX"),
         *(
             ("data/planted.py", source, f"seamfast.data.planted -> {source.split()[1].split('.')[0]} (l.")
             for source in (

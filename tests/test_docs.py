@@ -22,7 +22,13 @@ from seamfast.report import schema
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_COMMANDS = [*DOCUMENTS, ROOT / "CONTRIBUTING.md"]
-EXTRAS = {"PIL", "matplotlib", "sklearn", "triton"}  # what a module may need and a plain install does not bring
+EXTRAS = {
+    "PIL",
+    "matplotlib",
+    "pytorch_lightning",
+    "sklearn",
+    "triton",
+}  # what a module may need and a plain install does not bring
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")

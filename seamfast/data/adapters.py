@@ -23,6 +23,7 @@ from seamfast.data.collected import (
     padded,
     split_batch,
 )
+from seamfast.data.lightning import validation_loader
 from seamfast.data.normalization import normalization_of
 from seamfast.data.rereading import AugmentingSet, Source, as_names, can_be_reread, check_labels, has_own_pass
 from seamfast.errors import InputError
@@ -56,7 +57,7 @@ def as_clean_set(
             of token ids (``input_ids``) that differ in length are padded to the longest, with their ``attention_mask``
             and ``token_type_ids``; beside them, columns of strings and ``idx`` are left out. Floats are in the form
             that the model takes; uint8 images, and those of Pillow, are scaled to ``[0, 1]`` without ``mean`` and
-            ``std``.
+            ``std``. Of a ``LightningDataModule``, the validation data are read.
         augments: whether each read of a sample gives another one. ``True``: an ``AugmentingSet``; ``data`` must be a
             map-style ``Dataset``, or a ``DataLoader`` over one. ``False``: samples are read once. ``None``: detected,
             if possible, by reading up to 64 samples a second time.
@@ -83,6 +84,7 @@ def as_clean_set(
         raise InputError(f"augments is {augments!r}; expected True, False or None")
     if eval_transform is not None:
         _check_eval_transform(eval_transform, augments)
+    data = validation_loader(data)
     given: dict[str, Any] | None = None if mean is None and std is None else {"mean": mean, "std": std}
     allowance = allowance or Allowance()
     allowance.begin()

@@ -12,7 +12,10 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from seamfast.engine.callbacks import hooks_of
 from seamfast.engine.precision import Precision
+from seamfast.errors import SanitizeInterrupted
+from seamfast.report import Report
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,11 @@ class Callback:
     """Hooks into a run, named as in ``transformers.TrainerCallback``; override any of them.
 
     Each receives ``(args, state, control, **kwargs)``: the method's config, ``RunState``, ``RunControl`` and ``model``,
-    the working copy. Any object with some of these methods can be used instead.
+    the working copy. Any object with some of these methods can be used instead. An exception in a hook is a
+    ``RuntimeWarning``, once for each hook, and the run goes on.
+
+    ``on_run_end`` comes last, also after an error, and receives in ``kwargs`` the ``report``, or ``None`` if the run
+    came to none, the ``error`` that the run ends with, or ``None``, and as ``model`` the returned one, if there is one.
     """
 
     def on_train_begin(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
@@ -87,6 +94,7 @@ class Callback:
     def on_step_end(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
     def on_evaluate(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
     def on_train_end(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
+    def on_run_end(self, args: Any, state: RunState, control: RunControl, **kwargs: Any) -> None: ...
 
 
 class RunListener:
@@ -132,10 +140,10 @@ def listening(to: RunListener) -> Iterator[None]:
 
 
 class CallbackHandler(RunListener):
-    """Calls the callbacks, moves the progress bar and writes the history.
+    """Calls the callbacks, moves the progress bar and writes the history. Leaving it notifies ``on_run_end``.
 
     Args:
-        callbacks: objects with some of the methods of ``Callback``.
+        callbacks: as for ``sanitize``.
         args, model: passed to callbacks: the method's config and the working copy.
         progress: ``None`` shows the bar if stderr is a terminal.
         observe: returns attack success rates by name of trigger, for the history only.
@@ -151,9 +159,10 @@ class CallbackHandler(RunListener):
     ) -> None:
         self.state = RunState()
         self.control = RunControl()
-        self._callbacks = tuple(callbacks)
+        self._hooks = tuple(map(hooks_of, callbacks))
         self._args = args
         self._model = model
+        self._report: Report | None = None
         self._observe = observe
         self._bar = progress_bar("sanitize", "step", 0, progress)
 
@@ -187,12 +196,10 @@ class CallbackHandler(RunListener):
         )
         self.notify("on_evaluate")
 
-    def notify(self, event: str) -> None:
-        """Call the hook named ``event`` of every callback that has it."""
-        for callback in self._callbacks:
-            hook = getattr(callback, event, None)
-            if hook is not None:
-                hook(self._args, self.state, self.control, model=self._model)
+    def notify(self, event: str, **given: Any) -> None:
+        """Tell every callback of the event; ``given`` are further arguments of its hook."""
+        for hooks in self._hooks:
+            hooks.notify(event, self._args, self.state, self.control, model=self._model, **given)
 
     def close(self) -> None:
         """Notify ``on_train_end`` and remove the bar."""
@@ -200,6 +207,20 @@ class CallbackHandler(RunListener):
             self.notify("on_train_end")
         finally:
             self._bar.close()
+
+    def finish(self, model: Any, report: Report) -> None:
+        """Set what ``on_run_end`` receives: the returned model and the report."""
+        self._model, self._report = model, report
+
+    def __enter__(self) -> CallbackHandler:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        report = self._report if error is None else getattr(error, "report", None)
+        try:
+            self.notify("on_run_end", report=report, error=error)
+        except KeyboardInterrupt as interrupt:
+            raise SanitizeInterrupted("interrupted in a callback at the end of the run", report) from interrupt
 
 
 def progress_bar(name: str, unit: str, total: int, progress: bool | None) -> tqdm[Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ import seamfast
 from seamfast import CleanSet, HistoryPoint, SeamConfig
 from seamfast.engine.events import CallbackHandler, Evaluated, RunListener, listener, listening
 from seamfast.engine.precision import Precision
+from seamfast.errors import SanitizeInterrupted
 
 EVENTS = ["on_train_begin", "on_step_begin", "on_step_end", "on_evaluate", "on_train_end"]
 POINT = HistoryPoint("forget", 0, 5, 1.25, 2.0, 0.5)
@@ -66,9 +68,9 @@ def test_each_callback_gets_each_event_in_order_with_args_state_control_and_mode
 
 
 def test_the_events_are_named_and_called_as_in_transformers() -> None:
-    """``TrainerCallback``'s names, and ``(args, state, control, **kwargs)`` by position."""
-    assert [name for name in vars(seamfast.Callback) if name.startswith("on_")] == EVENTS
-    for event in EVENTS:
+    """``TrainerCallback``'s names, and one more; ``(args, state, control, **kwargs)`` by position."""
+    assert [name for name in vars(seamfast.Callback) if name.startswith("on_")] == [*EVENTS, "on_run_end"]
+    for event in [*EVENTS, "on_run_end"]:
         kinds = [
             (p.name, p.kind.name) for p in inspect.signature(getattr(seamfast.Callback, event)).parameters.values()
         ]
@@ -87,22 +89,78 @@ def test_what_a_callback_sets_is_what_the_run_reads() -> None:
     assert (of.state.global_step, of.state.seconds) == (2, 0.2)
 
 
-def test_what_a_callback_raises_comes_through_and_the_bar_goes_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("in a hook"), KeyboardInterrupt("in a hook")])
+def test_an_error_in_a_hook_is_a_warning_and_an_interrupt_comes_through_and_the_bar_goes_all_the_same(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Broken(seamfast.Callback):
         def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
-            raise ZeroDivisionError
+            raise error
 
         on_train_end = on_evaluate
 
+    def fails(hook: str) -> Any:
+        if isinstance(error, KeyboardInterrupt):
+            return pytest.raises(KeyboardInterrupt, match=r"^in a hook$")
+        message = rf"^the callback Broken failed in {hook}: ZeroDivisionError: in a hook; the run goes on$"
+        return pytest.warns(RuntimeWarning, match=message)
+
     of = handler(Broken(), progress=True)
-    with pytest.raises(ZeroDivisionError):
+    with fails("on_evaluate"):
         of.evaluated(EVALUATED)
     assert of.state.log_history == [POINT]
-    with pytest.raises(ZeroDivisionError):
+    with fails("on_train_end"):
         of.close()
     capsys.readouterr()
     of.plan(3)
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_is_a_warning_once_for_each_callback_and_hook_and_the_others_are_called() -> None:
+    class Broken(seamfast.Callback):
+        n_calls = 0
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.n_calls += 1
+            raise ValueError("no space")
+
+        on_step_begin = on_step_end
+
+    one, other, recorder = Broken(), Broken(), Recorder()
+    of = handler(one, other, recorder)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            of.notify("on_step_begin")
+            of.notify("on_step_end")
+    hooks = [str(w.message).split(": ")[0] for w in warned]
+    assert hooks == [f"the callback Broken failed in {hook}" for hook in ("on_step_begin",) * 2 + ("on_step_end",) * 2]
+    assert (one.n_calls, other.n_calls, len(recorder.log)) == (6, 6, 6)  # it may work the next time
+
+
+def test_the_end_of_a_run_is_told_with_its_report_or_its_error() -> None:
+    recorder = Recorder()
+    with handler(recorder) as of:
+        of.finish("returned", seamfast.Report(seed=3))
+    error = SanitizeInterrupted("by hand", seamfast.Report(seed=4))
+    with pytest.raises(SanitizeInterrupted), handler(recorder):
+        raise error
+    with pytest.raises(KeyError), handler(recorder):
+        raise KeyError
+    kwargs = [kwargs for _, _, _, _, kwargs in recorder.seen]
+    assert kwargs[0] == {"model": "returned", "report": {"seed": 3}, "error": None}
+    assert kwargs[1] == {"model": "model", "report": {"seed": 4}, "error": error}
+    assert (kwargs[2]["report"], type(kwargs[2]["error"])) == (None, KeyError)
+
+
+def test_an_interrupt_at_the_end_of_a_run_has_its_report() -> None:
+    class Interrupts(seamfast.Callback):
+        def on_run_end(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SanitizeInterrupted, match="in a callback") as interrupted, handler(Interrupts()) as of:
+        of.finish("returned", seamfast.Report(seed=3))
+    assert interrupted.value.report == {"seed": 3}
 
 
 def test_attempts_phases_and_plans_are_in_the_state() -> None:
@@ -168,18 +226,21 @@ def test_a_run_sends_its_events_in_order(tiny_model: Callable[[], nn.Module], ti
     result = seamfast.sanitize(tiny_model(), tiny_data, config=CONFIG, callbacks=[recorder])
     log = recorder.log
     assert log[0] == "on_train_begin"
-    assert log[-1] == "on_train_end"
-    assert log.count("on_train_begin") == log.count("on_train_end") == 1
-    assert set(log[1:-1]) == {"on_step_begin", "on_evaluate", "on_step_end"}
+    assert log[-2:] == ["on_train_end", "on_run_end"]
+    assert log.count("on_train_begin") == log.count("on_train_end") == log.count("on_run_end") == 1
+    assert set(log[1:-2]) == {"on_step_begin", "on_evaluate", "on_step_end"}
     # Steps follow each other; an evaluation comes after one, as in transformers.
     letters = {"on_step_begin": "b", "on_evaluate": "v", "on_step_end": "e"}
-    assert re.fullmatch("(bev?){10}", "".join(letters[event] for event in log[1:-1]))
+    assert re.fullmatch("(bev?){10}", "".join(letters[event] for event in log[1:-2]))
     assert log.count("on_evaluate") == len(result.history)
     _, args, state, control, kwargs = recorder.seen[-1]
     assert args == CONFIG
     assert state.log_history == list(result.history)
     assert control.should_training_stop is False
     assert kwargs["model"] is result.model
+    assert kwargs["report"] is result.report
+    assert kwargs["error"] is None
+    assert recorder.seen[-2][4] == {"model": result.model}
     points = [(p.phase, p.attempt) for p in result.history]
     assert points[0] == ("forget", 0)
     assert points[-1] == ("recover", 0)

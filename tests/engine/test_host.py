@@ -40,7 +40,7 @@ class Watch(seamfast.Callback):
 
 class Fails(Watch):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        raise RuntimeError("in a callback")
+        raise KeyboardInterrupt  # any other error would be a warning
 
 
 def timed(seconds: dict[int, float]) -> Callable[[], float]:
@@ -86,7 +86,7 @@ def test_the_settings_hold_for_the_run_and_are_in_use(
         result = seamfast.sanitize(
             tiny_model(), tiny_data, config=SHORT, threads=2, deterministic=deterministic, callbacks=[watch]
         )
-    except RuntimeError:
+    except KeyboardInterrupt:
         assert fails
     else:
         assert watch.seen == {(2, deterministic)}
