@@ -18,6 +18,8 @@ from seamfast.gating.clean_texts import clean_texts
 from seamfast.intake.refusal import RefusedError
 from seamfast.untrusted import ImageSizeError, printable, shown
 
+THE_FLAG = "--image-size N, the size of the model's images"
+
 
 def clean_samples(
     data: Any, root: Any, split: str | None, architecture: Architecture, *, max_bytes: int
@@ -70,7 +72,7 @@ def naming_the_size(source: str) -> Iterator[None]:
         yield
     except ImageSizeError as error:
         if len(error.sizes) == 1:
-            raise DataFileError(f"{error}, or --image-size N, the size of the model's images") from error
+            raise DataFileError(f"{error}, or {THE_FLAG}") from error
         sizes = ", ".join("x".join(map(str, size)) for size in error.sizes)
         message = f"{shown(source)}: the images are of several sizes ({sizes}, ...)"
         raise DataFileError(f"{message}; expected one size, or --image-size N") from error

@@ -12,9 +12,10 @@ from torch import nn
 
 from seamfast.data import CleanSet
 from seamfast.data.readers import load
-from seamfast.errors import DataFileError
-from seamfast.gating.clean_samples import clean_samples, naming_the_size
-from seamfast.gating.folder import Received, inspect, receive
+from seamfast.errors import DataFileError, InputError
+from seamfast.gating.clean_samples import THE_FLAG, clean_samples, naming_the_size
+from seamfast.gating.config_json import CONFIG
+from seamfast.gating.folder import INDEX, Received, inspect, receive
 from seamfast.gating.output import save_sanitized
 from seamfast.gating.overrides import NO_OVERRIDES, Overrides
 from seamfast.intake.tokenizer import TOKENIZER
@@ -27,7 +28,7 @@ from seamfast.models.folder import (
     load_model,
     save_model,
 )
-from seamfast.untrusted import MAX_BYTES, ImageSizeError, printable
+from seamfast.untrusted import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def open_model(
         DataFileError: of the files.
     """
     nothing_is_said = architecture is None and not arguments and overrides == NO_OVERRIDES
-    if nothing_is_said and os.path.lexists(Path(folder) / DESCRIPTION):
+    is_other = any(os.path.lexists(Path(folder) / name) for name in (WEIGHTS, INDEX, CONFIG))
+    if nothing_is_said and (os.path.lexists(Path(folder) / DESCRIPTION) or not is_other):
         return OpenedModel(*load_model(folder))
     received = receive(inspect(folder, architecture=architecture, arguments=arguments, overrides=overrides))
     return OpenedModel(received.model, received)
@@ -131,6 +133,6 @@ def _check(description: Description, samples: CleanSet) -> None:
     if isinstance(description, ModelDescription) and shape is not None and len(shape) == 3:
         wanted = (description.in_channels, description.image_size, description.image_size)
         if shape[1:] != wanted[1:]:
-            message = f"the images are {printable(shape)}; expected {wanted} (C, H, W), as the model takes them"
-            raise ImageSizeError(message, (shape[1:],))
+            message = f"the images are {shape}; expected {wanted} (C, H, W), as the model takes them"
+            raise InputError(f"{message}, or {THE_FLAG}")
     description.check_data(samples)

@@ -28,7 +28,7 @@ from tests.gating.golden_files import check_messages
 from tests.hostile.folders import CONFIG
 
 ARGUMENTS = {"num_classes": 4, "in_channels": 1, "image_size": 8}
-FORMS = r"expected registered:NAME, transformers, timm:NAME or MODULE:FUNCTION$"
+FORMS = r"expected registered:NAME, hf, timm:NAME, torchvision:NAME or MODULE:FUNCTION$"
 
 
 @pytest.fixture
@@ -70,8 +70,10 @@ def net(width: int = 3, num_classes: int = 2) -> nn.Module:
     [
         (None, None, ""),
         ("transformers", "transformers", ""),
+        ("hf", "transformers", ""),
         ("registered:small_cnn", "registered", "small_cnn"),
         ("timm:resnet18", "timm", "resnet18"),
+        ("torchvision:resnet18", "torchvision", "resnet18"),
         ("my_models:net", "callable", "my_models:net"),
         ("my.models:Net.small", "callable", "my.models:Net.small"),
         (net, "callable", f"{__name__}:net"),
@@ -85,6 +87,7 @@ def test_each_way_is_understood(spec: Any, source: str | None, name: str) -> Non
 def test_other_words_are_refused() -> None:
     words = [
         *("", "resnet", "registered:", "timm:", "transformers:vit", "registered", "a b:c", "a:b:c", "../x:f"),
+        *("torchvision", "torchvision:a.b", "hf:x"),
         *("/tmp/x.py:f", "os.:system", "a:__import__('os')", "\x1b[2J:f", 7),
     ]
     check_messages("architecture-words.txt", InputError, lambda word: parse_architecture(word, {}), words)
