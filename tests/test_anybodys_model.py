@@ -22,6 +22,7 @@ from tests.gating import text_models
 from tests.test_cli import Ran, seamfast_
 
 SIDE, N_CLASSES, N_CLEAN = 32, 4, 160
+COLORS = np.array([[120, 0, 0], [0, 120, 0], [0, 0, 120], [120, 120, 120]], dtype=np.uint8)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 SETTINGS = "forget_max_steps = 3\nrecover_max_steps = 6\nstrengths = [1.0]\naccuracy_budget = 1.0\n"
 POLICY = f"""
@@ -71,14 +72,14 @@ class Kind:
 
 
 def pixels(n: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
-    """``(N, 32, 32, 3)`` uint8 noise, one bright quadrant of which is the class."""
+    """``(N, 32, 32, 3)`` uint8 noise; which quadrant is bright, in which color, is the class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % N_CLASSES
     images = rng.integers(0, 80, (n, SIDE, SIDE, 3), dtype=np.uint8)
     half = SIDE // 2
     for image, label in zip(images, labels, strict=True):
         top, left = half * (label // 2), half * (label % 2)
-        image[top : top + half, left : left + half] += 90
+        image[top : top + half, left : left + half] += COLORS[label]
     return images, torch.from_numpy(labels)
 
 
@@ -146,20 +147,20 @@ def torchvision_resnet(root: Path) -> Kind:
 def timm_resnet_without_config(root: Path) -> Kind:
     torch.manual_seed(0)
     timm = package("timm")
-    model = timm.create_model("resnet10t", num_classes=N_CLASSES)
+    model = timm.create_model("test_resnet", num_classes=N_CLASSES)
     usual = model.pretrained_cfg
-    train(model, 25, mean=usual["mean"], std=usual["std"])
-    options = ("--architecture", "timm:resnet10t", "--num-classes", N_CLASSES, *SIZES)
+    train(model, 40, rate=3e-3, mean=usual["mean"], std=usual["std"])
+    options = ("--architecture", "timm:test_resnet", "--num-classes", N_CLASSES, *SIZES)
     return Kind(save(root / "model", model), image_folder(root / "images", (32, 32)), options, (), {"config.json"})
 
 
 def timm_vit(root: Path) -> Kind:
     torch.manual_seed(0)
-    model = package("timm").create_model("vit_tiny_patch16_224", num_classes=N_CLASSES, img_size=SIDE)
-    train(model, 30, rate=3e-4)
+    model = package("timm").create_model("test_vit", num_classes=N_CLASSES, img_size=SIDE)
+    train(model, 80, rate=3e-3)
     cfg = {"input_size": [3, SIDE, SIDE], "mean": MEAN, "std": STD, "interpolation": "bicubic", "crop_pct": 0.9}
     cfg |= {"tag": "of.mine", "custom_load": False, "fixed_input_size": True, "num_classes": N_CLASSES}
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": N_CLASSES, "pretrained_cfg": cfg}
+    config = {"architecture": "test_vit", "num_classes": N_CLASSES, "pretrained_cfg": cfg}
     folder = save(root / "model", model, config=config)
     return Kind(folder, image_folder(root / "images", (32, 32)), (), (), {"config.json"})
 
@@ -199,8 +200,8 @@ def own_function(root: Path) -> Kind:
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
-    "torchvision resnet18": torchvision_resnet,
-    "timm resnet10t": timm_resnet_without_config,
+    "torchvision resnet": torchvision_resnet,
+    "timm resnet": timm_resnet_without_config,
     "timm vit": timm_vit,
     "hf bert": hf_bert,
     "hf vit": hf_vit,
