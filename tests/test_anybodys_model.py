@@ -265,3 +265,130 @@ def test_gate(kind: Kind, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err + ran.out
     assert {path.name for path in (out / "sanitized").iterdir()} == {"model.safetensors", *kind.written}
     accuracy(out / "sanitized", kind, kind.again)
+
+
+@pytest.mark.slow
+def test_what_is_written_is_read_by_its_package(kind: Kind, cured: tuple[Ran, Path]) -> None:
+    folder = cured[1]
+    if not (folder / "config.json").exists():
+        pytest.skip("a folder without config.json is read by who has the code")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    state = load_file(folder / "model.safetensors")
+    if "model_type" in config:
+        of = (
+            "AutoModelForSequenceClassification"
+            if config["model_type"] == "bert"
+            else "AutoModelForImageClassification"
+        )
+        model = getattr(package("transformers"), of).from_pretrained(folder)
+    else:
+        model = package("timm").create_model(f"local-dir:{folder}", pretrained=True)
+        assert list(model.pretrained_cfg["input_size"]) == [3, SIDE, SIDE]
+    for value in model.state_dict().values():  # a file of transformers may have other names than the module
+        assert any(torch.equal(value, written) for written in state.values())
+
+
+# One error names the flag to add.
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    return own_function(tmp_path)
+
+
+def without(options: tuple[object, ...], flag: str) -> tuple[object, ...]:
+    place = options.index(flag)
+    return options[:place] + options[place + 2 :]
+
+
+def evaluated(kind: Kind, *options: object, data: object = None) -> Ran:
+    return seamfast_("evaluate", kind.folder, *options, "--data", data or kind.data)
+
+
+def test_several_sizes_name_the_flag(own: Kind, tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "mixed", (32, 32), (48, 40))
+    options = (*without(own.options, "--image-size"), "--argument", "image_size=32")
+    expected = "the images are of several sizes (32x32, 48x40, ...); expected one size, or --image-size N"
+    assert evaluated(own, *options, data=data).failed_with(3) == f"seamfast: DataFileError: {data.name}: {expected}"
+    assert evaluated(own, *own.options, data=data).code == 0
+
+
+def test_missing_description_names_the_forms(own: Kind) -> None:
+    expected = "expected one, or an architecture: registered:NAME, hf, timm:NAME, torchvision:NAME or MODULE:FUNCTION"
+    assert expected in evaluated(own).failed_with(3)
+
+
+def test_missing_number_of_classes_names_the_flag(tmp_path: Path) -> None:
+    kind = timm_resnet_without_config(tmp_path)
+    message = evaluated(kind, *without(kind.options, "--num-classes")).failed_with(3)
+    assert message.endswith("test_resnet has 1000 classes, as none are given: num_classes (--num-classes) sets them")
+
+
+def test_other_size_of_a_described_model_names_the_flag(tmp_path: Path) -> None:
+    planted = seamfast_("plant", "--data", "digits", "--epochs", 1, "--out", tmp_path / "model")
+    assert planted.code == 0, planted.err
+    images, labels = pixels(40, seed=2)
+    np.savez(tmp_path / "large.npz", images=images[..., :1], labels=labels)
+    ran = seamfast_("evaluate", tmp_path / "model", "--data", tmp_path / "large.npz")
+    expected = (
+        "expected (1, 8, 8) (C, H, W), as the model takes them, or --image-size N, the size of the model's images"
+    )
+    assert ran.failed_with(3) == f"seamfast: InputError: the images are (1, 32, 32); {expected}"
+    resized = seamfast_("evaluate", tmp_path / "model", "--data", tmp_path / "large.npz", "--image-size", 8)
+    assert resized.code == 0, resized.err
+
+
+def test_flags_that_contradict_the_folder_are_refused(tmp_path: Path) -> None:
+    assert seamfast_("plant", "--data", "digits", "--epochs", 1, "--out", tmp_path / "model").code == 0
+    command = ["evaluate", tmp_path / "model", "--data", "digits"]
+    message = seamfast_(*command, "--num-classes", 7).failed_with(3)
+    assert message == "seamfast: RefusedError: small_cnn has 10 classes; expected num_classes=7"
+    message = seamfast_(*command, "--mean", "0.5,0.5", "--std", "0.5,0.5").failed_with(3)
+    assert "mean is (0.5, 0.5); expected one number, or 1" in message
+    message = seamfast_(*command, "--mean", "0.5").failed_with(3)
+    assert message == "seamfast: InputError: mean is given without std; expected both"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("--image-size", "0", "expected pixels in [1, 4096], such as 32, or 48x32 (HxW)"),
+        ("--image-size", "32x", "expected pixels in [1, 4096], such as 32, or 48x32 (HxW)"),
+        ("--image-size", "5000", "expected pixels in [1, 4096], such as 32, or 48x32 (HxW)"),
+        ("--mean", "0.5,x", "expected numbers in [-1e6, 1e6], such as 0.5 or 0.49,0.48,0.45"),
+        ("--num-classes", "1", "expected an integer in [2, 65536]"),
+    ],
+)
+def test_wrong_flags_are_usage(flag: str, value: str, expected: str) -> None:
+    for command in (["sanitize", "m"], ["evaluate", "m"], ["audit", "m", "m"], ["gate", "m", "--policy", "p"]):
+        ran = seamfast_(*command, "--data", "digits", flag, value)
+        assert expected in ran.failed_with(4)
+
+
+def test_code_from_the_folder_of_the_model_is_no_option(own: Kind) -> None:
+    (own.folder / "code").mkdir()
+    ran = evaluated(own, *without(own.options, "--architecture-path"), "--architecture-path", own.folder / "code")
+    assert ran.failed_with(4).endswith("which lies in the model's folder; expected code from elsewhere")
+
+
+def test_normalization_that_is_said_is_used(own: Kind) -> None:
+    normal = accuracy(own.folder, own, own.options)
+    far = (*without(without(own.options, "--mean"), "--std"), "--mean", "9", "--std", "0.01")
+    assert accuracy(own.folder, own, far) < normal
+
+
+def test_known_triggers_are_stamped_on_resized_images(own: Kind, tmp_path: Path) -> None:
+    save_triggers(tmp_path / "triggers.npz", (Patch.square(size=3, target=0),))
+    ran = evaluated(own, *own.options, "--triggers", tmp_path / "triggers.npz", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document()["triggers"][0]["attack_success_rate"]["n_total"] == N_CLEAN * 3 // 4
+
+
+def test_gray_image_files_are_read_as_color(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    kind = hf_vit(tmp_path)
+    image_module = pytest.importorskip("PIL.Image")
+    for path in (tmp_path / "images").glob("*/*.png"):
+        image_module.open(path).convert("L").save(path)
+    assert evaluated(kind, *kind.options).code == 0
