@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from seamfast.errors import DataFileError
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.config_json import MAX_CONFIG_BYTES
 from seamfast.gating.import_guard import nothing_imported_from, refuse_import_path
@@ -443,13 +442,13 @@ def _naming_the_classes(architecture: Architecture) -> Iterator[None]:
     """Weights that do not fit a model of so many classes as its package has by itself."""
     try:
         yield
-    except RefusedError:
-        raise
-    except DataFileError as error:
-        if architecture.source not in ("timm", "torchvision") or "num_classes" in architecture.arguments:
+    except RefusedError as error:
+        is_usual = architecture.source in ("timm", "torchvision") and "num_classes" not in architecture.arguments
+        if error.code != "shape" or not is_usual:
             raise
         usual = f"{printable(architecture.name)} has {architecture.num_classes} classes, as none are given"
-        raise DataFileError(f"{error}; {usual}: num_classes (--num-classes) sets them") from error
+        message = f"{error}; {usual}: num_classes (--num-classes) sets them"
+        raise RefusedError(error.code, message) from error
 
 
 def _refuse_impossible(model: nn.Module, state: Mapping[str, Tensor], first: str) -> None:
