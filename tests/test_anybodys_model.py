@@ -292,8 +292,8 @@ def test_what_is_written_is_read_by_its_package(kind: Kind, cured: tuple[Ran, Pa
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
-    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+def own(tmp_path: Path) -> Kind:
+    sys.modules.pop("my_own_models", None)
     return own_function(tmp_path)
 
 
