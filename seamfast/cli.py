@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -16,7 +17,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ from seamfast.errors import ConfigError, DataFileError, InputError, PolicyError,
 from seamfast.evaluate import Evaluation, evaluate
 from seamfast.fleet.command import main as fleet_command
 from seamfast.fleet.options import FLEET, fleet_options
+from seamfast.gating.opened import OpenedModel, description_files, open_model
+from seamfast.gating.overrides import Overrides
 from seamfast.intake.tokenizer import TOKENIZER
 from seamfast.isolation.confine import available
 from seamfast.isolation.folders import why_unusable
@@ -71,7 +74,6 @@ from seamfast.models.folder import (
     ModelDescription,
     TabularDescription,
     TextDescription,
-    load_model,
     save_model,
 )
 from seamfast.options import (
@@ -82,6 +84,7 @@ from seamfast.options import (
     EXIT_USAGE,
     GATE,
     Parser,
+    architecture_options,
     data_options,
     fraction,
     gate_options,
@@ -239,10 +242,27 @@ def _plant(arguments: argparse.Namespace) -> int:
         _print_json({"train_s": planted.seconds, "test": evaluation_values(evaluation)})
     else:
         print(f"on {_counted(planted.test_set, 'test')}:\n{evaluation}")
-        print(f"written to {out}/: {', '.join(_model_files(planted.description))}, triggers.npz")
+        print(f"written to {out}/: {', '.join(description_files(planted.description))}, triggers.npz")
     return EXIT_OK
 
 
+def _with_architecture_path(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """``run`` while Python looks for modules in the folders of ``--architecture-path`` too."""
+
+    @functools.wraps(run)
+    def looking(arguments: argparse.Namespace) -> int:
+        models = [arguments.model] if "model" in arguments else [arguments.received, arguments.sanitized]
+        for model in models:
+            if reason := why_unusable(model, None, arguments.architecture_path):
+                say(f"seamfast: {reason}")
+                return EXIT_USAGE
+        with _looking_in(arguments.architecture_path):
+            return run(arguments)
+
+    return looking
+
+
+@_with_architecture_path
 def _sanitize(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out) if arguments.out else None
     if out is not None and os.path.lexists(out / WEIGHTS):
@@ -250,17 +270,17 @@ def _sanitize(arguments: argparse.Namespace) -> int:
             f"{out} holds {WEIGHTS} already, which might pass for what this run returns; expected a folder without one"
         )
     config = _read_config(arguments)
-    model, description = load_model(arguments.model)
+    opened = _open(arguments, arguments.model)
     triggers = _read_triggers(arguments)
-    data = _load_data(arguments, description, "train")
+    data = _load_data(arguments, opened, "train")
     if arguments.fraction < 1:
         data = data.draw(arguments.fraction, seed=arguments.seed)
-    holdout = _load_other(arguments, "holdout", description, "test")
+    holdout = _load_other(arguments, "holdout", opened, "test")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # now, rather than find after the run that it cannot be made
     say(f"sanitizing {arguments.model} with {_counted(data, 'clean')} ...")
     result = sanitize(
-        model,
+        opened.model,
         data,
         holdout=holdout,
         method=arguments.method,
@@ -275,11 +295,12 @@ def _sanitize(arguments: argparse.Namespace) -> int:
         time_budget_s=arguments.time_budget,
         audits=arguments.audits,
     )
+    files = ["report.json"]
     if out is not None:
         result.report.save(out / "report.json")
         # A model that was not accepted is not written: a pipeline that looks for the file alone must not find it.
         if result.accepted:
-            save_model(out, result.model, description)
+            files += opened.save(out, result.model)
     if arguments.json:
         _print_json(result.report)
         return _exit_code(result)
@@ -300,17 +321,16 @@ def _sanitize(arguments: argparse.Namespace) -> int:
     print(f"accepted: {result.accepted} ({result.reason})")
     _print_warnings(result)
     if out is not None:
-        print(
-            f"written to {out}/: {', '.join(['report.json', *(_model_files(description) if result.accepted else [])])}"
-        )
+        print(f"written to {out}/: {', '.join(files)}")
     return _exit_code(result)
 
 
+@_with_architecture_path
 def _evaluate(arguments: argparse.Namespace) -> int:
-    model, description = load_model(arguments.model)
+    opened = _open(arguments, arguments.model)
     triggers = _read_triggers(arguments)
-    data = _load_data(arguments, description, "test")
-    evaluation = evaluate(model, data, triggers=triggers, seed=arguments.seed, device=arguments.device)
+    data = _load_data(arguments, opened, "test")
+    evaluation = evaluate(opened.model, data, triggers=triggers, seed=arguments.seed, device=arguments.device)
     if arguments.json:
         _print_json(evaluation_values(evaluation))
     else:
@@ -318,25 +338,25 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+@_with_architecture_path
 def _audit(arguments: argparse.Namespace) -> int:
-    received, description = load_model(arguments.received)
-    sanitized, other = load_model(arguments.sanitized)
-    if other.num_classes != description.num_classes:
-        counts = f"{arguments.received} has {description.num_classes} classes and {arguments.sanitized}"
-        raise InputError(f"{counts} {other.num_classes}; expected the same classes")
-    if any(getattr(description, name, None) != getattr(other, name, None) for name in ("mean", "std")):
+    received, sanitized = _open(arguments, arguments.received), _open(arguments, arguments.sanitized)
+    if sanitized.num_classes != received.num_classes:
+        counts = f"{arguments.received} has {received.num_classes} classes and {arguments.sanitized}"
+        raise InputError(f"{counts} {sanitized.num_classes}; expected the same classes")
+    if received.normalization != sanitized.normalization:
         places = f"{arguments.received} and {arguments.sanitized}"
         raise InputError(f"{places} normalize images by other numbers; expected the same mean and std")
-    data = _load_data(arguments, description, "test")
-    members = _load_other(arguments, "members", description, "train")
-    clean = _load_other(arguments, "clean", description, "train")
+    data = _load_data(arguments, received, "test")
+    members = _load_other(arguments, "members", received, "train")
+    clean = _load_other(arguments, "clean", received, "train")
     if clean is not None and arguments.fraction < 1:
         clean = clean.draw(arguments.fraction, seed=arguments.seed)
     triggers = _read_triggers(arguments)
     say(f"auditing {arguments.received} and {arguments.sanitized} on {_counted(data)} ...")
     found = sequela(
-        received,
-        sanitized,
+        received.model,
+        sanitized.model,
         data,
         audits=arguments.audits,
         members=members,
@@ -379,6 +399,10 @@ def _gate(arguments: argparse.Namespace) -> int:
                     split=arguments.split,
                     architecture=arguments.architecture,
                     arguments=dict(arguments.argument),
+                    image_size=arguments.image_size,
+                    mean=arguments.mean,
+                    std=arguments.std,
+                    num_classes=arguments.num_classes,
                     allow_pickle=arguments.allow_pickle,
                     dry_run=arguments.dry_run,
                     seed=arguments.seed,
@@ -451,6 +475,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         "scikit-learn": ("sklearn", "the digits of examples and tests: seamfast[demo]"),
         "tokenizers": ("tokenizers", "tokenizers of texts: seamfast[text]"),
         "transformers": ("transformers", "models of Hugging Face: seamfast[hf]"),
+        "timm": ("timm", "models of timm: seamfast[timm]"),
+        "torchvision": ("torchvision", "models of torchvision: seamfast[torchvision]"),
         "triton": ("triton", "GPU kernels: seamfast[triton]"),
         "cryptography": ("cryptography", "signatures: seamfast[sign]"),
     }
@@ -652,27 +678,28 @@ def _load(arguments: argparse.Namespace, split: str | None, **options: Any) -> C
     return load(arguments.data, split=split, **options)
 
 
-def _load_data(arguments: argparse.Namespace, description: Description, split: str) -> CleanSet:
+def _open(arguments: argparse.Namespace, folder: str) -> OpenedModel:
+    overrides = Overrides.of(arguments.image_size, arguments.mean, arguments.std, arguments.num_classes)
+    said = dict(arguments.argument)
+    with contextlib.redirect_stdout(sys.stderr):  # what the operator's code prints is no document
+        return open_model(folder, architecture=arguments.architecture, arguments=said, overrides=overrides)
+
+
+def _load_data(arguments: argparse.Namespace, model: OpenedModel, split: str) -> CleanSet:
     # A file or folder holds one set unless the caller says otherwise; the named sets have two.
     by_name = any(arguments.data in recipes for recipes in (RECIPES, TEXT_RECIPES, TABULAR_RECIPES))
-    how: dict[str, Any] = {}
-    if isinstance(description, TextDescription):
-        how = {"tokenizer": description.tokenizer, "max_length": description.max_length}
-    elif isinstance(description, ModelDescription):
-        how = {"mean": description.mean, "std": description.std}
-    data = _load(arguments, arguments.split or (split if by_name else None), **how)
-    description.check_data(data)
-    return data
+    part = arguments.split or (split if by_name else None)
+    return model.samples(arguments.data, root=arguments.root, split=part)
 
 
-def _load_other(arguments: argparse.Namespace, name: str, description: Description, split: str) -> CleanSet | None:
+def _load_other(arguments: argparse.Namespace, name: str, model: OpenedModel, split: str) -> CleanSet | None:
     """The samples of the option ``name``, of another set or of another part of the same one; ``None`` if neither is
     named."""
     source, part = getattr(arguments, name), getattr(arguments, f"{name}_split")
     if source is None and part is None:
         return None
     named = {"data": source or arguments.data, "split": part}
-    return _load_data(argparse.Namespace(**vars(arguments) | named), description, split)
+    return _load_data(argparse.Namespace(**vars(arguments) | named), model, split)
 
 
 def _read_triggers(arguments: argparse.Namespace) -> tuple[Trigger, ...]:
@@ -720,11 +747,6 @@ def _counted(data: CleanSet, adjective: str = "") -> str:
 def _plural(data: CleanSet) -> str:
     """What the samples are called."""
     return {"image": "images", "text": "texts", "tabular": "rows"}.get(data.modality.name, "samples")
-
-
-def _model_files(description: Description) -> list[str]:
-    has_tokenizer = isinstance(description, TextDescription) and description.tokenizer is not None
-    return [WEIGHTS, DESCRIPTION, *([TOKENIZER] if has_tokenizer else [])]
 
 
 def _exit_code(result: SanitizeResult) -> int:
@@ -811,7 +833,8 @@ def _parser() -> argparse.ArgumentParser:
     plant.add_argument("--out", required=True, help="folder for model.safetensors, model.json and triggers.npz")
 
     cure = command("sanitize", _sanitize, "sanitize a model folder with clean data")
-    cure.add_argument("model", help="folder with model.safetensors and model.json")
+    cure.add_argument("model", help="folder with model.safetensors, and model.json, config.json or --architecture")
+    architecture_options(cure)
     data_options(cure, required=True)
     split_option(cure, "train")
     other_data(cure, "holdout", "samples that the model's training did not see; they decide", "test")
@@ -830,14 +853,17 @@ def _parser() -> argparse.ArgumentParser:
     cure.add_argument("--out", help="folder for report.json and, if accepted, the model; holds none yet")
 
     look = command("evaluate", _evaluate, "clean accuracy, and ASR and RA of known triggers")
-    look.add_argument("model", help="folder with model.safetensors and model.json")
+    look.add_argument("model", help="folder with model.safetensors, and model.json, config.json or --architecture")
+    architecture_options(look)
     data_options(look, required=True)
     split_option(look, "test")
     look.add_argument("--triggers", help="npz of triggers")
 
     both = command("audit", _audit, "how a cure changed a model's weakness to other attacks")
-    both.add_argument("received", help="folder with model.safetensors and model.json, before the cure")
+    before = "folder with model.safetensors, and model.json, config.json or --architecture, before the cure"
+    both.add_argument("received", help=before)
     both.add_argument("sanitized", help="the same, after it")
+    architecture_options(both)
     data_options(both, required=True)
     split_option(both, "test")
     both.add_argument(

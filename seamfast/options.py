@@ -16,6 +16,7 @@ EXIT_OK, EXIT_NOT_ACCEPTED, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_USAGE = range(5)
 GATE = "inspect, audit, sanitize, audit again, and decide by a policy"
 DEFAULT_MAX_TIME_S = 6 * 3600
 
+_MAX_SIDE = 4096
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -42,21 +43,7 @@ def gate_options(sub: argparse.ArgumentParser) -> None:
     split_option(sub, "train")
     sub.add_argument("--policy", required=True, help="TOML file; seamfast policy init prints one to begin with")
     sub.add_argument("--out", help="folder for the report and, on a pass, sanitized/; does not exist yet")
-    sub.add_argument(
-        "--architecture",
-        metavar="SPEC",
-        help="registered:NAME, module:function or timm:NAME (default: what model.json or config.json selects)",
-    )
-    sub.add_argument(
-        "--argument", action="append", default=[], type=_argument, metavar="NAME=JSON", help="of the architecture"
-    )
-    sub.add_argument(
-        "--architecture-path",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="folder of the module that --architecture names, looked in after all others; may be repeated",
-    )
+    architecture_options(sub)
     sub.add_argument("--allow-pickle", action="store_true", help="convert a pickled state_dict, in a child process")
     trusted = sub.add_mutually_exclusive_group()
     trusted.add_argument("--verify-key", metavar="PEM", help="refuse a model that this public key did not sign")
@@ -78,6 +65,35 @@ def gate_options(sub: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"of the run, by the clock (default: {DEFAULT_MAX_TIME_S})",
     )
+
+
+def architecture_options(sub: argparse.ArgumentParser) -> None:
+    """Add what says of a model folder which module to build and how to feed it."""
+    sub.add_argument(
+        "--architecture",
+        metavar="SPEC",
+        help="registered:NAME, hf, timm:NAME, torchvision:NAME or module:function, your own code (default: what "
+        "model.json or config.json selects)",
+    )
+    sub.add_argument(
+        "--argument", action="append", default=[], type=_argument, metavar="NAME=JSON", help="of the architecture"
+    )
+    sub.add_argument(
+        "--architecture-path",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of the module that --architecture names, looked in after all others; may be repeated",
+    )
+    said = "(default: what the folder says)"
+    sub.add_argument(
+        "--image-size", type=_sides, metavar="N", help=f"pixels a side of the model's images, or HxW; resizes {said}"
+    )
+    sub.add_argument(
+        "--mean", type=_numbers, metavar="X,Y,Z", help=f"subtracted from pixels in [0, 1], by channel or one {said}"
+    )
+    sub.add_argument("--std", type=_numbers, metavar="X,Y,Z", help=f"that they are divided by then {said}")
+    sub.add_argument("--num-classes", type=integer(2, 65_536), metavar="N", help=f"logits of the model {said}")
 
 
 def written_to(out: str) -> str:
@@ -157,6 +173,20 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=JSON, such as num_classes=10") from None
+
+
+def _sides(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9][0-9]{0,3})(?:x([1-9][0-9]{0,3}))?", text)
+    if found is None or max(sides := (int(found[1]), int(found[2] or found[1]))) > _MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected pixels in [1, {_MAX_SIDE}], such as 32, or 48x32 (HxW)")
+    return sides
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    values = tuple(_number(part) for part in text.split(","))
+    if not all(-1e6 <= value <= 1e6 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected numbers in [-1e6, 1e6], such as 0.5 or 0.49,0.48,0.45")
+    return values
 
 
 def size(text: str) -> int:

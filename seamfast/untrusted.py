@@ -117,6 +117,14 @@ def listed(names: list[str], limit: int = 12) -> str:
     return ", ".join(printable(name, 60) for name in names[:limit]) + rest
 
 
+class ImageSizeError(DataFileError):
+    """Images have another size than is wanted; ``sizes`` are those that were found, (H, W), as far as was looked."""
+
+    def __init__(self, message: str, sizes: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__(message)
+        self.sizes = sizes
+
+
 def check_budget(n_bytes: int, max_bytes: int, where: str) -> None:
     if n_bytes > max_bytes:
         raise DataFileError(f"{where}: would take {n_bytes:,} bytes; the limit is max_bytes={max_bytes:,}")
@@ -132,7 +140,10 @@ def check_expansion(n_bytes: int, packed: int, where: str) -> None:
 def check_sample_shape(found: tuple[int, ...], expected: tuple[int, ...] | None, where: str) -> None:
     """Raise ``DataFileError`` unless images of ``found`` ``(C, H, W)`` are as ``expected``; ``None``: any."""
     if expected is not None and found != expected:
-        raise DataFileError(f"{where}: the images are {found}; expected {expected} (C, H, W), as the model takes them")
+        message = f"{where}: the images are {found}; expected {expected} (C, H, W), as the model takes them"
+        if found[-2:] == expected[-2:]:
+            raise DataFileError(message)
+        raise ImageSizeError(message, (found[-2:],))
 
 
 def allocate(shape: tuple[int, ...], where: str) -> Bytes:

@@ -27,6 +27,7 @@ import seamfast
 from seamfast import Callback, CleanSet, Report, cli
 from seamfast.audits import sequela
 from seamfast.errors import SanitizeInterrupted
+from seamfast.gating import opened
 from seamfast.metrics import Rate, fidelity_bounds
 from seamfast.models.folder import ModelDescription, TabularDescription, TextDescription, load_model, save_model
 from seamfast.report import schema
@@ -1091,7 +1092,7 @@ def test_interrupt_before_the_run(place: Place, tmp_path: Path, monkeypatch: pyt
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("not reached")
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr(opened, "load", interrupted)
     ran = seamfast_(*place.accepted, "--out", tmp_path)
     assert ran.code == 2
     assert ran.only_line() == "seamfast: interrupted"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from seamfast.intake.refusal import RefusedError
@@ -38,7 +39,7 @@ _LARGEST = {
     **dict.fromkeys(("hidden_size", "hidden_sizes", "neck_hidden_sizes", "embed_dim", "embedding_size"), _MAX_HIDDEN),
     **dict.fromkeys(("hidden_dim", "num_attention_heads", "num_heads", "num_channels"), _MAX_HIDDEN),
     **dict.fromkeys(("dim", "n_embd", "n_head", "n_heads"), _MAX_HIDDEN),
-    **dict.fromkeys(("image_size", "patch_size"), _MAX_IMAGE),
+    **dict.fromkeys(("image_size", "img_size", "patch_size"), _MAX_IMAGE),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), _MAX_POSITIONS),
     "type_vocab_size": _MAX_TOKEN_TYPES,
     "vocab_size": _MAX_TOKENS,
@@ -46,7 +47,8 @@ _LARGEST = {
 """Integers from 1 to this. Other numbers are bounded by the bytes that the model takes."""
 _COEFFICIENTS = ("depth_coefficient", "width_coefficient", "depth_multiplier")
 _MAX_COEFFICIENT = 16
-_PAIRS = {"image_size", "patch_size"}  # one number, or two
+_PAIRS = {"image_size", "img_size", "patch_size"}  # one number, or two
+TIMM_NAME = re.compile(r"[a-z0-9_]{1,128}")
 _WORD = re.compile(r"[a-z0-9_]{1,32}")
 
 
@@ -233,6 +235,105 @@ def preprocessor_document(data: bytes) -> dict[str, Any]:
         if numbers and all(type(number) is int and 1 <= number <= _MAX_IMAGE for number in numbers):
             written[key] = side
     return written
+
+
+def with_overrides(
+    document: Mapping[str, Any] | None, normalization: tuple[Numbers, Numbers] | None, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """A ``preprocessor_config.json``, from ``preprocessor_document``, with another normalization or size of images."""
+    written: dict[str, Any] = dict(document or {"do_rescale": True, "rescale_factor": 1 / 255})
+    if normalization is not None:
+        mean, std = (None if numbers is None else list(numbers) for numbers in normalization)
+        written |= {"do_normalize": True, "image_mean": mean, "image_std": std}
+    if size is not None:
+        written = {key: value for key, value in written.items() if key not in ("crop_size", "do_center_crop")}
+        written |= {"do_resize": True, "size": {"height": size[0], "width": size[1]}}
+    return written
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """What a ``config.json`` of timm says.
+
+    Attributes:
+        name: of the model.
+        num_classes: logits, or ``None``.
+        input_size: (C, H, W), or ``None``.
+        mean, std: for each channel, or ``None``.
+        arguments: of the model, as JSON values.
+        resizing: how timm itself resizes, for other tools: ``interpolation`` and ``crop_pct``, where given.
+    """
+
+    name: str
+    num_classes: int | None
+    input_size: tuple[int, int, int] | None
+    mean: Numbers
+    std: Numbers
+    arguments: Mapping[str, Any]
+    resizing: Mapping[str, Any]
+
+
+def is_of_timm(document: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is one that timm writes; those of transformers have a ``model_type``."""
+    return isinstance(document.get("architecture"), str) and "model_type" not in document
+
+
+def timm_config(document: Mapping[str, Any], allowed: Collection[str]) -> TimmConfig:
+    """What a ``config.json`` of timm says, checked; other keys, such as an address of weights, have no effect.
+
+    Args:
+        document: from ``parse_config``; ``is_of_timm`` holds.
+        allowed: names that ``model_args`` may have.
+
+    Raises:
+        RefusedError: code ``"config"``, e.g. ``config.json: architecture is 'hf-hub:x/y'; expected a name of
+            timm.list_models(), without prefix or tag``.
+    """
+    name, usual, given = (
+        document["architecture"],
+        document.get("pretrained_cfg") or {},
+        document.get("model_args") or {},
+    )
+    if not TIMM_NAME.fullmatch(name):
+        expected = "expected a name of timm.list_models(), without prefix or tag"
+        _refuse(f"{CONFIG}: architecture is {printable_value(name)}; {expected}")
+    for key, value in (("pretrained_cfg", usual), ("model_args", given)):
+        if not isinstance(value, dict):
+            _refuse(f"{CONFIG}: {key} is {printable_value(value)}; expected an object")
+    number = document.get("num_classes", usual.get("num_classes"))
+    if number is not None:
+        number = class_count({"num_labels": number})
+    size = usual.get("input_size")
+    if size is not None and not _is_list_of(size, 3, 1, _MAX_IMAGE, (int,)):
+        found = f"{CONFIG}: input_size is {printable_value(size)}"
+        _refuse(f"{found}; expected three integers (C, H, W) in [1, {_MAX_IMAGE}]")
+    channels = 3 if size is None else size[0]
+    numbers: list[Numbers] = []
+    for key, least in (("mean", -1e6), ("std", 1e-6)):
+        values = usual.get(key)
+        if values is not None and not _is_list_of(values, channels, least, 1e6, (int, float)):
+            expected = f"expected {channels} numbers in [{least:g}, 1e+06]"
+            _refuse(f"{CONFIG}: {key} is {printable_value(values)}; {expected}")
+        numbers.append(None if values is None else tuple(float(value) for value in values))
+    if unknown := set(given) - set(allowed):
+        expected = f"expected some of {', '.join(allowed)}"
+        _refuse(f"{CONFIG}: model_args hold {printable_value(min(unknown))}; {expected}")
+    arguments = {key: setting(key, value, 0 if key in _LARGEST else None) for key, value in given.items()}
+    resizing = {"interpolation": setting("interpolation", usual.get("interpolation"), None)}
+    resizing["crop_pct"] = setting("crop_pct", usual.get("crop_pct"), None)
+    return TimmConfig(
+        name,
+        number,
+        None if size is None else (size[0], size[1], size[2]),
+        numbers[0],
+        numbers[1],
+        arguments,
+        {key: value for key, value in resizing.items() if value is not None},
+    )
+
+
+def _is_list_of(value: Any, n: int, least: float, most: float, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, list) and len(value) == n and all(type(v) in kinds and least <= v <= most for v in value)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -7,6 +7,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.config_json import MAX_CONFIG_BYTES
 from seamfast.gating.import_guard import nothing_imported_from, refuse_import_path
+from seamfast.gating.overrides import NO_OVERRIDES, Overrides
 from seamfast.intake.identify import READABLE, Effort, Look, look, refuse_kind
 from seamfast.intake.pickles import convert_pickle
 from seamfast.intake.refusal import RefusedError
@@ -120,6 +122,7 @@ def inspect(
     *,
     architecture: str | Callable[..., object] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    overrides: Overrides = NO_OVERRIDES,
     allow_pickle: bool = False,
 ) -> Inspection:
     """The files of a model's folder and what to build; no weight is read or allocated, no code in it is run.
@@ -129,7 +132,7 @@ def inspect(
 
     Args:
         path: a folder, or a file of weights; it may be a symbolic link, what lies in the folder may not.
-        architecture, arguments: as for ``parse_architecture``.
+        architecture, arguments, overrides: as for ``parse_architecture``.
         allow_pickle: allow pickles there, and read the weights from the only one where there is no safetensors file.
 
     Raises:
@@ -139,7 +142,7 @@ def inspect(
             code or pickles beside the weights: train.py (python); expected a folder of data alone``.
         InputError: the architecture is unknown, or needs an extra that is not installed.
     """
-    choice = parse_architecture(architecture, arguments or {})
+    choice = parse_architecture(architecture, arguments or {}, overrides)
     given = resolved(path)
     refuse_import_path(given)
     with nothing_imported_from(str(given)):
@@ -195,7 +198,8 @@ def receive(inspection: Inspection) -> Received:
         with torch.device("meta"):
             model = architecture.build()
         in_file = architecture.names_in_file(model)
-        state, hashes, converted = _read_weights(inspection, _renamed(expected_of(model), in_file))
+        with _naming_the_classes(architecture):
+            state, hashes, converted = _read_weights(inspection, _renamed(expected_of(model), in_file))
         if names := non_finite(state):
             message = f"{printable(first)} holds NaN or Inf in {listed(names, 5)}; expected finite weights"
             raise RefusedError("non-finite", message)
@@ -431,6 +435,20 @@ def _read_weights(
         converted = convert_pickle(path, out)
         weights = read_tensors(out, expected, what=what, max_bytes=MAX_MODEL_BYTES)
     return weights.state, {first: converted.sha256}, True
+
+
+@contextmanager
+def _naming_the_classes(architecture: Architecture) -> Iterator[None]:
+    """Weights that do not fit a model of so many classes as its package has by itself."""
+    try:
+        yield
+    except RefusedError as error:
+        is_usual = architecture.source in ("timm", "torchvision") and "num_classes" not in architecture.arguments
+        if error.code != "shape" or not is_usual:
+            raise
+        usual = f"{printable(architecture.name)} has {architecture.num_classes} classes, as none are given"
+        message = f"{error}; {usual}: num_classes (--num-classes) sets them"
+        raise RefusedError(error.code, message) from error
 
 
 def _refuse_impossible(model: nn.Module, state: Mapping[str, Tensor], first: str) -> None:

@@ -24,10 +24,12 @@ from seamfast.gating.documents.sarif import as_sarif
 from seamfast.gating.folder import Received
 from seamfast.isolation import state
 from seamfast.isolation.folders import open_to_others, why_not_free
-from seamfast.models.folder import description_class, save_model, save_weights
+from seamfast.models.folder import DESCRIPTION, WEIGHTS, description_class, save_model, save_weights
+from seamfast.report import write_atomically
 
 FILES = ("report.json", "report.html", "summary.md", "report.sarif", "attestation.json", "bom.json")
 SANITIZED = "sanitized"
+ARCHITECTURE = "architecture.json"  # says what the caller named, and selects nothing
 
 
 def free_folder(out: Path) -> Path:
@@ -65,7 +67,7 @@ class Staging:
     def save_model(self, received: Received, sanitized: nn.Module) -> Path:
         """The folder with the sanitized model, and all that is needed to build it again."""
         folder = self._folder() / SANITIZED
-        _save_sanitized(folder, received, sanitized)
+        save_sanitized(folder, received, sanitized)
         return folder
 
     def discard_model(self) -> None:
@@ -123,19 +125,28 @@ def _private_folder(out: Path | None) -> Path:
     return partial
 
 
-def _save_sanitized(folder: Path, received: Received, model: nn.Module) -> None:
-    """The weights, under the names that the received file had, and what is needed to build and to feed them again."""
+def save_sanitized(folder: Path, received: Received, model: nn.Module) -> list[str]:
+    """The weights, under the names that the received file had, and what is needed to build and to feed them again.
+
+    Returns:
+        Names of the files, the weights first.
+    """
     chosen = received.architecture
     if chosen.source == "registered":
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.arguments.items()}
         save_model(folder, model, description_class(chosen.name)(chosen.name, **fields))
     else:
         save_weights(folder, model, chosen.names_in_file(model))
-    for name, document in chosen.documents.items():
-        _put(folder / name, _json(document))
-    if chosen.source != "registered" and not chosen.documents:
-        description = {"source": chosen.source, "name": chosen.name, "arguments": dict(chosen.arguments)}
-        _put(folder / "architecture.json", _json(description))
+    documents: dict[str, Mapping[str, Any]] = dict(chosen.documents)
+    if chosen.source != "registered" and not documents:
+        documents[ARCHITECTURE] = {
+            "source": chosen.source,
+            "name": chosen.name,
+            "arguments": dict(chosen.arguments),
+        }
+    for name, document in documents.items():
+        write_atomically(folder / name, _json(document))
+    return [WEIGHTS, *([DESCRIPTION] if chosen.source == "registered" else []), *documents]
 
 
 def _hashed(path: Path, root: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ on the way ends in a report with its own outcome; only a policy whose every rule
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from seamfast.audits.sequela import Given, sequela_of
 from seamfast.checks import as_seed
 from seamfast.data import CleanSet, Split, split_by_class
-from seamfast.data.readers import load
 from seamfast.data.readers.load import check_source
-from seamfast.data.readers.texts import is_text_source
 from seamfast.engine.model import as_device, check_weights, resolve_device
 from seamfast.engine.subject import Subject, place
 from seamfast.errors import DataFileError, InputError, ModelError, PolicyError
 from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.audit import audit, change, disagreement, sample_pictures
-from seamfast.gating.clean_texts import MAX_DATA_BYTES, clean_texts
+from seamfast.gating.clean_samples import clean_samples
+from seamfast.gating.clean_texts import MAX_DATA_BYTES
 from seamfast.gating.decision import decide, metrics_of
 from seamfast.gating.folder import Inspection, Received, digest_of, inspect, name_of, receive, resolved
 from seamfast.gating.import_guard import nothing_imported_from, refuse_imported
 from seamfast.gating.interrupts import Interrupts, noticed
 from seamfast.gating.output import Staging, free_folder
+from seamfast.gating.overrides import NO_OVERRIDES, Overrides
 from seamfast.gating.places import Shortened, check_places
 from seamfast.gating.policy import Policy, read_policy
 from seamfast.gating.provenance.attestation import sign_folder, signing_key_sha256
@@ -78,6 +78,10 @@ def gate(
     split: str | None = None,
     architecture: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    image_size: int | Sequence[int] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    num_classes: int | None = None,
     allow_pickle: bool = False,
     verify_key: str | os.PathLike[str] | None = None,
     verify_certificate: str | os.PathLike[str] | None = None,
@@ -104,8 +108,13 @@ def gate(
             nothing is written.
         root, split: as for ``seamfast.load``: the folder of a data set given by name; ``"train"`` or ``"test"``.
         architecture: ``None``: what the folder's own ``model.json`` or ``config.json`` selects from an allow-list; else
-            ``registered:NAME``, ``module:function`` (operator's code), or ``timm:NAME``.
+            ``registered:NAME``, ``module:function`` (operator's code), ``timm:NAME``, ``torchvision:NAME``, or ``hf``
+            for a ``config.json`` of transformers.
         arguments: of the architecture.
+        image_size: one number or (H, W) in pixels: of the model's images, in place of what the folder says; images of
+            another size are resized to it.
+        mean, std: normalization on the [0, 1] pixel scale, one number or one for each channel, in the same way.
+        num_classes: logits of the model; a folder that says otherwise is refused.
         allow_pickle: let a state_dict that is a pickle through ``seamfast.intake.pickles``.
         verify_key, verify_certificate: a public key, or certificates, as PEM: refuse a model whose signature does not
             verify with it (``seamfast[sign]``).
@@ -130,7 +139,8 @@ def gate(
         OSError: the output cannot be written or signed; nothing is left of it.
         KeyboardInterrupt: on Ctrl-C; nothing is written. One that code of an architecture raises ends in a report.
     """
-    _check_call(model, data, policy, out, root, split, architecture, arguments, seed, device)
+    overrides = Overrides.of(image_size, mean, std, num_classes)
+    _check_call(model, data, policy, out, root, split, architecture, arguments, overrides, seed, device)
     rules = read_policy(policy)
     folder = None if out is None else free_folder(Path(out))
     verifier = read_verifier(verify_key, verify_certificate, model=model)
@@ -158,7 +168,7 @@ def gate(
             refuse_imported(folder_of_model)
             guards.enter_context(nothing_imported_from(folder_of_model))
             with run.timed("inspect"):
-                run.inspection = _inspected(run.path, architecture, arguments, allow_pickle)
+                run.inspection = _inspected(run.path, architecture, arguments, overrides, allow_pickle)
                 run.warnings += _about_files(run.inspection)
                 run.warnings += _about_tokenizer(run.inspection)
                 signed = None if verifier is None else _signature(run, run.inspection, verifier, signature)
@@ -185,6 +195,7 @@ def gate(
                             run.evidence["sanitize"]["model"]["digest_after"],
                             architecture=architecture,
                             arguments=arguments,
+                            overrides=overrides,
                             seed=seed,
                         )
         if interrupts.came:  # whatever became of the exception
@@ -239,6 +250,7 @@ def _check_call(
     split: str | None,
     architecture: str | None,
     arguments: Mapping[str, Any] | None,
+    overrides: Overrides,
     seed: int,
     device: str | torch.device,
 ) -> None:
@@ -248,21 +260,27 @@ def _check_call(
         check_source(data, root=root, split=split)
         places["data"] = data if os.path.lexists(data) else None  # else it is a name
     check_places(model, places, out)
-    parse_architecture(architecture, arguments or {})
+    parse_architecture(architecture, arguments or {}, overrides)
     as_seed(seed)
     if device != "auto":
         as_device(device)
 
 
 def _inspected(
-    path: Path, architecture: str | None, arguments: Mapping[str, Any] | None, allow_pickle: bool
+    path: Path,
+    architecture: str | None,
+    arguments: Mapping[str, Any] | None,
+    overrides: Overrides,
+    allow_pickle: bool,
 ) -> Inspection:
     try:
-        return inspect(path, architecture=architecture, arguments=arguments, allow_pickle=allow_pickle)
+        return inspect(
+            path, architecture=architecture, arguments=arguments, overrides=overrides, allow_pickle=allow_pickle
+        )
     except DataFileError:
         raise
     except InputError as error:
-        if architecture is not None:
+        if architecture is not None or overrides != NO_OVERRIDES:
             raise _WrongCall(error) from error
         raise RefusedError("architecture", str(error)) from error  # what the folder asks for is not installed
 
@@ -323,21 +341,11 @@ def _ending_in_report(run: GateRun, interrupts: Interrupts, shortened: Shortened
 
 def _clean_data(run: GateRun, data: Any, root: Any, split: str | None, architecture: Architecture) -> CleanSet:
     """The clean samples, as the model takes them: normalized images, or encoded texts."""
-    if architecture.text is not None:
-        samples, run.n_truncated = clean_texts(data, root, split, architecture.text, architecture.class_names)
-        if run.n_truncated:
-            longest = architecture.text.vocabulary.max_length
-            cut = f"{run.n_truncated:,} of {len(samples):,} texts have more than {longest:,} tokens"
-            run.warnings.append(f"{cut}, the most that the model takes: they were cut")
-    elif isinstance(data, CleanSet):
-        samples = data
-    elif is_text_source(data):
-        message = f"data are texts; {printable(architecture.name)} has no tokenizer: expected a model of texts, or a "
-        raise RefusedError("data", f"{message}CleanSet of them")
-    else:
-        mean, std = architecture.mean or (0.0,), architecture.std or (1.0,)
-        limits: dict[str, Any] = {"max_bytes": MAX_DATA_BYTES, "sample_shape": architecture.input_shape}
-        samples = load(os.fspath(data), root=root, split=split, mean=mean, std=std, **limits)
+    samples, run.n_truncated = clean_samples(data, root, split, architecture, max_bytes=MAX_DATA_BYTES)
+    if run.n_truncated and architecture.text is not None:
+        longest = architecture.text.vocabulary.max_length
+        cut = f"{run.n_truncated:,} of {len(samples):,} texts have more than {longest:,} tokens"
+        run.warnings.append(f"{cut}, the most that the model takes: they were cut")
     if architecture.input_shape is not None and samples.sample_shape != architecture.input_shape:
         expected = f"expected {architecture.input_shape} (C, H, W), as the model takes them"
         raise RefusedError("data", f"the images are {samples.sample_shape}; {expected}")

@@ -17,6 +17,7 @@ from seamfast.engine.subject import answers_of, place
 from seamfast.errors import InputError, SeamfastError
 from seamfast.gating.architecture import Architecture
 from seamfast.gating.folder import inspect, receive
+from seamfast.gating.overrides import NO_OVERRIDES, Overrides
 
 TOLERANCE = 1e-3
 """Greatest difference of a logit, as a share of the largest one of its model."""
@@ -48,6 +49,7 @@ def check_written(
     *,
     architecture: str | Callable[..., object] | None,
     arguments: Mapping[str, Any] | None,
+    overrides: Overrides = NO_OVERRIDES,
     seed: int,
 ) -> None:
     """Load ``folder`` as any untrusted one, and compare: its state, how it takes its samples, and its outputs.
@@ -59,7 +61,7 @@ def check_written(
         data: the audit part.
         measured: ``outputs(audited, data, seed=seed)``, before the audit.
         state: digest of the sanitized model, before the audit.
-        architecture, arguments: as the caller gave them to the gate.
+        architecture, arguments, overrides: as the caller gave them to the gate.
         seed: of ``measured``.
 
     Raises:
@@ -69,10 +71,10 @@ def check_written(
     if digest(audited) != state:
         message = "the state of the sanitized model changed while it was audited: it depends on how often it is called"
         raise NotAsMeasuredError(f"{message}; expected an architecture whose state stays in eval mode")
-    if received.source in ("registered", "transformers"):  # its own description must suffice
-        architecture, arguments = None, None
+    if received.source == "registered" or received.documents:  # its own description must suffice
+        architecture, arguments, overrides = None, None, NO_OVERRIDES
     try:
-        found = receive(inspect(folder, architecture=architecture, arguments=arguments))
+        found = receive(inspect(folder, architecture=architecture, arguments=arguments, overrides=overrides))
     except InputError as error:
         raise NotAsMeasuredError(f"the written model cannot be loaded again: {error}") from error
     if digest(found.model) != state:

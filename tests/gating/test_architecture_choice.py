@@ -23,12 +23,13 @@ from seamfast.gating.architecture import Architecture, parse_architecture
 from seamfast.gating.config_json import parse_config
 from seamfast.gating.folder import inspect, receive
 from seamfast.gating.import_guard import nothing_imported_from
+from seamfast.gating.overrides import Overrides
 from seamfast.intake.refusal import RefusedError
 from tests.gating.golden_files import check_messages
 from tests.hostile.folders import CONFIG
 
 ARGUMENTS = {"num_classes": 4, "in_channels": 1, "image_size": 8}
-FORMS = r"expected registered:NAME, transformers, timm:NAME or MODULE:FUNCTION$"
+FORMS = r"expected registered:NAME, hf, timm:NAME, torchvision:NAME or MODULE:FUNCTION$"
 
 
 @pytest.fixture
@@ -70,8 +71,10 @@ def net(width: int = 3, num_classes: int = 2) -> nn.Module:
     [
         (None, None, ""),
         ("transformers", "transformers", ""),
+        ("hf", "transformers", ""),
         ("registered:small_cnn", "registered", "small_cnn"),
         ("timm:resnet18", "timm", "resnet18"),
+        ("torchvision:resnet18", "torchvision", "resnet18"),
         ("my_models:net", "callable", "my_models:net"),
         ("my.models:Net.small", "callable", "my.models:Net.small"),
         (net, "callable", f"{__name__}:net"),
@@ -85,6 +88,7 @@ def test_each_way_is_understood(spec: Any, source: str | None, name: str) -> Non
 def test_other_words_are_refused() -> None:
     words = [
         *("", "resnet", "registered:", "timm:", "transformers:vit", "registered", "a b:c", "a:b:c", "../x:f"),
+        *("torchvision", "torchvision:a.b", "hf:x"),
         *("/tmp/x.py:f", "os.:system", "a:__import__('os')", "\x1b[2J:f", 7),
     ]
     check_messages("architecture-words.txt", InputError, lambda word: parse_architecture(word, {}), words)
@@ -337,6 +341,161 @@ def test_real_timm_builds(place: Path) -> None:
         assert architecture.build().eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
+TIMM_CONFIG = {
+    "architecture": "resnet18",
+    "num_classes": 7,
+    "pretrained_cfg": {
+        "url": "x",
+        "input_size": [1, 32, 32],
+        "mean": [0.25],
+        "std": [0.75],
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "custom_load": "hub",
+    },
+    "model_args": {"drop_rate": 0.1},
+}
+
+
+def timm_json(**changes: Any) -> bytes:
+    return json.dumps(TIMM_CONFIG | changes).encode()
+
+
+@pytest.mark.parametrize("spec", [None, "timm:resnet18"])
+def test_config_of_timm_is_read(spec: Any, timm_calls: list[tuple[str, dict[str, Any]]], place: Path) -> None:
+    architecture = resolve(spec, {}, place, **{"config.json": timm_json()})
+    assert (architecture.source, architecture.name) == ("timm", "resnet18")
+    assert (architecture.input_shape, architecture.num_classes) == ((1, 32, 32), 7)
+    assert (architecture.mean, architecture.std) == ((0.25,), (0.75,))
+    assert timm_calls == [("resnet18", {"pretrained": False, "num_classes": 7, "in_chans": 1, "drop_rate": 0.1})]
+    written = architecture.documents["config.json"]
+    assert written["pretrained_cfg"]["crop_pct"] == 0.875
+    assert "url" not in written["pretrained_cfg"]
+    again = resolve(None, {}, place, **{"config.json": json.dumps(written).encode()})
+    assert again == architecture
+
+
+@pytest.mark.usefixtures("timm_calls")
+def test_overrides_hold_in_place_of_the_config_of_timm(place: Path) -> None:
+    given_ = Overrides.of(image_size=(48, 40), mean=0.5, std=[0.25])
+    architecture = parse_architecture("timm:resnet18", {}, given_).resolve({"config.json": timm_json()}, place)
+    assert (architecture.input_shape, architecture.resize) == ((1, 48, 40), (48, 40))
+    assert (architecture.mean, architecture.std) == ((0.5,), (0.25,))
+
+
+@pytest.mark.usefixtures("timm_calls")
+def test_config_of_timm_is_checked(place: Path) -> None:
+    usual = TIMM_CONFIG["pretrained_cfg"]
+    assert isinstance(usual, dict)
+    wrong = [
+        *({"architecture": "hf-hub:x/y"}, {"architecture": "../x"}, {"num_classes": 10**6}, {"num_classes": "x"}),
+        *({"pretrained_cfg": 7}, {"pretrained_cfg": usual | {"input_size": [1, 10**6, 8]}}),
+        *({"pretrained_cfg": usual | {"mean": [0.5] * 3}}, {"pretrained_cfg": usual | {"std": [0]}}),
+        *({"pretrained_cfg": usual | {"interpolation": "__import__('os')"}}, {"model_args": {"pretrained": True}}),
+        *({"model_args": {"checkpoint_path": "x"}}, {"model_args": {"img_size": 10**6}}, {"auto_map": {}}),
+    ]
+    check_messages(
+        "timm-config-json.txt",
+        RefusedError,
+        lambda changes: resolve(None, {}, place, **{"config.json": timm_json(**changes)}),
+        wrong,
+    )
+    with pytest.raises(
+        RefusedError, match=r"^config\.json: architecture is 'resnet18'; expected 'vit_small', as timm:"
+    ):
+        resolve("timm:vit_small", {}, place, **{"config.json": timm_json()})
+
+
+# torchvision
+
+
+@pytest.fixture
+def torchvision_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """Stands in for torchvision; what it was asked to make."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def get_model(name: str, **options: Any) -> nn.Module:
+        calls.append((name, options))
+        return nn.Linear(2, 2)
+
+    models = types.ModuleType("torchvision.models")
+    models.__dict__.update(list_models=lambda module: ["resnet18", "vit_b_16", "maxvit_t"], get_model=get_model)
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    return calls
+
+
+SAID = Overrides.of(mean=0.5, std=(0.1, 0.2, 0.3))
+
+
+def of_torchvision(name: str, place: Path, overrides: Overrides = SAID, **arguments: Any) -> Architecture:
+    return parse_architecture(f"torchvision:{name}", arguments, overrides).resolve({}, place)
+
+
+def test_torchvision_is_asked_for_no_weights(torchvision_calls: list[tuple[str, dict[str, Any]]], place: Path) -> None:
+    architecture = of_torchvision("resnet18", place, Overrides.of(32, 0.5, 0.25, 7))
+    assert (architecture.source, architecture.name, architecture.num_classes) == ("torchvision", "resnet18", 7)
+    assert (architecture.input_shape, architecture.resize) == ((3, 32, 32), (32, 32))
+    assert (architecture.mean, architecture.std) == ((0.5,) * 3, (0.25,) * 3)
+    architecture.build()
+    assert torchvision_calls == [("resnet18", {"weights": None, "num_classes": 7})]
+    assert of_torchvision("resnet18", place).input_shape is None  # any size
+    assert of_torchvision("resnet18", place).num_classes == 1000
+
+
+def test_torchvision_is_told_the_size_where_it_is_fixed(
+    torchvision_calls: list[tuple[str, dict[str, Any]]], place: Path
+) -> None:
+    assert of_torchvision("vit_b_16", place).input_shape == (3, 224, 224)
+    for name in ("vit_b_16", "maxvit_t"):
+        of_torchvision(name, place, Overrides.of(64, 0.5, 0.25)).build()
+    assert [options for _, options in torchvision_calls] == [
+        {"weights": None, "image_size": 64},
+        {"weights": None, "input_size": [64, 64]},
+    ]
+
+
+def test_torchvision_is_asked_for_what_it_has(torchvision_calls: list[tuple[str, dict[str, Any]]], place: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^torchvision model is 'vgg'; expected a name of torchvision\.models\.list_m"
+    ):
+        of_torchvision("vgg", place)
+    for name in ("weights", "weights_backbone", "pretrained", "progress"):
+        with pytest.raises(InputError, match=rf"^arguments are {name}; expected none that load weights$"):
+            of_torchvision("resnet18", place, **{name: "x"})
+    with pytest.raises(
+        InputError, match=r"^torchvision:resnet18 does not say how its images are normalized; expected "
+    ):
+        of_torchvision("resnet18", place, Overrides.of(num_classes=7))
+    with pytest.raises(InputError, match=r"^mean has 2 numbers; expected 1, or one for each of 3 channels$"):
+        of_torchvision("resnet18", place, Overrides.of(mean=(0.5, 0.5), std=1))
+    assert torchvision_calls == []
+
+
+# What the caller says of input and classes
+
+
+def test_overrides_are_checked() -> None:
+    wrong = [
+        *((0,), (4097,), (32.0,), ((32,),), ((32, 0),), (None, 0.5), (None, None, 0.5), (None, 0.5, 0.0)),
+        *((None, float("nan"), 1), (None, (), 1), (None, "1", 1), (None, None, None, 1), (None, None, None, True)),
+    ]
+    check_messages("overrides.txt", InputError, lambda values: Overrides.of(*values), wrong)
+
+
+def test_own_function_is_given_what_it_has_parameters_for(place: Path) -> None:
+    given_ = Overrides.of(16, 0.5, 0.25, 5)
+    architecture = parse_architecture(net, {"width": 4}, given_).resolve({}, place)
+    assert architecture.arguments == {"width": 4, "num_classes": 5}
+    assert (architecture.mean, architecture.std, architecture.resize) == ((0.5,), (0.25,), (16, 16))
+
+
+def test_size_of_a_model_that_takes_no_images_is_refused(place: Path) -> None:
+    arguments = {"num_classes": 2, "n_columns": 4}
+    with pytest.raises(InputError, match=r"^image_size is given, but .* takes no images; expected none$"):
+        parse_architecture("registered:mlp", arguments, Overrides.of(8)).resolve({}, place)
+
+
 # transformers
 
 PREPROCESSOR = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3], "size": {"height": 32, "width": 32}}
@@ -460,6 +619,20 @@ def test_preprocessing_is_checked(place: Path) -> None:
 def test_preprocessing_that_does_not_normalize_has_no_mean(place: Path) -> None:
     architecture = preprocessed({"do_normalize": False}, place)
     assert (architecture.mean, architecture.std) == (None, None)
+
+
+@pytest.mark.usefixtures("transformers")
+def test_overrides_hold_in_place_of_the_preprocessing(place: Path) -> None:
+    files = {"config.json": CONFIG, "preprocessor_config.json": PREPROCESSOR | {"crop_size": 16}}
+    documents = {name: json.dumps(file).encode() for name, file in files.items()}
+    given_ = Overrides.of(32, 0.5, (0.1, 0.2, 0.25))
+    architecture = parse_architecture("hf", {}, given_).resolve(documents, place)
+    assert (architecture.input_shape, architecture.resize) == ((3, 32, 32), (32, 32))
+    assert (architecture.mean, architecture.std) == ((0.5,) * 3, (0.1, 0.2, 0.25))
+    written = {name: json.dumps(document).encode() for name, document in architecture.documents.items()}
+    again = resolve(None, {}, place, **written)  # what is written says it by itself
+    assert again.input_shape == architecture.input_shape
+    assert (again.mean, again.std) == (architecture.mean, architecture.std)
 
 
 def test_transformers_that_is_missing_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

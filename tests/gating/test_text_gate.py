@@ -164,14 +164,14 @@ def test_another_tokenizer_in_the_written_folder_is_found(
 ) -> None:
     from seamfast.gating import output
 
-    save = output._save_sanitized
+    save = output.save_sanitized
 
     def spoiled(folder: Path, *given: Any) -> None:
         save(folder, *given)
         path = folder / "tokenizer.json"
         path.write_text(path.read_text(encoding="utf-8").replace('"rare7"', '"rare_7"'), encoding="utf-8")
 
-    monkeypatch.setattr(output, "_save_sanitized", spoiled)
+    monkeypatch.setattr(output, "save_sanitized", spoiled)
     policy = policy_in(tmp_path, vocabulary="false")
     result = gate(trained, write_tsv(tmp_path / "a.tsv", 1000), policy=policy, out=tmp_path / "out", progress=False)
     assert result.outcome == "incomplete"

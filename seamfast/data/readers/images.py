@@ -30,6 +30,7 @@ from seamfast.errors import DataFileError, InputError
 from seamfast.untrusted import (
     MAX_BYTES,
     Bytes,
+    ImageSizeError,
     PathLike,
     Readable,
     check_budget,
@@ -425,9 +426,10 @@ def _decode(
 ) -> npt.NDArray[np.uint8]:
     """``(C, H, W)`` uint8."""
     if how.size is None and (image.height, image.width) != size:
-        raise DataFileError(
+        raise ImageSizeError(
             f"{name}: is {image.height} x {image.width} (height x width), the first image {size[0]} x {size[1]}; "
-            "pass size=(H, W) to resize"
+            "pass size=(H, W) to resize",
+            (size, (image.height, image.width)),
         )
     natural = _natural_channels(image, name)
     if how.channels is None and natural != channels:

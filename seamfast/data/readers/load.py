@@ -123,6 +123,16 @@ def load(
     return _call(read_image_folder, path / split if split else path, **options)
 
 
+def holds_image_files(name_or_path: PathLike) -> bool:
+    """Whether ``load`` would read image files, which have sizes of their own, from a folder or a ``.zip``."""
+    if isinstance(name_or_path, str) and name_or_path in _BY_NAME:
+        return False
+    path = Path(name_or_path)
+    if os.path.isdir(path):
+        return not (holds_idx(path) or holds_cifar10(path))
+    return path.suffix.lower() == ".zip"
+
+
 def check_source(name_or_path: PathLike, *, root: PathLike | None, split: str | None) -> None:
     """Raise ``InputError`` where these arguments of ``load`` do not go together; no file is looked at."""
     if is_text_source(name_or_path):
