@@ -32,8 +32,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benches.fleet import stamp  # noqa: E402
-from benches.rows import append_row  # noqa: E402
 from seamfast.fleet.jobs import Job, Jobs  # noqa: E402
 from seamfast.fleet.ray_actors import RayActors, connected  # noqa: E402
 from seamfast.fleet.schedule import Schedule, do_all, group_of  # noqa: E402
@@ -78,8 +76,10 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--jobs-per-slot", type=int, default=15)
     arguments = parser.parse_args(given)
+    from benches.fleet import stamp  # here, since actors import this module, and need no torch
+    from benches.rows import append_row
+
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    # Actors import this module, and nothing of it but what they need.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     beside: list[float] = []
     driver: float | None = None

@@ -25,7 +25,7 @@ from benches.zoo import PLANTED  # noqa: E402
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "benches" / "results"
-BEGIN, END = "<!-- figures: python benches/readme.py --write -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- {name}: python benches/readme.py --write -->", "<!-- end of {name} -->"
 _NAMES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
 Row = dict[str, Any]
 
@@ -35,23 +35,22 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="into README.md")
     arguments = parser.parse_args(given)
     if arguments.write:
-        README.write_text(replaced(README.read_text(encoding="utf-8"), figures()), encoding="utf-8")
+        README.write_text(replaced(README.read_text(encoding="utf-8")), encoding="utf-8")
     else:
-        print(figures())
+        print("\n\n".join(made() for made in PARTS.values()))
     return 0
 
 
-def replaced(text: str, new: str) -> str:
-    """``text`` with ``new`` between the marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"README.md lacks {BEGIN!r} or {END!r}")
-    return f"{before}{BEGIN}\n{new}\n{END}{after}"
-
-
-def figures() -> str:
-    return f"{claims()}\n\n{table()}"
+def replaced(text: str) -> str:
+    """``text`` with what the rows say between the marks."""
+    for name, made in PARTS.items():
+        begin, end = BEGIN.format(name=name), END.format(name=name)
+        before, _, rest = text.partition(f"{begin}\n")
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"README.md lacks {begin!r} or {end!r}")
+        text = f"{before}{begin}\n{made()}\n{end}{after}"
+    return text
 
 
 def claims() -> str:
@@ -76,8 +75,8 @@ def claims() -> str:
         f"chosen, {100 * SHOWN_BUDGET:g} % clean data, {found['n']} runs: ASR {100 * asr:.1f} -> "
         f"{100 * found['asr_mean']:.1f} % (worst {100 * found['asr_worst']:.1f} %) for {found['acc_lost']:.1f} points "
         "of accuracy.",
-        f"- **Time**: less than {speed['mnist']['epochs']} epochs of training from scratch by the same engine by "
-        f"{' and '.join(ratios)}, side by side on one core.",
+        f"- **Time** of {speed['mnist']['epochs']} epochs of training from scratch, by the same engine, over that of a "
+        f"run: {', '.join(ratios)}, side by side on one core.",
         f"- **Fleet**: {accepted:,} of {len(models):,} small models accepted; of the {len(took)} whose backdoor "
         f"worked, the median ASR left is {100 * left:.1f} %.",
     ]
@@ -110,6 +109,9 @@ def study() -> list[Row]:
 
 def place(key: tuple[str, str]) -> tuple[int, str]:
     return list(_NAMES).index(key[0]), key[1]
+
+
+PARTS = {"claims": claims, "table": table}
 
 
 def wrapped(line: str, width: int = 116) -> str:

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import seamfast
 from seamfast.triggers import Patch, save_triggers
 from tests.gating import text_models
 from tests.test_cli import Ran, seamfast_
@@ -50,6 +51,30 @@ def net(num_classes, image_size, width=8):
         nn.Linear(width * (image_size // 4) ** 2, num_classes),
     )
 """
+LIGHTNING = """
+import lightning.pytorch as lightning
+import torch
+from torch import nn
+
+class Classifier(lightning.LightningModule):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(3, 6, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, num_classes)
+        )
+
+    def forward(self, images):
+        return self.network(images)
+
+    def training_step(self, batch, index):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def net(num_classes):
+    return Classifier(num_classes)
+"""
 
 
 @dataclass(frozen=True)
@@ -62,13 +87,16 @@ class Kind:
         options: of every command.
         again: of every command for what ``sanitize`` wrote.
         written: the files that ``sanitize`` writes beside its report.
+        model, clean: the same model and samples of the same kind, in memory.
     """
 
     folder: Path
     data: Path
     options: tuple[object, ...]
     again: tuple[object, ...]
-    written: set[str] = field(default_factory=set)
+    written: set[str]
+    model: nn.Module
+    clean: seamfast.CleanSet
 
 
 def pixels(n: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
@@ -81,6 +109,13 @@ def pixels(n: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
         top, left = half * (label // 2), half * (label % 2)
         image[top : top + half, left : left + half] += COLORS[label]
     return images, torch.from_numpy(labels)
+
+
+def clean(mean: Any = MEAN, std: Any = STD) -> seamfast.CleanSet:
+    """The images of ``image_folder``, normalized as the model takes them."""
+    images, labels = pixels(N_CLEAN, seed=2)
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return seamfast.CleanSet(inputs, labels, mean=mean, std=std)
 
 
 def train(model: nn.Module, steps: int, *, mean: Any = MEAN, std: Any = STD, rate: float = 1e-3) -> None:
@@ -141,7 +176,7 @@ def torchvision_resnet(root: Path) -> Kind:
     train(model, 25)
     options = ("--architecture", "torchvision:resnet18", "--num-classes", N_CLASSES, *SIZES, *NORMALIZED)
     data = image_folder(root / "images", (32, 32), (48, 40))
-    return Kind(save(root / "model", model), data, options, options, {"architecture.json"})
+    return Kind(save(root / "model", model), data, options, options, {"architecture.json"}, model, clean())
 
 
 def timm_resnet_without_config(root: Path) -> Kind:
@@ -151,7 +186,8 @@ def timm_resnet_without_config(root: Path) -> Kind:
     usual = model.pretrained_cfg
     train(model, 40, rate=3e-3, mean=usual["mean"], std=usual["std"])
     options = ("--architecture", "timm:test_resnet", "--num-classes", N_CLASSES, *SIZES)
-    return Kind(save(root / "model", model), image_folder(root / "images", (32, 32)), options, (), {"config.json"})
+    data, samples = image_folder(root / "images", (32, 32)), clean(usual["mean"], usual["std"])
+    return Kind(save(root / "model", model), data, options, (), {"config.json"}, model, samples)
 
 
 def timm_vit(root: Path) -> Kind:
@@ -162,15 +198,17 @@ def timm_vit(root: Path) -> Kind:
     cfg |= {"tag": "of.mine", "custom_load": False, "fixed_input_size": True, "num_classes": N_CLASSES}
     config = {"architecture": "test_vit", "num_classes": N_CLASSES, "pretrained_cfg": cfg}
     folder = save(root / "model", model, config=config)
-    return Kind(folder, image_folder(root / "images", (32, 32)), (), (), {"config.json"})
+    return Kind(folder, image_folder(root / "images", (32, 32)), (), (), {"config.json"}, model, clean())
 
 
 def hf_bert(root: Path) -> Kind:
-    package("transformers")
+    transformers = package("transformers")
     text_models.write_trained(root / "model", steps=120)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(root / "model").eval()
+    samples = seamfast.CleanSet.from_texts(*text_models.texts(N_CLEAN, seed=2), text_models.tokenizer())
     data = text_models.write_tsv(root / "texts.tsv", N_CLEAN)
     written = {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    return Kind(root / "model", data, ("--architecture", "hf"), (), written)
+    return Kind(root / "model", data, ("--architecture", "hf"), (), written, model, samples)
 
 
 def hf_vit(root: Path) -> Kind:
@@ -184,7 +222,8 @@ def hf_vit(root: Path) -> Kind:
     preprocessor = {"image_mean": MEAN, "image_std": STD, "size": {"height": SIDE, "width": SIDE}}
     (root / "model" / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
     data = image_folder(root / "images", (32, 32), (48, 40))
-    return Kind(root / "model", data, SIZES, (*SIZES,), {"config.json", "preprocessor_config.json"})
+    written = {"config.json", "preprocessor_config.json"}
+    return Kind(root / "model", data, SIZES, (*SIZES,), written, model.eval(), clean())
 
 
 def own_function(root: Path) -> Kind:
@@ -196,7 +235,25 @@ def own_function(root: Path) -> Kind:
     options = ("--architecture", "my_own_models:net", "--architecture-path", root / "own", "--argument", "width=6")
     options += ("--num-classes", N_CLASSES, *SIZES, *NORMALIZED)
     data = image_folder(root / "images", (48, 40))
-    return Kind(save(root / "model", model), data, options, options, {"architecture.json"})
+    return Kind(save(root / "model", model), data, options, options, {"architecture.json"}, model, clean())
+
+
+def lightning_module(root: Path) -> Kind:
+    package("lightning")
+    (root / "own").mkdir()
+    (root / "own" / "my_lightning_models.py").write_text(LIGHTNING, encoding="utf-8")
+    sys.path.insert(0, str(root / "own"))
+    try:
+        net = importlib.import_module("my_lightning_models").net
+    finally:
+        sys.path.remove(str(root / "own"))
+    torch.manual_seed(0)
+    model = net(N_CLASSES)
+    train(model, 60)
+    options = ("--architecture", "my_lightning_models:net", "--architecture-path", root / "own")
+    options += ("--num-classes", N_CLASSES, *SIZES, *NORMALIZED)
+    data = image_folder(root / "images", (32, 32))
+    return Kind(save(root / "model", model), data, options, options, {"architecture.json"}, model, clean())
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
@@ -205,6 +262,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "timm vit": timm_vit,
     "hf bert": hf_bert,
     "hf vit": hf_vit,
+    "LightningModule": lightning_module,
     "own function": own_function,
 }
 
@@ -227,6 +285,17 @@ def accuracy(folder: Path, kind: Kind, options: tuple[object, ...]) -> float:
     ran = seamfast_("evaluate", folder, *options, "--data", kind.data, "--json")
     assert ran.code == 0, ran.err
     return float(ran.document()["clean_accuracy"]["value"])
+
+
+@pytest.mark.slow
+def test_sanitize_in_python(kind: Kind) -> None:
+    before = {name: value.clone() for name, value in kind.model.state_dict().items()}
+    config = seamfast.SeamConfig(forget_max_steps=3, recover_max_steps=6, strengths=(1.0,), accuracy_budget=1.0)
+    result = seamfast.sanitize(kind.model, kind.clean, config=config, device="cpu")
+    assert result.accepted is True, result.reason
+    assert type(result.model) is type(kind.model)
+    assert all(torch.equal(value, before[name]) for name, value in kind.model.state_dict().items())
+    assert seamfast.evaluate(kind.model, kind.clean).clean_accuracy.value > 0.8
 
 
 @pytest.mark.slow

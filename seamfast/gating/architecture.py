@@ -48,6 +48,7 @@ from seamfast.models.folder import (
     described_keys,
     description_class,
 )
+from seamfast.models.meta import without_memory
 from seamfast.models.text_architectures import TEXT_ARCHITECTURES
 from seamfast.untrusted import listed, printable, printable_value
 
@@ -135,7 +136,7 @@ class Architecture:
     _names: Callable[[nn.Module], dict[str, str]] | None = field(default=None, repr=False, compare=False)
 
     def build(self) -> nn.Module:
-        """The module with untrained weights, the same at each call; without memory under ``torch.device("meta")``.
+        """The module with untrained weights, the same at each call; without memory under ``without_memory()``.
 
         The caller's random numbers stay as they are.
 
@@ -464,7 +465,7 @@ def _timm(choice: Choice, config: TimmConfig | None, place: str) -> Architecture
     def of(arguments: Mapping[str, Any]) -> tuple[Architecture, nn.Module]:
         make = partial(timm.create_model, name, pretrained=False, **arguments)
         architecture = Architecture("timm", name, dict(arguments), place, make)
-        with torch.device("meta"):
+        with without_memory():
             return architecture, architecture.build()
 
     architecture, model = of(arguments)

@@ -35,6 +35,7 @@ from seamfast.intake.tensors import (
 from seamfast.intake.tokenizer import MAX_BYTES as MAX_TOKENIZER_BYTES
 from seamfast.isolation.folders import private_folder
 from seamfast.models.folder import WEIGHTS
+from seamfast.models.meta import without_memory
 from seamfast.untrusted import CHUNK, listed, printable, shown
 
 INDEX = "model.safetensors.index.json"
@@ -166,7 +167,7 @@ def inspect(
         for name in weights:
             files[name] = replace(files[name], role="weights")
         chosen = choice.resolve(documents, given)
-        with torch.device("meta"):
+        with without_memory():
             model = chosen.build()
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if n_bytes > MAX_MODEL_BYTES:
@@ -195,7 +196,7 @@ def receive(inspection: Inspection) -> Received:
     _refuse_changed(inspection, used)
     architecture, first = inspection.architecture, inspection._weights
     with nothing_imported_from(architecture.place):
-        with torch.device("meta"):
+        with without_memory():
             model = architecture.build()
         in_file = architecture.names_in_file(model)
         with _naming_the_classes(architecture):
