@@ -51,7 +51,7 @@ KEPT = (
 )
 SCORES = ("battery_before", "disagreement", "both")
 _RESAMPLES = 2000
-DISPATCHED = (100, 1000, 4000)
+DISPATCHED = (100, 1000, 4000, 16000)
 Row = dict[str, Any]
 
 

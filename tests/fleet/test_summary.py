@@ -77,8 +77,8 @@ def test_page_links_nothing_but_reports_of_the_fleet(report: str) -> None:
 
 
 def test_page_of_many_jobs_is_cut_and_says_so() -> None:
-    page = page_of([row(f"m{n}") for n in range(6000)]).decode()
-    assert page.count("<tr") == 5001
+    page = page_of([row(f"m{n}") for n in range(3000)]).decode()
+    assert page.count("<tr") == 2001
     assert "1,000 more jobs are in summary.csv" in page
 
 

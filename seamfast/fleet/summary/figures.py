@@ -31,6 +31,7 @@ MEASURED = (
     "attempts",
 )
 """Columns whose distribution is told."""
+_SLACK = 500  # rows beyond those that are kept, between two times that they are sorted
 
 
 class Tally:
@@ -60,7 +61,7 @@ class Tally:
             if row[name] is not None:
                 values.append(row[name])
         self._first.append(row)
-        if len(self._first) > 2 * self._most:
+        if len(self._first) > self._most + _SLACK:
             self._first = by_urgency(self._first)[: self._most]
 
     @property

@@ -13,7 +13,7 @@ from seamfast.documents.markup import Child, Markup, element, visible
 from seamfast.documents.style import STYLE
 from seamfast.fleet.summary.figures import GOOD, MEANINGS, Row, Tally, histogram, quantile
 
-MOST_ROWS, _MOST_URGENT = 5000, 30
+MOST_ROWS, _MOST_URGENT = 2000, 30
 _REPORT = re.compile(r"(jobs|quarantine)/[A-Za-z0-9][A-Za-z0-9._-]*/[a-z.]+")
 _LOST = (-0.05, -0.03, -0.01, 0.01, 0.03, 0.05, 0.1, 0.2, 1.0)
 _RATES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
