@@ -88,20 +88,24 @@ def main(given: Sequence[str] | None = None) -> int:
         with simulated(raylets, slots) as ray:
             row = measured(ray, slots, n_jobs, job)
             at_once = measured(ray, slots, max(200, n_jobs), 0.0)
-        predicted = None
         if len(beside) < 2:
             beside.append(row["wall_s"] * slots / n_jobs - job)
             driver = at_once["driver_cpu_s"] / at_once["n_jobs"]
         else:
             assert driver is not None
-            predicted = max(n_jobs * (job + statistics.mean(beside)) / slots, n_jobs * driver)
-            row |= {"predicted_s": round(predicted, 2), "off": round(row["wall_s"] / predicted - 1, 4)}
+            wanted = predicted(n_jobs, slots, job + statistics.mean(beside), driver)
+            row |= {"predicted_s": round(wanted, 2), "off": round(row["wall_s"] / wanted - 1, 4)}
         row |= {"at_once_per_s": round(at_once["n_jobs"] / at_once["wall_s"], 1)}
         row |= {"at_once_driver_ms": round(1000 * at_once["driver_cpu_s"] / at_once["n_jobs"], 3)}
         row = {"what": "growth", "raylets": raylets, **row, **stamp()}
         append_row(RESULTS, row)
         print(json.dumps(row), flush=True)
     return 0
+
+
+def predicted(n_jobs: int, slots: int, job_s: float, driver_s: float) -> float:
+    """Seconds for jobs of ``job_s`` each, what passes between two of them included; ``driver_s`` of each is the driver's."""
+    return max(n_jobs * job_s / slots, n_jobs * driver_s)
 
 
 @contextlib.contextmanager
