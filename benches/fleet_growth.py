@@ -104,7 +104,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def predicted(n_jobs: int, slots: int, job_s: float, driver_s: float) -> float:
-    """Seconds for jobs of ``job_s`` each, what passes between two of them included; ``driver_s`` of each is the driver's."""
+    """Seconds for jobs of ``job_s`` each, with what passes between two; ``driver_s`` of each is the driver's."""
     return max(n_jobs * job_s / slots, n_jobs * driver_s)
 
 
