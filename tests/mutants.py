@@ -2847,7 +2847,7 @@ MUTANTS = [
         "if func in (nn.init.normal_, torch.Tensor.normal_):",
         "if False:",
         "a model of texts is read two seconds later, with torch's compiler in memory",
-        "models/test_meta.py",
+        "models/test_without_memory.py",
     ),
     # the fleet: its list, its folder, and what counts as done
     Mutant(
