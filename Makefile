@@ -71,7 +71,7 @@ bench: $(VENV)/.dev ## Race the ops against what they replace; some minutes. Wan
 	@$(BIN)/python -m pytest -q --benchmark-only --benchmark-quiet $(BENCHES) $(PYTEST_ARGS)
 
 sanitizers: $(VENV)/.dev ## Drive the C++ core under the thread and the address sanitizer.
-	@$(BIN)/python -m pytest -q tests/ops/test_native.py -k sanitizer $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q tests/ops/test_native.py -m long -k sanitizer $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 600
 

@@ -35,10 +35,11 @@ def refuse_import_path(place: str | os.PathLike[str]) -> None:
 
 def refuse_imported(place: str) -> None:
     """Raise ``RefusedError`` where a module was imported from ``place``, whose code has run then."""
+    known: dict[str, bool] = {}  # thousands of modules lie in some hundred folders
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
         if isinstance(spec, importlib.machinery.ModuleSpec):
-            refuse_spec(spec, place)
+            refuse_spec(spec, place, known)
 
 
 @contextlib.contextmanager
@@ -71,11 +72,16 @@ class _Guard:
         return None
 
 
-def refuse_spec(spec: importlib.machinery.ModuleSpec, place: str) -> None:
-    """Raise ``RefusedError`` where a module lies in ``place``."""
+def refuse_spec(spec: importlib.machinery.ModuleSpec, place: str, known: dict[str, bool] | None = None) -> None:
+    """Raise ``RefusedError`` where a module lies in ``place``; ``known`` holds which folders do, and is added to."""
+    known = {} if known is None else known
     origin = [spec.origin] if spec.origin and spec.has_location else []
     for path in (*origin, *(spec.submodule_search_locations or [])):
-        if lies_in(path, place):
+        # A file that is no link lies where its folder does.
+        looked_at = os.path.dirname(path) if path in origin and not os.path.islink(path) else path
+        if looked_at not in known:
+            known[looked_at] = lies_in(looked_at, place)
+        if known[looked_at]:
             raise RefusedError(
                 "remote-code",
                 f"the module {printable(spec.name)} would be imported from {printable(path)}, which lies in the "

@@ -368,7 +368,7 @@ def test_the_build_succeeds_without_a_compiler(tmp_path: Path) -> None:
 # ---- Sanitizers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_the_kernels_are_clean_under_a_sanitizer(tmp_path: Path, sanitizer: str) -> None:
