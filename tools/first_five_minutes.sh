@@ -27,15 +27,14 @@ step() {
 }
 
 # Those of the README's second block of commands, as they stand there, in an empty folder.
-readme_commands() {
-    cd "$place/elsewhere" || return
+readme_commands() (
+    cd "$place/elsewhere" || exit
     PATH="$place/venv/bin:$PATH"
-    local command
     while read -r command; do
         printf '\n$ %s\n' "$command"
-        bash -c "$command" || return
+        bash -c "$command" || exit
     done < <(sed -n 's/^\$ \(seamfast [^#]*\).*/\1/p' "$clone/README.md")
-}
+)
 
 tests() { "$clone/.venv/bin/python" -m pytest -q -n0 -p no:cacheprovider "$@"; }
 
