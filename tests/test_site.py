@@ -82,8 +82,21 @@ def test_commands_of_a_reader_run(reader: str, received: Path, tmp_path: Path) -
     shutil.copytree(received, place)
     section = (DOCS / "start.md").read_text(encoding="utf-8").partition(f"## {reader}\n")[2]
     block = section.partition("```console\n")[2].partition("```")[0]
-    commands = block.splitlines()
-    assert len(commands) == 3
+    assert len(block.splitlines()) == 3
+    run_all(block.splitlines(), place)
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    commands = [line.partition("#")[0].rstrip() for line in lines if line.startswith("$ seamfast ")]
+    assert len(commands) == 6
+    run_all(commands, tmp_path)
+
+
+def run_all(commands: list[str], place: Path) -> None:
+    """``$ seamfast ...`` by turns, in a folder; each ends with 0."""
     for line in commands:
         command, _, redirected = line.removeprefix("$ seamfast ").partition(" > ")
         done = subprocess.run(
