@@ -769,6 +769,48 @@ def time_ntk(device: Any, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def time_fleet(device: Any, quick: bool) -> list[dict[str, Any]]:
+    """Small models through ``seamfast.fleet``: one at a time on the GPU, then two and four, each with its share.
+
+    On a CPU, by one worker and by two.
+    """
+    import tempfile
+
+    import numpy as np
+    import torch
+
+    import seamfast
+    from seamfast.models.folder import ModelDescription, save_model
+
+    n_jobs = 2 if quick else 16
+    data = made_data(600 if quick else 10_000, seed=0)
+    rows: list[dict[str, Any]] = []
+    short = {"forget_max_steps": 5, "recover_max_steps": 10, "recover_easy_steps": 5}
+    settings: dict[str, Any] = {"config": short} if quick else {}
+    with tempfile.TemporaryDirectory(prefix="fleet") as place:
+        models, clean = Path(place, "models"), Path(place, "clean.npz")
+        pixels = data.subset(range(len(data) // 5)).inputs.permute(0, 2, 3, 1).contiguous()
+        np.savez(clean, images=pixels.numpy(), labels=data.labels[: len(pixels)].numpy())
+        for number in range(n_jobs):
+            torch.manual_seed(number)
+            model = seamfast.attacks.build("small_cnn", num_classes=10, in_channels=3, image_size=32)
+            training = seamfast.attacks.TrainConfig(epochs=5, batch_size=64)
+            seamfast.attacks.train(model, data, training, device=device)
+            save_model(models / f"m{number}", model, ModelDescription.of("small_cnn", data))
+        for at_a_time in (1, 2) if device.type == "cpu" else (1, 2, 4):
+            share = 0.0 if device.type == "cpu" else 1 / at_a_time
+            out = Path(place, f"out-{at_a_time}")
+            result = seamfast.fleet.run(
+                models, out, data=str(clean), workers=at_a_time, gpus_per_job=share, progress=False, **settings
+            )
+            inside = [row["seconds"] for row in result.rows()]
+            row = {"at_a_time": at_a_time, "gpus_per_job": share, "n_jobs": n_jobs, "outcomes": result.outcomes}
+            row |= {"wall_s": round(result.seconds, 2), "job_s": round(sum(inside), 2), "stopped": result.stopped}
+            rows.append(row | {"ratio_to_one": round(result.seconds / rows[0]["wall_s"], 3) if rows else 1.0})
+            print("fleet", rows[-1], flush=True)
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="where to write the JSON")
@@ -776,7 +818,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--only",
-        choices=("loss", "pixels", "occlude", "evaluate", "cold", "engine", "sanitize", "ntk"),
+        choices=("loss", "pixels", "occlude", "evaluate", "cold", "engine", "sanitize", "ntk", "fleet"),
         help="time this part alone",
     )
     arguments = parser.parse_args()
@@ -815,6 +857,7 @@ def main() -> int:
         "engine": lambda: time_engine(device, arguments.quick),
         "sanitize": lambda: time_sanitize(device, arguments.quick),
         "ntk": lambda: time_ntk(device, arguments.quick),
+        "fleet": lambda: time_fleet(device, arguments.quick),
     }
     for name, part in parts.items():
         out.write_text(json.dumps(result, indent=2) + "\n")
