@@ -42,6 +42,12 @@ def test_lines_come_back_whole_and_in_order(echo: JsonProcess) -> None:
     assert echo.hear(10.0) == messages[3]
 
 
+def test_two_lines_of_one_write_are_two_answers() -> None:
+    process = started('import os\nos.write(1, b\'{"n": 1}\\n{"n": 2}\\n{"n"\')\nos.write(1, b\': 3}\\n\')')
+    assert [process.hear(10.0) for _ in range(3)] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    process.close(10.0)
+
+
 def test_descriptors_above_1023_are_waited_for() -> None:
     """``select`` has no more."""
     import resource
