@@ -302,6 +302,17 @@ def test_a_signal_ends_the_fleet_in_order(
     assert_tidy(out, temporary)
 
 
+def test_a_job_ends_with_its_worker(started: Started, listed: Callable[..., Path], out: Path) -> None:
+    """Which gets no time to end it, where it is killed."""
+    process = started(listed("m0", m0={"config": LONG}), 1)
+    job = awaited(lambda: children(out), "the process of a job")[0]
+    os.kill(workers(out)[0], signal.SIGKILL)
+    awaited(lambda: job not in processes(out), "the end of the job", 5)
+    process.terminate()
+    process.communicate(timeout=60)
+    gone(out)
+
+
 def test_the_next_call_goes_on_where_a_kill_ended_one(
     started: Started, listed: Callable[..., Path], out: Path, temporary: Path, undisturbed: dict[str, Any]
 ) -> None:
