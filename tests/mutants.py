@@ -2702,7 +2702,7 @@ MUTANTS = [
         "                remove_left(entry)",
         "                pass",
         "what killed workers were writing stays for ever",
-        "fleet/test_faults.py",
+        "fleet/test_store.py",
     ),
     Mutant(
         "fleet-given-up-for-good",
