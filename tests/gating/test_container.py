@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from seamfast.cli import main
+from tests.gating.workflows import Ran, run_job
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples" / "gate"
@@ -147,54 +148,28 @@ exit "$STATUS"
 """
 
 
-def run_job(
-    job: dict[str, Any], status: int, place: Path, image: str = DIGEST, *, link: bool = False
-) -> dict[str, Any]:
-    """The steps of the job in order, as the runner takes them, with a stub in place of docker."""
-    stub, work = place / "bin" / "docker", place / "work"
-    stub.parent.mkdir()
-    stub.write_text(DOCKER, encoding="utf-8")
-    stub.chmod(0o755)
+def run_gate(workflow: dict[Any, Any], status: int, place: Path, image: str = DIGEST, *, link: bool = False) -> Ran:
+    """The steps of the job, with a stub in place of docker."""
+    job, work = workflow["jobs"]["gate"], place / "work"
     (work / "trusted" / "intake").mkdir(parents=True)
     (work / "received" / "models").mkdir(parents=True)
     model = work / "received" / "models" / "incoming"
     model.symlink_to("/") if link else model.mkdir()
-    files = {name: place / name for name in ("CALLS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
-    for path in files.values():
-        path.touch()
     inputs = {"image": image, "model": "models/incoming", "intake": "intake"}
     env = {
         name: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda found: inputs[found[1]], value)
         for name, value in job["env"].items()
     }
-    failed, uploads = False, []
-    for step in job["steps"]:
-        if not {None: not failed, "success()": not failed, "always()": True}[step.get("if")]:
-            continue
-        if "run" in step:
-            done = subprocess.run(
-                ["bash", "-e", "-c", step["run"]],  # as the runner calls it
-                cwd=work,
-                env={"PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}", "STATUS": str(status)}
-                | {name: str(path) for name, path in files.items()}
-                | env,
-                capture_output=True,
-                text=True,
-            )
-            failed |= done.returncode != 0
-        elif "upload-artifact" in step["uses"]:
-            uploads.append(step["with"]["name"])
-    texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-    return texts | {"failed": failed, "uploads": uploads}
+    return run_job(job, status, place, {"docker": DOCKER}, env)
 
 
 def test_workflow_lets_a_pass_through(workflow: dict[Any, Any], tmp_path: Path) -> None:
-    ran = run_job(workflow["jobs"]["gate"], 0, tmp_path)
-    assert not ran["failed"]
-    assert ran["uploads"] == ["gate-documents", "sanitized-model"]
-    assert ran["GITHUB_OUTPUT"] == "exit-code=0\n"
-    assert ran["GITHUB_STEP_SUMMARY"] == "# Verdict: status 0\n"
-    call = ran["CALLS"].splitlines()
+    ran = run_gate(workflow, 0, tmp_path)
+    assert not ran.failed
+    assert ran.uploads == ["gate-documents", "sanitized-model"]
+    assert ran.outputs == "exit-code=0\n"
+    assert ran.summary == "# Verdict: status 0\n"
+    call = ran.calls.splitlines()
     assert call[:3] == ["pull", "--quiet", DIGEST]
     assert set(call) >= NARROW
     assert call[-len(GATE) - 1 :] == [DIGEST, *GATE]
@@ -209,25 +184,25 @@ def test_workflow_lets_a_pass_through(workflow: dict[Any, Any], tmp_path: Path) 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 4, 125, 137])
 def test_workflow_blocks_all_else(status: int, workflow: dict[Any, Any], tmp_path: Path) -> None:
-    ran = run_job(workflow["jobs"]["gate"], status, tmp_path)
-    assert ran["failed"]
-    assert ran["uploads"] == ["gate-documents"]
-    assert ran["GITHUB_OUTPUT"] == f"exit-code={status}\n"
+    ran = run_gate(workflow, status, tmp_path)
+    assert ran.failed
+    assert ran.uploads == ["gate-documents"]
+    assert ran.outputs == f"exit-code={status}\n"
 
 
 @pytest.mark.parametrize(
     "image", ["seamfast-gate", "seamfast-gate:latest", f"{DIGEST}0", "seamfast-gate@sha256:1; true"]
 )
 def test_workflow_takes_an_image_by_digest_only(image: str, workflow: dict[Any, Any], tmp_path: Path) -> None:
-    ran = run_job(workflow["jobs"]["gate"], 0, tmp_path, image)
-    assert ran["failed"]
-    assert ran["CALLS"] == ""
+    ran = run_gate(workflow, 0, tmp_path, image)
+    assert ran.failed
+    assert ran.calls == ""
 
 
 def test_workflow_mounts_no_folder_that_a_link_names(workflow: dict[Any, Any], tmp_path: Path) -> None:
-    ran = run_job(workflow["jobs"]["gate"], 0, tmp_path, link=True)
-    assert ran["failed"]
-    assert "run" not in ran["CALLS"].splitlines()
+    ran = run_gate(workflow, 0, tmp_path, link=True)
+    assert ran.failed
+    assert "run" not in ran.calls.splitlines()
 
 
 def test_workflow_has_the_least_rights(workflow: dict[Any, Any]) -> None:

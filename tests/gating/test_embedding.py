@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +21,7 @@ import seamfast
 from seamfast import CleanSet
 from seamfast.cli import main
 from tests.gating.examples import EXIT_CODES, example
+from tests.gating.workflows import run_job
 from tests.kubernetes_jobs import action_on
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,53 +68,12 @@ exit "$STATUS"
 """
 
 
-@dataclass
-class Ran:
-    """A job as the runner would have run it."""
-
-    failed: bool = False
-    uploads: list[str] = field(default_factory=list)
-    calls: str = ""
-    summary: str = ""
-    outputs: str = ""
-
-
-def run_job(job: dict[str, Any], status: int, place: Path) -> Ran:
-    """The steps of a job in order; ``seamfast`` and ``pip`` are stubs. A failed step leaves out all without an ``if``
-    that says otherwise, as the runner does."""
-    commands = place / "bin"
-    commands.mkdir()
-    for name, body in (("seamfast", STUB), ("pip", '#!/bin/sh\necho "pip $*" >> "$CALLS"\n')):
-        (commands / name).write_text(body, encoding="utf-8")
-        (commands / name).chmod(0o755)
-    files = {name: place / name for name in ("CALLS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
-    for path in files.values():
-        path.touch()
-    work = place / "work"
-    work.mkdir()
-    ran = Ran()
-    for step in job["steps"]:
-        if not {None: not ran.failed, "success()": not ran.failed, "always()": True}[step.get("if")]:
-            continue
-        if "run" in step:
-            done = subprocess.run(
-                ["bash", "-e", "-c", step["run"]],  # as the runner calls it
-                cwd=work,
-                env={"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "STATUS": str(status)}
-                | {name: str(path) for name, path in files.items()}
-                | job["env"],
-                capture_output=True,
-                text=True,
-            )
-            ran.failed |= done.returncode != 0
-        elif "upload-artifact" in step["uses"]:
-            ran.uploads.append(step["with"]["name"])
-    ran.calls, ran.summary, ran.outputs = (path.read_text(encoding="utf-8") for path in files.values())
-    return ran
+STUBS = {"seamfast": STUB, "pip": '#!/bin/sh\necho "pip $*" >> "$CALLS"\n'}
 
 
 def test_workflow_lets_a_pass_through(workflow: dict[str, Any], tmp_path: Path) -> None:
-    ran = run_job(workflow["jobs"]["gate"], 0, tmp_path)
+    job = workflow["jobs"]["gate"]
+    ran = run_job(job, 0, tmp_path, STUBS, job["env"])
     assert not ran.failed
     assert ran.uploads == ["gate-documents", "sanitized-model"]
     assert ran.summary == "# Verdict: status 0\n"
@@ -129,7 +87,8 @@ def test_workflow_lets_a_pass_through(workflow: dict[str, Any], tmp_path: Path) 
 
 @pytest.mark.parametrize("status", BLOCKING)
 def test_workflow_blocks_all_else_and_still_reports(status: int, workflow: dict[str, Any], tmp_path: Path) -> None:
-    ran = run_job(workflow["jobs"]["gate"], status, tmp_path)
+    job = workflow["jobs"]["gate"]
+    ran = run_job(job, status, tmp_path, STUBS, job["env"])
     assert ran.failed
     assert ran.uploads == ["gate-documents"]
     written = status < 4  # a wrong command writes nothing
