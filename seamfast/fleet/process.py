@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,9 @@ class JsonProcess:
 
     def hear(self, timeout_s: float) -> dict[str, Any] | None:
         """The next line, or ``None`` if none is there in time; raises ``ProcessLost``."""
+        end = time.monotonic() + timeout_s  # of the whole line, however slowly it comes
         while b"\n" not in self._unread:
-            if not self._ready.poll(1000 * max(0.0, timeout_s)):
+            if not self._ready.poll(1000 * max(0.0, end - time.monotonic())):
                 return None
             part = os.read(self._answers.fileno(), 1 << 16)
             if not part:

@@ -48,6 +48,13 @@ def test_two_lines_of_one_write_are_two_answers() -> None:
     process.close(10.0)
 
 
+@pytest.mark.timeout(60)
+def test_a_line_that_never_ends_is_not_waited_for() -> None:
+    process = started("import os, time\nwhile True:\n os.write(1, b'1')\n time.sleep(0.02)")
+    assert process.hear(2.0) is None
+    process.close(0.0)
+
+
 def test_descriptors_above_1023_are_waited_for() -> None:
     """``select`` has no more."""
     import resource
